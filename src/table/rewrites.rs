@@ -1,0 +1,31 @@
+//! rewrites: the training target of every problem, and where it came from.
+
+use super::row::row;
+
+row! {
+    /// One row per problem and kept target.
+    Rewrite in "rewrites" v 1 key [problem_id, choice_index] {
+        /// The problem
+        problem_id: String,
+        /// 0-based, when more than one target is kept
+        choice_index: u32,
+        /// `self`, `guided` or `expert`
+        source: String,
+        /// The plain problem, as the user's turn of the training prompt
+        prompt: String,
+        /// The target text
+        completion: String,
+        /// Token ids of the training prompt, chat template applied
+        prompt_ids: Vec<u32>,
+        /// Token ids of the target, end-of-sequence token included unless it was cut off
+        token_ids: Vec<u32>,
+        /// Log-prob of each target token when it was sampled, under the prompt then used; null for the expert's
+        logprob_behavior: Option<Vec<f32>>,
+        /// The chosen sample, null for the expert's
+        sample_index: Option<u32>,
+        /// Round of rewriting, 0-based
+        round: u32,
+        /// Samples drawn for this problem before the choice, plain and guided
+        attempts: u32,
+    }
+}

@@ -1,0 +1,41 @@
+//! train_steps: what happened in each optimizer step. And the batch plan that was fixed before the first one.
+
+use super::row::row;
+
+row! {
+    /// One row per optimizer step.
+    TrainStep in "train_steps" v 1 key [step] {
+        /// 0-based
+        step: u32,
+        /// Mean over target tokens of weight times negative log-prob
+        loss: f64,
+        /// Mean over target tokens of the negative log-prob, nats
+        nll: f64,
+        /// Global L2 norm of the gradient, before clipping
+        grad_norm: f64,
+        /// Learning rate of this step
+        learning_rate: f64,
+        /// Target tokens in the step
+        token_count: u64,
+        /// Mean of the token weights
+        weight_mean: f64,
+        /// Variance of the token weights
+        weight_var: f64,
+        /// Effective sample size of the token weights: (sum w)^2 / sum w^2, between 1 and `token_count`
+        ess: f64,
+        /// The gradient was clipped
+        clipped: bool,
+    }
+}
+
+row! {
+    /// One row per optimizer step: which rows it sees, in order.
+    BatchPlan in "batch_plan" v 1 key [step] {
+        /// 0-based
+        step: u32,
+        /// Pass over the data this step starts in, 0-based
+        epoch: u32,
+        /// Row numbers into the training table, in reading order
+        rows: Vec<u32>,
+    }
+}
