@@ -1,1 +1,3 @@
 //! (filled by its first commit)
+
+pub mod ops;
