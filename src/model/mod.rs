@@ -4,6 +4,9 @@ pub mod config;
 pub mod weights;
 pub mod ops;
 pub mod transformer;
+pub mod tokenizer;
+pub mod chat;
+pub mod policy;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -41,3 +41,54 @@ pub fn tiny_tensors(config: &Config, seed: u64) -> HashMap<String, Tensor> {
     };
     expected_tensors(config).into_iter().map(|spec| (spec.name.clone(), tensor(&spec.name, &spec.shape))).collect()
 }
+
+/// tokenizer.json of a byte-level BPE without merges: one token per byte, after `<pad>`, `<|user|>`, `<|end|>`,
+/// `<|assistant|>` (ids 0 to 3).
+pub fn byte_tokenizer() -> Vec<u8> {
+    let specials = ["<pad>", "<|user|>", "<|end|>", "<|assistant|>"];
+    let mut vocab = serde_json::Map::new();
+    for token in specials {
+        vocab.insert(token.into(), vocab.len().into());
+    }
+    // The printable stand-ins of byte-level BPE: bytes that print stay themselves, the others follow from U+0100.
+    let mut next = 0x100;
+    for byte in 0..=255u32 {
+        let printable = matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+        let symbol = char::from_u32(if printable { byte } else { next }).expect("below the surrogates");
+        next += u32::from(!printable);
+        vocab.insert(symbol.into(), vocab.len().into());
+    }
+    let added: Vec<_> = specials
+        .iter()
+        .enumerate()
+        .map(|(id, token)| {
+            serde_json::json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        })
+        .collect();
+    let byte_level =
+        serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []}
+    });
+    tokenizer.to_string().into_bytes()
+}
+
+/// A whole random policy: [`tiny_config`] with a vocabulary padded beyond the byte tokenizer's 260.
+pub fn tiny_policy_files(seed: u64) -> super::policy::PolicyFiles {
+    let config = Config { vocab_size: 264, ..tiny_config() };
+    let template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}\
+                    {% if add_generation_prompt %}<|assistant|>{% endif %}";
+    let tokenizer_config = serde_json::json!({"eos_token": {"content": "<|end|>"}, "chat_template": template});
+    let mut files = super::policy::PolicyFiles::default();
+    files.insert("config.json", config.to_json("float32"));
+    files.insert("generation_config.json", r#"{"eos_token_id": [2, 0]}"#);
+    files.insert("tokenizer.json", byte_tokenizer());
+    files.insert("tokenizer_config.json", tokenizer_config.to_string());
+    let tensors = tiny_tensors(&config, seed).into_iter().collect();
+    files.insert("model.safetensors", super::weights::serialize(&tensors).expect("plain f32 tensors"));
+    files
+}

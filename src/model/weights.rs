@@ -64,29 +64,29 @@ impl Specs {
 
 /// Bytes of one safetensors file and its name, for messages.
 pub struct Shard<'a> {
-    pub name: &'a str,
+    pub name: String,
     pub bytes: &'a [u8],
 }
 
 /// A checkpoint whose headers have been read and checked; tensors are converted one at a time, on request.
 pub struct Checkpoint<'a> {
-    views: HashMap<String, (TensorView<'a>, &'a str)>,
+    views: HashMap<String, (TensorView<'a>, String)>,
 }
 
 impl<'a> Checkpoint<'a> {
     /// Reads the headers of all shards and checks names, shapes and types against the config. `index` holds the bytes of
     /// `model.safetensors.index.json` if there is one. Errors name the tensor, its shape and the expected one.
     pub fn open(config: &Config, shards: &[Shard<'a>], index: Option<&[u8]>) -> Result<Checkpoint<'a>> {
-        let mut views: HashMap<String, (TensorView<'a>, &'a str)> = HashMap::new();
+        let mut views: HashMap<String, (TensorView<'a>, String)> = HashMap::new();
         for shard in shards {
             let parsed = SafeTensors::deserialize(shard.bytes).map_err(|e| {
                 Error::input("file is not a complete safetensors file")
-                    .at(shard.name)
+                    .at(&shard.name)
                     .hint("it may be cut short; copy or download it again")
                     .source(e)
             })?;
             for (name, view) in parsed.tensors() {
-                if let Some((_, first)) = views.insert(name.clone(), (view, shard.name)) {
+                if let Some((_, first)) = views.insert(name.clone(), (view, shard.name.clone())) {
                     return Err(Error::input(format!(
                         "tensor `{name}` is in two files: `{first}` and `{}`",
                         shard.name
@@ -120,12 +120,12 @@ impl<'a> Checkpoint<'a> {
                     view.shape(),
                     spec.shape
                 ))
-                .at(*file)
+                .at(file)
                 .hint("the weights and `config.json` must come from the same checkpoint"));
             }
             dtype(view.dtype()).ok_or_else(|| {
                 Error::input(format!("tensor `{}` has type {:?}; expected F32, BF16 or F16", spec.name, view.dtype()))
-                    .at(*file)
+                    .at(file)
             })?;
         }
         let known: std::collections::HashSet<&str> = expected.iter().map(|s| s.name.as_str()).collect();
@@ -136,7 +136,7 @@ impl<'a> Checkpoint<'a> {
             return Err(Error::input(format!(
                 "tensor `{name}` has no place in the model that `config.json` describes"
             ))
-            .at(self.views[*name].1)
+            .at(&self.views[*name].1)
             .hint("the weights and `config.json` must come from the same checkpoint"));
         }
         Ok(())
@@ -195,7 +195,7 @@ fn index_map(index: &[u8]) -> Result<BTreeMap<String, String>> {
     Ok(parsed.weight_map)
 }
 
-fn check_index(index: &[u8], shards: &[Shard], views: &HashMap<String, (TensorView, &str)>) -> Result<()> {
+fn check_index(index: &[u8], shards: &[Shard], views: &HashMap<String, (TensorView, String)>) -> Result<()> {
     for (tensor, file) in index_map(index)? {
         if !shards.iter().any(|s| s.name == file) {
             return Err(Error::input(format!("shard `{file}` is missing")).at(INDEX));
@@ -273,7 +273,7 @@ mod tests {
 
     fn open(bytes: &[u8]) -> Result<HashMap<String, Tensor>> {
         let config = tiny_config();
-        let shards = [Shard { name: "model.safetensors", bytes }];
+        let shards = [Shard { name: "model.safetensors".into(), bytes }];
         Checkpoint::open(&config, &shards, None)?.tensors(&config, DType::F32, &Device::Cpu)
     }
 
@@ -331,7 +331,7 @@ mod tests {
         let whole = bytes(|_| ());
         assert!(open(&whole[..whole.len() - 5]).unwrap_err().what().contains("safetensors"));
         let config = tiny_config();
-        let shards = || [Shard { name: "a.safetensors", bytes: &whole }];
+        let shards = || [Shard { name: "a.safetensors".into(), bytes: &whole }];
         let index = br#"{"weight_map": {"model.norm.weight": "b.safetensors"}}"#;
         let error = Checkpoint::open(&config, &shards(), Some(index)).err().unwrap();
         assert!(error.what().contains("b.safetensors"));
