@@ -4,6 +4,8 @@ pub mod config;
 pub mod weights;
 pub mod ops;
 pub mod transformer;
+pub mod kv_cache;
+pub mod runner;
 pub mod tokenizer;
 pub mod chat;
 pub mod policy;

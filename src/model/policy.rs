@@ -2,6 +2,7 @@
 
 use super::chat::{self, ChatTemplate, Message};
 use super::config::{self, Config};
+use super::runner::Runner;
 use super::tokenizer::Tokenizer;
 use super::transformer::Transformer;
 use super::weights::{self, Checkpoint, Shard};
@@ -164,6 +165,11 @@ impl Policy {
     pub fn transformer(&self, dtype: DType, device: &Device) -> Result<Transformer> {
         let tensors = self.checkpoint()?.tensors(&self.config, dtype, device)?;
         Transformer::from_tensors(&self.config, tensors, dtype, device)
+    }
+
+    /// The transformer for sampling and scoring on the CPU.
+    pub fn runner(&self) -> Result<Runner> {
+        Runner::from_checkpoint(&self.config, &self.checkpoint()?)
     }
 
     /// The checked weights, not yet converted.

@@ -31,6 +31,28 @@ pub fn tiny_config() -> Config {
     }
 }
 
+/// One config per family, with every optional part switched on somewhere.
+pub fn every_shape() -> Vec<Config> {
+    let qwen2 = tiny_config();
+    let qwen3 = Config {
+        architecture: Architecture::Qwen3,
+        qk_norm: true,
+        qkv_bias: false,
+        head_dim: 10,
+        tie_word_embeddings: false,
+        ..tiny_config()
+    };
+    let mut llama = Config {
+        architecture: Architecture::Llama,
+        output_bias: true,
+        mlp_bias: true,
+        kv_head_count: 4,
+        ..tiny_config()
+    };
+    llama.rope.scaling = RopeScaling::Linear { factor: 2.0 };
+    vec![qwen2, qwen3, llama]
+}
+
 /// Random tensors for a config. Norm weights lie around 1, the rest are large enough to give peaked distributions.
 pub fn tiny_tensors(config: &Config, seed: u64) -> HashMap<String, Tensor> {
     let tensor = |name: &str, shape: &[usize]| {

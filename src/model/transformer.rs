@@ -58,9 +58,9 @@ pub(super) fn rotary_angles(inverse_frequencies: &[f32], positions: impl Iterato
 }
 
 /// A projection: weight `[out, in]` and perhaps a bias `[out]`.
-pub(super) struct Linear {
-    pub weight: Tensor,
-    pub bias: Option<Tensor>,
+struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
 }
 
 impl Linear {
@@ -70,18 +70,18 @@ impl Linear {
 }
 
 /// The tensors of one block.
-pub(super) struct Layer {
-    pub input_norm: Tensor,
-    pub q: Linear,
-    pub k: Linear,
-    pub v: Linear,
+struct Layer {
+    input_norm: Tensor,
+    q: Linear,
+    k: Linear,
+    v: Linear,
     /// Norms of query and key heads (Qwen3).
-    pub head_norms: Option<(Tensor, Tensor)>,
-    pub o: Linear,
-    pub post_norm: Tensor,
-    pub gate: Linear,
-    pub up: Linear,
-    pub down: Linear,
+    head_norms: Option<(Tensor, Tensor)>,
+    o: Linear,
+    post_norm: Tensor,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
 }
 
 /// A transformer over tensors. Built from `Var`s it is differentiable, and sees every update of them.
@@ -89,10 +89,11 @@ pub struct Transformer {
     config: Config,
     device: Device,
     inverse_frequencies: Vec<f32>,
-    pub(super) embedding: Tensor,
-    pub(super) layers: Vec<Layer>,
-    pub(super) norm: Tensor,
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: Tensor,
     head: Tensor,
+    named: HashMap<String, Tensor>,
 }
 
 impl Transformer {
@@ -121,6 +122,7 @@ impl Transformer {
             let tensor = tensor.to_dtype(dtype).and_then(|t| t.to_device(device)).map_err(tensor_error)?;
             ready.insert(spec.name, tensor);
         }
+        let named = ready.clone();
         let mut take = Take(ready);
         let embedding = take.tensor("model.embed_tokens.weight");
         let layers = (0..config.layer_count).map(|i| take.layer(config, i)).collect();
@@ -134,6 +136,7 @@ impl Transformer {
             layers,
             norm,
             head,
+            named,
         })
     }
 
@@ -148,6 +151,11 @@ impl Transformer {
     /// The output projection, `[vocab_size, hidden_size]`; the embedding itself when tied.
     pub fn head(&self) -> &Tensor {
         &self.head
+    }
+
+    /// A weight by its name in the checkpoint.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.named.get(name)
     }
 
     /// Hidden states after the last norm, `[tokens, hidden_size]`, of sequences packed one after the other. Row t predicts
@@ -287,8 +295,7 @@ impl Backend for Packed<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::config::{Architecture, RopeScaling};
-    use crate::model::testing::{tiny_config, tiny_tensors};
+    use crate::model::testing::{every_shape, tiny_config, tiny_tensors};
     use candle_core::Var;
 
     fn build(config: &Config) -> Transformer {
@@ -297,27 +304,6 @@ mod tests {
 
     fn rows(tensor: &Tensor) -> Vec<Vec<f32>> {
         tensor.to_vec2::<f32>().unwrap()
-    }
-
-    fn every_shape() -> Vec<Config> {
-        let qwen2 = tiny_config();
-        let qwen3 = Config {
-            architecture: Architecture::Qwen3,
-            qk_norm: true,
-            qkv_bias: false,
-            head_dim: 10,
-            tie_word_embeddings: false,
-            ..tiny_config()
-        };
-        let mut llama = Config {
-            architecture: Architecture::Llama,
-            output_bias: true,
-            mlp_bias: true,
-            kv_head_count: 4,
-            ..tiny_config()
-        };
-        llama.rope.scaling = RopeScaling::Linear { factor: 2.0 };
-        vec![qwen2, qwen3, llama]
     }
 
     #[test]

@@ -45,6 +45,17 @@ impl Packed {
         self.inputs
     }
 
+    /// Row `output` of the weight as it was given: `[in]` numbers into `row`.
+    pub fn unpack(&self, output: usize, row: &mut [f32]) {
+        assert!(output < self.outputs && row.len() == self.inputs, "row {output} of {} outputs", self.outputs);
+        let first = output / PANEL * PANEL;
+        let width = PANEL.min(self.outputs - first).next_multiple_of(16);
+        let panel = &self.panels[first * self.inputs + output - first..];
+        for (value, step) in row.iter_mut().zip(panel.chunks(width)) {
+            *value = step[0];
+        }
+    }
+
     /// `out[r] = x[r] w^T + bias` for `rows` rows; both lie densely.
     pub fn apply(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, out: &mut [f32]) {
         for block in (0..rows).step_by(BLOCK) {
