@@ -18,6 +18,7 @@ pub mod logprobs;
 pub mod norm;
 pub mod reference;
 pub mod rope;
+pub mod sampling;
 pub mod swiglu;
 
 #[cfg(test)]
