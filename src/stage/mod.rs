@@ -1,1 +1,3 @@
-//! (filled by its first commit)
+//! The stages, in data-flow order.
+
+pub mod ingest;
