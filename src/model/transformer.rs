@@ -268,7 +268,7 @@ impl Backend for Packed<'_> {
     }
 
     fn add_attention(&mut self, x: Tensor, y: Tensor, layer: &Layer) -> Result<Tensor> {
-        (x + layer.o.forward(&y)?).map_err(tensor_error)
+        ops::add(&x, &layer.o.forward(&y)?).map_err(tensor_error)
     }
 
     fn feed_forward_norm(&mut self, x: &Tensor, layer: &Layer) -> Result<Tensor> {
@@ -280,7 +280,7 @@ impl Backend for Packed<'_> {
     }
 
     fn add_feed_forward(&mut self, x: Tensor, y: Tensor, layer: &Layer) -> Result<Tensor> {
-        (x + layer.down.forward(&y)?).map_err(tensor_error)
+        ops::add(&x, &layer.down.forward(&y)?).map_err(tensor_error)
     }
 }
 
