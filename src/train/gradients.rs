@@ -1,9 +1,9 @@
 //! Gradients by tensor name: taken from a backward pass, summed in order, measured.
 
 use crate::base::error::{Error, Result};
+use crate::model::ops::tape::AddTo;
 use crate::model::tensor_error;
-use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Storage, Tensor, Var, bail};
+use candle_core::{CpuStorage, DType, Storage, Tensor, Var};
 use std::collections::BTreeMap;
 
 /// f32 gradients of all variables.
@@ -11,10 +11,12 @@ pub(super) struct Gradients(BTreeMap<String, Tensor>);
 
 impl Gradients {
     /// Every variable must have been reached: an operator that cuts the gradient is an error, not a frozen tensor.
-    pub fn take(store: &mut GradStore, vars: &BTreeMap<String, Var>) -> Result<Gradients> {
+    pub fn take(
+        mut gradient_of: impl FnMut(&Tensor) -> Option<Tensor>,
+        vars: &BTreeMap<String, Var>,
+    ) -> Result<Gradients> {
         let own = vars.iter().map(|(name, var)| {
-            let gradient = store
-                .remove(var.as_tensor())
+            let gradient = gradient_of(var.as_tensor())
                 .ok_or_else(|| Error::internal(format!("no gradient reached tensor `{name}`")))?;
             let gradient = gradient.to_dtype(DType::F32).and_then(|g| g.contiguous()).map_err(tensor_error)?;
             Ok((name.clone(), gradient))
@@ -63,30 +65,4 @@ fn square_sum(x: &Tensor) -> candle_core::Result<f64> {
     }
     drop(storage);
     Ok(f64::from(x.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?))
-}
-
-struct AddTo;
-
-impl InplaceOp2 for AddTo {
-    fn name(&self) -> &'static str {
-        "add to"
-    }
-
-    fn cpu_fwd(
-        &self,
-        sum: &mut CpuStorage,
-        sum_layout: &Layout,
-        term: &CpuStorage,
-        term_layout: &Layout,
-    ) -> candle_core::Result<()> {
-        match (sum, term, sum_layout.contiguous_offsets(), term_layout.contiguous_offsets()) {
-            (CpuStorage::F32(sum), CpuStorage::F32(term), Some(to), Some(from)) => {
-                for (sum, term) in sum[to.0..to.1].iter_mut().zip(&term[from.0..from.1]) {
-                    *sum += term;
-                }
-                Ok(())
-            }
-            _ => bail!("gradients are not contiguous f32"),
-        }
-    }
 }

@@ -11,7 +11,7 @@ use super::packing::{MicroBatch, PackingParams, TrainExample, pack};
 use super::schedule::Schedule;
 use crate::base::error::{Error, Result};
 use crate::model::config::Config;
-use crate::model::ops;
+use crate::model::ops::{self, tape};
 use crate::model::tensor_error;
 use crate::model::transformer::Transformer;
 use crate::model::weights::expected_tensors;
@@ -148,7 +148,7 @@ impl Trainer {
         let total = total_weight(examples, &batches);
         let facts = StepFacts { step: self.step, talr: self.talr(examples, &batches)? };
         let passes: Vec<Result<Sums>> =
-            batches.par_iter().map(|batch| Ok(self.forward(&self.plain, examples, batch, &facts, total)?.1)).collect();
+            batches.par_iter().map(|batch| Ok(self.forward(&self.plain, examples, batch, &facts, total)?.2)).collect();
         let mut sums = Sums::default();
         for pass in passes {
             sums.add(&pass?);
@@ -207,12 +207,20 @@ impl Trainer {
         facts: &StepFacts,
         total: f64,
     ) -> Result<(Gradients, Sums)> {
-        let (objective, sums) = self.forward(&self.model, examples, batch, facts, total)?;
-        let mut store = objective.backward().map_err(tensor_error)?;
-        Ok((Gradients::take(&mut store, &self.vars)?, sums))
+        if self.model.device().is_cpu() && self.params.dtype == DType::F32 {
+            let ((log_probs, shares, sums), tape) =
+                tape::record(|| self.forward(&self.model, examples, batch, facts, total).map_err(Failed))
+                    .map_err(|Failed(error)| error)?;
+            let mut gradients = tape.backward(&log_probs, shares).map_err(tensor_error)?;
+            return Ok((Gradients::take(|var| gradients.remove(var), &self.vars)?, sums));
+        }
+        let (log_probs, shares, sums) = self.forward(&self.model, examples, batch, facts, total)?;
+        let objective = (log_probs * shares).and_then(|x| x.sum_all()).map_err(tensor_error)?;
+        let mut gradients = objective.backward().map_err(tensor_error)?;
+        Ok((Gradients::take(|var| gradients.remove(var), &self.vars)?, sums))
     }
 
-    /// The micro-batch's share of the loss, differentiable, and its sums.
+    /// The micro-batch's log-probs, each one's factor in the loss, and its sums.
     fn forward(
         &self,
         model: &Transformer,
@@ -220,7 +228,7 @@ impl Trainer {
         batch: &MicroBatch,
         facts: &StepFacts,
         total: f64,
-    ) -> Result<(Tensor, Sums)> {
+    ) -> Result<(Tensor, Tensor, Sums)> {
         let (log_probs, mut tokens) = self.tokens(model, examples, batch)?;
         self.add_old(&mut tokens, batch)?;
         let weights = self.params.loss.weights(&tokens, facts);
@@ -235,10 +243,8 @@ impl Trainer {
         sums.input_tokens = batch.token_ids.len() as u64;
         sums.add_tokens(&tokens, &weights, |token| examples[token.example].source);
         sums.loss = tokens.iter().zip(&shares).map(|(t, share)| f64::from(t.logprob) * f64::from(*share)).sum();
-        let objective = Tensor::from_vec(shares, tokens.len(), log_probs.device())
-            .and_then(|shares| (log_probs * shares)?.sum_all())
-            .map_err(tensor_error)?;
-        Ok((objective, sums))
+        let shares = Tensor::from_vec(shares, tokens.len(), log_probs.device()).map_err(tensor_error)?;
+        Ok((log_probs, shares, sums))
     }
 
     /// Log-probs of a micro-batch's targets under a model, as a tensor and as facts.
@@ -340,6 +346,15 @@ impl Trainer {
         }
         metrics.skipped = Some(reason);
         Ok(())
+    }
+}
+
+/// Carries an error of ours through a recording, which itself can only fail with candle's.
+struct Failed(Error);
+
+impl From<candle_core::Error> for Failed {
+    fn from(error: candle_core::Error) -> Failed {
+        Failed(tensor_error(error))
     }
 }
 
