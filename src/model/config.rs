@@ -182,13 +182,13 @@ impl Config {
         if sizes.contains(&0) || self.kv_head_count == 0 || self.head_dim == 0 || self.max_positions == 0 {
             return Err(bad("every size in the config must be at least 1"));
         }
-        if self.head_count % self.kv_head_count != 0 {
+        if !self.head_count.is_multiple_of(self.kv_head_count) {
             return Err(bad(format!(
                 "`num_attention_heads` {} is not a multiple of `num_key_value_heads` {}",
                 self.head_count, self.kv_head_count
             )));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(bad(format!("`head_dim` {} is odd; rotary embedding needs pairs", self.head_dim)));
         }
         if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {

@@ -93,6 +93,11 @@ impl Runner {
         KvShape::of(&self.config)
     }
 
+    /// Errors if an id is outside the vocabulary.
+    pub fn check_token_ids(&self, token_ids: &[u32]) -> Result<()> {
+        check_token_ids(&self.config, token_ids)
+    }
+
     /// Appends each feed's tokens to its sequence and returns the hidden states, after the last norm, of the wanted rows: the
     /// last `want` of each feed, in feed order. Errors: a token id outside the vocabulary, a sequence longer than the model's
     /// positions or its own room.

@@ -200,7 +200,7 @@ fn check_index(index: &[u8], shards: &[Shard], views: &HashMap<String, (TensorVi
         if !shards.iter().any(|s| s.name == file) {
             return Err(Error::input(format!("shard `{file}` is missing")).at(INDEX));
         }
-        if !views.get(&tensor).is_some_and(|(_, found)| *found == file) {
+        if views.get(&tensor).is_none_or(|(_, found)| *found != file) {
             return Err(Error::input(format!("tensor `{tensor}` is not in shard `{file}`")).at(INDEX));
         }
     }

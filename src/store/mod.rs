@@ -4,6 +4,7 @@
 
 pub mod fault;
 pub mod fs;
+mod handle;
 mod manifest;
 mod memo;
 mod object;
@@ -11,6 +12,7 @@ mod oplog;
 pub mod parquet;
 mod view;
 
+pub use handle::{PolicyHandle, Table};
 pub use manifest::{Manifest, PartRecord, PartRef, Pointer, Span};
 pub use oplog::Oplog;
 

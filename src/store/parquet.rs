@@ -1,6 +1,7 @@
 //! The only Parquet writer, every option explicit so that equal rows give equal bytes; and the readers.
 
 use super::{PartRef, Store};
+use crate::base::address::Address;
 use crate::base::error::{Error, Result};
 use crate::table::{Row, from_batches, to_batch};
 use arrow::array::{Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
@@ -42,12 +43,10 @@ fn properties<R: Row>(footer: &Footer) -> Result<WriterProperties> {
         .build())
 }
 
-/// Rows as Parquet bytes.
-pub fn encode<R: Row>(rows: &[R], footer: &Footer) -> Result<Vec<u8>> {
+fn encode<R: Row>(batch: &RecordBatch, footer: &Footer) -> Result<Vec<u8>> {
     let failed = |e| Error::internal(format!("cannot encode table `{}`", R::TABLE)).source(e);
-    let batch = to_batch(rows)?;
     let mut writer = ArrowWriter::try_new(Vec::new(), R::schema(), Some(properties::<R>(footer)?)).map_err(failed)?;
-    writer.write(&batch).map_err(failed)?;
+    writer.write(batch).map_err(failed)?;
     writer.into_inner().map_err(failed)
 }
 
@@ -85,16 +84,35 @@ fn without_footer(bytes: &[u8]) -> &[u8] {
     &bytes[..tail - footer]
 }
 
-impl Store {
-    /// Writes rows as one part of a table.
-    pub fn put_rows<R: Row>(&self, rows: &[R], footer: &Footer) -> Result<PartRef> {
-        let bytes = encode(rows, footer)?;
-        let (first, last) = key_range::<R>(&to_batch(rows)?);
+/// A part of a table as bytes, ready to be stored.
+pub struct Encoded {
+    pub table: &'static str,
+    pub bytes: Vec<u8>,
+    content: Address,
+    rows: u64,
+    first: String,
+    last: String,
+}
+
+impl Encoded {
+    pub fn new<R: Row>(rows: &[R], footer: &Footer) -> Result<Encoded> {
+        let batch = to_batch(rows)?;
+        let bytes = encode::<R>(&batch, footer)?;
+        let (first, last) = key_range::<R>(&batch);
         let mut content = blake3::Hasher::new();
         content.update(format!("{} v{} {} rows\n", R::TABLE, R::VERSION, rows.len()).as_bytes());
         content.update(without_footer(&bytes));
-        let content = crate::base::address::Address::parse(&content.finalize().to_hex()).expect("64 hex digits");
-        Ok(PartRef { address: self.put(&bytes)?, content, rows: rows.len() as u64, bytes: bytes.len() as u64, first, last })
+        let content = Address::parse(&content.finalize().to_hex()).expect("64 hex digits");
+        Ok(Encoded { table: R::TABLE, bytes, content, rows: rows.len() as u64, first, last })
+    }
+}
+
+impl Store {
+    /// Stores an encoded part of a table.
+    pub fn put_part(&self, part: Encoded) -> Result<PartRef> {
+        let address = self.put(&part.bytes)?;
+        let Encoded { bytes, content, rows, first, last, .. } = part;
+        Ok(PartRef { address, content, rows, bytes: bytes.len() as u64, first, last })
     }
 
     /// Reads one part: hash, schema and rows are checked.
