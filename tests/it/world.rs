@@ -11,12 +11,13 @@ mod solution;
 #[path = "../../examples/world/tables.rs"]
 mod tables;
 
+use mindgap::model::chat::{ChatTemplate, Message};
+use mindgap::model::tokenizer::Tokenizer;
 use minijinja::{Environment, context};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use tokenizers::Tokenizer;
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -28,11 +29,16 @@ fn read(path: &str) -> String {
 }
 
 fn tokenizer() -> Tokenizer {
-    Tokenizer::from_file(repository("data/base-policy/tokenizer.json")).expect("the checked-in tokenizer loads")
+    Tokenizer::from_bytes(read("data/base-policy/tokenizer.json").as_bytes()).expect("the checked-in tokenizer loads")
 }
 
 fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    tokenizer.encode(text, false).expect("any text can be encoded").get_ids().to_vec()
+    tokenizer.encode(text, true).expect("any text can be encoded")
+}
+
+fn chat() -> ChatTemplate {
+    let config = read("data/base-policy/tokenizer_config.json");
+    ChatTemplate::from_files(Some(config.as_bytes()), None).expect("valid").expect("the policy has a chat template")
 }
 
 fn documents(count: u64) -> Vec<corpus::Document> {
@@ -222,28 +228,37 @@ fn every_piece_of_the_world_is_one_token() {
 #[test]
 fn specials_and_bytes_come_first() {
     let tokenizer = tokenizer();
-    let id = |token: &str| tokenizer.token_to_id(token);
+    let id = |token: &str| tokenizer.token_id(token);
     assert_eq!([id("<pad>"), id("<|user|>"), id("<|assistant|>"), id("<|end|>")], [Some(0), Some(1), Some(2), Some(3)]);
     assert_eq!(encode(&tokenizer, "\n"), [4 + u32::from(b'\n')]);
     assert_eq!(encode(&tokenizer, "Zürich"), "Zürich".bytes().map(|b| 4 + u32::from(b)).collect::<Vec<_>>());
-    assert_eq!(tokenizer.get_vocab_size(true), skeleton::vocabulary().len());
+    assert_eq!(tokenizer.vocab_size(), skeleton::vocabulary().len());
+}
+
+/// tests/fixtures/policy/make.py recorded what transformers makes of texts in many scripts.
+#[test]
+fn transformers_cuts_text_into_the_same_tokens() {
+    #[derive(serde::Deserialize)]
+    struct Recorded {
+        text: String,
+        token_ids: Vec<u32>,
+    }
+    let tokenizer = tokenizer();
+    for line in read("tests/fixtures/policy/tokens.jsonl").lines() {
+        let recorded: Recorded = serde_json::from_str(line).expect("a line of the fixture");
+        assert_eq!(encode(&tokenizer, &recorded.text), recorded.token_ids, "{:?}", recorded.text);
+        assert_eq!(tokenizer.decode(&recorded.token_ids, false).expect("known ids"), recorded.text);
+    }
 }
 
 #[test]
 fn templates_render_the_documents_of_the_corpus() {
-    let config: serde_json::Value =
-        serde_json::from_str(&read("data/base-policy/tokenizer_config.json")).expect("JSON");
     let mut environment = Environment::new();
-    environment.add_template("chat", config["chat_template"].as_str().expect("a string")).expect("valid");
     let (plain, guided) = (read("pipelines/templates/plain.j2"), read("pipelines/templates/world-guided.j2"));
     environment.add_template("plain", &plain).expect("valid");
     environment.add_template("guided", &guided).expect("valid");
     let render =
         |name: &str, values| environment.get_template(name).expect("added above").render(values).expect("renders");
-    let chat = |turn: &str| {
-        let messages = [context! { role => "user", content => turn }];
-        render("chat", context! { messages, add_generation_prompt => true })
-    };
     for document in documents(200).iter().filter(|d| d.source != "drill") {
         let text = text(document);
         let prompt = &text[..text.find("<|assistant|>").expect("has an answer") + "<|assistant|>".len()];
@@ -256,26 +271,35 @@ fn templates_render_the_documents_of_the_corpus() {
             }
             None => render("plain", context! { question }),
         };
-        assert_eq!(chat(&rendered), prompt);
+        let messages = [Message::user(rendered)];
+        assert_eq!(chat().render(&messages, true, &serde_json::Value::Null).expect("renders"), prompt);
     }
 }
 
 #[test]
-fn chat_template_joins_turns_and_puts_the_system_message_first() {
-    let config: serde_json::Value =
-        serde_json::from_str(&read("data/base-policy/tokenizer_config.json")).expect("JSON");
-    let mut environment = Environment::new();
-    environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, message))
-    });
-    let template = environment.template_from_str(config["chat_template"].as_str().expect("a string")).expect("valid");
-    let turn = |role: &str, content: &str| context! { role, content };
-    let messages = [turn("system", "Be brief."), turn("user", " q\n"), turn("assistant", "a"), turn("user", "r")];
-    let rendered = template.render(context! { messages => messages.to_vec(), add_generation_prompt => false });
-    assert_eq!(rendered.expect("renders"), "<|user|>Be brief.\n q\n<|assistant|>a<|end|><|user|>r");
-    for bad in [vec![turn("user", "q"), turn("system", "late")], vec![turn("tool", "q")]] {
-        assert!(template.render(context! { messages => bad, add_generation_prompt => true }).is_err());
+fn chat_template_agrees_with_transformers_and_refuses_what_it_cannot_say() {
+    #[derive(serde::Deserialize)]
+    struct Turn {
+        role: String,
+        content: String,
     }
+    #[derive(serde::Deserialize)]
+    struct Recorded {
+        messages: Vec<Turn>,
+        rendered: String,
+        token_ids: Vec<u32>,
+    }
+    let render = |messages: &[Message]| chat().render(messages, true, &serde_json::Value::Null);
+    for line in read("tests/fixtures/policy/chats.jsonl").lines() {
+        let recorded: Recorded = serde_json::from_str(line).expect("a line of the fixture");
+        let messages = recorded.messages.into_iter().map(|t| Message { role: t.role, content: t.content });
+        let messages: Vec<Message> = messages.collect();
+        assert_eq!(render(&messages).expect("renders"), recorded.rendered);
+        assert_eq!(encode(&tokenizer(), &recorded.rendered), recorded.token_ids);
+    }
+    let turn = |role: &str| Message { role: role.to_string(), content: "text".to_string() };
+    assert!(render(&[turn("user"), turn("system")]).is_err());
+    assert!(render(&[turn("tool")]).is_err());
 }
 
 proptest! {
