@@ -276,7 +276,7 @@ impl Backend for Packed<'_> {
     }
 
     fn add_attention(&mut self, x: Tensor, y: Tensor, layer: &Layer) -> Result<Tensor> {
-        (x + layer.o.forward(&y)?).map_err(tensor_error)
+        ops::add(&x, &layer.o.forward(&y)?).map_err(tensor_error)
     }
 
     fn feed_forward_norm(&mut self, x: &Tensor, layer: &Layer) -> Result<Tensor> {
@@ -288,7 +288,7 @@ impl Backend for Packed<'_> {
     }
 
     fn add_feed_forward(&mut self, x: Tensor, y: Tensor, layer: &Layer) -> Result<Tensor> {
-        (x + layer.down.forward(&y)?).map_err(tensor_error)
+        ops::add(&x, &layer.down.forward(&y)?).map_err(tensor_error)
     }
 }
 

@@ -8,6 +8,7 @@ use super::Segments;
 use super::cpu::{self, Read};
 use super::gemm::{Left, Right, Size, Start, gemm};
 use super::simd::{self, vectorised};
+use super::tape;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::ops::Range;
 
@@ -118,7 +119,7 @@ fn transposed(data: &[f32], stride: usize, rows: Range<usize>, first: usize, hea
 /// The differentiable kernel; see [`super::attention`].
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, head_dim: usize) -> Result<Tensor> {
     let op = Attention { segments: segments.clone(), head_dim };
-    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+    tape::apply3(&q.contiguous()?, &k.contiguous()?, &v.contiguous()?, op)
 }
 
 struct Attention {

@@ -41,7 +41,7 @@ pub fn tensor(data: Vec<f32>, like: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(data, like.shape(), like.device())
 }
 
-/// The graph below this tensor leads to a variable: its gradient is wanted.
+/// What made this tensor leads to a variable: its gradient is wanted.
 pub fn wants_gradient(tensor: &Tensor) -> bool {
-    tensor.track_op()
+    tensor.track_op() || super::tape::reaches(tensor)
 }

@@ -1,12 +1,13 @@
 //! Rows of a matrix by number, and the scatter of their gradients.
 
 use super::cpu::{self, Read};
+use super::tape;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 /// The differentiable kernel; see [`super::embedding`].
 pub fn embedding(w: &Tensor, ids: &Tensor) -> Result<Tensor> {
     let ids = ids.to_vec1::<u32>()?;
-    w.contiguous()?.apply_op1(Embedding { ids })
+    tape::apply1(&w.contiguous()?, Embedding { ids })
 }
 
 struct Embedding {

@@ -2,6 +2,7 @@
 
 use super::cpu::{self, Read};
 use super::gemm::{Left, PANEL, Right, Size, Start, gemm};
+use super::tape;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 /// Rows of x between two visits of a panel.
@@ -112,8 +113,8 @@ pub fn linear_packed(x: &Tensor, w: &Packed, bias: Option<&Tensor>) -> Result<Te
 pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (x, w) = (x.contiguous()?, w.contiguous()?);
     match bias {
-        Some(bias) => x.apply_op3(&w, &bias.contiguous()?, Linear),
-        None => x.apply_op2(&w, Linear),
+        Some(bias) => tape::apply3(&x, &w, &bias.contiguous()?, Linear),
+        None => tape::apply2(&x, &w, Linear),
     }
 }
 

@@ -4,6 +4,7 @@ use super::cpu::{self, Read};
 use super::gemm::{Left, Right, Size, Start, gemm};
 use super::linear::Packed;
 use super::simd::{self, LANES, vectorised};
+use super::tape;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
@@ -122,7 +123,7 @@ fn summarise(hidden: &[f32], head: &[f32], size: usize, targets: &[u32]) -> Summ
 pub fn token_logprobs(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
     let summary = Arc::new(OnceLock::new());
     let op = TokenLogprobs { targets: targets.to_vec(), summary: summary.clone() };
-    let log_probs = hidden.contiguous()?.apply_op2(&head.contiguous()?, op)?;
+    let log_probs = tape::apply2(&hidden.contiguous()?, &head.contiguous()?, op)?;
     let entropy = summary.get().map(|s| s.entropy.clone()).unwrap_or_default();
     Ok((log_probs, entropy))
 }

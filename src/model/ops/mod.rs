@@ -20,6 +20,7 @@ pub mod reference;
 pub mod rope;
 pub mod sampling;
 pub mod swiglu;
+pub mod tape;
 
 #[cfg(test)]
 mod tests;
@@ -64,6 +65,11 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, head_d
 /// `silu(gate) * up`, elementwise.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if cpu::ready(&[gate, up]) { swiglu::swiglu(gate, up) } else { reference::swiglu(gate, up) }
+}
+
+/// `x + y`, of one shape.
+pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if cpu::ready(&[x, y]) { tape::add(x, y) } else { x + y }
 }
 
 /// Log-prob of each row's target under `softmax(hidden @ head^T)`: hidden `[N, H]`, head `[V, H]` -> `[N]` f32,

@@ -2,6 +2,7 @@
 
 use super::cpu::{self, Read};
 use super::simd::{self, vectorised};
+use super::tape;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 vectorised! {
@@ -42,7 +43,7 @@ vectorised! {
 
 /// The differentiable kernel; see [`super::rms_norm`].
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
-    x.contiguous()?.apply_op2(&w.contiguous()?, RmsNorm { eps: eps as f32 })
+    tape::apply2(&x.contiguous()?, &w.contiguous()?, RmsNorm { eps: eps as f32 })
 }
 
 struct RmsNorm {

@@ -2,6 +2,7 @@
 
 use super::cpu::{self, Read};
 use super::simd::vectorised;
+use super::tape;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 vectorised! {
@@ -26,7 +27,7 @@ vectorised! {
 /// The differentiable kernel; see [`super::rope`].
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
     let (cos, sin) = (cos.detach().contiguous()?, sin.detach().contiguous()?);
-    x.contiguous()?.apply_op1(Rope { cos, sin, head_dim })
+    tape::apply1(&x.contiguous()?, Rope { cos, sin, head_dim })
 }
 
 struct Rope {

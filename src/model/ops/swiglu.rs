@@ -2,6 +2,7 @@
 
 use super::cpu::{self, Read};
 use super::simd::{sigmoid, vectorised};
+use super::tape;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 vectorised! {
@@ -28,7 +29,7 @@ vectorised! {
 
 /// The differentiable kernel; see [`super::swiglu`].
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
+    tape::apply2(&gate.contiguous()?, &up.contiguous()?, SwiGlu)
 }
 
 struct SwiGlu;
