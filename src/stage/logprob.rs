@@ -72,7 +72,12 @@ impl Stage for LogprobStage {
         let limits = Limits { threads: context.threads, cancel: context.cancel, ..Limits::default() };
         let on_progress = |progress: engine::Progress| {
             let rows_total = rewrites.len() as u64;
-            (context.tick)(Tick { rows_done: progress.samples_done, rows_total, tokens: progress.tokens, note: String::new() });
+            (context.tick)(Tick {
+                rows_done: progress.samples_done,
+                rows_total,
+                tokens: progress.tokens,
+                note: String::new(),
+            });
         };
         let scores = engine::score(&policy.runner()?, &requests, &limits, &on_progress)?;
         let rows: Vec<Logprob> = rewrites
