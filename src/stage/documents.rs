@@ -94,7 +94,9 @@ impl Stage for DocumentsStage {
 
 fn examples(tokenizer: &Tokenizer, batch: &RecordBatch) -> Result<Vec<Example>> {
     let documents: Vec<Document> = serde_arrow::from_record_batch(batch).map_err(|e| {
-        Error::input("file holds no `segments` column of (text, label) lists").source(e).hint("see docs/tables/examples.md")
+        Error::input("file holds no `segments` column of (text, label) lists")
+            .source(e)
+            .hint("see docs/tables/examples.md")
     })?;
     documents.par_iter().map(|document| example(tokenizer, document)).collect()
 }
