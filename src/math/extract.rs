@@ -1,4 +1,8 @@
 //! extract: completion -> the span that holds the final answer.
+//!
+//! In order of trust: (1) the last `\boxed` or `\fbox`, with boxes joined when only a comma, "and" or the like stands between
+//! them; (2) what follows the last "final answer is", "answer:" or `####`; (3) the whole text, when it is one short formula;
+//! (4) the last formula or number. A box that is cut off or empty is an answer withheld: nothing earlier replaces it.
 
 /// The macros whose argument marks a final answer.
 const BOX_MACROS: [&str; 3] = ["\\boxed", "\\fbox", "\\framebox"];
@@ -14,6 +18,17 @@ pub struct BoxSpan {
     pub end: usize,
     /// False when the braces never close: the answer was cut off.
     pub closed: bool,
+}
+
+/// An answer and where it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// The text of the answer, and the rule that found it.
+    Answer(String, &'static str),
+    /// The place of an answer that is empty or cut off, with what there is of it.
+    Withheld(Option<String>, &'static str),
+    /// No answer at all.
+    Nothing,
 }
 
 /// Every outermost box, in order of appearance.
@@ -59,15 +74,30 @@ fn box_at(text: &str, start: usize) -> Option<BoxSpan> {
     }
 }
 
-/// Where an argument without braces ends: at the end of its mathematics or line.
+/// Where an argument without braces ends: with its macro and the macro's groups, else at a space or the end of its mathematics.
 fn unbraced_end(bytes: &[u8], at: usize) -> usize {
-    let stop = |byte: &u8| matches!(byte, b'$' | b'\n' | b' ' | b'\\');
-    let first = usize::from(bytes[at] == b'\\');
-    bytes[at + first..].iter().position(|byte| stop(byte)).map_or(bytes.len(), |length| at + first + length)
+    let mut end = at;
+    if bytes[at] == b'\\' {
+        end += 1;
+        while bytes.get(end).is_some_and(u8::is_ascii_alphabetic) {
+            end += 1;
+        }
+        while bytes.get(end) == Some(&b'{') {
+            match matching_brace(bytes, end) {
+                Some(close) => end = close + 1,
+                None => return bytes.len(),
+            }
+        }
+        return end;
+    }
+    while end < bytes.len() && !matches!(bytes[end], b'$' | b'\n' | b' ' | b'\\') {
+        end += 1;
+    }
+    end
 }
 
 /// The byte offset of the brace that closes the one at `open`; escaped braces do not count.
-fn matching_brace(bytes: &[u8], open: usize) -> Option<usize> {
+pub fn matching_brace(bytes: &[u8], open: usize) -> Option<usize> {
     let mut depth = 0usize;
     let mut at = open;
     while at < bytes.len() {
@@ -85,4 +115,477 @@ fn matching_brace(bytes: &[u8], open: usize) -> Option<usize> {
         at += 1;
     }
     None
+}
+
+/// Finds the final answer of a response. With `join`, boxes side by side are one answer.
+pub fn final_answer(text: &str, join: bool) -> Found {
+    let spans = boxes(text);
+    if let Some(last) = spans.last() {
+        return boxed(text, &spans, last, join);
+    }
+    let text = behind_thoughts(text);
+    if let Some(found) = whole(text) {
+        return found;
+    }
+    if let Some(found) = announced(text) {
+        return found;
+    }
+    match candidates(text).pop() {
+        Some(candidate) => Found::Answer(text[candidate.range].to_string(), candidate.place),
+        None => Found::Nothing,
+    }
+}
+
+fn boxed(text: &str, spans: &[BoxSpan], last: &BoxSpan, join: bool) -> Found {
+    let content = &text[last.content.clone()];
+    if !last.closed {
+        // a missing brace in front of the end of the formula, as opposed to a text that breaks off
+        let cut = ["$", "\\]", "\\)"].iter().filter_map(|end| content.find(end)).min();
+        return match cut.map(|cut| content[..cut].trim()) {
+            Some(inside) if !inside.is_empty() && is_balanced(inside) => {
+                Found::Answer(inside.to_string(), "boxed_unclosed")
+            }
+            _ => Found::Withheld(
+                Some(content.trim().to_string()).filter(|content| !content.is_empty()),
+                "boxed/truncated",
+            ),
+        };
+    }
+    if content.trim().is_empty() {
+        return Found::Withheld(None, "boxed/empty");
+    }
+    let mut parts = vec![content.trim().to_string()];
+    let mut first = last.start;
+    if join {
+        for span in spans[..spans.len() - 1].iter().rev() {
+            if !span.closed || !joins(&text[span.end..first]) {
+                break;
+            }
+            let part = text[span.content.clone()].trim().to_string();
+            if !part.is_empty() && !parts.contains(&part) {
+                parts.insert(0, part);
+            }
+            first = span.start;
+        }
+    }
+    if parts.len() == 1 {
+        return Found::Answer(content.trim().to_string(), "boxed");
+    }
+    Found::Answer(parts.join(", "), "boxes")
+}
+
+fn is_balanced(text: &str) -> bool {
+    let mut depth = 0i32;
+    let mut escaped = false;
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'{' => depth += 1,
+            b'}' => depth -= 1,
+            _ => {}
+        }
+        if depth < 0 {
+            return false;
+        }
+    }
+    depth == 0
+}
+
+/// True when what stands between two boxes only lists them.
+fn joins(gap: &str) -> bool {
+    if gap.len() > 80 || gap.contains("\n\n") {
+        return false;
+    }
+    let mut separated = gap.contains(',') || gap.contains(';') || gap.contains("quad") || gap.contains("\\\\");
+    let mut others = 0;
+    let bytes = gap.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let byte = bytes[at];
+        if byte == b'\\' {
+            at += 1;
+            while at < bytes.len() && bytes[at].is_ascii_alphabetic() {
+                at += 1;
+            }
+            at += usize::from(at < bytes.len() && !bytes[at].is_ascii_alphanumeric() && bytes[at - 1] == b'\\');
+            continue;
+        }
+        if byte.is_ascii_alphabetic() {
+            let start = at;
+            while at < bytes.len() && bytes[at].is_ascii_alphabetic() {
+                at += 1;
+            }
+            match gap[start..at].to_ascii_lowercase().as_str() {
+                "and" | "or" => separated = true,
+                "but" | "not" | "however" | "wait" | "then" | "so" | "thus" | "instead" | "rather" | "answer"
+                | "final" | "is" | "hence" | "therefore" => return false,
+                word => others += usize::from(word.len() > 1),
+            }
+            continue;
+        }
+        if matches!(byte, b'.' | b'?' | b'!' | b':' | b'+' | b'*' | b'/' | b'<' | b'>') || byte.is_ascii_digit() {
+            return false;
+        }
+        at += 1;
+    }
+    let nothing = gap.trim_matches(|c: char| c.is_whitespace() || c == '$').is_empty();
+    (separated || nothing) && others <= 2
+}
+
+/// The part behind a model's thoughts, when there is one.
+fn behind_thoughts(text: &str) -> &str {
+    match text.rfind("</think>") {
+        Some(at) if !text[at + 8..].trim().is_empty() => &text[at + 8..],
+        _ => text,
+    }
+}
+
+/// A text that is nothing but a short answer.
+fn whole(text: &str) -> Option<Found> {
+    let bare = tidy(text);
+    if bare.is_empty() || bare.len() > 200 || bare.contains('\n') {
+        return None;
+    }
+    // one formula in its delimiters, or no delimiters and no sentence
+    let inner = formulas(bare);
+    if inner.len() == 1 && inner[0].outer.len() == bare.len() {
+        return Some(Found::Answer(bare[inner[0].inner.clone()].trim().to_string(), "math"));
+    }
+    let words = words_in(bare);
+    (inner.is_empty() && words <= 2).then(|| Found::Answer(bare.to_string(), "whole"))
+}
+
+/// Words of two or more letters outside macros.
+fn words_in(text: &str) -> usize {
+    let mut count = 0;
+    let mut run = 0;
+    let mut in_macro = false;
+    for byte in text.bytes().chain(std::iter::once(b' ')) {
+        if byte.is_ascii_alphabetic() {
+            run += 1;
+        } else {
+            count += usize::from(run > 1 && !in_macro);
+            run = 0;
+            in_macro = byte == b'\\';
+        }
+    }
+    count
+}
+
+/// Without white space, emphasis and punctuation around it.
+fn tidy(text: &str) -> &str {
+    let mut text = text.trim();
+    loop {
+        let before = text;
+        text = text.trim_start_matches([':', '*', '#', '=']).trim_start();
+        text = text.trim_end_matches(['*', ';']).trim_end();
+        for mark in ["<|im_end|>", "<|im_start|>user", "<|im_start|>", "<|endoftext|>", "</s>", "<|eot_id|>"] {
+            text = text.strip_suffix(mark).unwrap_or(text).trim_end();
+        }
+        if text.ends_with('.') && !text.ends_with("\\.") && !text.ends_with("..") && !text.ends_with("m.") {
+            text = text[..text.len() - 1].trim_end();
+        }
+        if text == before {
+            return text;
+        }
+    }
+}
+
+/// Phrases behind which the answer stands, lower case.
+const ANNOUNCEMENTS: [&str; 14] = [
+    "final answer is",
+    "final answer:",
+    "final answer",
+    "answer is",
+    "answer:",
+    "answer**",
+    "### answer",
+    "####",
+    "answer to the question is",
+    "correct option is",
+    "correct choice is",
+    "option is",
+    "answer =",
+    "answer would be",
+];
+
+/// What stands behind the last announcement.
+fn announced(text: &str) -> Option<Found> {
+    let lower = text.to_ascii_lowercase();
+    let start = ANNOUNCEMENTS.iter().filter_map(|phrase| lower.rfind(phrase).map(|at| at + phrase.len())).max()?;
+    let rest =
+        text[start..].trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*' | '#' | '"' | '='));
+    if tidy(rest).is_empty() {
+        return Some(Found::Withheld(None, "answer/empty"));
+    }
+    let sentence = first_sentence(rest);
+    let found = candidates(sentence);
+    let tidied = tidy(sentence);
+    if let Some(first) = found.first() {
+        let before = words_in(&sentence[..first.range.start]);
+        let chosen = if before <= 1 { chain(sentence, &found) } else { found.last()?.range.clone() };
+        // a short phrase is the answer as a whole: units, signs and words belong to it
+        if first.place == "number" && words_in(tidied) <= 3 && before <= 1 {
+            return Some(Found::Answer(tidied.to_string(), "answer"));
+        }
+        return Some(Found::Answer(sentence[chosen].to_string(), "answer"));
+    }
+    (!tidied.is_empty()).then(|| Found::Answer(tidied.to_string(), "answer"))
+}
+
+/// The first candidate, with those that follow it in a list: `$12$ and $13$`.
+fn chain(sentence: &str, found: &[Candidate]) -> std::ops::Range<usize> {
+    let mut range = found[0].range.clone();
+    for next in &found[1..] {
+        if !joins(&sentence[range.end..next.range.start]) || found[0].place == "number" {
+            break;
+        }
+        range.end = next.range.end;
+    }
+    range
+}
+
+/// Up to the end of the sentence or paragraph, formulas kept whole.
+fn first_sentence(text: &str) -> &str {
+    let spans = formulas(text);
+    let inside = |at: usize| spans.iter().any(|span| span.outer.contains(&at));
+    let bytes = text.as_bytes();
+    for at in 0..bytes.len() {
+        let ends = match bytes[at] {
+            b'\n' => bytes.get(at + 1) == Some(&b'\n') || !text[..at].trim().is_empty(),
+            b'.' | b'!' | b'?' => {
+                bytes.get(at + 1).is_none_or(u8::is_ascii_whitespace)
+                    && !bytes[..at].ends_with(b"p.m")
+                    && !bytes[..at].ends_with(b"a.m")
+                    && bytes.get(at.wrapping_sub(1)) != Some(&b'!')
+            }
+            _ => false,
+        };
+        if ends && !inside(at) && !text[..at].trim().is_empty() {
+            return &text[..at];
+        }
+    }
+    text
+}
+
+/// A formula with and without its delimiters.
+struct Formula {
+    outer: std::ops::Range<usize>,
+    inner: std::ops::Range<usize>,
+}
+
+/// Formulas in `$`, `$$`, `\(` and `\[`, in order.
+fn formulas(text: &str) -> Vec<Formula> {
+    let bytes = text.as_bytes();
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let (open, close) = match bytes[at] {
+            b'\\' if matches!(bytes.get(at + 1), Some(b'[')) => ("\\[", "\\]"),
+            b'\\' if matches!(bytes.get(at + 1), Some(b'(')) => ("\\(", "\\)"),
+            b'\\' => {
+                at += 2;
+                continue;
+            }
+            b'$' if bytes.get(at + 1) == Some(&b'$') => ("$$", "$$"),
+            b'$' => ("$", "$"),
+            _ => {
+                at += 1;
+                continue;
+            }
+        };
+        let start = at + open.len();
+        match closing(text, start, close).filter(|stop| is_formula(&text[start..*stop])) {
+            Some(stop) => {
+                found.push(Formula { outer: at..stop + close.len(), inner: start..stop });
+                at = stop + close.len();
+            }
+            None => at = start,
+        }
+    }
+    found
+}
+
+fn closing(text: &str, start: usize, close: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let mut at = start;
+    while at < bytes.len() {
+        if bytes[at..].starts_with(close.as_bytes()) {
+            return Some(at);
+        }
+        if bytes[at] == b'\\' {
+            at += 1;
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Money amounts put dollar signs around prose; that is no formula.
+fn is_formula(inside: &str) -> bool {
+    !inside.trim().is_empty() && (inside.contains('\\') || words_in(inside) <= 3 && !inside.contains(". "))
+}
+
+/// Something that may be the answer.
+struct Candidate {
+    range: std::ops::Range<usize>,
+    place: &'static str,
+}
+
+/// Formulas and numbers outside formulas, in order.
+fn candidates(text: &str) -> Vec<Candidate> {
+    let spans = formulas(text);
+    let mut found = Vec::new();
+    let mut start = 0;
+    for span in &spans {
+        numbers(text, start..span.outer.start, &mut found);
+        found.push(Candidate { range: span.inner.clone(), place: "math" });
+        start = span.outer.end;
+    }
+    numbers(text, start..text.len(), &mut found);
+    found
+}
+
+/// Plain numbers: digits with separators, decimals, a fraction stroke, a sign, a percent sign, a currency.
+fn numbers(text: &str, range: std::ops::Range<usize>, found: &mut Vec<Candidate>) {
+    let bytes = text.as_bytes();
+    let mut at = range.start;
+    while at < range.end {
+        if !bytes[at].is_ascii_digit() {
+            at += 1;
+            continue;
+        }
+        let mut start = at;
+        // part of a word or an ordinal macro argument
+        if start > range.start && (bytes[start - 1].is_ascii_alphabetic() || bytes[start - 1] == b'_') {
+            while at < range.end && bytes[at].is_ascii_alphanumeric() {
+                at += 1;
+            }
+            continue;
+        }
+        let mut end = at;
+        while end < range.end {
+            let joins = matches!(bytes[end], b'.' | b',' | b'/' | b':')
+                && bytes.get(end + 1).is_some_and(u8::is_ascii_digit)
+                && end + 1 < range.end;
+            if !(bytes[end].is_ascii_digit() || joins) {
+                break;
+            }
+            end += 1;
+        }
+        if end + 1 < range.end
+            && matches!(bytes[end], b'e' | b'E')
+            && (bytes[end + 1].is_ascii_digit() || matches!(bytes[end + 1], b'-' | b'+'))
+        {
+            let mut stop = end + 2;
+            while stop < range.end && bytes[stop].is_ascii_digit() {
+                stop += 1;
+            }
+            if bytes[stop - 1].is_ascii_digit() {
+                end = stop;
+            }
+        }
+        if start > range.start && matches!(bytes[start - 1], b'.') && (start < 2 || !bytes[start - 2].is_ascii_digit())
+        {
+            start -= 1;
+        }
+        if start > range.start && bytes[start - 1] == b'$' {
+            start -= 1;
+            if start > range.start && bytes[start - 1] == b'\\' {
+                start -= 1;
+            }
+        }
+        if start > range.start && bytes[start - 1] == b'-' && (start < 2 || !bytes[start - 2].is_ascii_alphanumeric()) {
+            start -= 1;
+        }
+        if text[end..range.end].starts_with('%') || text[end..range.end].starts_with("\\%") {
+            end += if bytes[end] == b'%' { 1 } else { 2 };
+        } else if text[end..range.end].starts_with(" percent") {
+            end += 8;
+        }
+        found.push(Candidate { range: start..end, place: "number" });
+        at = end;
+    }
+}
+
+/// The choice letter of an answer: `D`, `(D)`, `\textbf{(D) }25`, `D. because`.
+pub fn letter(answer: &str) -> Option<char> {
+    let mut rest = answer.trim();
+    loop {
+        let before = rest;
+        rest = rest.trim_start_matches(['(', '[', '{', '*', '$', ' ', '"', '}', '~']);
+        for name in [
+            "\\text",
+            "\\textbf",
+            "\\mathrm",
+            "\\mathbf",
+            "\\textit",
+            "\\textrm",
+            "\\mbox",
+            "\\boxed",
+            "\\displaystyle",
+            "\\,",
+            "\\!",
+            "\\left",
+            "\\bf",
+            "\\rm",
+            "Option",
+            "option",
+            "Choice",
+            "choice",
+            "Answer",
+            "answer",
+        ] {
+            if let Some(behind) = rest.strip_prefix(name) {
+                if !name.ends_with(|c: char| c.is_ascii_alphabetic())
+                    || !behind.starts_with(|c: char| c.is_ascii_alphabetic())
+                {
+                    rest = behind;
+                }
+            }
+        }
+        if rest == before {
+            break;
+        }
+    }
+    let first = rest.chars().next().filter(|c| ('A'..='J').contains(c))?;
+    let behind = rest[1..].chars().next();
+    let alone = match behind {
+        None => true,
+        Some(c) => {
+            matches!(c, ')' | ']' | '}' | '.' | ':' | '*' | '$' | ',' | '\\' | '"')
+                || (c == ' ' && !rest[1..].trim_start().starts_with(['=', '+', '-', '<', '>', '^']))
+        }
+    };
+    alone.then_some(first)
+}
+
+/// The choice a response without a box ends with.
+pub fn chosen_letter(text: &str) -> Option<char> {
+    let text = behind_thoughts(text);
+    let lower = text.to_ascii_lowercase();
+    const PHRASES: [&str; 9] =
+        ["answer is", "answer:", "answer**", "answer", "option is", "choice is", "option", "choice", "choose"];
+    let mut starts: Vec<usize> =
+        PHRASES.iter().filter_map(|phrase| lower.rfind(phrase).map(|at| at + phrase.len())).collect();
+    starts.sort_unstable();
+    for start in starts.into_iter().rev() {
+        let rest = text[start..].trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*' | '#'));
+        if let Some(found) = letter(rest) {
+            return Some(found);
+        }
+    }
+    // the last letter that stands alone
+    let bytes = text.as_bytes();
+    let alone = |at: usize| {
+        let before = at == 0 || !bytes[at - 1].is_ascii_alphanumeric();
+        let after = bytes.get(at + 1).is_none_or(|byte| !byte.is_ascii_alphanumeric() && *byte != b'\'');
+        let article = bytes[at] == b'A'
+            && bytes.get(at + 1) == Some(&b' ')
+            && bytes.get(at + 2).is_some_and(u8::is_ascii_lowercase)
+            && !text[at + 2..].starts_with("is ");
+        before && after && !article && bytes[at] != b'I'
+    };
+    (0..bytes.len()).rev().find(|&at| (b'A'..=b'J').contains(&bytes[at]) && alone(at)).map(|at| char::from(bytes[at]))
 }

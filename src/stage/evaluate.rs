@@ -1,7 +1,7 @@
 //! evaluate: judged rollouts on benchmarks -> evals.  A benchmark is a source of the problems table.
 
 use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::fingerprint::Recipe;
 use crate::stats::metrics::{bootstrap_interval, majority_correct, mean, pass_at_k};
 use crate::store::{PartRecord, Span, Table};
@@ -25,6 +25,13 @@ pub struct Params {
 }
 
 impl Params {
+    pub fn validate(&self) -> Result<()> {
+        match self.verdicts.is_empty() {
+            true => Err(Error::usage("`verdicts` names no stage").hint("name verdict stages, `eval_verdicts-*` say")),
+            false => Ok(()),
+        }
+    }
+
     pub fn references(&self) -> Vec<Reference> {
         let mut references = vec![Reference::new("problems", &self.problems, Wants::Problems)];
         references.extend(self.verdicts.iter().map(|name| Reference::new("verdicts", name, Wants::Verdicts)));

@@ -4,7 +4,7 @@ use super::spec::load_policy;
 use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
 use crate::base::error::Result;
 use crate::base::fingerprint::Recipe;
-use crate::engine::{self, Limits, ScoreRequest};
+use crate::engine::{self, ScoreRequest};
 use crate::store::{PartRecord, PartRef, PolicyHandle, Span, Table};
 use crate::table::Row;
 use crate::table::logprobs::Logprob;
@@ -60,7 +60,7 @@ impl Stage for LogprobStage {
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
         let rewrites = self.rewrites.read(&self.rewrites.parts()[part.index])?;
         let policy = load_policy(&self.policy)?;
-        let positions = policy.config().max_position_embeddings;
+        let positions = policy.config().max_positions;
         let requests: Vec<ScoreRequest> = rewrites
             .iter()
             .map(|row| {
@@ -69,10 +69,10 @@ impl Stage for LogprobStage {
                 ScoreRequest { prompt_ids: row.prompt_ids.as_slice().into(), token_ids: scored.into() }
             })
             .collect();
-        let limits = Limits { threads: context.threads, cancel: context.cancel, ..Limits::default() };
+        let limits = context.limits();
         let on_progress = |progress: engine::Progress| {
             let rows_total = rewrites.len() as u64;
-            (context.tick)(Tick { rows_done: progress.samples_done, rows_total, tokens: progress.tokens, note: String::new() });
+            (context.tick)(Tick { rows_done: progress.done as u64, rows_total, tokens: progress.new_tokens as u64, note: String::new() });
         };
         let scores = engine::score(&policy.runner()?, &requests, &limits, &on_progress)?;
         let rows: Vec<Logprob> = rewrites

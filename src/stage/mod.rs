@@ -14,10 +14,11 @@ mod spec;
 mod template;
 pub mod train;
 
-pub use spec::{Inputs, Params, Reference, Wants};
+pub use spec::{Inputs, KINDS, Misfit, Params, Reference, Wants, load_policy};
 
 use crate::base::error::{Error, Result};
 use crate::base::fingerprint::{Fingerprint, Recipe};
+use crate::engine::Limits;
 use crate::store::parquet::{Encoded, Footer};
 use crate::store::{PartRecord, Span};
 use crate::table::Row;
@@ -94,6 +95,11 @@ pub struct Tick {
 }
 
 impl Context<'_> {
+    /// What the engine may use.
+    pub fn limits(&self) -> Limits<'_> {
+        Limits { slots: 64, kv_budget_bytes: 2 << 30, threads: self.threads, cancel: self.cancel }
+    }
+
     pub fn encode<R: Row>(&self, rows: &[R]) -> Result<Encoded> {
         Encoded::new(rows, &self.footer)
     }

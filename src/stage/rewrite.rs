@@ -140,6 +140,10 @@ impl Stage for RewriteStage {
 
     fn parts(&self) -> Result<Vec<Part>> {
         let mut parts = Vec::new();
+        if self.problems.is_empty() {
+            // A table has at least one part, so that it can be opened.
+            parts.push(Part { span: Span::default(), key: Vec::new(), rows: 0, index: 0 });
+        }
         for range in cut(&self.problems, |problem| &problem.problem_id, self.params.part_problems) {
             let problems = &self.problems[range];
             let (first, last) = (problems[0].problem_id.clone(), problems[problems.len() - 1].problem_id.clone());

@@ -10,7 +10,7 @@ use crate::base::address::Address;
 use crate::base::error::{Error, Result};
 use crate::base::fingerprint::Recipe;
 use crate::base::rng::Stream;
-use crate::engine::{self, Limits, Request, Sample, Sampling};
+use crate::engine::{self, Request, Sample, Sampling};
 use crate::model::policy::Policy;
 use crate::store::{PartRecord, PolicyHandle, Span, Store, Table};
 use crate::table::Row;
@@ -186,6 +186,11 @@ impl Stage for RolloutStage {
 
     fn parts(&self) -> Result<Vec<Part>> {
         let mut parts = Vec::new();
+        if self.tasks.is_empty() {
+            // A table has at least one part, so that it can be opened.
+            let span = Span { samples: Some((0, self.params.samples)), ..Span::default() };
+            parts.push(Part { span, key: Vec::new(), rows: 0, index: 0 });
+        }
         for range in cut(&self.tasks, |task| &task.problem_id, self.params.part_problems) {
             let tasks = &self.tasks[range];
             let keys: Vec<String> = tasks.iter().map(Task::key).collect();
@@ -281,7 +286,7 @@ impl RolloutStage {
 
     /// Tokens that may still follow a prompt.
     fn room(&self, loaded: &Loaded, prompt_ids: &[u32]) -> u32 {
-        let positions = loaded.policy.config().max_position_embeddings;
+        let positions = loaded.policy.config().max_positions;
         u32::try_from(positions.saturating_sub(prompt_ids.len())).unwrap_or(u32::MAX)
     }
 
@@ -306,13 +311,13 @@ impl RolloutStage {
             stop: p.stop.clone(),
             eos: loaded.policy.eos_token_ids().to_vec(),
         };
-        let limits = Limits { threads: context.threads, cancel: context.cancel, ..Limits::default() };
+        let limits = context.limits();
         let rows_total = wanted.iter().map(|(_, _, missing)| missing.len() as u64).sum();
         let on_progress = |progress: engine::Progress| {
-            (context.tick)(Tick { rows_done: progress.samples_done, rows_total, tokens: progress.tokens, note: String::new() });
+            (context.tick)(Tick { rows_done: progress.done as u64, rows_total, tokens: progress.new_tokens as u64, note: String::new() });
         };
         let results =
-            engine::generate(&loaded.runner, loaded.policy.tokenizer(), &requests, &sampling, &limits, &on_progress)?;
+            engine::generate(&loaded.runner, Some(loaded.policy.tokenizer()), &requests, &sampling, &limits, &on_progress)?;
         let mut rows = Vec::new();
         for ((task, prompt_ids, missing), samples) in wanted.iter().zip(results) {
             for (&index, sample) in missing.iter().zip(samples) {

@@ -112,6 +112,7 @@ impl Params {
             Params::Rewrite(p) => p.validate(),
             Params::Judge(p) => p.validate(),
             Params::Ingest(p) => p.validate(),
+            Params::Evaluate(p) => p.validate(),
             _ => Ok(()),
         }
     }

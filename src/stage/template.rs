@@ -32,10 +32,10 @@ impl Template {
     pub fn render(&self, problem: &Problem) -> Result<String> {
         let template = self.environment.get_template("prompt").expect("added in `new`");
         let values = context! {
-            question => problem.question,
-            solution => problem.solution,
-            answer => problem.answer,
-            source => problem.source,
+            question => &problem.question,
+            solution => &problem.solution,
+            answer => &problem.answer,
+            source => &problem.source,
         };
         template.render(values).map_err(|e| {
             Error::input(format!("prompt template fails: {e}"))

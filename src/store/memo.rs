@@ -36,7 +36,8 @@ impl Store {
     /// A record that does not parse, or lacks an object, counts as not made: it can be made again.
     fn parse_part(&self, bytes: &[u8]) -> Option<PartRecord> {
         let record: PartRecord = serde_json::from_slice(bytes).ok()?;
-        record.objects().all(|(address, bytes)| self.has(address, bytes)).then_some(record)
+        let complete = record.objects().all(|(address, bytes)| self.has(address, bytes));
+        complete.then_some(record)
     }
 
     /// Remembers a part. Its objects must be durable already.

@@ -1,0 +1,679 @@
+//! equal: does the response's tree mean what the reference's tree means?
+//!
+//! Shapes are matched first (lists, tuples, sets of reals, matrices, relations, words); numbers and functions at the leaves
+//! go to `identity`. The first argument is always the reference: conventions may look at it only.
+
+use num_rational::BigRational;
+use num_traits::{One, Signed};
+
+use super::ast::{Bracket, Const, Expr, Func, NamedSet, RelOp};
+use super::budget::{Budget, Exhausted};
+use super::canon::Canon;
+use super::identity::{self, Identity};
+use super::matrix;
+use super::options::Options;
+use super::relations;
+use super::sets;
+
+/// A comparison in progress.
+pub struct Comparison<'a> {
+    /// Conventions.
+    pub options: &'a Options,
+    /// Steps that are left.
+    pub budget: Budget,
+    /// The step that decided, outermost first.
+    pub method: &'static str,
+    depth: u32,
+}
+
+type Answer = Result<bool, Exhausted>;
+
+/// Shapes may nest this deep.
+const DEPTH_LIMIT: u32 = 40;
+
+/// Lists longer than this are not matched without order.
+const LIST_LIMIT: usize = 400;
+
+impl<'a> Comparison<'a> {
+    /// A new comparison.
+    pub fn new(options: &'a Options) -> Comparison<'a> {
+        Comparison { options, budget: Budget::new(options.step_budget), method: "structure", depth: 0 }
+    }
+
+    /// Compares the reference `a` with the response `b`.
+    pub fn same(&mut self, a: &Expr, b: &Expr) -> Answer {
+        self.budget.spend(1)?;
+        if self.depth >= DEPTH_LIMIT {
+            return Err(Exhausted);
+        }
+        self.depth += 1;
+        let result = self.dispatch(a, b);
+        self.depth -= 1;
+        result
+    }
+
+    fn how(&mut self, method: &'static str) {
+        if self.depth <= 1 {
+            self.method = method;
+        }
+    }
+
+    fn dispatch(&mut self, a: &Expr, b: &Expr) -> Answer {
+        if a == b {
+            self.how("structure");
+            return Ok(true);
+        }
+        if let Some(result) = self.unwrapped(a, b)? {
+            return Ok(result);
+        }
+        if let (Some(first), Some(second)) = (matrix::fold(a), matrix::fold(b)) {
+            self.how("matrix");
+            return self.matrices(&first, &second);
+        }
+        if let Some(result) = self.collections(a, b)? {
+            return Ok(result);
+        }
+        if let Some(result) = self.statements(a, b)? {
+            return Ok(result);
+        }
+        if let Some(result) = self.words(a, b)? {
+            return Ok(result);
+        }
+        self.scalars(a, b)
+    }
+
+    /// Signs, units, percents, degrees, bases, times: what stands around a number.
+    fn unwrapped(&mut self, a: &Expr, b: &Expr) -> Result<Option<bool>, Exhausted> {
+        if is_plus_minus(a) || is_plus_minus(b) {
+            let (first, second) = (expanded(a.clone()), expanded(b.clone()));
+            if let (Some(first), Some(second)) = (first, second) {
+                return self.same(&first, &second).map(Some);
+            }
+            return Ok(Some(false));
+        }
+        Ok(Some(match (a, b) {
+            (Expr::Quantity(x, unit), Expr::Quantity(y, other)) => {
+                self.how("unit");
+                if unit.is_count() || other.is_count() {
+                    return self.same(x, y).map(Some);
+                }
+                if unit.dimension != other.dimension {
+                    return Ok(Some(false));
+                }
+                if unit.scale == other.scale {
+                    return self.same(x, y).map(Some);
+                }
+                let scaled = |x: &Expr, scale: &BigRational| Expr::Mul(vec![x.clone(), Expr::num(scale.clone())]);
+                self.same(&scaled(x, &unit.scale), &scaled(y, &other.scale))?
+            }
+            (Expr::Quantity(x, _), y) if self.options.units_optional && !y.is_text() => self.same(x, y)?,
+            (x, Expr::Quantity(y, _)) if self.options.units_optional && !x.is_text() => self.same(x, y)?,
+            (Expr::Percent(x), Expr::Percent(y)) => self.same(x, y)?,
+            (Expr::Percent(x), y) if !is_collection(y) => {
+                let (x, y) = (x.as_ref(), value_of(y));
+                let hundredth = Expr::Div(Box::new(x.clone()), Box::new(Expr::int(100)));
+                (self.options.percent_as_number && self.same(x, y)?) || self.same(&hundredth, y)?
+            }
+            (x, Expr::Percent(y)) if !is_collection(x) => {
+                let hundredth = Expr::Div(y.clone(), Box::new(Expr::int(100)));
+                self.same(value_of(x), &hundredth)?
+            }
+            (Expr::Degree(x), Expr::Degree(y)) => self.same(x, y)?,
+            (Expr::Degree(x), y) if !is_collection(y) => {
+                let y = value_of(y);
+                (self.options.degrees_optional && self.same(x, y)?) || self.same(&radians(x), y)?
+            }
+            (x, Expr::Degree(y)) if !is_collection(x) => {
+                let x = value_of(x);
+                (self.options.degrees_optional && self.same(x, y)?) || self.same(x, &radians(y))?
+            }
+            (Expr::Based(x, _, base), Expr::Based(y, _, other)) => {
+                self.how("base");
+                base == other && x == y
+            }
+            (Expr::Based(_, digits, _), Expr::Num(value, None)) => {
+                self.how("base");
+                self.options.base_optional && value.is_integer() && value.numer().to_string() == *digits
+            }
+            (Expr::Time(h, m, half), Expr::Time(hour, minute, other)) => {
+                self.how("time");
+                let clock = h == hour
+                    && m == minute
+                    && (half == other || half.is_none() || (other.is_none() && self.options.units_optional));
+                let ratio = half.is_none() && other.is_none() && *m > 0 && *minute > 0 && h * minute == m * hour;
+                clock || ratio
+            }
+            (Expr::Time(h, m, None), y) if matches!(y, Expr::Ratio(_)) || is_scalar(y) => {
+                self.same(&Expr::Ratio(vec![Expr::int((*h).into()), Expr::int((*m).into())]), y)?
+            }
+            (x, Expr::Time(h, m, None)) if matches!(x, Expr::Ratio(_)) || is_scalar(x) => {
+                self.same(x, &Expr::Ratio(vec![Expr::int((*h).into()), Expr::int((*m).into())]))?
+            }
+            (Expr::Ratio(x), Expr::Ratio(y)) => {
+                self.how("ratio");
+                self.ratios(x, y)?
+            }
+            (Expr::Ratio(x), y) if is_scalar(y) => self.ratio_value(x, |this, x| this.same(x, y))?,
+            (x, Expr::Ratio(y)) if is_scalar(x) => self.ratio_value(y, |this, y| this.same(x, y))?,
+            _ => return Ok(None),
+        }))
+    }
+
+    fn ratio_value(&mut self, parts: &[Expr], compare: impl FnOnce(&mut Self, &Expr) -> Answer) -> Answer {
+        match parts {
+            [over, under] => compare(self, &Expr::Div(Box::new(over.clone()), Box::new(under.clone()))),
+            _ => Ok(false),
+        }
+    }
+
+    /// `a : b : c` and `d : e : f` are equal when all cross products are.
+    fn ratios(&mut self, a: &[Expr], b: &[Expr]) -> Answer {
+        if a.len() != b.len() {
+            return Ok(false);
+        }
+        let zero = |part: &Expr| identity::rational(part).is_some_and(|value| num_traits::Zero::is_zero(&value));
+        if a.iter().chain(b).any(zero) {
+            return self.all(a, b);
+        }
+        for at in 1..a.len() {
+            let left = Expr::Mul(vec![a[0].clone(), b[at].clone()]);
+            let right = Expr::Mul(vec![a[at].clone(), b[0].clone()]);
+            if !self.same(&left, &right)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn all(&mut self, a: &[Expr], b: &[Expr]) -> Answer {
+        if a.len() != b.len() {
+            return Ok(false);
+        }
+        for (x, y) in a.iter().zip(b) {
+            if !self.same(x, y)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn matrices(&mut self, a: &[Vec<Expr>], b: &[Vec<Expr>]) -> Answer {
+        let flat = |rows: &[Vec<Expr>]| rows.iter().flatten().cloned().collect::<Vec<_>>();
+        let shape = |rows: &[Vec<Expr>]| (rows.len(), rows.first().map_or(0, Vec::len));
+        if shape(a) != shape(b) {
+            return Ok(false);
+        }
+        self.all(&flat(a), &flat(b))
+    }
+
+    /// Lists, tuples, sets of things, sets of reals.
+    fn collections(&mut self, a: &Expr, b: &Expr) -> Result<Option<bool>, Exhausted> {
+        // vectors: a column or a row equals its tuple
+        for (first, second, swapped) in [(a, b, false), (b, a, true)] {
+            if let (Some(rows), Expr::Tuple(_, items)) = (matrix::fold(first), second) {
+                let vector = rows.len() == 1 || rows.iter().all(|row| row.len() == 1);
+                let flat: Vec<Expr> = rows.into_iter().flatten().collect();
+                self.how("tuple");
+                return Ok(Some(vector && if swapped { self.all(items, &flat)? } else { self.all(&flat, items)? }));
+            }
+        }
+        if let (Expr::Tuple(left, x), Expr::Tuple(right, y)) = (a, b) {
+            self.how(if sets::has_infinity(a) { "interval" } else { "tuple" });
+            let point = |bracket: &Bracket| *bracket != Bracket::Square;
+            let same_kind = point(left) == point(right) || x.len() != 2;
+            return Ok(Some(same_kind && self.all(x, y)?));
+        }
+        if let (Expr::HalfOpen(x, left, right), Expr::HalfOpen(y, other_left, other_right)) = (a, b) {
+            self.how("interval");
+            return Ok(Some(left == other_left && right == other_right && self.all(&x[..], &y[..])?));
+        }
+        if is_region(a) || is_region(b) {
+            if let Some(result) = self.regions(a, b)? {
+                return Ok(Some(result));
+            }
+        }
+        if let (Expr::SetOp(op, x), Expr::SetOp(other, y)) = (a, b) {
+            self.how("set");
+            return Ok(Some(
+                op == other && if *op == super::ast::SetOp::Minus { self.all(x, y)? } else { self.unordered(x, y)? },
+            ));
+        }
+        let (first, second) = (elements(a), elements(b));
+        match (first, second) {
+            (Some(x), Some(y)) => {
+                self.how(if matches!((a, b), (Expr::Set(_), _) | (_, Expr::Set(_))) { "set" } else { "list" });
+                let ordered = self.options.ordered_lists && matches!((a, b), (Expr::List(_), Expr::List(_)));
+                Ok(Some(if ordered { self.all(x, y)? } else { self.unordered(x, y)? }))
+            }
+            (Some(x), None) => self.list_against(x, a, b, false),
+            (None, Some(y)) => self.list_against(y, b, a, true),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// A list or set against something that is neither.
+    fn list_against(
+        &mut self,
+        items: &[Expr],
+        whole: &Expr,
+        other: &Expr,
+        swapped: bool,
+    ) -> Result<Option<bool>, Exhausted> {
+        if let (Expr::List(_), Expr::Tuple(bracket, parts)) = (whole, other) {
+            // points in a list of one, or a tuple without its brackets
+            if self.options.list_as_tuple && parts.len() == items.len() && *bracket != Bracket::Square {
+                self.how("tuple");
+                let values: Vec<Expr> = items.iter().map(|item| value_of(item).clone()).collect();
+                return Ok(Some(if swapped { self.all(parts, &values)? } else { self.all(&values, parts)? }));
+            }
+            return Ok(Some(false));
+        }
+        if let Expr::Rel(terms, operators) = other {
+            // a name for the whole: x = 1, 2 is read as x = 1 and 2; S = {1, 2}; (x, y) = (1, 2)
+            if operators.iter().all(|operator| *operator == RelOp::Eq) {
+                let value = terms.last().expect("relations have terms");
+                return Ok(Some(if swapped { self.same(value, whole)? } else { self.same(whole, value)? }));
+            }
+            if let ([_, set], [RelOp::In]) = (terms.as_slice(), operators.as_slice()) {
+                return Ok(Some(if swapped { self.same(set, whole)? } else { self.same(whole, set)? }));
+            }
+        }
+        if let [only] = items {
+            return Ok(Some(if swapped { self.same(other, only)? } else { self.same(only, other)? }));
+        }
+        // several equal answers are one: 1 and 1.0 in two boxes
+        Ok(Some(false))
+    }
+
+    /// Each element of one has an equal in the other, both ways.
+    fn unordered(&mut self, a: &[Expr], b: &[Expr]) -> Answer {
+        if a.len() > LIST_LIMIT || b.len() > LIST_LIMIT {
+            return self.all(a, b);
+        }
+        if a.len() == b.len() {
+            // most answers come in the reference's order
+            let mut used = vec![false; b.len()];
+            let mut matched = 0;
+            for (at, x) in a.iter().enumerate() {
+                let order = std::iter::once(at).chain((0..b.len()).filter(|other| *other != at));
+                for other in order {
+                    if !used[other] && self.element(x, &b[other])? {
+                        used[other] = true;
+                        matched += 1;
+                        break;
+                    }
+                }
+                if matched <= at {
+                    break;
+                }
+            }
+            if matched == a.len() {
+                return Ok(true);
+            }
+        }
+        for (some, others, swapped) in [(a, b, false), (b, a, true)] {
+            for x in some {
+                let mut found = false;
+                for y in others {
+                    if if swapped { self.element(y, x)? } else { self.element(x, y)? } {
+                        found = true;
+                        break;
+                    }
+                }
+                if !found {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Elements with different names are different, even when their values agree.
+    fn element(&mut self, a: &Expr, b: &Expr) -> Answer {
+        if let (Some((first, _)), Some((second, _))) = (relations::assignment(a), relations::assignment(b)) {
+            if !relations::same_stem(first, second) {
+                return Ok(false);
+            }
+        }
+        self.same(a, b)
+    }
+
+    /// Sets of reals: intervals, inequalities, memberships.
+    fn regions(&mut self, a: &Expr, b: &Expr) -> Result<Option<bool>, Exhausted> {
+        if !self.options.interval_as_inequality && (matches!(a, Expr::Rel(..)) != matches!(b, Expr::Rel(..))) {
+            return Ok(Some(false));
+        }
+        let (a, b) = (set_value(a), set_value(b));
+        let (first, second) = (sets::real_set(a, &mut self.budget)?, sets::real_set(b, &mut self.budget)?);
+        if let (Some(first), Some(second)) = (first, second) {
+            if let Some(same) = sets::same(&first, &second, &mut self.budget)? {
+                self.how("interval");
+                return Ok(Some(same));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Equations, inequalities and other relations.
+    fn statements(&mut self, a: &Expr, b: &Expr) -> Result<Option<bool>, Exhausted> {
+        match (a, b) {
+            (Expr::Rel(..), Expr::Rel(..)) => {
+                self.how("relation");
+                relations::same(self, a, b).map(Some)
+            }
+            (Expr::Rel(terms, operators), other) | (other, Expr::Rel(terms, operators)) => {
+                let swapped = matches!(b, Expr::Rel(..));
+                let mut values = Vec::new();
+                if let Some((_, value)) = relations::assignment(if swapped { b } else { a }) {
+                    if self.options.assignment_as_value {
+                        values.push(value);
+                    }
+                } else if let ([_, set], [RelOp::In]) = (terms.as_slice(), operators.as_slice()) {
+                    values.push(set);
+                } else if operators.iter().all(|operator| *operator == RelOp::Approx) {
+                    values.push(&terms[0]);
+                    // a reference may give both the exact and the rounded value
+                    if !swapped {
+                        values.extend(&terms[1..]);
+                    }
+                } else if !swapped && operators.first() == Some(&RelOp::Eq) && terms.iter().all(identity::is_constant) {
+                    values.extend(terms);
+                } else if swapped
+                    && operators.iter().all(|operator| *operator == RelOp::Eq)
+                    && terms.iter().all(identity::is_constant)
+                {
+                    values.extend(terms.last());
+                }
+                for value in values {
+                    if if swapped { self.same(other, value)? } else { self.same(value, other)? } {
+                        return Ok(Some(true));
+                    }
+                }
+                Ok(Some(false))
+            }
+            (Expr::Logic(all, x), Expr::Logic(other, y)) => Ok(Some(all == other && self.unordered(x, y)?)),
+            (Expr::SetBuilder(x), Expr::SetBuilder(y)) => Ok(Some(self.all(&x[..], &y[..])?)),
+            (Expr::Cases(x), Expr::Cases(y)) => {
+                let pairs = |cases: &[(Expr, Expr)]| {
+                    cases
+                        .iter()
+                        .map(|(value, test)| Expr::Tuple(Bracket::Round, vec![value.clone(), test.clone()]))
+                        .collect::<Vec<_>>()
+                };
+                Ok(Some(self.unordered(&pairs(x), &pairs(y))?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn words(&mut self, a: &Expr, b: &Expr) -> Result<Option<bool>, Exhausted> {
+        match (a, b) {
+            (Expr::Text(x), Expr::Text(y)) => {
+                self.how("text");
+                Ok(Some(plain(x) == plain(y)))
+            }
+            (Expr::Text(x), Expr::Sym(y)) | (Expr::Sym(y), Expr::Text(x)) => {
+                self.how("text");
+                Ok(Some(plain(x) == y.to_lowercase()))
+            }
+            (Expr::Text(x), y) | (y, Expr::Text(x)) => {
+                self.how("text");
+                // letters that were read as a product
+                Ok(Some(letters(y).is_some_and(|letters| letters == plain(x))))
+            }
+            (Expr::Prose(x), Expr::Prose(y)) => {
+                self.how("prose");
+                self.all(x, y).map(Some)
+            }
+            (Expr::Prose(_), _) | (_, Expr::Prose(_)) => {
+                self.how("prose");
+                Ok(Some(false))
+            }
+            (Expr::Named(x), Expr::Named(y)) => Ok(Some(x == y)),
+            (Expr::Named(_), _) | (_, Expr::Named(_)) => Ok(Some(false)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Numbers and functions.
+    fn scalars(&mut self, a: &Expr, b: &Expr) -> Answer {
+        if let (Some(x), Some(y)) = (infinite(a), infinite(b)) {
+            return Ok(x == y);
+        }
+        if is_collection(a) || is_collection(b) {
+            return Ok(false);
+        }
+        match identity::compare(a, b, &mut self.budget)? {
+            Identity::Same(method) => {
+                self.how(method);
+                Ok(true)
+            }
+            Identity::Different(method) => {
+                self.how(method);
+                self.rounded(a, b)
+            }
+            Identity::Unknown => {
+                self.how("undecided");
+                Ok(false)
+            }
+        }
+    }
+
+    /// An exact value that does not end as a decimal, rounded to the digits of the reference.
+    fn rounded(&mut self, gold: &Expr, answer: &Expr) -> Answer {
+        let Expr::Num(value, Some(places)) = gold else { return Ok(false) };
+        let digits = (value.numer() * num_bigint::BigInt::from(10).pow((*places).min(400)) / value.denom())
+            .abs()
+            .to_string()
+            .len();
+        if !self.options.round_to_gold || *places == 0 || digits < 3 || !identity::is_constant(answer) {
+            return Ok(false);
+        }
+        if let Some(exact) = identity::rational(answer) {
+            let mut rest = exact.denom().clone();
+            for prime in [2, 5] {
+                while (&rest % prime) == num_bigint::BigInt::from(0) {
+                    rest /= prime;
+                }
+            }
+            if rest.is_one() {
+                return Ok(false);
+            }
+        }
+        let half = BigRational::new(1.into(), num_bigint::BigInt::from(10).pow(*places) * 2);
+        let above = sets::order(answer, &Expr::num(value - &half), &mut self.budget)?;
+        let below = sets::order(answer, &Expr::num(value + &half), &mut self.budget)?;
+        let inside = above.is_some_and(|order| order.is_ge()) && below.is_some_and(|order| order.is_le());
+        if inside {
+            self.how("rounded");
+        }
+        Ok(inside)
+    }
+
+    /// A canonical form builder on this comparison's budget.
+    pub fn canon(&mut self) -> Canon<'_> {
+        Canon { budget: &mut self.budget, uncertain: false, others: Default::default() }
+    }
+}
+
+/// The value behind a name, or the expression itself.
+fn value_of(expr: &Expr) -> &Expr {
+    relations::assignment(expr).map_or(expr, |(_, value)| value)
+}
+
+/// The set behind `S =` or `x in`, when the name says nothing.
+fn set_value(expr: &Expr) -> &Expr {
+    match relations::assignment(expr) {
+        Some((_, value)) if is_region(value) || matches!(value, Expr::Tuple(..)) => value,
+        _ => match expr {
+            Expr::Rel(terms, operators) if operators.as_slice() == [RelOp::In] => &terms[1],
+            other => other,
+        },
+    }
+}
+
+fn elements(expr: &Expr) -> Option<&[Expr]> {
+    match expr {
+        Expr::List(items) | Expr::Set(items) => Some(items),
+        _ => None,
+    }
+}
+
+/// True for what can only be a set of reals.
+fn is_region(expr: &Expr) -> bool {
+    match expr {
+        Expr::HalfOpen(..) | Expr::SetOp(..) | Expr::Logic(..) | Expr::SetBuilder(_) => true,
+        Expr::Named(set) => matches!(set, NamedSet::Empty | NamedSet::Reals),
+        Expr::Tuple(Bracket::Square, items) => items.len() == 2,
+        Expr::Tuple(..) => sets::has_infinity(expr),
+        Expr::Rel(_, operators) => operators
+            .iter()
+            .any(|operator| operator.is_order() || matches!(operator, RelOp::Ne | RelOp::In | RelOp::NotIn)),
+        _ => false,
+    }
+}
+
+/// True for expressions that are no single number or function.
+fn is_collection(expr: &Expr) -> bool {
+    matches!(
+        expr,
+        Expr::Tuple(..)
+            | Expr::HalfOpen(..)
+            | Expr::Set(_)
+            | Expr::SetBuilder(_)
+            | Expr::Named(_)
+            | Expr::SetOp(..)
+            | Expr::List(_)
+            | Expr::Matrix(_)
+            | Expr::Logic(..)
+            | Expr::Cases(_)
+            | Expr::Text(_)
+            | Expr::Prose(_)
+            | Expr::Time(..)
+            | Expr::Ratio(_)
+    )
+}
+
+fn is_scalar(expr: &Expr) -> bool {
+    !is_collection(expr) && !matches!(expr, Expr::Rel(..))
+}
+
+fn radians(degrees: &Expr) -> Expr {
+    let half_turn = Expr::Div(Box::new(Expr::Const(Const::Pi)), Box::new(Expr::int(180)));
+    Expr::Mul(vec![degrees.clone(), half_turn])
+}
+
+fn infinite(expr: &Expr) -> Option<bool> {
+    match expr {
+        Expr::Const(Const::Infinity) => Some(true),
+        Expr::Neg(inner) => infinite(inner).map(|sign| !sign),
+        _ => None,
+    }
+}
+
+/// Letters and digits only, lower case.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+/// The letters of a product of variables.
+fn letters(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Sym(name) if name.len() == 1 => Some(name.to_lowercase()),
+        Expr::Const(Const::E) => Some("e".to_string()),
+        Expr::Const(Const::I) => Some("i".to_string()),
+        Expr::Mul(factors) => factors.iter().map(letters).collect(),
+        _ => None,
+    }
+}
+
+fn is_plus_minus(expr: &Expr) -> bool {
+    expr.any(&mut |node| matches!(node, Expr::PlusMinus(..)))
+}
+
+/// Signs are written out in at most this many answers.
+const SIGN_LIMIT: usize = 32;
+
+/// Every plus-minus written out: lists of values in place of the item that holds it.
+fn expanded(expr: Expr) -> Option<Expr> {
+    match expr {
+        Expr::List(items) => spread(items).map(Expr::List),
+        Expr::Set(items) => spread(items).map(Expr::Set),
+        Expr::Rel(mut terms, operators) if operators.iter().all(|operator| *operator == RelOp::Eq) => {
+            // x = a +- b: the values
+            let value = terms.pop()?;
+            let name = terms.into_iter().next()?;
+            let values = variants(value)?;
+            Some(Expr::List(
+                values.into_iter().map(|value| Expr::Rel(vec![name.clone(), value], vec![RelOp::Eq])).collect(),
+            ))
+        }
+        other => {
+            let mut values = variants(other)?;
+            Some(if values.len() == 1 { values.pop()? } else { Expr::List(values) })
+        }
+    }
+}
+
+fn spread(items: Vec<Expr>) -> Option<Vec<Expr>> {
+    let mut all = Vec::new();
+    for item in items {
+        match expanded(item)? {
+            Expr::List(values) => all.extend(values),
+            one => all.push(one),
+        }
+        if all.len() > LIST_LIMIT {
+            return None;
+        }
+    }
+    Some(all)
+}
+
+/// Both signs of every plus-minus; with a minus-plus all signs go together.
+fn variants(expr: Expr) -> Option<Vec<Expr>> {
+    let mut count = 0;
+    let mut together = false;
+    expr.walk(&mut |node| {
+        if let Expr::PlusMinus(_, _, flipped) = node {
+            count += 1;
+            together |= *flipped;
+        }
+    });
+    if count == 0 {
+        return Some(vec![expr]);
+    }
+    let total = if together { 2 } else { 1usize.checked_shl(count)? };
+    if total > SIGN_LIMIT {
+        return None;
+    }
+    Some((0..total).map(|choice| signed(expr.clone(), choice, together, &mut 0)).collect())
+}
+
+fn signed(expr: Expr, choice: usize, together: bool, seen: &mut u32) -> Expr {
+    match expr {
+        Expr::PlusMinus(first, second, flipped) => {
+            let bit = if together { choice & 1 } else { choice >> *seen & 1 };
+            *seen += 1;
+            let minus = (bit == 1) != flipped;
+            let first = first.map(|first| signed(*first, choice, together, seen));
+            let second = signed(*second, choice, together, seen);
+            let second = if minus { Expr::Neg(Box::new(second)) } else { second };
+            match first {
+                Some(first) => Expr::Add(vec![first, second]),
+                None => second,
+            }
+        }
+        other => other.map_children(&mut |child| signed(child, choice, together, seen)),
+    }
+}
+
+/// True for a bare function name: used by relations to tell names from values.
+pub fn is_plain_function(expr: &Expr) -> bool {
+    matches!(
+        expr,
+        Expr::Func(
+            Func::Abs | Func::Sin | Func::Cos | Func::Tan | Func::Max | Func::Min | Func::Re | Func::Im | Func::Arg,
+            _
+        )
+    )
+}
