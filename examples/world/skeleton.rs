@@ -92,7 +92,7 @@ fn config() -> Value {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 32,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 4096,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,
@@ -167,7 +167,7 @@ fn tokenizer_config() -> Value {
         "eos_token": SPECIALS[END as usize],
         "pad_token": SPECIALS[PAD as usize],
         "clean_up_tokenization_spaces": false,
-        "model_max_length": 512,
+        "model_max_length": 4096,
         "chat_template": CHAT_TEMPLATE
     })
 }

@@ -6,6 +6,7 @@
 pub mod sampler;
 pub mod generate;
 pub mod score;
+pub mod bench;
 
 pub use generate::{Request, Sample, StopReason, generate};
 pub use sampler::Sampling;

@@ -12,7 +12,7 @@ struct Bench {
     runner: Runner,
 }
 
-fn bench() -> Bench {
+fn small() -> Bench {
     let policy = Policy::from_files(tiny_policy_files(7)).unwrap();
     let runner = policy.runner().unwrap();
     Bench { policy, runner }
@@ -41,7 +41,7 @@ impl Bench {
 
 #[test]
 fn a_sample_is_the_same_alone_and_in_any_batch() {
-    let bench = bench();
+    let bench = small();
     let requests: Vec<Request> = (0..20).map(|i| request(i, 4)).collect();
     for sampling in [
         sampling(60),
@@ -68,7 +68,7 @@ fn a_sample_is_the_same_alone_and_in_any_batch() {
 /// Adding tokens to the allowance continues a sample, it does not change it.
 #[test]
 fn a_longer_allowance_continues_the_same_sample() {
-    let bench = bench();
+    let bench = small();
     let requests: Vec<Request> = (0..6).map(|i| request(i, 2)).collect();
     let (short, long) = (bench.run(&requests, &sampling(10), 8, 1), bench.run(&requests, &sampling(40), 8, 1));
     for (short, long) in short.iter().flatten().zip(long.iter().flatten()) {
@@ -79,7 +79,7 @@ fn a_longer_allowance_continues_the_same_sample() {
 
 #[test]
 fn scores_equal_the_log_probs_of_decoding_bit_for_bit() {
-    let bench = bench();
+    let bench = small();
     let requests: Vec<Request> = (0..12).map(|i| request(i, 3)).collect();
     let samples = bench.run(&requests, &sampling(50), 16, 2);
     let mut to_score = Vec::new();
@@ -102,7 +102,7 @@ fn scores_equal_the_log_probs_of_decoding_bit_for_bit() {
 
 #[test]
 fn stop_reasons_and_limits() {
-    let bench = bench();
+    let bench = small();
     let requests: Vec<Request> = (0..8).map(|i| request(i, 4)).collect();
     let sampling = sampling(12);
     for sample in bench.run(&requests, &sampling, 8, 1).iter().flatten() {
@@ -124,7 +124,7 @@ fn stop_reasons_and_limits() {
 
 #[test]
 fn stop_strings_end_a_sample_where_they_are_complete() {
-    let bench = bench();
+    let bench = small();
     let requests: Vec<Request> = (0..4).map(|i| request(i, 4)).collect();
     let free = bench.run(&requests, &Sampling::plain(40, &[]), 8, 1);
     let text = |ids: &[u32]| bench.policy.tokenizer().decode(ids, true).unwrap();
@@ -148,7 +148,7 @@ fn stop_strings_end_a_sample_where_they_are_complete() {
 
 #[test]
 fn bad_requests_are_errors() {
-    let bench = bench();
+    let bench = small();
     let limits = Limits { slots: 4, kv_budget_bytes: 1 << 30, threads: 1, cancel: &GO };
     let run = |prompt: &[u32], limits: &Limits, sampling: &Sampling| {
         let request = Request { prompt_ids: prompt.into(), samples: vec![Stream::at(1, &[])] };
@@ -176,7 +176,7 @@ fn bad_requests_are_errors() {
 /// A budget for two sequences is kept, and changes nothing but the speed.
 #[test]
 fn a_small_budget_gives_the_same_samples() {
-    let bench = bench();
+    let bench = small();
     let requests: Vec<Request> = (0..5).map(|i| request(i, 3)).collect();
     let bytes = 2 * (bench.runner.kv_shape().bytes(19) + bench.runner.kv_shape().bytes(30));
     let limits = Limits { slots: 64, kv_budget_bytes: bytes, threads: 1, cancel: &GO };
@@ -186,7 +186,7 @@ fn a_small_budget_gives_the_same_samples() {
 
 #[test]
 fn progress_ends_complete() {
-    let bench = bench();
+    let bench = small();
     let requests: Vec<Request> = (0..5).map(|i| request(i, 3)).collect();
     let last = std::sync::Mutex::new(Progress::default());
     let limits = Limits { slots: 4, kv_budget_bytes: 1 << 30, threads: 1, cancel: &GO };
@@ -200,7 +200,7 @@ fn progress_ends_complete() {
 
 #[test]
 fn a_policy_with_nan_is_an_error() {
-    let bench = bench();
+    let bench = small();
     let nan = candle_core::Tensor::new(&[f32::NAN; 24], &candle_core::Device::Cpu).unwrap();
     let config = bench.policy.config();
     let mut tensors = crate::model::testing::tiny_tensors(config, 7);
@@ -212,4 +212,23 @@ fn a_policy_with_nan_is_an_error() {
     let limits = Limits { slots: 4, kv_budget_bytes: 1 << 30, threads: 2, cancel: &GO };
     let error = generate(&runner, None, &[request(1, 2)], &sampling(5), &limits, &|_| ()).unwrap_err();
     assert!(error.what().contains("not finite"));
+}
+
+#[test]
+fn bench_counts_what_it_ran() {
+    let bench = small();
+    let plan =
+        bench::Plan { prompt_tokens: 5, new_tokens: 4, batches: vec![1, 3], score_sequences: 2, score_tokens: 6 };
+    let limits = Limits { slots: 1, kv_budget_bytes: 1 << 28, threads: 1, cancel: &GO };
+    let ticks = std::cell::Cell::new(0.0);
+    let clock = || {
+        ticks.set(ticks.get() + 1.0);
+        ticks.get()
+    };
+    let measured = bench::bench(&bench.runner, &plan, &limits, &clock).unwrap();
+    let tokens: Vec<usize> = measured.iter().map(|m| m.tokens).collect();
+    assert_eq!(tokens, [4, 4, 12, 12, 12]);
+    assert!(measured.iter().all(|m| m.seconds == 1.0 && m.flops > 0.0));
+    // One prompt instead of three.
+    assert!(measured[3].flops < measured[2].flops);
 }

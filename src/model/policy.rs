@@ -61,6 +61,10 @@ impl PolicyFiles {
         weights::index_files(index)
     }
 
+    fn has_weights(&self) -> bool {
+        [SINGLE, INDEX].iter().any(|name| self.get(name).is_some())
+    }
+
     /// Names of the files that decide what the policy says: its digest is taken over these, in this order. A folder that
     /// differs elsewhere is the same policy.
     pub fn relevant(&self) -> Result<Vec<String>> {
@@ -103,7 +107,10 @@ impl Policy {
         let eos_token_ids = eos_token_ids(&files, &config, named_eos)?;
         let end_token_id = named_eos.filter(|id| eos_token_ids.contains(id)).or(eos_token_ids.first().copied());
         let policy = Policy { config, tokenizer, chat, eos_token_ids, end_token_id, files };
-        policy.checkpoint().map(drop)?;
+        // A folder without weights still has a tokenizer and a shape: enough to start training from random weights.
+        if policy.files.has_weights() {
+            policy.checkpoint().map(drop)?;
+        }
         policy.check_vocabulary()?;
         Ok(policy)
     }

@@ -56,7 +56,9 @@ mod tests {
     #[test]
     fn removing_one_row_changes_one_range() {
         let ids = ids(1000);
-        let texts = |ids: &[String]| -> Vec<Vec<String>> { cut(ids, |id| id, 50).into_iter().map(|r| ids[r].to_vec()).collect() };
+        let texts = |ids: &[String]| -> Vec<Vec<String>> {
+            cut(ids, |id| id, 50).into_iter().map(|r| ids[r].to_vec()).collect()
+        };
         let before = texts(&ids);
         // A row that starts no range: its removal leaves every boundary where it was.
         let victim = (1..1000).find(|&i| !starts_range(&ids[i], 50)).expect("most rows start no range");

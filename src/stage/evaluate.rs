@@ -106,7 +106,8 @@ impl Stage for EvaluateStage {
         }
         let mut rows = Vec::new();
         for (benchmark, problems) in benchmarks {
-            let judged: Vec<&[VerdictRow]> = problems.iter().filter_map(|id| samples.get(id).map(Vec::as_slice)).collect();
+            let judged: Vec<&[VerdictRow]> =
+                problems.iter().filter_map(|id| samples.get(id).map(Vec::as_slice)).collect();
             rows.push(evaluate(&benchmark, run, &judged, &truncated));
         }
         Ok(Output { tables: vec![context.encode(&rows)?], files: Vec::new() })
@@ -133,7 +134,9 @@ fn evaluate(benchmark: &str, run: &Run, judged: &[&[VerdictRow]], truncated: &Ha
         })),
         ci_low,
         ci_high,
-        truncated_share: share(&|row| truncated.get(&(row.problem_id.clone(), row.sample_index)).copied().unwrap_or(false)),
+        truncated_share: share(&|row| {
+            truncated.get(&(row.problem_id.clone(), row.sample_index)).copied().unwrap_or(false)
+        }),
         no_answer_share: share(&|row| row.verdict == "no_answer"),
     }
 }

@@ -188,11 +188,22 @@ impl Stage for RewriteStage {
 fn unit_key(problem: &Problem) -> String {
     let solution = problem.solution.as_deref().unwrap_or("");
     let source = &problem.source;
-    format!("{} {}", problem.problem_id, crate::base::address::Address::of(format!("{source}\n{solution}").as_bytes()).short())
+    format!(
+        "{} {}",
+        problem.problem_id,
+        crate::base::address::Address::of(format!("{source}\n{solution}").as_bytes()).short()
+    )
 }
 
 impl RewriteStage {
-    fn targets(&self, policy: &Policy, problem: &Problem, attempts: u32, plain: &Samples, guided: &Samples) -> Result<Vec<Rewrite>> {
+    fn targets(
+        &self,
+        policy: &Policy,
+        problem: &Problem,
+        attempts: u32,
+        plain: &Samples,
+        guided: &Samples,
+    ) -> Result<Vec<Rewrite>> {
         let prompt = self.template.render(problem)?;
         let prompt_ids = policy.prompt_ids(&prompt).map_err(|e| e.at(format!("problem `{}`", problem.problem_id)))?;
         let row = |choice_index: usize, source: &str, completion: &str, token_ids: Vec<u32>| Rewrite {
@@ -244,7 +255,9 @@ impl Samples {
             let mut choosable = BTreeMap::new();
             for part in judged.verdicts.overlapping(&span.first, &span.last) {
                 let rows = judged.verdicts.read(&part)?;
-                choosable.extend(rows.into_iter().map(|row| ((row.problem_id.clone(), row.sample_index), row.may_be_chosen())));
+                choosable.extend(
+                    rows.into_iter().map(|row| ((row.problem_id.clone(), row.sample_index), row.may_be_chosen())),
+                );
             }
             for part in judged.rollouts.overlapping(&span.first, &span.last) {
                 for row in judged.rollouts.read(&part)? {

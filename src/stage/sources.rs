@@ -87,8 +87,12 @@ pub struct SourcesStage {
 impl Stage for SourcesStage {
     fn recipe(&self) -> Recipe {
         let p = &self.params;
-        let files: Vec<String> =
-            p.files.iter().zip(&self.files).map(|(file, bytes)| format!("{} {}", file.source(), bytes.address)).collect();
+        let files: Vec<String> = p
+            .files
+            .iter()
+            .zip(&self.files)
+            .map(|(file, bytes)| format!("{} {}", file.source(), bytes.address))
+            .collect();
         Recipe::new("ingest", ingest::VERSION)
             .with("schema", (Problem::VERSION, Reject::VERSION))
             .with("files", files)

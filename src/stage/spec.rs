@@ -217,7 +217,8 @@ impl Inputs<'_> {
     pub fn template(&self, path: Option<&str>, default: &str) -> Result<String> {
         let Some(path) = path else { return Ok(default.to_string()) };
         let file = self.file(path)?;
-        String::from_utf8(file.bytes).map_err(|_| Error::input("template is not UTF-8").at(file.path.display().to_string()))
+        String::from_utf8(file.bytes)
+            .map_err(|_| Error::input("template is not UTF-8").at(file.path.display().to_string()))
     }
 }
 

@@ -118,7 +118,10 @@ impl Params {
     }
 
     pub fn references(&self) -> Vec<Reference> {
-        vec![Reference::new("data", &self.data, Wants::Trainable), Reference::new("policy", &self.policy, Wants::Policy)]
+        vec![
+            Reference::new("data", &self.data, Wants::Trainable),
+            Reference::new("policy", &self.policy, Wants::Policy),
+        ]
     }
 
     pub fn bind(&self, inputs: &Inputs) -> Result<TrainStage> {
@@ -178,7 +181,8 @@ impl Data {
         };
         let (batch_size, seed, drop_last) = (params.batch_size as usize, params.seed, params.drop_last);
         plan(&PlanParams { row_count, batch_size, length, seed, drop_last }).map_err(|e| {
-            e.at(format!("training data `{}`", params.data)).hint("look at the rewrites: `mindgap show PIPELINE rewrites`")
+            e.at(format!("training data `{}`", params.data))
+                .hint("look at the rewrites: `mindgap show PIPELINE rewrites`")
         })
     }
 }
@@ -202,7 +206,8 @@ impl Stage for TrainStage {
     fn recipe(&self) -> Recipe {
         let p = &self.params;
         let policy = self.policy.digest().into_iter();
-        let policy: BTreeMap<_, _> = policy.filter(|(f, _)| p.init_seed.is_none() || !f.contains("safetensors")).collect();
+        let policy: BTreeMap<_, _> =
+            policy.filter(|(f, _)| p.init_seed.is_none() || !f.contains("safetensors")).collect();
         Recipe::new("train", VERSION)
             .with("schema", (TrainStep::VERSION, BatchPlan::VERSION))
             .with("data", self.data.contents())
@@ -309,7 +314,8 @@ impl TrainStage {
     fn restore(&self, trainer: &mut Trainer, first: usize, earlier: &[PartRecord]) -> Result<()> {
         let ends_here = |record: &&PartRecord| record.span.last == (first - 1).to_string();
         let checkpoint = earlier.iter().find(ends_here).and_then(|record| record.files.get(STATE_FILE));
-        let (address, _) = checkpoint.ok_or_else(|| Error::internal(format!("no checkpoint ends before step {first}")))?;
+        let (address, _) =
+            checkpoint.ok_or_else(|| Error::internal(format!("no checkpoint ends before step {first}")))?;
         let state = candle_core::safetensors::load_buffer(&self.store.get(address)?, &Device::Cpu)
             .map_err(|e| Error::input("checkpoint does not load").source(e))?;
         trainer.restore(&state)

@@ -26,7 +26,8 @@ struct Plan {
 pub fn point(name: &str) {
     static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
     let plan = PLAN.get_or_init(|| {
-        let (point, count) = std::env::var("MINDGAP_FAULT").ok()?.rsplit_once(':').map(|(p, c)| (p.to_string(), c.parse()))?;
+        let (point, count) =
+            std::env::var("MINDGAP_FAULT").ok()?.rsplit_once(':').map(|(p, c)| (p.to_string(), c.parse()))?;
         Some(Plan { point, countdown: AtomicU64::new(count.ok()?) })
     });
     let Some(plan) = plan else { return };

@@ -9,14 +9,20 @@ use std::path::Path;
 /// What went wrong with a path, and what usually helps.
 pub fn error(action: &str, path: &Path, source: std::io::Error) -> Error {
     let hint = match source.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some("free some space and run the same command again: finished parts are kept"),
-        ErrorKind::PermissionDenied => Some("check who owns the folder, or choose another store with --store or MINDGAP_STORE"),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Some("free some space and run the same command again: finished parts are kept")
+        }
+        ErrorKind::PermissionDenied => {
+            Some("check who owns the folder, or choose another store with --store or MINDGAP_STORE")
+        }
         ErrorKind::ReadOnlyFilesystem => Some("choose a writable store with --store or MINDGAP_STORE"),
         ErrorKind::NotFound => Some("check the path; relative paths in a pipeline file start at that file's folder"),
         _ => None,
     };
     let kind_error = match source.kind() {
-        ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory => Error::input(format!("cannot {action}")),
+        ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory => {
+            Error::input(format!("cannot {action}"))
+        }
         _ => Error::environment(format!("cannot {action}")),
     };
     let error = kind_error.at(path.display().to_string()).source(source);

@@ -94,7 +94,8 @@ impl PolicyHandle {
     /// Reads one file, verified.
     pub fn read(&self, file: &str) -> Result<Vec<u8>> {
         let (address, path) = self.files.get(file).ok_or_else(|| {
-            Error::input(format!("policy `{}` has no file `{file}`", self.name)).hint("is it a complete checkpoint folder?")
+            Error::input(format!("policy `{}` has no file `{file}`", self.name))
+                .hint("is it a complete checkpoint folder?")
         })?;
         let bytes = fs::read(path)?;
         if Address::of(&bytes) != *address {

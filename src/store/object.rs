@@ -24,8 +24,9 @@ impl Store {
     /// Reads and verifies. A damaged or missing object is an error that names it.
     pub fn get(&self, address: &Address) -> Result<Vec<u8>> {
         let path = self.object_path(address);
-        let bytes = fs::read_if_present(&path)?
-            .ok_or_else(|| Error::input("object is missing from the store").at(path.display().to_string()).hint(REPAIR))?;
+        let bytes = fs::read_if_present(&path)?.ok_or_else(|| {
+            Error::input("object is missing from the store").at(path.display().to_string()).hint(REPAIR)
+        })?;
         if Address::of(&bytes) != *address {
             let what = format!("object is damaged: its {} bytes no longer hash to its name", bytes.len());
             return Err(Error::input(what).at(path.display().to_string()).hint(REPAIR));

@@ -144,7 +144,7 @@ pub struct Token {
     pub reference: Option<f32>,
     /// Under the policy it was sampled from, and the prompt then used; unknown for expert rows.
     pub behavior: Option<f32>,
-    /// Under the policy some steps ago. Present if [`Loss::refresh_steps`].
+    /// Under the policy some steps ago, if there is one.
     pub old: Option<f32>,
     /// Entropy of the k likeliest tokens, renormalised. Present if [`Loss::top_k`].
     pub top_entropy: Option<f32>,
@@ -301,7 +301,8 @@ impl Loss {
                 }
             }
             Loss::Psft { clip, .. } => map(tokens, |t| {
-                let ratio = (t.logprob - t.old.expect("the trainer holds the old policy")).exp();
+                // Before the first step the old policy is the current one.
+                let ratio = (t.logprob - t.old.unwrap_or(t.logprob)).exp();
                 if ratio > 1.0 + clip { 0.0 } else { ratio }
             }),
             Loss::Idft { scale, clip_low, clip_high, warmup_steps } => {

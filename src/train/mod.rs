@@ -9,6 +9,7 @@ pub mod loss;
 pub mod adamw;
 pub mod schedule;
 mod gradients;
+mod pass;
 pub mod metrics;
 pub mod step;
 

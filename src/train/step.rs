@@ -7,11 +7,11 @@ use super::adamw::{AdamW, AdamWParams};
 use super::gradients::Gradients;
 use super::loss::{Loss, StepFacts, Talr, Token};
 use super::metrics::{StepMetrics, Sums};
-use super::packing::{MicroBatch, PackingParams, TrainExample, pack};
+use super::packing::{MicroBatch, Origin, PackingParams, TooLong, TrainExample, pack};
+use super::pass::{Pass, Policies};
 use super::schedule::Schedule;
 use crate::base::error::{Error, Result};
 use crate::model::config::Config;
-use crate::model::ops::{self, tape};
 use crate::model::tensor_error;
 use crate::model::transformer::Transformer;
 use crate::model::weights::expected_tensors;
@@ -46,17 +46,30 @@ pub struct TrainerParams {
     pub dtype: DType,
 }
 
+impl TrainerParams {
+    /// The paper's released trainer, quirks included: accumulated gradients not divided, micro-batches of four rows weighed
+    /// alike, moments in bf16, right truncation at 2,048 tokens.
+    pub fn with_reference_quirks(mut self) -> TrainerParams {
+        self.accumulation = Accumulation::MicroBatchSum;
+        self.optimizer.bf16_moments = true;
+        self.packing = PackingParams {
+            micro_batch_tokens: usize::MAX,
+            micro_batch_rows: 4,
+            max_length: 2048,
+            too_long: TooLong::TruncateRight,
+        };
+        self
+    }
+}
+
 /// A policy being trained.
 pub struct Trainer {
     config: Config,
     params: TrainerParams,
     vars: BTreeMap<String, Var>,
-    /// Over the variables: its results lead back to them.
-    model: Transformer,
-    /// Over the same memory, without gradients.
-    plain: Transformer,
-    /// The policy of some steps ago, for losses that need it.
-    old: Option<(BTreeMap<String, Tensor>, Transformer)>,
+    policies: Policies,
+    /// The weights behind `policies.old`, for the saved state.
+    old_weights: BTreeMap<String, Tensor>,
     optimizer: AdamW,
     step: u32,
     skipped_in_a_row: u32,
@@ -92,11 +105,25 @@ impl Trainer {
             let tensors = vars.iter().map(|(name, var)| (name.clone(), tensor(var))).collect();
             Transformer::from_tensors(config, tensors, params.dtype, device)
         };
-        let model = build(|var| var.as_tensor().clone())?;
-        let plain = build(Var::as_detached_tensor)?;
+        let frozen = |var: &Var| var.as_detached_tensor().copy();
+        let reference = match params.loss.reference_kl() {
+            None => None,
+            Some(_) => {
+                let tensors = vars.iter().map(|(name, var)| Ok((name.clone(), frozen(var)?)));
+                let tensors = tensors.collect::<candle_core::Result<_>>().map_err(tensor_error)?;
+                Some(Transformer::from_tensors(config, tensors, params.dtype, device)?)
+            }
+        };
+        let policies = Policies {
+            model: build(|var| var.as_tensor().clone())?,
+            plain: build(Var::as_detached_tensor)?,
+            reference,
+            old: None,
+        };
         let optimizer = AdamW::new(params.optimizer, &vars)?;
         let config = config.clone();
-        Ok(Trainer { config, params, vars, model, plain, old: None, optimizer, step: 0, skipped_in_a_row: 0 })
+        let old_weights = BTreeMap::new();
+        Ok(Trainer { config, params, vars, policies, old_weights, optimizer, step: 0, skipped_in_a_row: 0 })
     }
 
     /// Steps taken, skipped ones included; the next step's number.
@@ -116,15 +143,14 @@ impl Trainer {
     pub fn step(&mut self, examples: &[&TrainExample]) -> Result<StepMetrics> {
         self.refresh_old()?;
         let batches = pack(examples, &self.params.packing)?;
-        let total = total_weight(examples, &batches);
-        let facts = StepFacts { step: self.step, talr: self.talr(examples, &batches)? };
+        let pass = self.pass(examples, &batches)?;
         let (mut sums, mut gradients) = (Sums::default(), None::<Gradients>);
         let width = 2 * rayon::current_num_threads().max(1);
         for wave in batches.chunks(width) {
-            let passes: Vec<Result<(Gradients, Sums)>> =
-                wave.par_iter().map(|batch| self.backward(examples, batch, &facts, total)).collect();
-            for pass in passes {
-                let (own, own_sums) = pass?;
+            let results: Vec<Result<(Gradients, Sums)>> =
+                wave.par_iter().map(|batch| pass.backward(batch, &self.vars)).collect();
+            for result in results {
+                let (own, own_sums) = result?;
                 sums.add(&own_sums);
                 match &mut gradients {
                     None => gradients = Some(own),
@@ -145,13 +171,11 @@ impl Trainer {
     /// Loss and metrics of examples without an update, as if they were one step.
     pub fn evaluate(&self, examples: &[&TrainExample]) -> Result<StepMetrics> {
         let batches = pack(examples, &self.params.packing)?;
-        let total = total_weight(examples, &batches);
-        let facts = StepFacts { step: self.step, talr: self.talr(examples, &batches)? };
-        let passes: Vec<Result<Sums>> =
-            batches.par_iter().map(|batch| Ok(self.forward(&self.plain, examples, batch, &facts, total)?.2)).collect();
+        let pass = self.pass(examples, &batches)?;
+        let results: Vec<Result<Sums>> = batches.par_iter().map(|batch| pass.evaluate(batch)).collect();
         let mut sums = Sums::default();
-        for pass in passes {
-            sums.add(&pass?);
+        for result in results {
+            sums.add(&result?);
         }
         let mut metrics = sums.metrics(self.step, sums.loss);
         metrics.learning_rate = self.params.schedule.learning_rate(self.step);
@@ -162,9 +186,7 @@ impl Trainer {
     pub fn state(&self) -> Result<HashMap<String, Tensor>> {
         let mut state = self.optimizer.state()?;
         state.extend(self.weights()?.into_iter().map(|(name, tensor)| (format!("weights.{name}"), tensor)));
-        if let Some((tensors, _)) = &self.old {
-            state.extend(tensors.iter().map(|(name, tensor)| (format!("old.{name}"), tensor.clone())));
-        }
+        state.extend(self.old_weights.iter().map(|(name, tensor)| (format!("old.{name}"), tensor.clone())));
         let counters = [self.step, self.optimizer.updates(), self.skipped_in_a_row].map(i64::from);
         state.insert(COUNTERS.to_string(), Tensor::new(&counters, &Device::Cpu).map_err(tensor_error)?);
         Ok(state)
@@ -194,130 +216,43 @@ impl Trainer {
         }
         let old: BTreeMap<String, Tensor> =
             state.iter().filter_map(|(key, t)| Some((key.strip_prefix("old.")?.to_string(), t.clone()))).collect();
-        self.old = if old.is_empty() { None } else { Some(self.frozen(old)?) };
+        if self.params.loss.refresh_steps().is_some() && !old.is_empty() {
+            self.set_old(old)?;
+        }
         (self.step, self.skipped_in_a_row) = (step, skipped);
         Ok(())
     }
 
-    /// Gradients and sums of one micro-batch.
-    fn backward(
-        &self,
-        examples: &[&TrainExample],
-        batch: &MicroBatch,
-        facts: &StepFacts,
-        total: f64,
-    ) -> Result<(Gradients, Sums)> {
-        if self.model.device().is_cpu() && self.params.dtype == DType::F32 {
-            let ((log_probs, shares, sums), tape) =
-                tape::record(|| self.forward(&self.model, examples, batch, facts, total).map_err(Failed))
-                    .map_err(|Failed(error)| error)?;
-            let mut gradients = tape.backward(&log_probs, shares).map_err(tensor_error)?;
-            return Ok((Gradients::take(|var| gradients.remove(var), &self.vars)?, sums));
+    /// What all micro-batches of a step share.
+    fn pass<'a>(&'a self, examples: &'a [&'a TrainExample], batches: &[MicroBatch]) -> Result<Pass<'a>> {
+        let weight = |origin: &Origin| f64::from(examples[origin.example].weight);
+        let total = batches.iter().flat_map(|batch| &batch.origins).map(weight).sum();
+        let facts = StepFacts { step: self.step, talr: None };
+        let mut pass = Pass { policies: &self.policies, params: &self.params, examples, facts, total };
+        if self.params.loss.needs_step_statistics() {
+            let results: Vec<Result<Vec<Token>>> = batches.par_iter().map(|batch| pass.facts(batch)).collect();
+            let tokens = results.into_iter().collect::<Result<Vec<_>>>()?.concat();
+            pass.facts.talr = Some(Talr::of(&tokens));
         }
-        let (log_probs, shares, sums) = self.forward(&self.model, examples, batch, facts, total)?;
-        let objective = (log_probs * shares).and_then(|x| x.sum_all()).map_err(tensor_error)?;
-        let mut gradients = objective.backward().map_err(tensor_error)?;
-        Ok((Gradients::take(|var| gradients.remove(var), &self.vars)?, sums))
-    }
-
-    /// The micro-batch's log-probs, each one's factor in the loss, and its sums.
-    fn forward(
-        &self,
-        model: &Transformer,
-        examples: &[&TrainExample],
-        batch: &MicroBatch,
-        facts: &StepFacts,
-        total: f64,
-    ) -> Result<(Tensor, Tensor, Sums)> {
-        let (log_probs, mut tokens) = self.tokens(model, examples, batch)?;
-        self.add_old(&mut tokens, batch)?;
-        let weights = self.params.loss.weights(&tokens, facts);
-        let row_weight = |token: &Token| f64::from(examples[token.example].weight);
-        let divisor = match self.params.accumulation {
-            Accumulation::TokenMean => total,
-            Accumulation::MicroBatchSum => tokens.iter().map(row_weight).sum(),
-        };
-        let shares = tokens.iter().zip(&weights).map(|(t, w)| (-row_weight(t) * f64::from(*w) / divisor) as f32);
-        let shares: Vec<f32> = shares.collect();
-        let mut sums = Sums::default();
-        sums.input_tokens = batch.token_ids.len() as u64;
-        sums.add_tokens(&tokens, &weights, |token| examples[token.example].source);
-        sums.loss = tokens.iter().zip(&shares).map(|(t, share)| f64::from(t.logprob) * f64::from(*share)).sum();
-        let shares = Tensor::from_vec(shares, tokens.len(), log_probs.device()).map_err(tensor_error)?;
-        Ok((log_probs, shares, sums))
-    }
-
-    /// Log-probs of a micro-batch's targets under a model, as a tensor and as facts.
-    fn tokens(
-        &self,
-        model: &Transformer,
-        examples: &[&TrainExample],
-        batch: &MicroBatch,
-    ) -> Result<(Tensor, Vec<Token>)> {
-        let (log_probs, entropy) = target_logprobs(model, batch)?;
-        let values = log_probs.to_vec1::<f32>().map_err(tensor_error)?;
-        let mut tokens = Vec::with_capacity(values.len());
-        for (i, origin) in batch.origins.iter().enumerate() {
-            let example = examples[origin.example];
-            let reference = example.logprob_reference.as_ref().map(|column| column[origin.token]);
-            if reference.is_none() && self.params.loss.needs_reference() {
-                let name = self.params.loss.name();
-                return Err(Error::input(format!("loss `{name}` needs reference log-probs for every row"))
-                    .at(format!("row {} of the batch", origin.example))
-                    .hint("give the train stage a `logprobs` input made under the reference policy"));
-            }
-            tokens.push(Token {
-                example: origin.example,
-                logprob: values[i],
-                entropy: entropy[i],
-                reference,
-                behavior: example.logprob_behavior.as_ref().map(|column| column[origin.token]),
-                old: None,
-                top_entropy: None,
-                eos: self.params.eos_token_ids.contains(&batch.targets[i]),
-            });
-        }
-        Ok((log_probs, tokens))
-    }
-
-    /// Fills in the log-probs under the old policy, if the loss has one.
-    fn add_old(&self, tokens: &mut [Token], batch: &MicroBatch) -> Result<()> {
-        let Some((_, old)) = &self.old else { return Ok(()) };
-        let values = target_logprobs(old, batch)?.0.to_vec1::<f32>().map_err(tensor_error)?;
-        for (token, value) in tokens.iter_mut().zip(values) {
-            token.old = Some(value);
-        }
-        Ok(())
-    }
-
-    /// Statistics of the whole step, for a loss that needs them.
-    fn talr(&self, examples: &[&TrainExample], batches: &[MicroBatch]) -> Result<Option<Talr>> {
-        if !self.params.loss.needs_step_statistics() {
-            return Ok(None);
-        }
-        let passes: Vec<Result<Vec<Token>>> =
-            batches.par_iter().map(|batch| Ok(self.tokens(&self.plain, examples, batch)?.1)).collect();
-        let mut tokens = Vec::new();
-        for pass in passes {
-            tokens.extend(pass?);
-        }
-        Ok(Some(Talr::of(&tokens)))
+        Ok(pass)
     }
 
     /// Replaces the old policy by the current one when its time has come.
     fn refresh_old(&mut self) -> Result<()> {
         if let Some(steps) = self.params.loss.refresh_steps()
-            && (self.old.is_none() || self.step.is_multiple_of(steps))
+            && (self.policies.old.is_none() || self.step.is_multiple_of(steps))
         {
-            self.old = Some(self.frozen(self.weights()?)?);
+            self.set_old(self.weights()?)?;
         }
         Ok(())
     }
 
-    fn frozen(&self, tensors: BTreeMap<String, Tensor>) -> Result<(BTreeMap<String, Tensor>, Transformer)> {
+    fn set_old(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
         let own = tensors.clone().into_iter().collect();
-        let model = Transformer::from_tensors(&self.config, own, self.params.dtype, self.plain.device())?;
-        Ok((tensors, model))
+        let device = self.policies.plain.device();
+        self.policies.old = Some(Transformer::from_tensors(&self.config, own, self.params.dtype, device)?);
+        self.old_weights = tensors;
+        Ok(())
     }
 
     /// Clips and updates, or skips; completes the metrics.
@@ -349,30 +284,8 @@ impl Trainer {
     }
 }
 
-/// Carries an error of ours through a recording, which itself can only fail with candle's.
-struct Failed(Error);
-
-impl From<candle_core::Error> for Failed {
-    fn from(error: candle_core::Error) -> Failed {
-        Failed(tensor_error(error))
-    }
-}
-
 const COUNTERS: &str = "trainer.counters";
 
 fn take<'a>(state: &'a HashMap<String, Tensor>, key: &str) -> Result<&'a Tensor> {
     state.get(key).ok_or_else(|| Error::input(format!("saved state has no tensor `{key}`")))
-}
-
-/// Sum of the row weights over all target tokens.
-fn total_weight(examples: &[&TrainExample], batches: &[MicroBatch]) -> f64 {
-    batches.iter().flat_map(|b| &b.origins).map(|origin| f64::from(examples[origin.example].weight)).sum()
-}
-
-/// Log-probs of the targets and entropies of their distributions.
-fn target_logprobs(model: &Transformer, batch: &MicroBatch) -> Result<(Tensor, Vec<f32>)> {
-    let hidden = model.hidden(&batch.token_ids, &batch.segments)?;
-    let rows = Tensor::new(&batch.rows[..], hidden.device()).map_err(tensor_error)?;
-    let picked = ops::embedding(&hidden, &rows).map_err(tensor_error)?;
-    ops::token_logprobs(&picked, model.head(), &batch.targets).map_err(tensor_error)
 }

@@ -53,7 +53,7 @@ fn bits(weights: &BTreeMap<String, Tensor>) -> Vec<u32> {
     weights.values().flat_map(values).map(f32::to_bits).collect()
 }
 
-const LOSSES: [&str; 8] = ["sft", "dft", "importance", "iw-sft", "psft", "idft", "chord-phi", "talr"];
+const LOSSES: [&str; 10] = ["sft", "dft", "importance", "iw-sft", "psft", "idft", "eaft", "chord-phi", "talr", "asft"];
 
 #[test]
 fn one_step_moves_every_tensor() {
@@ -99,7 +99,7 @@ fn thread_count_changes_no_bit() {
 #[test]
 fn a_saved_state_goes_on_to_the_bit() {
     let rows = examples(15);
-    for loss in ["dft", "psft"] {
+    for loss in ["dft", "psft", "asft"] {
         let mut straight = trainer(&tiny_config(), params(loss));
         let metrics = run(&mut straight, &rows, 0..12);
         let mut first = trainer(&tiny_config(), params(loss));

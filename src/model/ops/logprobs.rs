@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
 /// Rows and vocabulary entries whose logits exist at once: 512 kB.
-const ROWS: usize = 128;
+pub(super) const ROWS: usize = 128;
 pub const ENTRIES: usize = 1024;
 
 /// Running log-sum-exp of a row: the largest logit so far, the sum of `e^(x - max)` and of `(x - max) e^(x - max)`.

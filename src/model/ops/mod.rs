@@ -11,6 +11,7 @@ mod segments;
 mod simd;
 
 pub mod attention;
+pub mod divergence;
 pub mod embedding;
 pub mod gemm;
 pub mod linear;
@@ -79,5 +80,24 @@ pub fn token_logprobs(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result
         logprobs::token_logprobs(hidden, head, targets)
     } else {
         reference::token_logprobs(hidden, head, targets)
+    }
+}
+
+/// KL(reference, own) of each row's next-token distributions, nats: own `hidden` `[N, H]` and `head` `[V, H]`, differentiable;
+/// the reference's of its own width, frozen -> `[N]` f32.
+pub fn reference_kl(hidden: &Tensor, head: &Tensor, reference: (&Tensor, &Tensor)) -> Result<Tensor> {
+    if cpu::ready(&[hidden, head, reference.0, reference.1]) {
+        divergence::reference_kl(hidden, head, reference)
+    } else {
+        reference::reference_kl(hidden, head, reference)
+    }
+}
+
+/// Entropy of the k likeliest next tokens, renormalised, of each row, in nats; detached.
+pub fn top_entropy(hidden: &Tensor, head: &Tensor, k: usize) -> Result<Vec<f32>> {
+    if cpu::ready(&[hidden, head]) {
+        divergence::top_entropy(hidden, head, k)
+    } else {
+        reference::top_entropy(hidden, head, k)
     }
 }

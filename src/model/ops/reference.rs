@@ -4,6 +4,7 @@
 //! Norms, rotary embeddings, softmax and log-probs are computed in f32 whatever the dtype of the activations.
 
 use super::Segments;
+use super::divergence::{entropy_of, keep_largest};
 use candle_core::{D, DType, Result, Tensor, bail};
 
 /// Rows of logits that exist at once in [`token_logprobs`].
@@ -95,6 +96,37 @@ pub fn token_logprobs(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result
         entropy.extend(per_row.to_vec1::<f32>()?);
     }
     Ok((Tensor::cat(&log_probs, 0)?, entropy))
+}
+
+/// KL divergence from the reference's next-token distributions to one's own, per row.
+pub fn reference_kl(hidden: &Tensor, head: &Tensor, reference: (&Tensor, &Tensor)) -> Result<Tensor> {
+    let rows = hidden.dim(0)?;
+    let mut parts = Vec::new();
+    for start in (0..rows).step_by(LOGIT_ROWS) {
+        let count = LOGIT_ROWS.min(rows - start);
+        let log_softmax_of = |hidden: &Tensor, head: &Tensor| -> Result<Tensor> {
+            log_softmax(&hidden.narrow(0, start, count)?.matmul(&head.t()?)?.to_dtype(DType::F32)?)
+        };
+        let other = log_softmax_of(&reference.0.detach(), &reference.1.detach())?;
+        let gap = (&other - log_softmax_of(hidden, head)?)?;
+        parts.push((other.exp()? * gap)?.sum(1)?);
+    }
+    if parts.is_empty() { Tensor::zeros(0, DType::F32, hidden.device()) } else { Tensor::cat(&parts, 0) }
+}
+
+/// Entropy of the k likeliest tokens, renormalised, per row.
+pub fn top_entropy(hidden: &Tensor, head: &Tensor, k: usize) -> Result<Vec<f32>> {
+    let (rows, mut entropy) = (hidden.dim(0)?, Vec::new());
+    for start in (0..rows).step_by(LOGIT_ROWS) {
+        let count = LOGIT_ROWS.min(rows - start);
+        let logits = hidden.narrow(0, start, count)?.detach().matmul(&head.t()?.detach())?.to_dtype(DType::F32)?;
+        for row in logits.to_vec2::<f32>()? {
+            let mut top = Vec::with_capacity(k + 1);
+            keep_largest(&mut top, &row, k);
+            entropy.push(entropy_of(&top));
+        }
+    }
+    Ok(entropy)
 }
 
 /// Softmax over the last dimension, differentiable.

@@ -182,20 +182,22 @@ pub(super) fn reaches(tensor: &Tensor) -> bool {
 }
 
 impl Tape {
-    /// Gradients of all variables, given that of one output of the tape. A panic inside leaves this thread's next tape unharmed:
+    /// Gradients of all variables, given those of some outputs of the tape. A panic inside leaves this thread's next tape unharmed:
     /// what it set is set anew.
-    pub fn backward(self, output: &Tensor, gradient: Tensor) -> Result<TapeGradients> {
+    pub fn backward(self, seeds: Vec<(Tensor, Tensor)>) -> Result<TapeGradients> {
         REACHED.set(self.outputs);
-        let result = walk(self.nodes, output, gradient);
+        let result = walk(self.nodes, seeds);
         REACHED.take();
         result
     }
 }
 
-fn walk(nodes: Vec<Node>, output: &Tensor, gradient: Tensor) -> Result<TapeGradients> {
+fn walk(nodes: Vec<Node>, seeds: Vec<(Tensor, Tensor)>) -> Result<TapeGradients> {
     let reached = REACHED.with_borrow(HashSet::clone);
     let mut gradients = TapeGradients(HashMap::new());
-    gradients.add(output, Some(gradient), false, &reached)?;
+    for (output, gradient) in seeds {
+        gradients.add(&output, Some(gradient), false, &reached)?;
+    }
     for Node { op, output } in nodes.into_iter().rev() {
         let Some(Gradient { tensor: gradient, .. }) = gradients.0.remove(&output.id()) else { continue };
         match op {
@@ -276,7 +278,7 @@ mod tests {
         let seed = var(0.5, (5, 8)).as_detached_tensor();
         let mut want = (network().unwrap() * &seed).unwrap().sum_all().unwrap().backward().unwrap();
         let (output, tape) = record(network).unwrap();
-        let mut got = tape.backward(&output, seed).unwrap();
+        let mut got = tape.backward(vec![(output.clone(), seed)]).unwrap();
         for variable in [&x, &w] {
             let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let (got, want) = (values(got.remove(variable).unwrap()), values(want.remove(variable).unwrap()));

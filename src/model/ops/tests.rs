@@ -177,6 +177,33 @@ fn token_logprobs_over_small_and_chunked_vocabularies() {
     assert!(token_logprobs(&hidden, &head, &[0]).is_err());
 }
 
+#[test]
+fn divergence_from_a_reference_of_another_width() {
+    for (rows, entries) in [(7, 40), (130, 1100)] {
+        let (hidden, head) = (normal("hidden", (rows, 24), 1.0), normal("head", (entries, 24), 0.4));
+        let (other_hidden, other_head) = (normal("other", (rows, 16), 1.0), normal("other head", (entries, 16), 0.5));
+        let other = (other_hidden.as_tensor(), other_head.as_tensor());
+        check(
+            "reference kl",
+            &|t| reference_kl(&t[0], &t[1], other),
+            &|t| reference::reference_kl(&t[0], &t[1], other),
+            &[hidden.clone(), head.clone()],
+        );
+        let same = flat(&reference_kl(&hidden, &head, (&hidden, &head)).unwrap());
+        assert!(same.iter().all(|kl| *kl < 1e-5));
+    }
+}
+
+#[test]
+fn entropy_of_the_likeliest_tokens() {
+    let (hidden, head) = (normal("hidden", (9, 24), 1.0), normal("head", (1100, 24), 0.4));
+    let top = top_entropy(&hidden, &head, 20).unwrap();
+    assert_close(&top, &reference::top_entropy(&hidden, &head, 20).unwrap(), 1e-5, "top entropy");
+    assert!(top.iter().all(|h| (0.0..=20f32.ln() + 1e-5).contains(h)));
+    let all = top_entropy(&hidden, &head, 1100).unwrap();
+    assert_close(&all, &token_logprobs(&hidden, &head, &[0; 9]).unwrap().1, 1e-4, "entropy of all");
+}
+
 /// Row `row` alone gives the bits it has among its neighbours.
 #[test]
 fn a_row_does_not_depend_on_its_batch() {
