@@ -147,12 +147,17 @@ pub fn log(store: &Path, args: args::Log) -> Result<()> {
             _ => "unfinished",
         };
         if args.json {
-            render::json(&json!({"time": first["time"], "pipeline": first["pipeline"], "file": first["file"], "state": state,
-                "seconds": seconds, "computed_parts": computed, "stages": stages, "error": last["error"], "text": first["text"]}))?;
+            render::json(
+                &json!({"time": first["time"], "pipeline": first["pipeline"], "file": first["file"], "state": state,
+                "seconds": seconds, "computed_parts": computed, "stages": stages, "error": last["error"], "text": first["text"]}),
+            )?;
         } else {
             let name = first["pipeline"].as_str().unwrap_or("-");
             let time = first["time"].as_f64().unwrap_or(0.0);
-            render::out(&format!("{time:.0}  {name:<20} {state:<10} {} stages, {computed} parts computed, {seconds:.1} s", stages.len()))?;
+            render::out(&format!(
+                "{time:.0}  {name:<20} {state:<10} {} stages, {computed} parts computed, {seconds:.1} s",
+                stages.len()
+            ))?;
         }
     }
     Ok(())

@@ -75,7 +75,8 @@ pub fn score(args: args::Score, threads: usize, cancel: Arc<AtomicBool>) -> Resu
             let tokenizer = policy.tokenizer();
             Ok((tokenizer.encode(&row.prompt, false)?, tokenizer.encode(&row.completion, false)?))
         };
-        let (prompt_ids, token_ids) = tokens().map_err(|e| e.at(format!("row {} of {}", index + 1, args.file.display())))?;
+        let (prompt_ids, token_ids) =
+            tokens().map_err(|e| e.at(format!("row {} of {}", index + 1, args.file.display())))?;
         requests.push(ScoreRequest { prompt_ids: prompt_ids.into(), token_ids: token_ids.into() });
     }
     let scores = engine::score(&policy.runner()?, &requests, &limits(threads, &cancel), &|_| {})?;
@@ -156,7 +157,6 @@ fn read_lines<T: DeserializeOwned>(file: &Path) -> Result<Vec<T>> {
 }
 
 fn parse_line<T: DeserializeOwned>(file: &Path, number: usize, line: &str) -> Result<T> {
-    serde_json::from_str(line).map_err(|e| {
-        Error::input(format!("bad JSON line: {e}")).at(format!("{}:{}", file.display(), number + 1))
-    })
+    serde_json::from_str(line)
+        .map_err(|e| Error::input(format!("bad JSON line: {e}")).at(format!("{}:{}", file.display(), number + 1)))
 }

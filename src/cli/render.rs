@@ -60,8 +60,17 @@ impl Progress {
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
         match event {
             Event::StageStarted { plan } if plan.parts_miss > 0 => {
-                let reused = if plan.rows_hit > 0 { format!(", {} rows are there already", plan.rows_hit) } else { String::new() };
-                note(&format!("{}: {} of {} parts to compute{reused}", plan.name, plan.parts_miss, plan.parts_hit + plan.parts_miss));
+                let reused = if plan.rows_hit > 0 {
+                    format!(", {} rows are there already", plan.rows_hit)
+                } else {
+                    String::new()
+                };
+                note(&format!(
+                    "{}: {} of {} parts to compute{reused}",
+                    plan.name,
+                    plan.parts_miss,
+                    plan.parts_hit + plan.parts_miss
+                ));
             }
             Event::StageStarted { .. } => {}
             Event::PartStarted { stage, index, count } => state.start_part(stage, index, count, self.terminal),
@@ -75,7 +84,9 @@ impl Progress {
                 };
                 note(&format!("{}: {} rows, {how}", outcome.name, outcome.rows));
             }
-            Event::Repairing { address } => note(&format!("object {} is damaged; dropped, to be made again", address.short())),
+            Event::Repairing { address } => {
+                note(&format!("object {} is damaged; dropped, to be made again", address.short()))
+            }
         }
     }
 }

@@ -125,7 +125,8 @@ fn gaps(stage: &str, rows: Vec<Logprob>) -> Vec<Gap> {
             mean_logprob: mean(tokens.iter().copied()),
             mean_sequence_logprob: mean(rows.iter().map(|row| row.iter().map(|lp| f64::from(*lp)).sum())),
             low_probability_share: mean(tokens.iter().map(|lp| f64::from(u8::from(*lp < 0.1f64.ln())))),
-            ess_share: effective_sample_size(tokens.iter().map(|lp| (-lp).exp().min(CLIP))) / tokens.len().max(1) as f64,
+            ess_share: effective_sample_size(tokens.iter().map(|lp| (-lp).exp().min(CLIP)))
+                / tokens.len().max(1) as f64,
         }
     };
     by_source.into_iter().map(gap).collect()
@@ -147,12 +148,21 @@ fn markdown(report: &Report) -> String {
         for g in &report.gaps {
             text += &format!(
                 "| {} | {} | {} | {:.3} | {:.1} | {:.2} % | {:.3} |\n",
-                g.stage, g.source, g.rows, g.mean_logprob, g.mean_sequence_logprob, 100.0 * g.low_probability_share, g.ess_share
+                g.stage,
+                g.source,
+                g.rows,
+                g.mean_logprob,
+                g.mean_sequence_logprob,
+                100.0 * g.low_probability_share,
+                g.ess_share
             );
         }
     }
     if let Some(first) = report.evals.first() {
-        text += &format!("\n## Accuracy\n\nmean@{} in %, temperature {}, 95 % bootstrap interval over {} problems per benchmark.\n\n", first.k, first.temperature, first.n);
+        text += &format!(
+            "\n## Accuracy\n\nmean@{} in %, temperature {}, 95 % bootstrap interval over {} problems per benchmark.\n\n",
+            first.k, first.temperature, first.n
+        );
         text += &accuracy(report);
     }
     text
@@ -163,7 +173,8 @@ fn accuracy(report: &Report) -> String {
     let mut benchmarks: Vec<&str> = report.evals.iter().map(|eval| eval.benchmark.as_str()).collect();
     benchmarks.sort_unstable();
     benchmarks.dedup();
-    let mut text = format!("| policy | {} | average |\n|---|{}--:|\n", benchmarks.join(" | "), "--:|".repeat(benchmarks.len()));
+    let mut text =
+        format!("| policy | {} | average |\n|---|{}--:|\n", benchmarks.join(" | "), "--:|".repeat(benchmarks.len()));
     for policy in &report.policies {
         let cell = |benchmark: &&str| report.evals.iter().find(|e| e.policy == *policy && e.benchmark == **benchmark);
         let shown = |eval: Option<&Eval>| match eval {

@@ -227,6 +227,9 @@ struct Worker<'a> {
     active: Vec<Active<'a>>,
     /// Rooms of slots not in use.
     free: Vec<Sequence>,
+    /// Rooms of prompts not in use. Together with the prompts in use there are never more than slots.
+    spare: Vec<Sequence>,
+    prompts_in_use: usize,
     finished: Vec<Finished>,
 }
 
@@ -254,6 +257,8 @@ impl<'a> Worker<'a> {
             prompts: VecDeque::new(),
             active: Vec::new(),
             free: (0..queue.slots).map(|_| Sequence::new(runner.kv_shape(), queue.capacity)).collect(),
+            spare: Vec::new(),
+            prompts_in_use: 0,
             finished: Vec::new(),
         }
     }
@@ -291,7 +296,10 @@ impl<'a> Worker<'a> {
                 continue;
             };
             let Some(index) = prompt.waiting.next() else {
-                self.prompts.pop_front();
+                // Its samples hold the prefix now; one that is left over by all of them has ended already.
+                if self.prompts.pop_front().is_some_and(|p| p.prefix.is_unused()) {
+                    self.prompts_in_use -= 1;
+                }
                 continue;
             };
             let request = &self.requests[prompt.request];
@@ -329,7 +337,7 @@ impl<'a> Worker<'a> {
             let Some(unit) = self.queue.take() else { break };
             samples += unit.samples.len();
             rows += self.requests[unit.request].prompt_ids.len();
-            units.push((unit, 0, Sequence::new(self.runner.kv_shape(), self.requests[unit.request].prompt_ids.len())));
+            units.push((unit, 0, self.prompt_room(self.requests[unit.request].prompt_ids.len())));
         }
         if units.is_empty() {
             return Ok(false);
@@ -362,6 +370,19 @@ impl<'a> Worker<'a> {
         Ok(true)
     }
 
+    /// Room for a prompt: one used before if it fits without waste. Fresh memory costs a page fault per 4 kB, which for small
+    /// models is as dear as the prefill itself.
+    fn prompt_room(&mut self, tokens: usize) -> Sequence {
+        self.prompts_in_use += 1;
+        if let Some(index) = self.spare.iter().position(|s| (tokens..=2 * tokens + 32).contains(&s.capacity())) {
+            return self.spare.swap_remove(index);
+        }
+        if self.prompts_in_use + self.spare.len() > self.queue.slots {
+            self.spare.pop();
+        }
+        Sequence::new(self.runner.kv_shape(), tokens)
+    }
+
     /// One token for every active sample.
     fn decode(&mut self) -> Result<()> {
         let mut feeds = Vec::with_capacity(self.active.len());
@@ -390,7 +411,10 @@ impl<'a> Worker<'a> {
 
     fn retire(&mut self, active: Active<'a>) {
         let Active { request, index, mut sequence, sample, .. } = active;
-        sequence.reset();
+        if let Some(room) = sequence.reset() {
+            self.prompts_in_use -= 1;
+            self.spare.push(room);
+        }
         self.free.push(sequence);
         self.finished.push((request, index, sample));
         self.queue.done.fetch_add(1, Ordering::Relaxed);

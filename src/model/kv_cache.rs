@@ -81,6 +81,11 @@ impl Prefix {
     pub fn is_empty(&self) -> bool {
         self.0.len == 0
     }
+
+    /// No sequence stands on it: this is the only handle.
+    pub fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
 }
 
 /// One sequence's place in the cache.
@@ -115,10 +120,19 @@ impl Sequence {
         self.prefix.as_ref().map_or(0, Prefix::len)
     }
 
-    /// Forgets everything; the memory stays.
-    pub fn reset(&mut self) {
-        self.prefix = None;
+    /// Forgets everything; its own memory stays. If it was the last to stand on its prefix, that room comes back empty, to be
+    /// used again.
+    pub fn reset(&mut self) -> Option<Sequence> {
         self.own.len = 0;
+        let mut own = Arc::into_inner(self.prefix.take()?.0)?;
+        own.len = 0;
+        let capacity = own.stride;
+        Some(Sequence { prefix: None, own, capacity })
+    }
+
+    /// Tokens it can hold, its prefix aside.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Starts over after a shared prefix.
@@ -210,8 +224,11 @@ mod tests {
         assert_eq!(keys(&a, 0, 0, 0), [10.0, 20.0, 30.0]);
         a.truncate(1);
         assert_eq!(a.len(), 2);
-        a.reset();
+        assert!(a.reset().is_none(), "others stand on the prefix");
         assert!(a.is_empty() && a.room() == 2);
+        drop(prefix);
+        let room = b.reset().expect("the last one gives the prefix's room back");
+        assert!(room.is_empty() && room.capacity() >= 3);
     }
 
     #[test]

@@ -227,7 +227,11 @@ mod tests {
     fn without(name: &str) -> String {
         let mut files = tiny_policy_files(1);
         files.files.remove(name);
-        Policy::from_files(files).and_then(|p| p.prompt_ids("hi")).err().map(|e| e.to_string()).unwrap_or_default()
+        Policy::from_files(files)
+            .and_then(|p| p.runner().and(p.prompt_ids("hi")))
+            .err()
+            .map(|e| e.to_string())
+            .unwrap_or_default()
     }
 
     #[test]

@@ -46,7 +46,11 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
         Some(candidate) => format!("did you mean `{candidate}`?"),
         None => {
             let all: Vec<&str> = candidates.into_iter().collect();
-            if all.is_empty() { "there is none to choose from".to_string() } else { format!("there is: {}", all.join(", ")) }
+            if all.is_empty() {
+                "there is none to choose from".to_string()
+            } else {
+                format!("there is: {}", all.join(", "))
+            }
         }
     }
 }

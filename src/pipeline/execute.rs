@@ -20,14 +20,29 @@ use std::time::{Duration, Instant};
 
 /// What happens during a run, for whoever shows it.
 pub enum Event<'a> {
-    StageStarted { plan: &'a StagePlan },
-    PartStarted { stage: &'a str, index: usize, count: usize },
-    Progress { stage: &'a str, tick: Tick },
+    StageStarted {
+        plan: &'a StagePlan,
+    },
+    PartStarted {
+        stage: &'a str,
+        index: usize,
+        count: usize,
+    },
+    Progress {
+        stage: &'a str,
+        tick: Tick,
+    },
     /// Another process computes the part.
-    Waiting { stage: &'a str },
-    StageDone { outcome: &'a Outcome },
+    Waiting {
+        stage: &'a str,
+    },
+    StageDone {
+        outcome: &'a Outcome,
+    },
     /// A damaged object was found and dropped; the run starts over and makes it again.
-    Repairing { address: &'a Address },
+    Repairing {
+        address: &'a Address,
+    },
 }
 
 /// What became of a stage.
@@ -60,7 +75,8 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
     log.append(&json!({"event": "run", "time": Oplog::now(), "pipeline": pipeline.name, "stages": names,
         "file": pipeline.source.path, "text": pipeline.source.text, "version": env!("CARGO_PKG_VERSION")}))?;
     for attempt in 0.. {
-        let mut runner = Runner { session: Session::new(pipeline, store)?, options, log: &mut log, outcomes: Vec::new() };
+        let mut runner =
+            Runner { session: Session::new(pipeline, store)?, options, log: &mut log, outcomes: Vec::new() };
         let result = runner.run(names);
         let Runner { session, outcomes, .. } = runner;
         let Err(error) = result else {
@@ -115,7 +131,9 @@ impl Runner<'_, '_> {
 
     fn check_cancelled(&self) -> Result<()> {
         match self.options.cancel.load(Ordering::Relaxed) {
-            true => Err(Error::interrupted("stopped; finished parts are kept").hint("run the same command again to go on")),
+            true => {
+                Err(Error::interrupted("stopped; finished parts are kept").hint("run the same command again to go on"))
+            }
             false => Ok(()),
         }
     }
@@ -203,7 +221,11 @@ impl Runner<'_, '_> {
         let (store, pipeline) = (self.session.store, &self.session.pipeline.name);
         let fingerprint = bound.fingerprint();
         let address = store.put_manifest(manifest)?;
-        store.set_pointer(pipeline, &spec.name, &Pointer { fingerprint: fingerprint.clone(), manifest: address.clone() })?;
+        store.set_pointer(
+            pipeline,
+            &spec.name,
+            &Pointer { fingerprint: fingerprint.clone(), manifest: address.clone() },
+        )?;
         store.publish_view(pipeline, &spec.name, &address, manifest)?;
         let outcome = Outcome {
             name: spec.name.clone(),

@@ -45,7 +45,9 @@ fn flatten(recipe: &Recipe) -> BTreeMap<String, Value> {
 fn shown(value: Option<&Value>) -> String {
     let text = match value {
         None => return "nothing".to_string(),
-        Some(Value::String(text)) if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) => text[..12].to_string(),
+        Some(Value::String(text)) if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            text[..12].to_string()
+        }
         Some(value) => value.to_string(),
     };
     match text.char_indices().nth(60) {

@@ -62,7 +62,10 @@ pub fn substitute(value: &Value, variables: &Variables) -> Result<Value, String>
             Value::Array(items.iter().map(|item| substitute(item, variables)).collect::<Result<_, _>>()?)
         }
         Value::Table(table) => Value::Table(
-            table.iter().map(|(key, item)| Ok((key.clone(), substitute(item, variables)?))).collect::<Result<_, String>>()?,
+            table
+                .iter()
+                .map(|(key, item)| Ok((key.clone(), substitute(item, variables)?)))
+                .collect::<Result<_, String>>()?,
         ),
         other => other.clone(),
     })
@@ -80,7 +83,11 @@ fn substitute_text(input: &str, variables: &Variables) -> Result<Value, String> 
         let Some(close) = rest[open..].find('}') else { break };
         let name = &rest[open + 1..open + close];
         out.push_str(&rest[..open]);
-        if is_name(name) { out.push_str(&text(lookup(name)?)) } else { out.push_str(&rest[open..=open + close]) }
+        if is_name(name) {
+            out.push_str(&text(lookup(name)?))
+        } else {
+            out.push_str(&rest[open..=open + close])
+        }
         rest = &rest[open + close + 1..];
     }
     out.push_str(rest);

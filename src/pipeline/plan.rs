@@ -60,7 +60,11 @@ fn waiting(spec: &StageSpec, waits_for: Vec<String>) -> StagePlan {
 /// Hits, misses and the reason of one stage whose inputs are there.
 pub fn stage_plan(store: &Store, spec: &StageSpec, bound: &Bound) -> Result<StagePlan> {
     let rows = |record: &PartRecord| {
-        bound.stage.main_table().and_then(|table| record.tables.get(table)).map_or(0, |parts| parts.iter().map(|p| p.rows).sum())
+        bound
+            .stage
+            .main_table()
+            .and_then(|table| record.tables.get(table))
+            .map_or(0, |parts| parts.iter().map(|p| p.rows).sum())
     };
     let hits: Vec<&PartRecord> = bound.parts.iter().filter_map(|part| part.record.as_ref()).collect();
     let (parts_hit, parts_miss) = (hits.len(), bound.parts.len() - hits.len());
@@ -75,7 +79,9 @@ pub fn stage_plan(store: &Store, spec: &StageSpec, bound: &Bound) -> Result<Stag
     let why = match (parts_miss, earlier.is_empty()) {
         (0, _) => Vec::new(),
         (_, true) => differences(store, &bound.recipe)?,
-        (missing, false) => vec![format!("same recipe, {missing} of {} parts have new or changed rows", bound.parts.len())],
+        (missing, false) => {
+            vec![format!("same recipe, {missing} of {} parts have new or changed rows", bound.parts.len())]
+        }
     };
     Ok(StagePlan {
         name: spec.name.clone(),

@@ -166,7 +166,9 @@ impl Reader<'_> {
             // A number stays a number: the setting is read as the type of the default.
             let value = match default {
                 Value::String(_) => Value::String(value.clone()),
-                _ => value.parse().map_err(|_| Error::usage(format!("`{key}={value}` is not a {}", default.type_str())))?,
+                _ => value
+                    .parse()
+                    .map_err(|_| Error::usage(format!("`{key}={value}` is not a {}", default.type_str())))?,
             };
             variables.insert(key.clone(), value);
         }
@@ -193,7 +195,9 @@ impl Reader<'_> {
             let Value::Table(stage) = value else { return Err(fail("not a table".into())) };
             let mut stage = stage.clone();
             let kind = stage.remove("kind").and_then(|kind| kind.as_str().map(str::to_string));
-            let kind = kind.ok_or_else(|| fail("has no `kind`".into()).hint(did_you_mean("", crate::stage::KINDS.iter().copied())))?;
+            let kind = kind.ok_or_else(|| {
+                fail("has no `kind`".into()).hint(did_you_mean("", crate::stage::KINDS.iter().copied()))
+            })?;
             if !crate::stage::KINDS.contains(&kind.as_str()) {
                 let error = self.error(&["stages", written, "kind"], format!("unknown stage kind `{kind}`"));
                 return Err(error.hint(did_you_mean(&kind, crate::stage::KINDS.iter().copied())));
@@ -233,7 +237,8 @@ impl Reader<'_> {
             match field {
                 Some(field) => {
                     let known: Vec<&str> = quoted(&misfit.message).skip(1).collect();
-                    self.error(&path, format!("unknown key `{field}` in stage `{name}`")).hint(did_you_mean(field, known))
+                    self.error(&path, format!("unknown key `{field}` in stage `{name}`"))
+                        .hint(did_you_mean(field, known))
                 }
                 None => self.error(&path, format!("stage `{name}`: {}", misfit.message)),
             }
@@ -252,7 +257,13 @@ impl Reader<'_> {
         for (name, policy) in policies {
             let PolicySpec::Stage(target) = policy else { continue };
             let reference = Reference::new("stage", target, Wants::Policy);
-            self.check_reference(&["policies", name], &format!("policy `{name}`"), &reference, &BTreeMap::new(), stages)?;
+            self.check_reference(
+                &["policies", name],
+                &format!("policy `{name}`"),
+                &reference,
+                &BTreeMap::new(),
+                stages,
+            )?;
         }
         for stage in stages {
             for reference in stage.params.references() {
@@ -280,7 +291,10 @@ impl Reader<'_> {
             Some(stage) if fits(&stage) => Ok(()),
             Some(stage) => {
                 let (kind, kinds) = (stage.params.kind(), wants.kinds().join("` or `"));
-                Err(self.error(path, format!("{who}: `{field}` names `{name}`, a `{kind}` stage; it needs a `{kinds}` stage")))
+                Err(self.error(
+                    path,
+                    format!("{who}: `{field}` names `{name}`, a `{kind}` stage; it needs a `{kinds}` stage"),
+                ))
             }
             None => {
                 let mut candidates: Vec<&str> = stages.iter().filter(fits).map(|stage| stage.name.as_str()).collect();
@@ -303,7 +317,8 @@ impl Reader<'_> {
             let (blocked, ready): (Vec<_>, Vec<_>) = left.iter().cloned().partition(waits);
             if ready.is_empty() {
                 let names: Vec<&str> = blocked.iter().map(|stage| stage.name.as_str()).collect();
-                let error = self.error(&["stages", &blocked[0].written], format!("stages need each other: {}", names.join(", ")));
+                let error = self
+                    .error(&["stages", &blocked[0].written], format!("stages need each other: {}", names.join(", ")));
                 return Err(error.hint("a pipeline flows one way: break the cycle"));
             }
             sorted.extend(ready);
@@ -325,7 +340,9 @@ fn check_name(name: &str) -> Result<(), String> {
 /// `name-*` in a list of stages stands for all that start so.
 fn glob(item: &Value, names: &[String]) -> Vec<Value> {
     match item.as_str().and_then(|text| text.strip_suffix('*')) {
-        Some(prefix) => names.iter().filter(|name| name.starts_with(prefix)).map(|name| Value::from(name.as_str())).collect(),
+        Some(prefix) => {
+            names.iter().filter(|name| name.starts_with(prefix)).map(|name| Value::from(name.as_str())).collect()
+        }
         None => vec![item.clone()],
     }
 }

@@ -72,7 +72,12 @@ impl Stage for LogprobStage {
         let limits = context.limits();
         let on_progress = |progress: engine::Progress| {
             let rows_total = rewrites.len() as u64;
-            (context.tick)(Tick { rows_done: progress.done as u64, rows_total, tokens: progress.new_tokens as u64, note: String::new() });
+            (context.tick)(Tick {
+                rows_done: progress.done as u64,
+                rows_total,
+                tokens: progress.new_tokens as u64,
+                note: String::new(),
+            });
         };
         let scores = engine::score(&policy.runner()?, &requests, &limits, &on_progress)?;
         let rows: Vec<Logprob> = rewrites

@@ -91,10 +91,11 @@ impl Params {
         at_least_one(self.max_new_tokens, "max_new_tokens")?;
         at_least_one(self.part_problems, "part_problems")?;
         at_least_one(self.part_samples, "part_samples")?;
-        let in_range = |value: f32, name: &str, low: f32, high: f32| match value.is_finite() && value >= low && value <= high {
-            true => Ok(()),
-            false => Err(Error::usage(format!("`{name}` is `{value}`, it must be between {low} and {high}"))),
-        };
+        let in_range =
+            |value: f32, name: &str, low: f32, high: f32| match value.is_finite() && value >= low && value <= high {
+                true => Ok(()),
+                false => Err(Error::usage(format!("`{name}` is `{value}`, it must be between {low} and {high}"))),
+            };
         in_range(self.temperature, "temperature", 0.0, 100.0)?;
         in_range(self.top_p, "top_p", f32::MIN_POSITIVE, 1.0)?;
         in_range(self.min_p, "min_p", 0.0, 1.0)?;
@@ -217,7 +218,8 @@ impl Stage for RolloutStage {
         let mut wanted = Vec::new();
         let mut rows = Vec::new();
         for task in self.tasks_of(part) {
-            let prompt_ids = loaded.policy.prompt_ids(&task.prompt).map_err(|e| e.at(format!("problem `{}`", task.problem_id)))?;
+            let prompt_ids =
+                loaded.policy.prompt_ids(&task.prompt).map_err(|e| e.at(format!("problem `{}`", task.problem_id)))?;
             let mut missing = Vec::new();
             for sample in from..to {
                 match known.remove(&(task.problem_id.clone(), sample)) {
@@ -238,7 +240,8 @@ impl Stage for RolloutStage {
     fn reusable_rows(&self, part: &Part, earlier: &[PartRecord]) -> Result<u64> {
         let (from, to) = part.span.samples.expect("a rollout part has a sample range");
         let known = self.known_rows(part, earlier)?;
-        let reusable = |task: &Task| (from..to).filter(|s| known.contains_key(&(task.problem_id.clone(), *s))).count() as u64;
+        let reusable =
+            |task: &Task| (from..to).filter(|s| known.contains_key(&(task.problem_id.clone(), *s))).count() as u64;
         Ok(self.tasks_of(part).map(reusable).sum())
     }
 }
@@ -290,7 +293,12 @@ impl RolloutStage {
         u32::try_from(positions.saturating_sub(prompt_ids.len())).unwrap_or(u32::MAX)
     }
 
-    fn sample(&self, context: &Context, loaded: &Loaded, wanted: Vec<(&Task, Vec<u32>, Vec<u32>)>) -> Result<Vec<Rollout>> {
+    fn sample(
+        &self,
+        context: &Context,
+        loaded: &Loaded,
+        wanted: Vec<(&Task, Vec<u32>, Vec<u32>)>,
+    ) -> Result<Vec<Rollout>> {
         let p = &self.params;
         let stream = |task: &Task, sample: u32| {
             Stream::at(p.seed, &[p.prompt_kind.as_str().as_bytes(), task.problem_id.as_bytes(), &sample.to_le_bytes()])
@@ -314,10 +322,21 @@ impl RolloutStage {
         let limits = context.limits();
         let rows_total = wanted.iter().map(|(_, _, missing)| missing.len() as u64).sum();
         let on_progress = |progress: engine::Progress| {
-            (context.tick)(Tick { rows_done: progress.done as u64, rows_total, tokens: progress.new_tokens as u64, note: String::new() });
+            (context.tick)(Tick {
+                rows_done: progress.done as u64,
+                rows_total,
+                tokens: progress.new_tokens as u64,
+                note: String::new(),
+            });
         };
-        let results =
-            engine::generate(&loaded.runner, Some(loaded.policy.tokenizer()), &requests, &sampling, &limits, &on_progress)?;
+        let results = engine::generate(
+            &loaded.runner,
+            Some(loaded.policy.tokenizer()),
+            &requests,
+            &sampling,
+            &limits,
+            &on_progress,
+        )?;
         let mut rows = Vec::new();
         for ((task, prompt_ids, missing), samples) in wanted.iter().zip(results) {
             for (&index, sample) in missing.iter().zip(samples) {
