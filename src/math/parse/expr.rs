@@ -283,7 +283,12 @@ impl Parser {
         Ok(Expr::Pow(Box::new(base), Box::new(exponent)))
     }
 
-    /// A superscript or subscript: a group or one atom, with a sign.
+    /// A lower bound or index: a group or one atom.
+    pub(super) fn subscript(&mut self) -> Result<Expr> {
+        self.atom()
+    }
+
+    /// A superscript: a group or one atom, with a sign.
     pub(super) fn script(&mut self) -> Result<Expr> {
         let mut negative_sign = false;
         while let Some(Tok::Op(sign @ ('+' | '-'))) = self.peek() {

@@ -31,7 +31,7 @@ pub struct Parsed {
 }
 
 /// Brackets, groups and macros may nest this deep.
-const DEPTH_LIMIT: usize = 100;
+const DEPTH_LIMIT: usize = 300;
 
 /// Atoms that are read at most, abandoned readings included.
 const WORK_LIMIT: usize = 30_000;
