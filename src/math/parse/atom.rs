@@ -430,6 +430,7 @@ impl Parser {
             }
             stop += 1;
         }
+        self.work += (stop - start) / 8;
         let value = self.cell(start, stop)?;
         self.at = stop;
         Ok(value)
