@@ -83,7 +83,19 @@ pub fn max(x: &[f32]) -> f32 {
             lanes[i] = if block[i] > lanes[i] { block[i] } else { lanes[i] };
         }
     }
-    tail.iter().chain(&lanes).fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a })
+    let mut last = [f32::NEG_INFINITY; LANES];
+    last[..tail.len()].copy_from_slice(tail);
+    for i in 0..LANES {
+        lanes[i] = if last[i] > lanes[i] { last[i] } else { lanes[i] };
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// Compiles a function for AVX-512, for AVX2 and for the baseline, and picks at run time.
@@ -111,10 +123,15 @@ vectorised! {
                 lanes[i] += block[i];
             }
         }
-        for (i, x) in blocks.into_remainder().iter_mut().enumerate() {
-            *x = exp(x.mul_add(scale, -max));
-            lanes[i] += *x;
+        // The rest as one more whole block, filled up with what adds nothing: as vectors, not one by one.
+        let rest = blocks.into_remainder();
+        let mut last = [f32::NEG_INFINITY; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        for i in 0..LANES {
+            last[i] = exp(last[i].mul_add(scale, -max));
+            lanes[i] += last[i];
         }
+        rest.copy_from_slice(&last[..rest.len()]);
         join(lanes)
     }
 }
