@@ -15,11 +15,11 @@ pub fn exp(x: f32) -> f32 {
     // ln 2 in two parts, so that the remainder is exact to the last bit.
     let r = n.mul_add(-0.693_145_75, clamped);
     let r = n.mul_add(-1.428_606_8e-6, r);
-    let p = 1.987_569_15e-4f32;
-    let p = p.mul_add(r, 1.398_199_95e-3);
+    let p = 1.987_569_1e-4f32;
+    let p = p.mul_add(r, 1.398_199_9e-3);
     let p = p.mul_add(r, 8.333_452e-3);
     let p = p.mul_add(r, 4.166_579_6e-2);
-    let p = p.mul_add(r, 1.666_666_55e-1);
+    let p = p.mul_add(r, 1.666_666_6e-1);
     let p = p.mul_add(r, 0.5);
     let p = (p * r).mul_add(r, r) + 1.0;
     // 2^n in two factors: n reaches 128.
