@@ -302,7 +302,7 @@ impl Expr {
 
     /// The tree with each direct child replaced.
     pub fn map_children(self, change: &mut impl FnMut(Expr) -> Expr) -> Expr {
-        let mut boxed = |inner: Box<Expr>, change: &mut dyn FnMut(Expr) -> Expr| Box::new(change(*inner));
+        let boxed = |inner: Box<Expr>, change: &mut dyn FnMut(Expr) -> Expr| Box::new(change(*inner));
         match self {
             Expr::Num(..) | Expr::Sym(_) | Expr::Const(_) | Expr::Named(_) | Expr::Time(..) | Expr::Text(_) => self,
             Expr::Add(parts) => Expr::Add(parts.into_iter().map(change).collect()),

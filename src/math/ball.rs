@@ -74,6 +74,9 @@ impl Mag {
 
     /// An upper bound of `self / lower`, where `lower` is a lower bound that is not zero.
     pub fn over(self, lower: Mag) -> Mag {
+        if self.mantissa == 0 {
+            return Mag::ZERO;
+        }
         let quotient = (u128::from(self.mantissa) << 64) / u128::from(lower.mantissa.max(1)) + 1;
         Mag::rounded_up(quotient, self.exponent - lower.exponent - 64)
     }

@@ -206,7 +206,10 @@ impl Canon<'_> {
             return Ok(self.opaque(whole));
         }
         let mut total = Fraction::number(if op == BigOp::Sum { BigRational::zero() } else { BigRational::one() });
+        let mut size = 0;
+        parts[2].walk(&mut |_| size += 1);
         for k in first..=last {
+            self.budget.spend(size)?;
             let body = substituted(parts[2].clone(), index, &Expr::int(k));
             let term = self.form(&body)?;
             total = if op == BigOp::Sum { total.plus(&term, self.budget)? } else { total.times(&term, self.budget)? };

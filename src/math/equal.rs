@@ -281,7 +281,15 @@ impl<'a> Comparison<'a> {
         if let [only] = items {
             return Ok(Some(if swapped { self.same(other, only)? } else { self.same(only, other)? }));
         }
-        // several equal answers are one: 1 and 1.0 in two boxes
+        // one answer in several forms: 15 39/40 or 639/40
+        if matches!(whole, Expr::List(_)) && is_scalar(other) {
+            for item in items {
+                if !(if swapped { self.same(other, item)? } else { self.same(item, other)? }) {
+                    return Ok(Some(false));
+                }
+            }
+            return Ok(Some(!items.is_empty()));
+        }
         Ok(Some(false))
     }
 

@@ -3,7 +3,7 @@
 use num_bigint::BigInt;
 use num_integer::Integer;
 use num_rational::BigRational;
-use num_traits::{One, Signed, ToPrimitive, Zero};
+use num_traits::{One, ToPrimitive, Zero};
 
 use super::ast::{BigOp, Const, Expr, Func};
 use super::ball::{Ball, NumError};
@@ -44,6 +44,12 @@ impl Evaluator<'_, '_> {
         self.point.precision
     }
 
+    /// Series cost about the square of the precision.
+    fn pay_for_series(&mut self) -> std::result::Result<(), NumError> {
+        let words = self.p() / 32;
+        self.budget.spend(words * words / 2).map_err(|_| NumError::Budget)
+    }
+
     fn eval(&mut self, expr: &Expr) -> Result {
         let p = self.p();
         self.budget.spend(1 + p / 128).map_err(|_| NumError::Budget)?;
@@ -52,7 +58,10 @@ impl Evaluator<'_, '_> {
             Expr::Sym(name) => self.variable(name),
             Expr::Const(constant) => match constant {
                 Const::Pi => Ok(Complex::real(elementary::pi(p))),
-                Const::E => Complex::integer(1).exp(p),
+                Const::E => {
+                    self.pay_for_series()?;
+                    Complex::integer(1).exp(p)
+                }
                 Const::I => Ok(Complex::i()),
                 Const::Infinity => Err(NumError::Undefined),
             },
@@ -119,6 +128,7 @@ impl Evaluator<'_, '_> {
     fn power(&mut self, base: &Expr, exponent: &Expr) -> Result {
         let p = self.p();
         let value = if matches!(base, Expr::Const(Const::E)) {
+            self.pay_for_series()?;
             return self.eval(exponent)?.exp(p);
         } else {
             self.eval(base)?
@@ -132,6 +142,7 @@ impl Evaluator<'_, '_> {
             }
             return value.pow(&Complex::real(Ball::from_integer(literal.numer())), p);
         }
+        self.pay_for_series()?;
         let exponent = self.eval(exponent)?;
         value.pow(&exponent, p)
     }
@@ -142,6 +153,7 @@ impl Evaluator<'_, '_> {
         if n == 2 {
             return value.sqrt(p);
         }
+        self.pay_for_series()?;
         let inverse = Complex::real(Ball::rational(&BigRational::new(BigInt::one(), BigInt::from(n)), p + 64));
         if value.is_real() && n % 2 == 1 && value.re.sign() == Some(-1) {
             return Ok(value.neg().pow(&inverse, p)?.neg());
@@ -205,6 +217,7 @@ impl Evaluator<'_, '_> {
             }
             Func::Log => {
                 let (base, value) = (self.eval(&args[0])?, self.eval(&args[1])?);
+                self.pay_for_series()?;
                 value.ln(p)?.div(&base.ln(p)?, p)
             }
             Func::Binom | Func::Perm => self.binomial(func, args),
@@ -237,6 +250,9 @@ impl Evaluator<'_, '_> {
             }
             _ => {
                 let value = self.eval(&args[0])?;
+                if !matches!(func, Func::Abs | Func::Floor | Func::Ceil | Func::Re | Func::Im | Func::Conj | Func::Sign) {
+                    self.pay_for_series()?;
+                }
                 self.unary(func, &value)
             }
         }
@@ -256,7 +272,7 @@ impl Evaluator<'_, '_> {
         let n = self.eval(&args[0])?;
         // symmetric for integers, so that binom(5000, 4999) is short
         let k = match n.re.exact_integer().and_then(|n| n.to_i64()) {
-            Some(n) if n.is_positive() && func == Func::Binom && k <= n => k.min(n - k),
+            Some(n) if n > 0 && func == Func::Binom && k <= n => k.min(n - k),
             _ => k,
         };
         if k > TERM_LIMIT {

@@ -124,10 +124,7 @@ pub fn final_answer(text: &str, join: bool) -> Found {
         return boxed(text, &spans, last, join);
     }
     let text = behind_thoughts(text);
-    if let Some(found) = whole(text) {
-        return found;
-    }
-    if let Some(found) = announced(text) {
+    if let Some(found) = announced(text).or_else(|| whole(text)) {
         return found;
     }
     match candidates(text).pop() {
@@ -192,6 +189,13 @@ fn is_balanced(text: &str) -> bool {
     depth == 0
 }
 
+/// True when the last box is followed by a percent sign or word.
+pub fn percent_follows(text: &str) -> bool {
+    let Some(last) = boxes(text).pop() else { return false };
+    let rest = text[last.end..].trim_start_matches(['$', ' ', '\\', ')']);
+    ["%", "percent"].iter().any(|sign| rest.starts_with(sign))
+}
+
 /// True when what stands between two boxes only lists them.
 fn joins(gap: &str) -> bool {
     if gap.len() > 80 || gap.contains("\n\n") {
@@ -243,7 +247,12 @@ fn behind_thoughts(text: &str) -> &str {
 
 /// A text that is nothing but a short answer.
 fn whole(text: &str) -> Option<Found> {
-    let bare = tidy(text);
+    let mut bare = tidy(text);
+    for opening in ["Therefore", "therefore", "Thus", "Hence", "So"] {
+        if let Some(rest) = bare.strip_prefix(opening).filter(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic())) {
+            bare = rest.trim_start_matches([',', ' ']);
+        }
+    }
     if bare.is_empty() || bare.len() > 200 || bare.contains('\n') {
         return None;
     }

@@ -69,6 +69,9 @@ pub fn rational(expr: &Expr) -> Option<BigRational> {
 fn algebra(a: &Expr, b: &Expr, budget: &mut Budget) -> Result<Option<Identity>, NoForm> {
     let mut canon = Canon { budget, uncertain: false, others: Default::default() };
     let (a, b) = (canon.form(a)?, canon.form(b)?);
+    if let (Some(a), Some(b)) = (a.as_rational(), b.as_rational()) {
+        return Ok(Some(if a == b { Identity::Same("rational") } else { Identity::Different("rational") }));
+    }
     let difference = difference(&a, &b, canon.budget)?;
     if difference.is_zero() {
         return Ok(Some(Identity::Same("algebra")));

@@ -126,6 +126,7 @@ fn reference(gold: &str, join: bool) -> String {
         return gold.to_string();
     }
     match extract::final_answer(gold, join) {
+        Found::Answer(text, "boxed") if extract::percent_follows(gold) => text + "\\%",
         Found::Answer(text, _) => text,
         _ => gold.trim().to_string(),
     }

@@ -339,7 +339,9 @@ impl<'a> Lexer<'a> {
             "infinity" | "inf" | "oo" | "Infinity" => return self.push(Tok::Const(Const::Infinity)),
             "pi" | "Pi" => return self.push(Tok::Const(Const::Pi)),
             "sqrt" => return self.push(Tok::Cmd(Cmd::Sqrt)),
-            "percent" | "percentage" => return self.push(Tok::Percent),
+            // a lost backslash
+            "frac" | "dfrac" | "tfrac" if self.peek() == Some(b'{') => return self.push(Tok::Cmd(Cmd::Frac)),
+            "percent" | "percentage" | "pct" => return self.push(Tok::Percent),
             "degrees" | "degree" | "deg" => return self.push(Tok::Degree),
             "U" if !upright
                 && matches!(self.tokens.last().map(|token| &token.tok), Some(Tok::Close(_)))
@@ -368,10 +370,18 @@ impl<'a> Lexer<'a> {
         let after_number =
             matches!(self.tokens.last().map(|token| &token.tok), Some(Tok::Num(..) | Tok::Close(_) | Tok::Degree));
         let unit = after_number && self.spaced && super::units::Unit::named(run).is_some();
-        if as_text || unit || is_long_word(run) || token::is_common_word(run) {
+        if as_text || unit || is_long_word(run) || (token::is_common_word(run) && self.stands_among_words(start)) {
             return self.push_font(Tok::Word(run.to_string()), true);
         }
         self.product(run);
+    }
+
+    /// No numeral and no operator on either side: `by` in `4by + z` is a product.
+    fn stands_among_words(&self, start: usize) -> bool {
+        let before = self.text[..start].trim_end().bytes().next_back();
+        let after = self.text[self.at..].trim_start().bytes().next();
+        let formula = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'*' | b'/' | b'^' | b'=' | b'_' | b'(' | b')' | b'\\' | b'}' | b'<' | b'>' | b'|' | b'&');
+        !before.is_some_and(formula) && !after.is_some_and(formula)
     }
 
     /// Letters that stand for a product; functions in front of one or two letters are functions.
@@ -594,7 +604,9 @@ impl<'a> Lexer<'a> {
             self.push(Tok::Ident(bare.to_string()));
             return Ok(());
         }
-        if let Some(func) = token::function(bare).filter(|_| name == "operatorname" || name.starts_with("math")) {
+        // \mathrm{min} behind a number is a unit
+        let is_unit = name != "operatorname" && matches!(bare, "min" | "sec") && !self.next_opens();
+        if let Some(func) = token::function(bare).filter(|_| !is_unit && (name == "operatorname" || name.starts_with("math"))) {
             self.push(Tok::Func(func));
             return Ok(());
         }

@@ -147,7 +147,7 @@ impl Poly {
                     return Err(NoForm::TooLarge);
                 }
                 let (monomial, factor) = multiply(left, right)?;
-                product.insert(monomial, left_value * right_value * factor);
+                product.insert(monomial, multiplied(&multiplied(left_value, right_value), &factor));
             }
             if product.terms.len() > TERM_LIMIT {
                 return Err(NoForm::TooLarge);
@@ -228,6 +228,20 @@ impl Poly {
         }
         Some(found)
     }
+}
+
+/// The product, without the greatest common divisors that a library product looks for in vain.
+fn multiplied(a: &BigRational, b: &BigRational) -> BigRational {
+    if a.is_one() {
+        return b.clone();
+    }
+    if b.is_one() {
+        return a.clone();
+    }
+    if a.is_integer() && b.is_integer() {
+        return BigRational::from_integer(a.numer() * b.numer());
+    }
+    a * b
 }
 
 /// The product of two monomials and the rational factor that falls out.
@@ -311,7 +325,8 @@ impl Fraction {
     /// The rational number this is.
     pub fn as_rational(&self) -> Option<BigRational> {
         let under = self.under.as_rational()?;
-        Some(self.over.as_rational()? / under)
+        let over = self.over.as_rational()?;
+        Some(if under.is_one() { over } else { over / under })
     }
 
     /// The sum.

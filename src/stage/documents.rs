@@ -13,9 +13,9 @@ use crate::table::examples::Example;
 use arrow::array::RecordBatch;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -86,9 +86,21 @@ impl Stage for DocumentsStage {
             rows.extend(examples(policy.tokenizer(), &batch).map_err(|e| e.at(at()))?);
             (context.tick)(Tick { rows_done: rows.len() as u64, ..Tick::default() });
         }
+        number_repeats(&mut rows);
         rows.sort_by(|a, b| a.example_id.cmp(&b.example_id));
-        rows.dedup_by(|a, b| a.example_id == b.example_id);
         Ok(Output { tables: vec![context.encode(&rows)?], files: Vec::new() })
+    }
+}
+
+/// A document that occurs again is a row of its own: how often it occurs is part of the data.
+fn number_repeats(rows: &mut [Example]) {
+    let mut seen: HashMap<String, u32> = HashMap::new();
+    for row in rows {
+        let count = seen.entry(row.example_id.clone()).or_default();
+        if *count > 0 {
+            row.example_id = format!("{}-{count}", row.example_id);
+        }
+        *count += 1;
     }
 }
 

@@ -23,3 +23,5 @@ pub use step::{Accumulation, Trainer, TrainerParams};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod pytorch_tests;

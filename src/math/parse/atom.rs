@@ -430,6 +430,7 @@ impl Parser {
             }
             stop += 1;
         }
+        self.work += (stop - start) / 8;
         let value = self.cell(start, stop)?;
         self.at = stop;
         Ok(value)
@@ -481,7 +482,7 @@ impl Parser {
                     _ => power = Some(script),
                 }
             } else if self.take(&Tok::Op('_')) {
-                base = Some(self.nested(Self::script)?);
+                base = Some(self.nested(Self::subscript)?);
             }
         }
         let arguments = self.arguments(func)?;
@@ -607,7 +608,7 @@ impl Parser {
             Cmd::Limit => {
                 let mut parts = Vec::new();
                 if self.take(&Tok::Op('_')) {
-                    parts.push(self.nested(Self::script)?);
+                    parts.push(self.nested(Self::subscript)?);
                 }
                 parts.push(self.term()?);
                 Ok(Expr::Shape("lim".to_string(), parts))
@@ -641,7 +642,7 @@ impl Parser {
                 let mut parts = Vec::new();
                 while matches!(self.peek(), Some(Tok::Op('_' | '^'))) && parts.len() < 2 {
                     self.at += 1;
-                    parts.push(self.nested(Self::script)?);
+                    parts.push(self.nested(Self::subscript)?);
                 }
                 parts.push(self.term()?);
                 Ok(Expr::Shape(if cmd == Cmd::Cup { "bigcup" } else { "bigcap" }.to_string(), parts))
@@ -654,7 +655,7 @@ impl Parser {
         let (mut lower, mut upper) = (None, None);
         for _ in 0..2 {
             if self.take(&Tok::Op('_')) {
-                lower = Some(self.nested(Self::script)?);
+                lower = Some(self.nested(Self::subscript)?);
             } else if self.take(&Tok::Op('^')) {
                 upper = Some(self.nested(Self::script)?);
             }
@@ -682,7 +683,7 @@ impl Parser {
         let mut parts = Vec::new();
         for _ in 0..2 {
             if self.take(&Tok::Op('_')) || self.take(&Tok::Op('^')) {
-                parts.push(self.nested(Self::script)?);
+                parts.push(self.nested(Self::subscript)?);
             }
         }
         parts.push(self.sum()?);

@@ -230,7 +230,8 @@ impl Parser {
     fn degree(&mut self, base: Expr) -> Expr {
         // temperatures
         if let Some(Tok::Ident(scale)) = self.peek() {
-            if matches!(scale.as_str(), "C" | "F") && self.tokens[self.at].upright {
+            let last = matches!(self.peek_at(1), None | Some(Tok::Comma | Tok::Close(_) | Tok::And | Tok::Or));
+            if matches!(scale.as_str(), "C" | "F") && (self.tokens[self.at].upright || last) {
                 let unit = Unit::named(scale).expect("temperature scales are units");
                 self.at += 1;
                 return Expr::Quantity(Box::new(base), unit);
@@ -283,7 +284,12 @@ impl Parser {
         Ok(Expr::Pow(Box::new(base), Box::new(exponent)))
     }
 
-    /// A superscript or subscript: a group or one atom, with a sign.
+    /// A lower bound or index: a group or one atom.
+    pub(super) fn subscript(&mut self) -> Result<Expr> {
+        self.atom()
+    }
+
+    /// A superscript: a group or one atom, with a sign.
     pub(super) fn script(&mut self) -> Result<Expr> {
         let mut negative_sign = false;
         while let Some(Tok::Op(sign @ ('+' | '-'))) = self.peek() {

@@ -31,7 +31,7 @@ pub struct Parsed {
 }
 
 /// Brackets, groups and macros may nest this deep.
-const DEPTH_LIMIT: usize = 100;
+const DEPTH_LIMIT: usize = 200;
 
 /// Atoms that are read at most, abandoned readings included.
 const WORK_LIMIT: usize = 30_000;
@@ -113,7 +113,40 @@ fn prepared(tokens: Vec<Token>) -> Vec<Token> {
     }
     let start = kept.iter().position(|token| !idle(&token.tok)).unwrap_or(kept.len());
     kept.drain(..start);
-    kept
+    without_double_brackets(kept)
+}
+
+/// Brackets directly inside brackets say nothing more, and cost depth.
+fn without_double_brackets(tokens: Vec<Token>) -> Vec<Token> {
+    let mut partner = vec![usize::MAX; tokens.len()];
+    let mut open = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        match token.tok {
+            Tok::Open(delim) => open.push((delim, at)),
+            Tok::Close(delim) => match open.pop() {
+                Some((other, start)) if other == delim => partner[start] = at,
+                // mixed brackets: half-open intervals; their partners stay unknown
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    let is = |at: usize, wanted: &Tok| tokens.get(at).is_some_and(|token| token.tok == *wanted);
+    let mut dropped = vec![false; tokens.len()];
+    for delim in [Delim::Paren, Delim::Group] {
+        let tok = Tok::Open(delim);
+        for at in 1..tokens.len() {
+            let (inner, outer) = (partner[at], partner[at - 1]);
+            if inner != usize::MAX && outer == inner + 1 && is(at, &tok) && is(at - 1, &tok) {
+                dropped[at] = true;
+                dropped[inner] = true;
+            }
+        }
+    }
+    if !dropped.contains(&true) {
+        return tokens;
+    }
+    tokens.into_iter().zip(dropped).filter(|(_, dropped)| !dropped).map(|(token, _)| token).collect()
 }
 
 struct Parser {
