@@ -249,7 +249,9 @@ fn behind_thoughts(text: &str) -> &str {
 fn whole(text: &str) -> Option<Found> {
     let mut bare = tidy(text);
     for opening in ["Therefore", "therefore", "Thus", "Hence", "So"] {
-        if let Some(rest) = bare.strip_prefix(opening).filter(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic())) {
+        if let Some(rest) =
+            bare.strip_prefix(opening).filter(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic()))
+        {
             bare = rest.trim_start_matches([',', ' ']);
         }
     }

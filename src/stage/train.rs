@@ -343,7 +343,8 @@ impl TrainStage {
 
 fn state_file(trainer: &Trainer) -> Result<(String, Vec<u8>)> {
     let state: BTreeMap<_, _> = trainer.state()?.into_iter().collect();
-    let bytes = safetensors::serialize(state, None).map_err(|e| Error::internal("cannot write a checkpoint").source(e))?;
+    let bytes =
+        safetensors::serialize(state, None).map_err(|e| Error::internal("cannot write a checkpoint").source(e))?;
     Ok((STATE_FILE.to_string(), bytes))
 }
 

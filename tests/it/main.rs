@@ -1,2 +1,10 @@
+//! Whole-crate tests, one binary.
+
+mod bad_input;
+mod cli;
+mod crash;
 mod engine;
+mod stages;
+mod support;
+mod tidy;
 mod world;
