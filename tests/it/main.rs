@@ -4,6 +4,8 @@ mod bad_input;
 mod cli;
 mod crash;
 mod engine;
+#[cfg(feature = "oracle")]
+mod oracle;
 mod stages;
 mod support;
 mod tidy;
