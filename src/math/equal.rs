@@ -460,10 +460,12 @@ impl<'a> Comparison<'a> {
                 self.how(method);
                 self.rounded(a, b)
             }
-            Identity::Unknown => {
-                self.how("undecided");
+            Identity::Undefined => {
+                self.how("undefined");
                 Ok(false)
             }
+            // numbers too large to compute: as little decided as with no steps left
+            Identity::Unknown => Err(Exhausted),
         }
     }
 

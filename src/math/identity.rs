@@ -20,7 +20,9 @@ pub enum Identity {
     Same(&'static str),
     /// Not the same.
     Different(&'static str),
-    /// Neither could be shown.
+    /// No point where both are defined: not shown to be the same.
+    Undefined,
+    /// The numbers are beyond what can be computed.
     Unknown,
 }
 
@@ -44,7 +46,7 @@ pub fn compare(a: &Expr, b: &Expr, budget: &mut Budget) -> Result<Identity, Exha
     }
     match algebra(a, b, budget) {
         Err(NoForm::Exhausted) => return Err(Exhausted),
-        Err(NoForm::Undefined) => return Ok(Identity::Unknown),
+        Err(NoForm::Undefined) => return Ok(Identity::Undefined),
         Ok(Some(identity)) => return Ok(identity),
         Ok(None) | Err(NoForm::TooLarge) => {}
     }
@@ -140,7 +142,8 @@ fn numeric(a: &Expr, b: &Expr, budget: &mut Budget) -> Result<Identity, Exhauste
         return Ok(match at_point(a, b, &[], true, budget)? {
             Sample::Equal => Identity::Same("numeric"),
             Sample::Different => Identity::Different("numeric"),
-            Sample::Skip | Sample::Unclear => Identity::Unknown,
+            Sample::Skip => Identity::Undefined,
+            Sample::Unclear => Identity::Unknown,
         });
     }
     let discrete = [a, b].iter().any(|side| side.any(&mut is_discrete));
@@ -190,7 +193,7 @@ fn numeric(a: &Expr, b: &Expr, budget: &mut Budget) -> Result<Identity, Exhauste
             return Ok(Identity::Same("numeric"));
         }
     }
-    Ok(Identity::Unknown)
+    Ok(Identity::Undefined)
 }
 
 /// True for operations that are only defined or only meant for integers.

@@ -214,7 +214,6 @@ fn trees(options: &Options, gold: &Expr, answer: &Expr) -> (Verdict, &'static st
     let mut comparison = Comparison::new(options);
     match comparison.same(gold, answer) {
         Ok(true) => (Verdict::Correct, comparison.method),
-        Ok(false) if comparison.method == "undecided" => (Verdict::BudgetExceeded, "undecided"),
         Ok(false) => (Verdict::Incorrect, comparison.method),
         Err(_) => (Verdict::BudgetExceeded, "steps"),
     }
@@ -307,7 +306,10 @@ fn choice(gold: &str, response: &str) -> Judgement {
             let verdict = if Some(given) == wanted { Verdict::Correct } else { Verdict::Incorrect };
             Judgement::new(verdict, Some(given.to_string()), place, "choice")
         }
-        None => Judgement::new(Verdict::Unparsed, found.ok().map(|(answer, _)| answer), place, "no_letter"),
+        None => match found {
+            Ok((answer, _)) => Judgement::new(Verdict::Unparsed, Some(answer), place, "no_letter"),
+            Err(judgement) => judgement,
+        },
     }
 }
 

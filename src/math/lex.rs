@@ -244,7 +244,11 @@ impl<'a> Lexer<'a> {
     /// A run of letters that are not ASCII: a word.
     fn foreign(&mut self) {
         let rest = &self.text[self.at..];
-        let end = rest.char_indices().find(|(_, c)| c.is_ascii()).map_or(rest.len(), |(end, _)| end);
+        if let Some(symbol) = rest.chars().next().filter(|symbol| super::units::Unit::currency(*symbol).is_some()) {
+            self.at += symbol.len_utf8();
+            return self.push(Tok::Currency(symbol));
+        }
+        let end = rest.char_indices().find(|(_, c)| c.is_ascii() || matches!(c, '€' | '£' | '¥' | '₹' | '¢')).map_or(rest.len(), |(end, _)| end);
         let word = rest[..end].to_string();
         self.at += end;
         self.push_font(Tok::Word(word), true);

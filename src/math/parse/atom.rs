@@ -200,7 +200,12 @@ impl Parser {
 
     fn apply(&mut self, name: String) -> Result<Expr> {
         self.at += 1;
-        let (arguments, _) = self.nested(|parser| parser.bracketed(Self::item_list))?;
+        let (mut arguments, _) = self.nested(|parser| parser.bracketed(Self::item_list))?;
+        // P(A | B)
+        if name == "P" && self.peek() == Some(&Tok::Bar) {
+            self.at += 1;
+            arguments.extend(self.nested(|parser| parser.bracketed(Self::item_list))?.0);
+        }
         self.expect(&Tok::Close(Delim::Paren))?;
         Ok(Expr::Apply(name, arguments))
     }
@@ -224,10 +229,11 @@ impl Parser {
                         | ("y" | "u" | "v" | "p" | "q" | "r", "x")
                 )
             }
-            // P(X = 2), P(A | B)
-            Some(Tok::Ident(_)) if head == "P" || decorated && upper => {
-                matches!(self.peek_at(2), Some(Tok::Rel(_) | Tok::Bar))
-            }
+            // P(X = 2), P(A | B), P(A and B)
+            Some(Tok::Ident(_)) if head == "P" || decorated && upper => matches!(
+                self.peek_at(2),
+                Some(Tok::Rel(_) | Tok::Bar | Tok::And | Tok::Cmd(Cmd::Cap | Cmd::Cup | Cmd::SetMinus))
+            ),
             _ => false,
         }
     }
@@ -263,8 +269,10 @@ impl Parser {
     /// Runs `inner` with bars that open again.
     fn bracketed<T>(&mut self, inner: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let bars = std::mem::take(&mut self.bars);
+        let outward = std::mem::replace(&mut self.outward, false);
         let result = inner(self);
         self.bars = bars;
+        self.outward = outward;
         result
     }
 
@@ -329,8 +337,12 @@ impl Parser {
 
     /// `]a, b[`.
     fn outward_interval(&mut self) -> Result<Expr> {
-        let (items, _) = self.bracketed(Self::item_list)?;
-        let [left, right]: [Expr; 2] = items.try_into().map_err(|_| Failure::Syntax)?;
+        let outward = std::mem::replace(&mut self.outward, true);
+        let bars = std::mem::take(&mut self.bars);
+        let items = self.item_list();
+        self.bars = bars;
+        self.outward = outward;
+        let [left, right]: [Expr; 2] = items?.0.try_into().map_err(|_| Failure::Syntax)?;
         match self.peek() {
             Some(Tok::Open(Delim::Square)) => {
                 self.at += 1;

@@ -145,6 +145,7 @@ impl Parser {
         match tok {
             Tok::Num(..) | Tok::Func(_) | Tok::Const(_) | Tok::Named(_) | Tok::Begin(_) | Tok::Norm => true,
             Tok::Ident(_) => !self.unit_ahead(),
+            Tok::Open(Delim::Square) => !self.outward,
             Tok::Open(_) => true,
             Tok::Bar => self.bars == 0,
             Tok::Cmd(cmd) => matches!(

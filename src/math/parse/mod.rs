@@ -54,7 +54,7 @@ fn parse_tokens(tokens: Vec<Token>) -> Result<Expr> {
         return Ok(words::known(text));
     }
     let end = tokens.len();
-    let mut parser = Parser { tokens, at: 0, end, depth: 0, bars: 0, divisions: 0, work: 0 };
+    let mut parser = Parser { tokens, at: 0, end, depth: 0, bars: 0, divisions: 0, outward: false, work: 0 };
     match parser.items() {
         Ok(expr) if parser.at == parser.end => return Ok(expr),
         Err(Failure::TooLarge) => return Err(Failure::TooLarge),
@@ -158,6 +158,8 @@ struct Parser {
     bars: usize,
     /// Divisions and other left-deep operators so far; they make the tree deeper without brackets.
     divisions: usize,
+    /// Inside `]a, b[` an opening square bracket closes.
+    outward: bool,
     /// Atoms read so far, those of abandoned readings included.
     work: usize,
 }
