@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use mindgap::math::{is_readable, Judge, Options, Verdict};
+use mindgap::math::{Judge, Options, Verdict, is_readable};
 use serde_json::Value;
 
 /// Counts of one category.
@@ -24,7 +24,11 @@ struct Tally {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let directory = arguments.first().ok_or("usage: judge_bench DIR [--wrong N]")?;
-    let shown = arguments.iter().position(|argument| argument == "--wrong").and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(0usize);
+    let shown = arguments
+        .iter()
+        .position(|argument| argument == "--wrong")
+        .and_then(|at| arguments.get(at + 1)?.parse().ok())
+        .unwrap_or(0usize);
     let mut files: Vec<_> = std::fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.sort();
     for path in files {
@@ -46,8 +50,14 @@ fn labelled(rows: &[Value], shown: usize) {
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     for row in rows {
         let label = ["expected", "recorded_score"].iter().find_map(|key| row.get(key)?.as_bool());
-        let (Some(expected), Some(gold), Some(response)) = (label, row["gold"].as_str(), row["response"].as_str()) else { continue };
-        if ["disabled", "disputed", "unusual"].iter().any(|key| row.get(key).is_some_and(|value| value != &Value::Bool(false))) {
+        let (Some(expected), Some(gold), Some(response)) = (label, row["gold"].as_str(), row["response"].as_str())
+        else {
+            continue;
+        };
+        if ["disabled", "disputed", "unusual"]
+            .iter()
+            .any(|key| row.get(key).is_some_and(|value| value != &Value::Bool(false)))
+        {
             continue;
         }
         let category = row.get("category").and_then(Value::as_str).unwrap_or("all");
@@ -65,7 +75,10 @@ fn labelled(rows: &[Value], shown: usize) {
         if correct != expected && tally.wrong.len() < shown {
             let tail: String = response.chars().rev().take(160).collect::<Vec<_>>().into_iter().rev().collect();
             let given = judgement.extracted.unwrap_or_default();
-            tally.wrong.push(format!("{} expected {expected} gold {gold:?} given {given:?} by {} in {tail:?}", row["id"], judgement.method));
+            tally.wrong.push(format!(
+                "{} expected {expected} gold {gold:?} given {given:?} by {} in {tail:?}",
+                row["id"], judgement.method
+            ));
         }
     }
     let mut times = Vec::new();
@@ -86,13 +99,21 @@ fn labelled(rows: &[Value], shown: usize) {
     times.sort_unstable();
     if let (Some(last), Some(p99)) = (times.last(), times.get(times.len() * 99 / 100)) {
         let seconds = times.iter().sum::<Duration>().as_secs_f64();
-        println!("  {:.0} pairs/s on one core, p99 {:.3} ms, max {:.3} ms", times.len() as f64 / seconds, p99.as_secs_f64() * 1e3, last.as_secs_f64() * 1e3);
+        println!(
+            "  {:.0} pairs/s on one core, p99 {:.3} ms, max {:.3} ms",
+            times.len() as f64 / seconds,
+            p99.as_secs_f64() * 1e3,
+            last.as_secs_f64() * 1e3
+        );
     }
 }
 
 fn print_tally(name: &str, tally: &Tally) {
     let share = 100.0 * tally.right as f64 / tally.total as f64;
-    println!("  {name}: {}/{} = {share:.2} %, false positives {}, false negatives {}", tally.right, tally.total, tally.false_positives, tally.false_negatives);
+    println!(
+        "  {name}: {}/{} = {share:.2} %, false positives {}, false negatives {}",
+        tally.right, tally.total, tally.false_positives, tally.false_negatives
+    );
     for line in &tally.wrong {
         println!("    {line}");
     }
@@ -108,19 +129,36 @@ fn references(rows: &[Value], shown: usize) {
     for (dataset, rows) in by_dataset {
         let unique: std::collections::BTreeSet<&str> = rows.iter().filter_map(|row| row["gold"].as_str()).collect();
         let unread: Vec<&&str> = unique.iter().filter(|gold| !is_readable(gold)).collect();
-        let unequal: Vec<&&str> = unique.iter().filter(|gold| judge.judge(gold, &format!("\\boxed{{{gold}}}")).verdict != Verdict::Correct).collect();
-        let solutions: Vec<(&str, &str, &Value)> = rows.iter().filter_map(|row| Some((row["gold"].as_str()?, row.get("solution")?.as_str()?, &row["idx"]))).collect();
-        let missed: Vec<_> = solutions.iter().filter(|(gold, solution, _)| judge.judge(gold, solution).verdict != Verdict::Correct).collect();
+        let unequal: Vec<&&str> = unique
+            .iter()
+            .filter(|gold| judge.judge(gold, &format!("\\boxed{{{gold}}}")).verdict != Verdict::Correct)
+            .collect();
+        let solutions: Vec<(&str, &str, &Value)> = rows
+            .iter()
+            .filter_map(|row| Some((row["gold"].as_str()?, row.get("solution")?.as_str()?, &row["idx"])))
+            .collect();
+        let missed: Vec<_> = solutions
+            .iter()
+            .filter(|(gold, solution, _)| judge.judge(gold, solution).verdict != Verdict::Correct)
+            .collect();
         println!(
             "  {dataset}: read {}/{} = {:.2} %, equal to itself {}/{}, solution correct {}/{}",
-            unique.len() - unread.len(), unique.len(), 100.0 * (unique.len() - unread.len()) as f64 / unique.len() as f64,
-            unique.len() - unequal.len(), unique.len(), solutions.len() - missed.len(), solutions.len()
+            unique.len() - unread.len(),
+            unique.len(),
+            100.0 * (unique.len() - unread.len()) as f64 / unique.len() as f64,
+            unique.len() - unequal.len(),
+            unique.len(),
+            solutions.len() - missed.len(),
+            solutions.len()
         );
         unread.iter().take(shown).for_each(|gold| println!("    unread {gold:?}"));
         unequal.iter().take(shown).for_each(|gold| println!("    not itself {gold:?}"));
         for (gold, solution, index) in missed.iter().take(shown) {
             let judgement = judge.judge(gold, solution);
-            println!("    solution {index} gold {gold:?} given {:?} {:?} by {}", judgement.extracted, judgement.verdict, judgement.method);
+            println!(
+                "    solution {index} gold {gold:?} given {:?} {:?} by {}",
+                judgement.extracted, judgement.verdict, judgement.method
+            );
         }
     }
 }

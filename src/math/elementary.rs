@@ -122,6 +122,9 @@ pub fn ln(x: &Ball, precision: u64) -> Result<Ball, NumError> {
         Some(_) => return Err(NumError::Undefined),
         None => return Err(NumError::Imprecise),
     }
+    if x.exact_integer().is_some_and(|value| value.is_one()) {
+        return Ok(Ball::zero());
+    }
     let bits = precision + GUARD;
     let (mantissa, exponent) = x.midpoint();
     let length = mantissa.bits();

@@ -250,7 +250,8 @@ impl Evaluator<'_, '_> {
             }
             _ => {
                 let value = self.eval(&args[0])?;
-                if !matches!(func, Func::Abs | Func::Floor | Func::Ceil | Func::Re | Func::Im | Func::Conj | Func::Sign) {
+                if !matches!(func, Func::Abs | Func::Floor | Func::Ceil | Func::Re | Func::Im | Func::Conj | Func::Sign)
+                {
                     self.pay_for_series()?;
                 }
                 self.unary(func, &value)

@@ -249,11 +249,18 @@ fn behind_thoughts(text: &str) -> &str {
 fn whole(text: &str) -> Option<Found> {
     let mut bare = tidy(text);
     for opening in ["Therefore", "therefore", "Thus", "Hence", "So"] {
-        if let Some(rest) = bare.strip_prefix(opening).filter(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic())) {
+        if let Some(rest) =
+            bare.strip_prefix(opening).filter(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic()))
+        {
             bare = rest.trim_start_matches([',', ' ']);
         }
     }
     if bare.is_empty() || bare.len() > 200 || bare.contains('\n') {
+        return None;
+    }
+    // a sentence with a number in it
+    let starts_with_word = bare.bytes().take_while(u8::is_ascii_alphabetic).count() > 1;
+    if starts_with_word && bare.contains(|c: char| c.is_ascii_digit()) && !bare.contains('(') {
         return None;
     }
     // one formula in its delimiters, or no delimiters and no sentence

@@ -248,7 +248,10 @@ impl<'a> Lexer<'a> {
             self.at += symbol.len_utf8();
             return self.push(Tok::Currency(symbol));
         }
-        let end = rest.char_indices().find(|(_, c)| c.is_ascii() || matches!(c, '€' | '£' | '¥' | '₹' | '¢')).map_or(rest.len(), |(end, _)| end);
+        let end = rest
+            .char_indices()
+            .find(|(_, c)| c.is_ascii() || matches!(c, '€' | '£' | '¥' | '₹' | '¢'))
+            .map_or(rest.len(), |(end, _)| end);
         let word = rest[..end].to_string();
         self.at += end;
         self.push_font(Tok::Word(word), true);
@@ -384,7 +387,26 @@ impl<'a> Lexer<'a> {
     fn stands_among_words(&self, start: usize) -> bool {
         let before = self.text[..start].trim_end().bytes().next_back();
         let after = self.text[self.at..].trim_start().bytes().next();
-        let formula = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'*' | b'/' | b'^' | b'=' | b'_' | b'(' | b')' | b'\\' | b'}' | b'<' | b'>' | b'|' | b'&');
+        let formula = |byte: u8| {
+            byte.is_ascii_digit()
+                || matches!(
+                    byte,
+                    b'+' | b'-'
+                        | b'*'
+                        | b'/'
+                        | b'^'
+                        | b'='
+                        | b'_'
+                        | b'('
+                        | b')'
+                        | b'\\'
+                        | b'}'
+                        | b'<'
+                        | b'>'
+                        | b'|'
+                        | b'&'
+                )
+        };
         !before.is_some_and(formula) && !after.is_some_and(formula)
     }
 
@@ -610,7 +632,9 @@ impl<'a> Lexer<'a> {
         }
         // \mathrm{min} behind a number is a unit
         let is_unit = name != "operatorname" && matches!(bare, "min" | "sec") && !self.next_opens();
-        if let Some(func) = token::function(bare).filter(|_| !is_unit && (name == "operatorname" || name.starts_with("math"))) {
+        if let Some(func) =
+            token::function(bare).filter(|_| !is_unit && (name == "operatorname" || name.starts_with("math")))
+        {
             self.push(Tok::Func(func));
             return Ok(());
         }

@@ -223,8 +223,7 @@ fn number(value: &num_rational::BigRational, places: Option<u32>, out: &mut Stri
             let _ = write!(out, "{}", value.numer());
         }
         _ => {
-            let sign = if value.numer().sign() == num_bigint::Sign::Minus { "-" } else { "" };
-            let _ = write!(out, "{sign}\\frac{{{}}}{{{}}}", value.numer().magnitude(), value.denom());
+            let _ = write!(out, "\\frac{{{}}}{{{}}}", value.numer(), value.denom());
         }
     }
 }

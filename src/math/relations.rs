@@ -122,7 +122,13 @@ fn pair(comparison: &mut Comparison, a: Side, b: Side) -> Result<Option<bool>, E
         Some(Scale::Complex) => Ok(Some(!orders)),
         Some(Scale::None) => {
             // different functions of the same argument: f(x) = x + 1 against g(x) = x + 1
-            if equations && is_name(a.0) && is_name(b.0) && a.0 != b.0 && !shares_variables(a.0, b.2) {
+            if equations
+                && is_name(a.0)
+                && is_name(b.0)
+                && a.0 != b.0
+                && !shares_variables(a.0, b.2)
+                && !shares_variables(b.0, a.2)
+            {
                 return Ok(None);
             }
             Ok(Some(false))
