@@ -1,1 +1,64 @@
-//! (filled by its first commit)
+//! People: arguments in, text and exit codes out. The only layer that prints.
+
+mod args;
+mod inspect;
+mod pipelines;
+mod policies;
+mod render;
+mod report;
+
+use crate::base::error::{Error, Kind, Result};
+use args::{Args, Command};
+use clap::Parser;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Parses the command line, runs the command, prints what went wrong.
+pub fn run() -> ExitCode {
+    let args = Args::parse();
+    match dispatch(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of our output went away: nothing to tell anyone.
+        Err(error) if error.what() == render::PIPE_CLOSED => ExitCode::SUCCESS,
+        Err(error) => {
+            render::error(&error);
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}
+
+fn dispatch(args: Args) -> Result<()> {
+    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|e| Error::new(Kind::Environment, "cannot start worker threads").source(e))?;
+    match args.command {
+        Command::Run(command) => pipelines::run(&args.store, command, threads, cancel_on_signal()?),
+        Command::Plan(command) => pipelines::plan(&args.store, command),
+        Command::Status(command) => pipelines::status(&args.store, command),
+        Command::Path(command) => inspect::path(&args.store, command),
+        Command::Show(command) => inspect::show(&args.store, command),
+        Command::Log(command) => inspect::log(&args.store, command),
+        Command::Report(command) => report::report(&args.store, command),
+        Command::Judge(command) => policies::judge(command),
+        Command::Score(command) => policies::score(command, threads, cancel_on_signal()?),
+        Command::Generate(command) => policies::generate(command, threads, cancel_on_signal()?),
+        Command::Completions { shell } => {
+            args::completions(shell);
+            Ok(())
+        }
+    }
+}
+
+/// Set by the first SIGINT or SIGTERM; a second one ends the process at once.
+fn cancel_on_signal() -> Result<Arc<AtomicBool>> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, Kind::Interrupted.exit_code().into(), cancel.clone())
+            .and_then(|_| signal_hook::flag::register(signal, cancel.clone()))
+            .map_err(|e| Error::environment("cannot install signal handlers").source(e))?;
+    }
+    Ok(cancel)
+}

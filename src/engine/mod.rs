@@ -1,1 +1,52 @@
-//! (filled by its first commit)
+//! The engine: draws completions from a policy and scores given ones. Values in, values out: no files, no clock, no printing.
+//!
+//! Each thread runs its own batch over its own slots and takes work from a shared queue: for small models that beats sharing
+//! one batch. A sample depends on its prompt, its stream and the sampling parameters only, to the last bit (CPU, f32).
+
+pub mod sampler;
+pub mod generate;
+pub mod score;
+pub mod bench;
+
+pub use generate::{Request, Sample, StopReason, generate};
+pub use sampler::Sampling;
+pub use score::{ScoreRequest, TokenScores, score};
+
+use crate::base::error::{Error, Result};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What a call may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits<'a> {
+    /// Sequences decoded side by side by one thread, at most.
+    pub slots: usize,
+    /// Bytes for keys and values, over all threads. Fewer slots are used when it would be exceeded.
+    pub kv_budget_bytes: usize,
+    pub threads: usize,
+    /// Set by someone else to stop the call, which then ends with an `Interrupted` error.
+    pub cancel: &'a AtomicBool,
+}
+
+impl Limits<'_> {
+    fn check_cancel(&self) -> Result<()> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(Error::interrupted("stopped before all sequences were done"));
+        }
+        Ok(())
+    }
+}
+
+/// Counters since the call began, over all threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Samples or scored rows that are complete.
+    pub done: usize,
+    pub total: usize,
+    /// Tokens drawn, or scored.
+    pub new_tokens: usize,
+    /// Prompt tokens run through the model. A prompt shared by several samples counts once.
+    pub prompt_tokens: usize,
+}
+
+#[cfg(test)]
+mod tests;

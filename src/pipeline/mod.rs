@@ -1,1 +1,13 @@
-//! (filled by its first commit)
+//! Pipelines: a TOML file of named stages, what of it is already done, and doing the rest.
+
+mod excerpt;
+pub mod execute;
+pub mod explain;
+mod matrix;
+pub mod plan;
+mod session;
+pub mod spec;
+
+pub use execute::{Event, run};
+pub use plan::{StagePlan, plan};
+pub use spec::{Pipeline, StageSpec};

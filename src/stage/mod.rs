@@ -1,1 +1,116 @@
-//! (filled by its first commit)
+//! The stages, in data-flow order. Each reads tables and policies through read handles and returns rows and files; the
+//! executor publishes them.
+
+mod buckets;
+pub mod documents;
+pub mod evaluate;
+pub mod ingest;
+pub mod judge;
+pub mod logprob;
+pub mod rewrite;
+pub mod rollout;
+pub mod sources;
+mod spec;
+mod template;
+pub mod train;
+
+pub use spec::{Inputs, KINDS, Misfit, Params, Reference, Wants, load_policy};
+
+use crate::base::error::{Error, Result};
+use crate::base::fingerprint::{Fingerprint, Recipe};
+use crate::engine::Limits;
+use crate::store::parquet::{Encoded, Footer};
+use crate::store::{PartRecord, Span};
+use crate::table::Row;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A stage with its inputs resolved: it knows its recipe and its parts, and can compute any part.
+pub trait Stage: Sync {
+    /// Everything all parts depend on: stage version, parameters, policy, template.
+    fn recipe(&self) -> Recipe;
+
+    /// The table people mean when they name the stage; `None` for a policy.
+    fn main_table(&self) -> Option<&'static str>;
+
+    /// How the work is cut. A part's key says what its rows depend on beyond the recipe.
+    fn parts(&self) -> Result<Vec<Part>>;
+
+    /// Computes one part. `earlier` are finished parts of the same recipe: rows to reuse, a checkpoint to go on from.
+    fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output>;
+
+    /// Rows of a missing part that need not be computed, because `earlier` parts hold them.
+    fn reusable_rows(&self, _part: &Part, _earlier: &[PartRecord]) -> Result<u64> {
+        Ok(0)
+    }
+
+    /// True where a part needs the one before it.
+    fn ordered(&self) -> bool {
+        false
+    }
+}
+
+/// One unit of work of a stage.
+#[derive(Clone, Debug)]
+pub struct Part {
+    pub span: Span,
+    /// What the rows depend on beyond the recipe: content addresses, unit digests.
+    pub key: Vec<String>,
+    /// Rows it will have, where that is known before.
+    pub rows: u64,
+    pub index: usize,
+}
+
+impl Part {
+    pub fn fingerprint(&self, family: &Fingerprint) -> Fingerprint {
+        Recipe::new("part", 1).with("family", family).with("key", &self.key).fingerprint()
+    }
+}
+
+/// What a part turned out to be: parts of tables, and files.
+#[derive(Default)]
+pub struct Output {
+    pub tables: Vec<Encoded>,
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+/// What a running stage may use of the world.
+pub struct Context<'a> {
+    pub cancel: &'a AtomicBool,
+    /// Called now and then with the progress inside the current part; cheap.
+    pub tick: &'a (dyn Fn(Tick) + Sync),
+    pub threads: usize,
+    /// Stage name and fingerprint for the footers.
+    pub footer: Footer<'a>,
+}
+
+/// Progress inside a part.
+#[derive(Clone, Debug, Default)]
+pub struct Tick {
+    pub rows_done: u64,
+    pub rows_total: u64,
+    /// Tokens generated, scored or trained on since the part began.
+    pub tokens: u64,
+    /// The latest figures, for people: a loss, say.
+    pub note: String,
+}
+
+impl Context<'_> {
+    /// What the engine may use.
+    pub fn limits(&self) -> Limits<'_> {
+        Limits { slots: 64, kv_budget_bytes: 2 << 30, threads: self.threads, cancel: self.cancel }
+    }
+
+    pub fn encode<R: Row>(&self, rows: &[R]) -> Result<Encoded> {
+        Encoded::new(rows, &self.footer)
+    }
+
+    /// An error once the run was asked to stop.
+    pub fn check_cancelled(&self) -> Result<()> {
+        match self.cancel.load(Ordering::Relaxed) {
+            true => {
+                Err(Error::interrupted("stopped; finished parts are kept").hint("run the same command again to go on"))
+            }
+            false => Ok(()),
+        }
+    }
+}

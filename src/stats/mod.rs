@@ -1,1 +1,3 @@
-//! (filled by its first commit)
+//! Statistics of samples and tokens.
+
+pub mod metrics;

@@ -1,1 +1,53 @@
-//! (filled by its first commit)
+//! The store: content-addressed files, and the memory of which recipe made which.
+//!
+//! Layout, write order and promises: docs/design/store.md. The only module that touches files.
+
+pub mod fault;
+pub mod fs;
+mod handle;
+mod manifest;
+mod memo;
+mod object;
+mod oplog;
+pub mod parquet;
+mod view;
+
+pub use handle::{PolicyHandle, Table};
+pub use manifest::{Manifest, PartRecord, PartRef, Pointer, Span};
+pub use oplog::Oplog;
+
+use crate::base::error::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// Layout version, in `<store>/VERSION`.
+const VERSION: &str = "mindgap store 1\n";
+
+/// A folder of tables, policies and the recipes that made them.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens a store, creating it where there is none. Refuses a folder of another version.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Store> {
+        let root = root.into();
+        fs::create_dir(&root)?;
+        let version = root.join("VERSION");
+        match fs::read_if_present(&version)? {
+            None => fs::publish(&version, VERSION.as_bytes(), "version")?,
+            Some(found) if found == VERSION.as_bytes() => {}
+            Some(found) => {
+                let found = String::from_utf8_lossy(&found).trim().to_string();
+                return Err(Error::input(format!("store has layout `{found}`, this build reads `{}`", VERSION.trim()))
+                    .at(root.display().to_string())
+                    .hint("choose another store with --store or MINDGAP_STORE"));
+            }
+        }
+        Ok(Store { root })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}

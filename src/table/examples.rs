@@ -6,7 +6,7 @@ use crate::base::error::Error;
 row! {
     /// One row per document, its trained tokens marked.
     Example in "examples" v 1 key [example_id] {
-        /// First 16 hexadecimal digits of blake3 over the segments
+        /// First 16 hexadecimal digits of blake3 over the segments, and a number where the document occurs again
         example_id: String,
         /// Name given to the source
         source: String,

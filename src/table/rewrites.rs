@@ -29,3 +29,15 @@ row! {
         attempts: u32,
     }
 }
+
+row! {
+    /// One row per problem that got no training target: nothing correct was sampled and it has no expert solution.
+    Untargeted in "untargeted" v 1 key [problem_id] {
+        /// The problem
+        problem_id: String,
+        /// Samples drawn for it, plain and guided
+        attempts: u32,
+        /// Why it has no target
+        reason: String,
+    }
+}

@@ -24,6 +24,8 @@ row! {
         logprob_policy: Vec<f32>,
         /// `eos`, `max_tokens` or `stop_string`
         stop_reason: String,
+        /// Special tokens inside the completion, the final end-of-sequence token not counted
+        special_count: u32,
         /// Seed the random numbers are keyed by
         seed: u64,
     }

@@ -25,6 +25,18 @@ row! {
         ess: f64,
         /// The gradient was clipped
         clipped: bool,
+        /// Why no update was made, where none was
+        skipped: Option<String>,
+        /// Share of target tokens with a weight below 0.05
+        low_weight_share: f64,
+        /// Mean probability of the end of sequence where it is the target
+        eos_probability: Option<f64>,
+        /// nll over the self-aligned rows of the step
+        nll_self: Option<f64>,
+        /// nll over the guided rows of the step
+        nll_guided: Option<f64>,
+        /// nll over the expert's rows of the step
+        nll_expert: Option<f64>,
     }
 }
 

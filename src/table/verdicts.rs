@@ -21,3 +21,10 @@ row! {
         judge_version: String,
     }
 }
+
+impl VerdictRow {
+    /// Correct, and fit to be a training target.
+    pub fn may_be_chosen(&self) -> bool {
+        self.verdict == "correct" && self.eligible
+    }
+}

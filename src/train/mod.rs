@@ -1,1 +1,27 @@
-//! (filled by its first commit)
+//! Training: a batch plan, packed micro-batches, one loss with detached token weights, AdamW, a learning-rate schedule, and a
+//! trainer whose step is a pure function of its state and examples: n steps equal k steps, save, restore and n - k steps,
+//! bit for bit, whatever the number of threads.
+
+pub mod plan;
+pub mod packing;
+pub mod init;
+pub mod loss;
+pub mod adamw;
+pub mod schedule;
+mod gradients;
+mod pass;
+pub mod metrics;
+pub mod step;
+
+pub use adamw::AdamWParams;
+pub use loss::Loss;
+pub use metrics::{SourceMetrics, StepMetrics};
+pub use packing::{PackingParams, TooLong, TrainExample};
+pub use plan::{PlanLength, PlanParams, PlannedStep, plan};
+pub use schedule::{Decay, Schedule};
+pub use step::{Accumulation, Trainer, TrainerParams};
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod pytorch_tests;

@@ -1,0 +1,203 @@
+//! The command line as typed.
+
+use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+/// Rewrite fine-tuning data in the policy's own words, then train on it.
+///
+/// A pipeline file names stages; each stage reads and writes tables in a content-addressed store. What was computed once is
+/// not computed again, and a run can be stopped at any moment and taken up by the same command.
+#[derive(Parser)]
+#[command(name = "mindgap", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// Folder of all tables and policies.
+    #[arg(long, global = true, env = "MINDGAP_STORE", default_value = "data/store")]
+    pub store: PathBuf,
+    /// Worker threads; all cores by default. Results do not depend on it.
+    #[arg(long, global = true)]
+    pub threads: Option<usize>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  mindgap run pipelines/demo.toml                 everything that is missing
+  mindgap run pipelines/demo.toml rewrites        only what the rewrites need
+  mindgap plan pipelines/demo.toml                what would run, and why
+  mindgap show pipelines/demo.toml rewrites --row 0b1f   one problem through all tables
+  mindgap report pipelines/demo.toml              the results as tables
+  echo '{\"id\":1,\"gold\":\"1/2\",\"response\":\"so \\\\boxed{0.5}\"}' | mindgap judge -
+
+Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 bad input, 4 disk or device, 70 internal, 130 interrupted.";
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run what is missing: all stages, or the named ones and what they need.
+    Run(Run),
+    /// Say what would run and why, without running it.
+    Plan(Plan),
+    /// Say how far each stage is.
+    Status(Status),
+    /// Print where a table or policy is: a Parquet glob, or a folder.
+    Path(Stage),
+    /// Show rows of a table; with --row, everything about one problem.
+    Show(Show),
+    /// List past runs.
+    Log(Log),
+    /// Print the results of a pipeline as Markdown.
+    Report(Report),
+    /// Judge final answers: JSON lines {"id","gold","response"} in, {"id","verdict","extracted","method"} out.
+    Judge(Judge),
+    /// Per-token log-probs of completions: JSON lines {"id","prompt","completion"} in.
+    Score(Score),
+    /// Sample completions, as JSON lines with token ids and log-probs.
+    Generate(Generate),
+    /// Print shell completions.
+    Completions { shell: Shell },
+}
+
+#[derive(ClapArgs)]
+pub struct Pipeline {
+    /// Pipeline file.
+    pub pipeline: PathBuf,
+    /// Set a variable of the pipeline: --set name=value. May be repeated.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    pub settings: Vec<(String, String)>,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_string(), value.to_string()))
+}
+
+#[derive(ClapArgs)]
+pub struct Run {
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    /// Stages to run, with what they need. All where none is named.
+    pub stages: Vec<String>,
+    /// Print what became of each stage as JSON on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs)]
+pub struct Plan {
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    pub stages: Vec<String>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs)]
+pub struct Status {
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs)]
+pub struct Stage {
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    /// The stage.
+    pub stage: String,
+}
+
+#[derive(ClapArgs)]
+pub struct Show {
+    #[command(flatten)]
+    pub stage: Stage,
+    /// Start of a problem id: print its whole lineage.
+    #[arg(long)]
+    pub row: Option<String>,
+    /// Rows to print.
+    #[arg(long, default_value_t = 10)]
+    pub limit: usize,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs)]
+pub struct Log {
+    /// Runs to list, the newest first.
+    #[arg(long, default_value_t = 20)]
+    pub limit: usize,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs)]
+pub struct Report {
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs)]
+pub struct Judge {
+    /// JSON lines; `-` reads stdin.
+    #[arg(required_unless_present = "gold", conflicts_with_all = ["gold", "answer"])]
+    pub file: Option<PathBuf>,
+    /// Gold answer, for one pair.
+    #[arg(long, requires = "answer")]
+    pub gold: Option<String>,
+    /// Response to judge, for one pair.
+    #[arg(long, requires = "gold")]
+    pub answer: Option<String>,
+}
+
+#[derive(ClapArgs)]
+pub struct Score {
+    /// Policy folder in Hugging Face layout.
+    #[arg(long)]
+    pub policy: PathBuf,
+    /// Take prompt and completion as they are: no chat template, no end-of-sequence token.
+    #[arg(long)]
+    pub raw: bool,
+    /// JSON lines; `-` reads stdin.
+    pub file: PathBuf,
+}
+
+#[derive(ClapArgs)]
+pub struct Generate {
+    /// Policy folder in Hugging Face layout.
+    #[arg(long)]
+    pub policy: PathBuf,
+    /// JSON lines {"id","prompt"}; `-` reads stdin.
+    #[arg(required_unless_present = "prompt", conflicts_with = "prompt")]
+    pub file: Option<PathBuf>,
+    /// One prompt.
+    #[arg(long)]
+    pub prompt: Option<String>,
+    /// Take the prompt as it is: no chat template.
+    #[arg(long)]
+    pub raw: bool,
+    /// Samples per prompt.
+    #[arg(short = 'n', long, default_value_t = 1)]
+    pub samples: u32,
+    /// 0 is greedy.
+    #[arg(long, default_value_t = 1.0)]
+    pub temperature: f32,
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f32,
+    #[arg(long, default_value_t = 0)]
+    pub top_k: u32,
+    #[arg(long, default_value_t = 0.0)]
+    pub min_p: f32,
+    #[arg(long, default_value_t = 256)]
+    pub max_new_tokens: u32,
+    /// Text at which a completion ends. May be repeated.
+    #[arg(long)]
+    pub stop: Vec<String>,
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+pub fn completions(shell: Shell) {
+    clap_complete::generate(shell, &mut Args::command(), "mindgap", &mut std::io::stdout());
+}

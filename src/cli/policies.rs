@@ -1,0 +1,162 @@
+//! judge, score, generate: the compute libraries alone, over JSON lines.
+
+use super::{args, render};
+use crate::base::error::{Error, Result};
+use crate::base::rng::Stream;
+use crate::engine::{self, Limits, Request, Sampling, ScoreRequest};
+use crate::math::Judge;
+use crate::model::policy::{Policy, PolicyFiles};
+use crate::store::{PolicyHandle, fs};
+use rayon::prelude::*;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+#[derive(Deserialize)]
+struct Pair {
+    #[serde(default)]
+    id: Value,
+    gold: String,
+    response: String,
+}
+
+#[derive(Deserialize)]
+struct Scored {
+    #[serde(default)]
+    id: Value,
+    prompt: String,
+    completion: String,
+}
+
+#[derive(Deserialize)]
+struct Prompt {
+    #[serde(default)]
+    id: Value,
+    prompt: String,
+}
+
+pub fn judge(args: args::Judge) -> Result<()> {
+    let judge = Judge::Math(Default::default());
+    let answer = |pair: &Pair| {
+        let judgement = judge.judge(&pair.gold, &pair.response);
+        json!({"id": pair.id, "verdict": judgement.verdict.as_str(), "extracted": judgement.extracted,
+            "method": judgement.method, "judge_version": judge.name()})
+    };
+    if let (Some(gold), Some(response)) = (args.gold, args.answer) {
+        return render::json(&answer(&Pair { id: Value::Null, gold, response }));
+    }
+    let file = args.file.expect("clap requires a file or a pair");
+    let text = read_text(&file)?;
+    let lines: Vec<(usize, &str)> = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
+    // Chunks bound the memory of the answers and keep the order.
+    for chunk in lines.chunks(4096) {
+        let answers: Vec<Result<Value>> =
+            chunk.par_iter().map(|(number, line)| Ok(answer(&parse_line(&file, *number, line)?))).collect();
+        for answer in answers {
+            render::json(&answer?)?;
+        }
+    }
+    Ok(())
+}
+
+pub fn score(args: args::Score, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
+    let policy = load(&args.policy)?;
+    let rows: Vec<Scored> = read_lines(&args.file)?;
+    let mut requests = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        let tokens = || -> Result<(Vec<u32>, Vec<u32>)> {
+            if !args.raw {
+                return Ok((policy.prompt_ids(&row.prompt)?, policy.target_ids(&row.completion)?));
+            }
+            let tokenizer = policy.tokenizer();
+            Ok((tokenizer.encode(&row.prompt, false)?, tokenizer.encode(&row.completion, false)?))
+        };
+        let (prompt_ids, token_ids) =
+            tokens().map_err(|e| e.at(format!("row {} of {}", index + 1, args.file.display())))?;
+        requests.push(ScoreRequest { prompt_ids: prompt_ids.into(), token_ids: token_ids.into() });
+    }
+    let scores = engine::score(&policy.runner()?, &requests, &limits(threads, &cancel), &|_| {})?;
+    for ((row, request), scores) in rows.iter().zip(&requests).zip(scores) {
+        let ids: &[u32] = &request.token_ids;
+        render::json(&json!({"id": row.id, "token_ids": ids, "logprob_policy": scores.logprob_policy,
+            "entropy": scores.entropy, "prompt_token_count": request.prompt_ids.len()}))?;
+    }
+    Ok(())
+}
+
+pub fn generate(args: args::Generate, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
+    let policy = load(&args.policy)?;
+    let rows: Vec<Prompt> = match (&args.prompt, &args.file) {
+        (Some(prompt), _) => vec![Prompt { id: Value::from(0), prompt: prompt.clone() }],
+        (None, Some(file)) => read_lines(file)?,
+        (None, None) => unreachable!("clap requires a file or a prompt"),
+    };
+    let sampling = Sampling {
+        temperature: args.temperature,
+        top_p: args.top_p,
+        top_k: args.top_k,
+        min_p: args.min_p,
+        max_new_tokens: args.max_new_tokens,
+        stop: args.stop,
+        eos: policy.eos_token_ids().to_vec(),
+    };
+    let mut requests = Vec::new();
+    for row in &rows {
+        let prompt_ids = match args.raw {
+            true => policy.tokenizer().encode(&row.prompt, false)?,
+            false => policy.prompt_ids(&row.prompt)?,
+        };
+        let stream = |sample: u32| Stream::at(args.seed, &[b"generate", row.prompt.as_bytes(), &sample.to_le_bytes()]);
+        requests.push(Request { prompt_ids: prompt_ids.into(), samples: (0..args.samples).map(stream).collect() });
+    }
+    let runner = policy.runner()?;
+    let limits = limits(threads, &cancel);
+    let results = engine::generate(&runner, Some(policy.tokenizer()), &requests, &sampling, &limits, &|_| {})?;
+    for (row, samples) in rows.iter().zip(results) {
+        for (sample_index, sample) in samples.into_iter().enumerate() {
+            render::json(&json!({"id": row.id, "sample_index": sample_index,
+                "completion": policy.tokenizer().decode(&sample.token_ids, true)?, "token_ids": sample.token_ids,
+                "logprob_behavior": sample.logprob_behavior, "logprob_policy": sample.logprob_policy,
+                "stop_reason": sample.stop_reason.as_str()}))?;
+        }
+    }
+    Ok(())
+}
+
+fn limits(threads: usize, cancel: &AtomicBool) -> Limits<'_> {
+    Limits { slots: 64, kv_budget_bytes: 2 << 30, threads, cancel }
+}
+
+fn load(folder: &Path) -> Result<Policy> {
+    let name = folder.display().to_string();
+    crate::stage::load_policy(&PolicyHandle::of_folder(&name, folder, PolicyFiles::wants)?)
+}
+
+fn read_text(file: &Path) -> Result<String> {
+    let bytes = if file.as_os_str() == "-" {
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).map_err(|e| Error::environment("cannot read stdin").source(e))?;
+        bytes
+    } else {
+        fs::read(file)?
+    };
+    String::from_utf8(bytes).map_err(|e| {
+        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+        Error::input("not UTF-8").at(format!("{}:{line}", file.display()))
+    })
+}
+
+fn read_lines<T: DeserializeOwned>(file: &Path) -> Result<Vec<T>> {
+    let text = read_text(file)?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines.map(|(number, line)| parse_line(file, number, line)).collect()
+}
+
+fn parse_line<T: DeserializeOwned>(file: &Path, number: usize, line: &str) -> Result<T> {
+    serde_json::from_str(line)
+        .map_err(|e| Error::input(format!("bad JSON line: {e}")).at(format!("{}:{}", file.display(), number + 1)))
+}

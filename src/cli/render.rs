@@ -1,0 +1,141 @@
+//! The only place that prints: data to stdout, everything else to stderr.
+
+use crate::base::error::{Error, Result};
+use crate::pipeline::Event;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// What an error says when the reader of stdout went away.
+pub const PIPE_CLOSED: &str = "stdout is closed";
+
+/// Prints data.
+pub fn out(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{text}").map_err(|e| match e.kind() {
+        ErrorKind::BrokenPipe => Error::environment(PIPE_CLOSED),
+        _ => Error::environment("cannot write to stdout").source(e),
+    })
+}
+
+pub fn json(value: &impl serde::Serialize) -> Result<()> {
+    out(&serde_json::to_string(value).expect("reported values are plain data"))
+}
+
+/// Prints a line for people.
+pub fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+pub fn error(error: &Error) {
+    eprintln!("error: {error}");
+}
+
+/// Progress of a run: a bar on a terminal, a line now and then in a log.
+pub struct Progress {
+    state: Mutex<State>,
+    terminal: bool,
+}
+
+struct State {
+    bar: Option<ProgressBar>,
+    part: String,
+    part_started: Instant,
+    last_line: Instant,
+}
+
+/// Seconds between lines in a log.
+const LINE_EVERY: Duration = Duration::from_secs(15);
+
+impl Progress {
+    pub fn new() -> Progress {
+        let now = Instant::now();
+        let state = State { bar: None, part: String::new(), part_started: now, last_line: now };
+        Progress { state: Mutex::new(state), terminal: std::io::stderr().is_terminal() }
+    }
+
+    pub fn show(&self, event: Event) {
+        // A poisoned lock only means that another thread died while printing.
+        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        match event {
+            Event::StageStarted { plan } if plan.parts_miss > 0 => {
+                let reused = if plan.rows_hit > 0 {
+                    format!(", {} rows are there already", plan.rows_hit)
+                } else {
+                    String::new()
+                };
+                note(&format!(
+                    "{}: {} of {} parts to compute{reused}",
+                    plan.name,
+                    plan.parts_miss,
+                    plan.parts_hit + plan.parts_miss
+                ));
+            }
+            Event::StageStarted { .. } => {}
+            Event::PartStarted { stage, index, count } => state.start_part(stage, index, count, self.terminal),
+            Event::Progress { stage: _, tick } => state.progress(&tick),
+            Event::Waiting { stage } => state.line(&format!("{stage}: another process computes the rest; waiting")),
+            Event::StageDone { outcome } => {
+                state.finish_bar();
+                let how = match outcome.computed_parts {
+                    0 => "cached".to_string(),
+                    n => format!("computed {n} of {} parts in {:.1} s", outcome.parts, outcome.seconds),
+                };
+                note(&format!("{}: {} rows, {how}", outcome.name, outcome.rows));
+            }
+            Event::Repairing { address } => {
+                note(&format!("object {} is damaged; dropped, to be made again", address.short()))
+            }
+        }
+    }
+}
+
+impl State {
+    fn start_part(&mut self, stage: &str, index: usize, count: usize, terminal: bool) {
+        self.finish_bar();
+        self.part = format!("{stage} [{}/{count}]", index + 1);
+        self.part_started = Instant::now();
+        if terminal {
+            let bar = ProgressBar::new(0);
+            let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {msg} eta {eta}");
+            bar.set_style(style.expect("the template is valid"));
+            bar.set_prefix(self.part.clone());
+            self.bar = Some(bar);
+        }
+    }
+
+    fn progress(&mut self, tick: &crate::stage::Tick) {
+        let seconds = self.part_started.elapsed().as_secs_f64();
+        let rate = if seconds > 0.0 { tick.tokens as f64 / seconds } else { 0.0 };
+        let rate = if tick.tokens > 0 { format!("{rate:.0} tokens/s  ") } else { String::new() };
+        if let Some(bar) = &self.bar {
+            bar.set_length(tick.rows_total);
+            bar.set_position(tick.rows_done);
+            bar.set_message(format!("{rate}{}", tick.note));
+        } else if self.last_line.elapsed() > LINE_EVERY && self.part_started.elapsed() > LINE_EVERY {
+            let left = match tick.rows_done {
+                0 => String::new(),
+                done => {
+                    let eta = seconds * (tick.rows_total.saturating_sub(done)) as f64 / done as f64;
+                    format!("  eta {}", HumanDuration(Duration::from_secs_f64(eta)))
+                }
+            };
+            let text = format!("{}  {}/{}  {rate}{}{left}", self.part, tick.rows_done, tick.rows_total, tick.note);
+            self.line(&text);
+        }
+    }
+
+    fn line(&mut self, text: &str) {
+        if self.last_line.elapsed() > Duration::from_secs(1) {
+            self.last_line = Instant::now();
+            note(text);
+        }
+    }
+
+    fn finish_bar(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}

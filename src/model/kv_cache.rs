@@ -1,0 +1,241 @@
+//! Keys and values of sequences, preallocated, in the layout the attention kernel reads: nothing is concatenated, repeated or
+//! transposed while decoding.
+//!
+//! A [`Sequence`] is a frozen prefix, shared by all samples of one prompt, and a part of its own that grows. Attention reads
+//! the two as consecutive blocks, which gives the same bits as one.
+
+use super::config::Config;
+use super::ops::KeyValues;
+use std::sync::Arc;
+
+/// Sizes that one token's keys and values have in a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    pub layers: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+}
+
+impl KvShape {
+    pub fn of(config: &Config) -> KvShape {
+        KvShape { layers: config.layer_count, heads: config.kv_head_count, head_dim: config.head_dim }
+    }
+
+    /// Bytes of a preallocated room for this many tokens.
+    pub fn bytes(self, tokens: usize) -> usize {
+        2 * size_of::<f32>() * self.layers * self.heads * self.head_dim * stride(tokens)
+    }
+}
+
+/// Distance between two features of the transposed keys: whole cache lines, and an odd number of them, because a power of
+/// two would put all features into the same few cache sets.
+fn stride(tokens: usize) -> usize {
+    let lines = tokens.max(1).div_ceil(16);
+    16 * (lines | 1)
+}
+
+/// Keys and values of consecutive tokens, for every layer and key head.
+#[derive(Clone, Debug)]
+struct Span {
+    shape: KvShape,
+    stride: usize,
+    len: usize,
+    /// `[layer, head, head_dim, stride]`: transposed, so that scores are sums over features for 16 keys at once.
+    keys: Vec<f32>,
+    /// `[layer, head, stride, head_dim]`.
+    values: Vec<f32>,
+}
+
+impl Span {
+    fn new(shape: KvShape, tokens: usize) -> Span {
+        let stride = stride(tokens);
+        let size = shape.layers * shape.heads * shape.head_dim * stride;
+        Span { shape, stride, len: 0, keys: vec![0.0; size], values: vec![0.0; size] }
+    }
+
+    fn start(&self, layer: usize, head: usize) -> usize {
+        (layer * self.shape.heads + head) * self.shape.head_dim * self.stride
+    }
+
+    fn block(&self, layer: usize, head: usize, len: usize) -> KeyValues<'_> {
+        let start = self.start(layer, head);
+        KeyValues {
+            keys: &self.keys[start..],
+            key_stride: self.stride,
+            values: &self.values[start..],
+            value_stride: self.shape.head_dim,
+            len,
+        }
+    }
+}
+
+/// A prompt's keys and values, read only, shared by its samples.
+#[derive(Clone, Debug)]
+pub struct Prefix(Arc<Span>);
+
+impl Prefix {
+    pub fn len(&self) -> usize {
+        self.0.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.len == 0
+    }
+
+    /// No sequence stands on it: this is the only handle.
+    pub fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
+/// One sequence's place in the cache.
+#[derive(Debug)]
+pub struct Sequence {
+    prefix: Option<Prefix>,
+    own: Span,
+    capacity: usize,
+}
+
+impl Sequence {
+    /// Room for `capacity` tokens after the prefix. All memory is taken here.
+    pub fn new(shape: KvShape, capacity: usize) -> Sequence {
+        Sequence { prefix: None, own: Span::new(shape, capacity), capacity }
+    }
+
+    /// Tokens held, prefix included.
+    pub fn len(&self) -> usize {
+        self.prefix_len() + self.own.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tokens that still fit.
+    pub fn room(&self) -> usize {
+        self.capacity - self.own.len
+    }
+
+    fn prefix_len(&self) -> usize {
+        self.prefix.as_ref().map_or(0, Prefix::len)
+    }
+
+    /// Forgets everything; its own memory stays. If it was the last to stand on its prefix, that room comes back empty, to be
+    /// used again.
+    pub fn reset(&mut self) -> Option<Sequence> {
+        self.own.len = 0;
+        let mut own = Arc::into_inner(self.prefix.take()?.0)?;
+        own.len = 0;
+        let capacity = own.stride;
+        Some(Sequence { prefix: None, own, capacity })
+    }
+
+    /// Tokens it can hold, its prefix aside.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Starts over after a shared prefix.
+    pub fn start_after(&mut self, prefix: &Prefix) {
+        self.prefix = Some(prefix.clone());
+        self.own.len = 0;
+    }
+
+    /// Forgets the tokens from `len` on (of the sequence's own; a prefix is never cut).
+    pub fn truncate(&mut self, len: usize) {
+        self.own.len = self.own.len.min(len.saturating_sub(self.prefix_len()));
+    }
+
+    /// Freezes what was written into a prefix to share. Panics if this sequence stands on a prefix itself.
+    pub fn into_prefix(self) -> Prefix {
+        assert!(self.prefix.is_none(), "a prefix is written without one");
+        Prefix(Arc::new(self.own))
+    }
+
+    /// Writes one token's keys and values (all heads, `[heads * head_dim]`) of one layer, `ahead` tokens behind the end. They
+    /// count once [`Sequence::advance`] is called, after the last layer.
+    pub(super) fn write(&mut self, layer: usize, ahead: usize, keys: &[f32], values: &[f32]) {
+        let (head_dim, stride, at) = (self.own.shape.head_dim, self.own.stride, self.own.len + ahead);
+        assert!(at < self.capacity, "the engine feeds no more tokens than fit");
+        for head in 0..self.own.shape.heads {
+            let start = self.own.start(layer, head);
+            let features = head * head_dim..(head + 1) * head_dim;
+            for (d, key) in keys[features.clone()].iter().enumerate() {
+                self.own.keys[start + d * stride + at] = *key;
+            }
+            self.own.values[start + at * head_dim..][..head_dim].copy_from_slice(&values[features]);
+        }
+    }
+
+    pub(super) fn advance(&mut self, tokens: usize) {
+        self.own.len += tokens;
+    }
+
+    /// The blocks of one head that hold the first `len` tokens (written ones included, counted or not), in order; the second
+    /// element says how many blocks there are.
+    pub(super) fn blocks(&self, layer: usize, head: usize, len: usize) -> ([KeyValues<'_>; 2], usize) {
+        let own = self.own.block(layer, head, len - self.prefix_len());
+        match &self.prefix {
+            Some(prefix) => ([prefix.0.block(layer, head, prefix.len()), own], 2),
+            None => ([own, own], 1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: KvShape = KvShape { layers: 2, heads: 2, head_dim: 4 };
+
+    fn token(value: f32) -> [f32; 8] {
+        std::array::from_fn(|i| value + i as f32)
+    }
+
+    fn push(sequence: &mut Sequence, value: f32) {
+        for layer in 0..2 {
+            sequence.write(layer, 0, &token(value), &token(-value));
+        }
+        sequence.advance(1);
+    }
+
+    /// Keys of one head as the kernel sees them, feature `d` of every token.
+    fn keys(sequence: &Sequence, layer: usize, head: usize, d: usize) -> Vec<f32> {
+        let (blocks, count) = sequence.blocks(layer, head, sequence.len());
+        blocks[..count].iter().flat_map(|b| b.keys[d * b.key_stride..][..b.len].to_vec()).collect()
+    }
+
+    #[test]
+    fn append_truncate_reset_and_share() {
+        let mut prompt = Sequence::new(SHAPE, 3);
+        push(&mut prompt, 10.0);
+        push(&mut prompt, 20.0);
+        let prefix = prompt.into_prefix();
+        let mut a = Sequence::new(SHAPE, 2);
+        a.start_after(&prefix);
+        let mut b = Sequence::new(SHAPE, 2);
+        b.start_after(&prefix);
+        push(&mut a, 30.0);
+        assert_eq!(keys(&a, 1, 1, 2), [16.0, 26.0, 36.0]);
+        assert_eq!(keys(&b, 1, 1, 2), [16.0, 26.0]);
+        assert_eq!((a.len(), a.room(), b.len()), (3, 1, 2));
+        push(&mut a, 40.0);
+        a.truncate(3);
+        assert_eq!(keys(&a, 0, 0, 0), [10.0, 20.0, 30.0]);
+        a.truncate(1);
+        assert_eq!(a.len(), 2);
+        assert!(a.reset().is_none(), "others stand on the prefix");
+        assert!(a.is_empty() && a.room() == 2);
+        drop(prefix);
+        let room = b.reset().expect("the last one gives the prefix's room back");
+        assert!(room.is_empty() && room.capacity() >= 3);
+    }
+
+    #[test]
+    fn strides_are_odd_numbers_of_lines() {
+        for tokens in [0, 1, 16, 17, 512, 1000] {
+            assert!(stride(tokens) >= tokens && stride(tokens) / 16 % 2 == 1);
+        }
+        assert_eq!(SHAPE.bytes(16), 2 * 4 * 2 * 2 * 4 * 16);
+    }
+}

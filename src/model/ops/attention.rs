@@ -1,0 +1,311 @@
+//! Causal attention on slices: the same few products whether the keys come from packed rows or from a cache, so that a
+//! token's result has the same bits on both ways.
+//!
+//! Per query row: scores are sums over the head's features in order; the softmax adds its terms by lanes of the key index;
+//! the output adds values in key order and is divided by the sum at the end.
+
+use super::Segments;
+use super::cpu::{self, Read};
+use super::gemm::{Left, Right, Size, Start, gemm};
+use super::simd::{self, vectorised};
+use super::tape;
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use std::ops::Range;
+
+/// Query rows handled together: enough to reuse keys in registers, few enough to waste little above the diagonal.
+const TILE: usize = 32;
+
+/// Consecutive keys and values of one head.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyValues<'a> {
+    /// Transposed: feature d of key j lies at `d * key_stride + j`.
+    pub keys: &'a [f32],
+    pub key_stride: usize,
+    /// Value j lies at `j * value_stride`.
+    pub values: &'a [f32],
+    pub value_stride: usize,
+    pub len: usize,
+}
+
+/// Query rows of one head: row r lies at `r * stride`.
+#[derive(Clone, Copy, Debug)]
+pub struct Queries<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+    pub rows: usize,
+    pub head_dim: usize,
+}
+
+/// Which keys a query row sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visible {
+    /// All that are given.
+    All,
+    /// Row r sees the first `first + r`.
+    Causal { first: usize },
+}
+
+impl Visible {
+    fn of(self, row: usize, keys: usize) -> usize {
+        match self {
+            Visible::All => keys,
+            Visible::Causal { first } => keys.min(first + row),
+        }
+    }
+}
+
+/// Attention of query rows that share their keys (one key head; the rows may be query heads of its group, positions, or
+/// samples). Keys are the blocks, one after the other; how they are cut into blocks does not change a bit. Output row r is
+/// written at `r * out_stride`. Every row must see at least one key.
+pub fn attend(
+    queries: Queries,
+    blocks: &[KeyValues],
+    visible: Visible,
+    out: &mut [f32],
+    out_stride: usize,
+    scratch: &mut Vec<f32>,
+) {
+    let Queries { data, stride, rows, head_dim } = queries;
+    let keys: usize = blocks.iter().map(|block| block.len).sum();
+    if scratch.len() < rows * keys {
+        scratch.resize(rows * keys, 0.0);
+    }
+    let scores = &mut scratch[..rows * keys];
+    let mut first = 0;
+    for block in blocks {
+        let size = Size { m: rows, n: block.len, k: head_dim };
+        let left = Left { data, row: stride, step: 1 };
+        gemm(size, left, Right { data: block.keys, row: block.key_stride }, &mut scores[first..], keys, Start::Zero);
+        first += block.len;
+    }
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let mut inverse_sums = [0.0f32; TILE];
+    let mut more = Vec::new();
+    let inverse_sums = if rows <= TILE {
+        &mut inverse_sums[..rows]
+    } else {
+        more.resize(rows, 0.0);
+        &mut more[..]
+    };
+    for ((row, scores), inverse) in scores.chunks_exact_mut(keys.max(1)).enumerate().zip(inverse_sums.iter_mut()) {
+        let (seen, hidden) = scores.split_at_mut(visible.of(row, keys));
+        *inverse = 1.0 / simd::softmax_numerators(seen, scale);
+        hidden.fill(0.0);
+    }
+    let mut first = 0;
+    for (index, block) in blocks.iter().enumerate() {
+        let size = Size { m: rows, n: head_dim, k: block.len };
+        let left = Left { data: &scores[first.min(scores.len())..], row: keys, step: 1 };
+        let start = if index == 0 { Start::Zero } else { Start::Add };
+        gemm(size, left, Right { data: block.values, row: block.value_stride }, out, out_stride, start);
+        first += block.len;
+    }
+    for (row, inverse) in inverse_sums.iter().enumerate() {
+        simd::scale(&mut out[row * out_stride..][..head_dim], *inverse);
+    }
+}
+
+/// Writes rows `rows` of a matrix (`stride` wide), columns `first..first + head_dim`, as `[head_dim, rows]`.
+fn transposed(data: &[f32], stride: usize, rows: Range<usize>, first: usize, head_dim: usize, out: &mut Vec<f32>) {
+    let count = rows.len();
+    out.resize(head_dim * count, 0.0);
+    for (j, row) in rows.enumerate() {
+        for (d, value) in data[row * stride + first..][..head_dim].iter().enumerate() {
+            out[d * count + j] = *value;
+        }
+    }
+}
+
+/// The differentiable kernel; see [`super::attention`].
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, head_dim: usize) -> Result<Tensor> {
+    let op = Attention { segments: segments.clone(), head_dim };
+    tape::apply3(&q.contiguous()?, &k.contiguous()?, &v.contiguous()?, op)
+}
+
+struct Attention {
+    segments: Segments,
+    head_dim: usize,
+}
+
+/// Widths of the query and key rows, in features.
+struct Widths {
+    query: usize,
+    key: usize,
+}
+
+impl Attention {
+    fn widths(&self, q: &Shape, k: &Shape, v: &Shape) -> Result<Widths> {
+        let ((rows, query), (key_rows, key)) = (q.dims2()?, k.dims2()?);
+        let hd = self.head_dim;
+        let heads_fit = hd > 0 && key > 0 && key.is_multiple_of(hd) && query.is_multiple_of(key);
+        if !heads_fit || k != v || rows != key_rows || rows != self.segments.total() {
+            let total = self.segments.total();
+            bail!("attention: q {q:?}, k {k:?}, v {v:?} do not fit heads of {hd} and segments of {total} rows");
+        }
+        Ok(Widths { query, key })
+    }
+
+    fn forward(&self, q: &[f32], k: &[f32], v: &[f32], widths: &Widths, out: &mut [f32]) {
+        let hd = self.head_dim;
+        let group = widths.query / widths.key;
+        let (mut keys, mut scratch) = (Vec::new(), Vec::new());
+        for segment in self.segments.iter() {
+            for key_head in 0..widths.key / hd {
+                transposed(k, widths.key, segment.clone(), key_head * hd, hd, &mut keys);
+                for head in key_head * group..(key_head + 1) * group {
+                    for start in segment.clone().step_by(TILE) {
+                        let end = segment.end.min(start + TILE);
+                        let block = KeyValues {
+                            keys: &keys,
+                            key_stride: segment.len(),
+                            values: &v[segment.start * widths.key + key_head * hd..],
+                            value_stride: widths.key,
+                            len: end - segment.start,
+                        };
+                        let at = start * widths.query + head * hd;
+                        let queries = Queries { data: &q[at..], stride: widths.query, rows: end - start, head_dim: hd };
+                        let visible = Visible::Causal { first: start - segment.start + 1 };
+                        attend(queries, &[block], visible, &mut out[at..], widths.query, &mut scratch);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the backward pass reads and writes, as slices.
+struct Backward<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    out: &'a [f32],
+    dout: &'a [f32],
+    dq: Vec<f32>,
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+    widths: Widths,
+    head_dim: usize,
+}
+
+/// Buffers of one tile.
+#[derive(Default)]
+struct Buffers {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    probs: Vec<f32>,
+    dscores: Vec<f32>,
+}
+
+impl Backward<'_> {
+    fn segment(&mut self, segment: Range<usize>, buffers: &mut Buffers) {
+        let (hd, group) = (self.head_dim, self.widths.query / self.widths.key);
+        for key_head in 0..self.widths.key / hd {
+            transposed(self.k, self.widths.key, segment.clone(), key_head * hd, hd, &mut buffers.keys);
+            transposed(self.v, self.widths.key, segment.clone(), key_head * hd, hd, &mut buffers.values);
+            for head in key_head * group..(key_head + 1) * group {
+                for start in segment.clone().step_by(TILE) {
+                    self.tile(&segment, start..segment.end.min(start + TILE), head, key_head, buffers);
+                }
+            }
+        }
+    }
+
+    /// One tile of query rows: with P the probabilities and D = rowsum(dO o O),
+    /// `dV += P^T dO`, `dS = scale P o (dO V^T - D)`, `dQ = dS K`, `dK += dS^T Q`.
+    fn tile(&mut self, segment: &Range<usize>, tile: Range<usize>, head: usize, key_head: usize, b: &mut Buffers) {
+        let (hd, length, rows) = (self.head_dim, segment.len(), tile.len());
+        let keys = tile.end - segment.start;
+        let (at, key_at) =
+            (tile.start * self.widths.query + head * hd, segment.start * self.widths.key + key_head * hd);
+        let (row, key_row) = (self.widths.query, self.widths.key);
+        b.probs.resize(rows * keys, 0.0);
+        b.dscores.resize(rows * keys, 0.0);
+        let square = Size { m: rows, n: keys, k: hd };
+        let left = |data| Left { data, row, step: 1 };
+        gemm(square, left(&self.q[at..]), Right { data: &b.keys, row: length }, &mut b.probs, keys, Start::Zero);
+        gemm(square, left(&self.dout[at..]), Right { data: &b.values, row: length }, &mut b.dscores, keys, Start::Zero);
+        let first = tile.start - segment.start + 1;
+        let lines = b.probs.chunks_exact_mut(keys).zip(b.dscores.chunks_exact_mut(keys));
+        for (r, (probs, dscores)) in lines.enumerate() {
+            let from = at + r * row;
+            score_gradient(probs, dscores, first + r, &self.out[from..from + hd], &self.dout[from..from + hd]);
+        }
+        let by_query = Size { m: rows, n: hd, k: keys };
+        let keys_right = Right { data: &self.k[key_at..], row: key_row };
+        let dscores = Left { data: &b.dscores, row: keys, step: 1 };
+        gemm(by_query, dscores, keys_right, &mut self.dq[at..], row, Start::Zero);
+        let by_key = Size { m: keys, n: hd, k: rows };
+        let turned = |data| Left { data, row: 1, step: keys };
+        let (q, dout) = (Right { data: &self.q[at..], row }, Right { data: &self.dout[at..], row });
+        gemm(by_key, turned(&b.dscores), q, &mut self.dk[key_at..], key_row, Start::Add);
+        gemm(by_key, turned(&b.probs), dout, &mut self.dv[key_at..], key_row, Start::Add);
+    }
+}
+
+vectorised! {
+    /// Scores become probabilities, and their gradients `dO V^T` become those of the unscaled scores. Keys from `visible` on
+    /// are hidden and get zeros.
+    fn score_gradient(probs: &mut [f32], dscores: &mut [f32], visible: usize, out: &[f32], dout: &[f32]) {
+        let scale = 1.0 / (out.len() as f32).sqrt();
+        let delta = simd::dot(out, dout);
+        let inverse = 1.0 / simd::softmax_numerators(&mut probs[..visible], scale);
+        for (p, d) in probs[..visible].iter_mut().zip(&mut dscores[..visible]) {
+            *p *= inverse;
+            *d = *p * (*d - delta) * scale;
+        }
+        probs[visible..].fill(0.0);
+        dscores[visible..].fill(0.0);
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        ql: &Layout,
+        k: &CpuStorage,
+        kl: &Layout,
+        v: &CpuStorage,
+        vl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let widths = self.widths(ql.shape(), kl.shape(), vl.shape())?;
+        let mut out = vec![0.0; ql.shape().elem_count()];
+        self.forward(cpu::slice(q, ql)?, cpu::slice(k, kl)?, cpu::slice(v, vl)?, &widths, &mut out);
+        Ok((CpuStorage::F32(out), ql.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        out: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let reads = [q, k, v, out, &grad].map(Read::new);
+        let [q_data, k_data, v_data, out_data, dout] = &reads;
+        let mut backward = Backward {
+            q: q_data.slice()?,
+            k: k_data.slice()?,
+            v: v_data.slice()?,
+            out: out_data.slice()?,
+            dout: dout.slice()?,
+            dq: vec![0.0; q.elem_count()],
+            dk: vec![0.0; k.elem_count()],
+            dv: vec![0.0; v.elem_count()],
+            widths: self.widths(q.shape(), k.shape(), v.shape())?,
+            head_dim: self.head_dim,
+        };
+        let mut buffers = Buffers::default();
+        for segment in self.segments.iter() {
+            backward.segment(segment, &mut buffers);
+        }
+        let Backward { dq, dk, dv, .. } = backward;
+        Ok((Some(cpu::tensor(dq, q)?), Some(cpu::tensor(dk, k)?), Some(cpu::tensor(dv, v)?)))
+    }
+}

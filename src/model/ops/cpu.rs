@@ -1,0 +1,47 @@
+//! Between candle's tensors and the kernels' slices.
+
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor, bail};
+
+/// The kernels apply: everything is f32 on the CPU.
+pub fn ready(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
+}
+
+/// The elements of a contiguous f32 storage.
+pub fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("a CPU kernel was given a strided tensor of shape {:?}", layout.shape());
+    };
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}
+
+/// Read access to the elements of a tensor.
+pub struct Read<'a> {
+    storage: StorageRef<'a>,
+    layout: &'a Layout,
+}
+
+impl<'a> Read<'a> {
+    /// Of a contiguous CPU tensor in f32.
+    pub fn new(tensor: &'a Tensor) -> Read<'a> {
+        let (storage, layout) = tensor.storage_and_layout();
+        Read { storage, layout }
+    }
+
+    pub fn slice(&self) -> Result<&[f32]> {
+        match &*self.storage {
+            Storage::Cpu(storage) => slice(storage, self.layout),
+            _ => bail!("a CPU kernel was given a tensor of another device"),
+        }
+    }
+}
+
+/// A new tensor of these elements.
+pub fn tensor(data: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(data, like.shape(), like.device())
+}
+
+/// What made this tensor leads to a variable: its gradient is wanted.
+pub fn wants_gradient(tensor: &Tensor) -> bool {
+    tensor.track_op() || super::tape::reaches(tensor)
+}

@@ -1,0 +1,218 @@
+//! KL divergence from a frozen reference policy, and the entropy of the likeliest tokens: both without whole logits.
+
+use super::cpu::{self, Read};
+use super::gemm::{Left, Right, Size, Start, gemm};
+use super::linear::Packed;
+use super::logprobs::{ENTRIES, ROWS, Tally};
+use super::simd::{self, LANES, vectorised};
+use super::tape;
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use std::sync::{Arc, OnceLock};
+
+/// What stands behind logits: `hidden` `[N, H]` and `head` `[V, H]`.
+#[derive(Clone, Copy)]
+struct Logits<'a> {
+    hidden: &'a [f32],
+    head: &'a [f32],
+    size: usize,
+}
+
+impl Logits<'_> {
+    fn entries(&self) -> usize {
+        self.head.len() / self.size
+    }
+
+    /// Vocabulary entries `first..first + count`, laid out for the product.
+    fn pack(&self, first: usize, count: usize) -> Packed {
+        Packed::from_slice(&self.head[first * self.size..][..count * self.size], count, self.size)
+    }
+
+    fn rows(&self, packed: &Packed, start: usize, rows: usize, out: &mut Vec<f32>) {
+        out.resize(rows * packed.outputs(), 0.0);
+        packed.apply(&self.hidden[start * self.size..], rows, None, out);
+    }
+}
+
+/// Expectation of `r - x` under the softmax of `r`, by chunks of the vocabulary.
+#[derive(Clone, Copy)]
+struct Gap {
+    max: f32,
+    sum: f32,
+    cross: f32,
+}
+
+impl Gap {
+    const NOTHING: Gap = Gap { max: f32::NEG_INFINITY, sum: 0.0, cross: 0.0 };
+
+    fn add(self, other: Gap) -> Gap {
+        let max = if self.max > other.max { self.max } else { other.max };
+        let (a, b) = (simd::exp(self.max - max), simd::exp(other.max - max));
+        Gap { max, sum: self.sum * a + other.sum * b, cross: self.cross * a + other.cross * b }
+    }
+}
+
+vectorised! {
+    fn chunk_gap(reference: &[f32], own: &[f32]) -> Gap {
+        let max = simd::max(reference);
+        let (mut sums, mut cross) = ([0.0f32; LANES], [0.0f32; LANES]);
+        for (reference, own) in reference.chunks(LANES).zip(own.chunks(LANES)) {
+            for (i, (r, x)) in reference.iter().zip(own).enumerate() {
+                let e = simd::exp(r - max);
+                sums[i] += e;
+                cross[i] = (r - x).mul_add(e, cross[i]);
+            }
+        }
+        Gap { max, sum: simd::join(sums), cross: simd::join(cross) }
+    }
+}
+
+vectorised! {
+    /// Own logits become `g (p - q)`, with p own and q the reference's probabilities.
+    fn gap_gradient(own: &mut [f32], reference: &[f32], own_sum: f32, reference_sum: f32, g: f32) {
+        for (x, r) in own.iter_mut().zip(reference) {
+            *x = g * (simd::exp(*x - own_sum) - simd::exp(r - reference_sum));
+        }
+    }
+}
+
+/// The differentiable kernel; see [`super::reference_kl`].
+pub fn reference_kl(hidden: &Tensor, head: &Tensor, reference: (&Tensor, &Tensor)) -> Result<Tensor> {
+    let reference = (reference.0.detach().contiguous()?, reference.1.detach().contiguous()?);
+    let op = ReferenceKl { hidden: reference.0, head: reference.1, sums: Arc::default() };
+    tape::apply2(&hidden.contiguous()?, &head.contiguous()?, op)
+}
+
+/// Log-sum-exps of each row: own and the reference's.
+type Sums = (Vec<f32>, Vec<f32>);
+
+struct ReferenceKl {
+    hidden: Tensor,
+    head: Tensor,
+    sums: Arc<OnceLock<Sums>>,
+}
+
+impl ReferenceKl {
+    fn check(&self, hidden: &Shape, head: &Shape) -> Result<()> {
+        let ((rows, size), (entries, head_size)) = (hidden.dims2()?, head.dims2()?);
+        let ((other_rows, other_size), (other_entries, other_head_size)) = (self.hidden.dims2()?, self.head.dims2()?);
+        let sizes_fit = size == head_size && other_size == other_head_size && size > 0 && other_size > 0;
+        if !sizes_fit || rows != other_rows || entries != other_entries {
+            bail!("reference kl: {hidden:?} and {head:?} do not fit {:?} and {:?}", self.hidden, self.head);
+        }
+        Ok(())
+    }
+}
+
+impl CustomOp2 for ReferenceKl {
+    fn name(&self) -> &'static str {
+        "reference kl"
+    }
+
+    fn cpu_fwd(&self, h: &CpuStorage, hl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.check(hl.shape(), wl.shape())?;
+        let (rows, size) = hl.shape().dims2()?;
+        let (other_hidden, other_head) = (Read::new(&self.hidden), Read::new(&self.head));
+        let own = Logits { hidden: cpu::slice(h, hl)?, head: cpu::slice(w, wl)?, size };
+        let other = Logits { hidden: other_hidden.slice()?, head: other_head.slice()?, size: self.hidden.dim(1)? };
+        let (mut tallies, mut gaps) = (vec![Tally::default(); rows], vec![Gap::NOTHING; rows]);
+        let (mut x, mut r) = (Vec::new(), Vec::new());
+        for first in (0..own.entries()).step_by(ENTRIES) {
+            let count = ENTRIES.min(own.entries() - first);
+            let (own_packed, other_packed) = (own.pack(first, count), other.pack(first, count));
+            for start in (0..rows).step_by(ROWS) {
+                let height = ROWS.min(rows - start);
+                own.rows(&own_packed, start, height, &mut x);
+                other.rows(&other_packed, start, height, &mut r);
+                for (row, (x, r)) in x.chunks_exact(count).zip(r.chunks_exact(count)).enumerate() {
+                    tallies[start + row].add(x);
+                    gaps[start + row] = gaps[start + row].add(chunk_gap(r, x));
+                }
+            }
+        }
+        let own_sums: Vec<f32> = tallies.iter().map(Tally::log_sum_exp).collect();
+        let other_sums: Vec<f32> = gaps.iter().map(|gap| gap.max + gap.sum.ln()).collect();
+        let kl = |row: usize| (gaps[row].cross / gaps[row].sum + own_sums[row] - other_sums[row]).max(0.0);
+        let out = (0..rows).map(kl).collect();
+        let _ = self.sums.set((own_sums, other_sums));
+        Ok((CpuStorage::F32(out), rows.into()))
+    }
+
+    fn bwd(&self, h: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let Some((own_sums, other_sums)) = self.sums.get() else { bail!("reference kl: backward before forward") };
+        let (rows, size) = h.dims2()?;
+        let grad = grad.contiguous()?;
+        let (h_read, w_read, grad_read) = (Read::new(h), Read::new(w), Read::new(&grad));
+        let (other_hidden, other_head) = (Read::new(&self.hidden), Read::new(&self.head));
+        let own = Logits { hidden: h_read.slice()?, head: w_read.slice()?, size };
+        let other = Logits { hidden: other_hidden.slice()?, head: other_head.slice()?, size: self.hidden.dim(1)? };
+        let grad = grad_read.slice()?;
+        let (mut dh, mut dw) = (vec![0.0; own.hidden.len()], vec![0.0; own.head.len()]);
+        let (mut x, mut r) = (Vec::new(), Vec::new());
+        for first in (0..own.entries()).step_by(ENTRIES) {
+            let count = ENTRIES.min(own.entries() - first);
+            let (own_packed, other_packed) = (own.pack(first, count), other.pack(first, count));
+            for start in (0..rows).step_by(ROWS) {
+                let height = ROWS.min(rows - start);
+                own.rows(&own_packed, start, height, &mut x);
+                other.rows(&other_packed, start, height, &mut r);
+                for (row, (x, r)) in x.chunks_exact_mut(count).zip(r.chunks_exact(count)).enumerate() {
+                    let row = start + row;
+                    gap_gradient(x, r, own_sums[row], other_sums[row], grad[row]);
+                }
+                let by_row = Size { m: height, n: size, k: count };
+                let right = Right { data: &own.head[first * size..], row: size };
+                gemm(by_row, Left { data: &x, row: count, step: 1 }, right, &mut dh[start * size..], size, Start::Add);
+                let by_entry = Size { m: count, n: size, k: height };
+                let right = Right { data: &own.hidden[start * size..], row: size };
+                gemm(
+                    by_entry,
+                    Left { data: &x, row: 1, step: count },
+                    right,
+                    &mut dw[first * size..],
+                    size,
+                    Start::Add,
+                );
+            }
+        }
+        Ok((Some(cpu::tensor(dh, h)?), Some(cpu::tensor(dw, w)?)))
+    }
+}
+
+/// The kernel; see [`super::top_entropy`].
+pub fn top_entropy(hidden: &Tensor, head: &Tensor, k: usize) -> Result<Vec<f32>> {
+    let (rows, size) = hidden.dims2()?;
+    let (hidden, head) = (hidden.contiguous()?, head.contiguous()?);
+    let (hidden_read, head_read) = (Read::new(&hidden), Read::new(&head));
+    let logits = Logits { hidden: hidden_read.slice()?, head: head_read.slice()?, size };
+    let mut top: Vec<Vec<f32>> = vec![Vec::with_capacity(k + 1); rows];
+    let mut x = Vec::new();
+    for first in (0..logits.entries()).step_by(ENTRIES) {
+        let count = ENTRIES.min(logits.entries() - first);
+        let packed = logits.pack(first, count);
+        for start in (0..rows).step_by(ROWS) {
+            logits.rows(&packed, start, ROWS.min(rows - start), &mut x);
+            for (top, x) in top[start..].iter_mut().zip(x.chunks_exact(count)) {
+                keep_largest(top, x, k);
+            }
+        }
+    }
+    Ok(top.iter().map(|top| entropy_of(top)).collect())
+}
+
+/// Keeps the k largest values seen, in falling order.
+pub(super) fn keep_largest(top: &mut Vec<f32>, values: &[f32], k: usize) {
+    for value in values {
+        if top.len() < k || top.last().is_some_and(|least| value > least) {
+            let at = top.partition_point(|kept| kept >= value);
+            top.insert(at, *value);
+            top.truncate(k);
+        }
+    }
+}
+
+/// Entropy of the softmax of logits, nats.
+pub(super) fn entropy_of(logits: &[f32]) -> f32 {
+    let mut tally = Tally::default();
+    tally.add(logits);
+    tally.entropy()
+}

@@ -1,0 +1,190 @@
+//! Log-probs of targets without the logits: rows and vocabulary go by in chunks, forward and backward.
+
+use super::cpu::{self, Read};
+use super::gemm::{Left, Right, Size, Start, gemm};
+use super::linear::Packed;
+use super::simd::{self, LANES, vectorised};
+use super::tape;
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use std::sync::{Arc, OnceLock};
+
+/// Rows and vocabulary entries whose logits exist at once: 512 kB.
+pub(super) const ROWS: usize = 128;
+pub const ENTRIES: usize = 1024;
+
+/// Running log-sum-exp of a row: the largest logit so far, the sum of `e^(x - max)` and of `(x - max) e^(x - max)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Tally {
+    max: f32,
+    sum: f32,
+    weighted: f32,
+}
+
+impl Default for Tally {
+    fn default() -> Tally {
+        Tally { max: f32::NEG_INFINITY, sum: 0.0, weighted: 0.0 }
+    }
+}
+
+impl Tally {
+    /// Takes in the next chunk of logits. Chunks must be cut alike for results to agree to the bit.
+    pub fn add(&mut self, logits: &[f32]) {
+        let (mut a, mut b) = (*self, chunk_tally(logits));
+        let max = if a.max > b.max { a.max } else { b.max };
+        a.shift(max);
+        b.shift(max);
+        *self = Tally { max, sum: a.sum + b.sum, weighted: a.weighted + b.weighted };
+    }
+
+    fn shift(&mut self, max: f32) {
+        if self.sum > 0.0 {
+            let by = self.max - max;
+            let factor = simd::exp(by);
+            self.weighted = (self.weighted + by * self.sum) * factor;
+            self.sum *= factor;
+        }
+    }
+
+    pub fn log_sum_exp(&self) -> f32 {
+        self.max + self.sum.ln()
+    }
+
+    /// Entropy in nats.
+    pub fn entropy(&self) -> f32 {
+        (self.sum.ln() - self.weighted / self.sum).max(0.0)
+    }
+}
+
+vectorised! {
+    fn chunk_tally(logits: &[f32]) -> Tally {
+        let max = simd::max(logits);
+        let (mut sums, mut weighted) = ([0.0f32; LANES], [0.0f32; LANES]);
+        let blocks = logits.chunks_exact(LANES);
+        let tail = blocks.remainder();
+        for block in blocks {
+            for i in 0..LANES {
+                let x = block[i] - max;
+                let e = simd::exp(x);
+                sums[i] += e;
+                weighted[i] = x.mul_add(e, weighted[i]);
+            }
+        }
+        for (i, logit) in tail.iter().enumerate() {
+            let x = logit - max;
+            let e = simd::exp(x);
+            sums[i] += e;
+            weighted[i] = x.mul_add(e, weighted[i]);
+        }
+        Tally { max, sum: simd::join(sums), weighted: simd::join(weighted) }
+    }
+}
+
+vectorised! {
+    /// Logits become `-g * softmax`.
+    fn softmax_gradient(logits: &mut [f32], log_sum_exp: f32, g: f32) {
+        for x in logits {
+            *x = -g * simd::exp(*x - log_sum_exp);
+        }
+    }
+}
+
+/// Log-sum-exp and entropy of each row, and the target's logit.
+struct Summary {
+    log_sum_exp: Vec<f32>,
+    entropy: Vec<f32>,
+    target: Vec<f32>,
+}
+
+fn summarise(hidden: &[f32], head: &[f32], size: usize, targets: &[u32]) -> Summary {
+    let rows = targets.len();
+    let mut tallies = vec![Tally::default(); rows];
+    let mut target = vec![0.0; rows];
+    let mut logits = Vec::new();
+    for (index, entries) in head.chunks(ENTRIES * size).enumerate() {
+        let (first, count) = (index * ENTRIES, entries.len() / size);
+        let packed = Packed::from_slice(entries, count, size);
+        logits.resize(ROWS.min(rows) * count, 0.0);
+        for start in (0..rows).step_by(ROWS) {
+            let height = ROWS.min(rows - start);
+            packed.apply(&hidden[start * size..], height, None, &mut logits);
+            for (row, logits) in logits.chunks_exact(count).take(height).enumerate() {
+                tallies[start + row].add(logits);
+                if let Some(logit) = (targets[start + row] as usize).checked_sub(first).and_then(|t| logits.get(t)) {
+                    target[start + row] = *logit;
+                }
+            }
+        }
+    }
+    let log_sum_exp = tallies.iter().map(Tally::log_sum_exp).collect();
+    Summary { log_sum_exp, entropy: tallies.iter().map(Tally::entropy).collect(), target }
+}
+
+/// The differentiable kernel; see [`super::token_logprobs`].
+pub fn token_logprobs(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
+    let summary = Arc::new(OnceLock::new());
+    let op = TokenLogprobs { targets: targets.to_vec(), summary: summary.clone() };
+    let log_probs = tape::apply2(&hidden.contiguous()?, &head.contiguous()?, op)?;
+    let entropy = summary.get().map(|s| s.entropy.clone()).unwrap_or_default();
+    Ok((log_probs, entropy))
+}
+
+struct TokenLogprobs {
+    targets: Vec<u32>,
+    summary: Arc<OnceLock<Summary>>,
+}
+
+impl CustomOp2 for TokenLogprobs {
+    fn name(&self) -> &'static str {
+        "token log-probs"
+    }
+
+    fn cpu_fwd(&self, h: &CpuStorage, hl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+        let ((rows, size), (entries, w_size)) = (hl.shape().dims2()?, wl.shape().dims2()?);
+        if rows != self.targets.len() || size != w_size || size == 0 {
+            bail!("log-probs: hidden {:?}, head {:?}, {} targets", hl.shape(), wl.shape(), self.targets.len());
+        }
+        if let Some(target) = self.targets.iter().find(|t| **t as usize >= entries) {
+            bail!("log-probs: target {target} in a vocabulary of {entries}");
+        }
+        let summary = summarise(cpu::slice(h, hl)?, cpu::slice(w, wl)?, size, &self.targets);
+        let log_probs = summary.target.iter().zip(&summary.log_sum_exp).map(|(x, lse)| x - lse).collect();
+        let _ = self.summary.set(summary);
+        Ok((CpuStorage::F32(log_probs), rows.into()))
+    }
+
+    /// `dlogits = g (onehot - softmax)`, from logits made again.
+    fn bwd(&self, h: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let Some(summary) = self.summary.get() else { bail!("log-probs: backward before forward") };
+        let (rows, size) = h.dims2()?;
+        let grad = grad.contiguous()?;
+        let (h_read, w_read, grad_read) = (Read::new(h), Read::new(w), Read::new(&grad));
+        let (hidden, head, grad) = (h_read.slice()?, w_read.slice()?, grad_read.slice()?);
+        let (mut dh, mut dw) = (vec![0.0; hidden.len()], vec![0.0; head.len()]);
+        let mut logits = Vec::new();
+        for (index, entries) in head.chunks(ENTRIES * size).enumerate() {
+            let (first, count) = (index * ENTRIES, entries.len() / size);
+            let packed = Packed::from_slice(entries, count, size);
+            logits.resize(ROWS.min(rows) * count, 0.0);
+            for start in (0..rows).step_by(ROWS) {
+                let height = ROWS.min(rows - start);
+                packed.apply(&hidden[start * size..], height, None, &mut logits);
+                for (row, logits) in logits.chunks_exact_mut(count).take(height).enumerate() {
+                    let row = start + row;
+                    softmax_gradient(logits, summary.log_sum_exp[row], grad[row]);
+                    if let Some(x) = (self.targets[row] as usize).checked_sub(first).and_then(|t| logits.get_mut(t)) {
+                        *x += grad[row];
+                    }
+                }
+                let by_row = Size { m: height, n: size, k: count };
+                let left = Left { data: &logits, row: count, step: 1 };
+                let right = Right { data: entries, row: size };
+                gemm(by_row, left, right, &mut dh[start * size..], size, Start::Add);
+                let by_entry = Size { m: count, n: size, k: height };
+                let left = Left { data: &logits, row: 1, step: count };
+                let right = Right { data: &hidden[start * size..], row: size };
+                gemm(by_entry, left, right, &mut dw[first * size..], size, Start::Add);
+            }
+        }
+        Ok((Some(cpu::tensor(dh, h)?), Some(cpu::tensor(dw, w)?)))
+    }
+}

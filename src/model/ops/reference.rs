@@ -1,0 +1,150 @@
+//! Every operator as a composition of candle's differentiable ops: slow, obvious, right on any device and dtype. It is the
+//! oracle of the CPU kernels and the path taken everywhere else.
+//!
+//! Norms, rotary embeddings, softmax and log-probs are computed in f32 whatever the dtype of the activations.
+
+use super::Segments;
+use super::divergence::{entropy_of, keep_largest};
+use candle_core::{D, DType, Result, Tensor, bail};
+
+/// Rows of logits that exist at once in [`token_logprobs`].
+const LOGIT_ROWS: usize = 256;
+
+/// `x @ w^T + bias`: x `[T, in]`, w `[out, in]`, bias `[out]` -> `[T, out]`.
+pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let y = x.matmul(&w.t()?)?;
+    match bias {
+        Some(bias) => y.broadcast_add(bias),
+        None => Ok(y),
+    }
+}
+
+/// Rows `ids` (u32, `[T]`) of w `[V, H]` -> `[T, H]`.
+pub fn embedding(w: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    w.index_select(ids, 0)
+}
+
+/// `x / sqrt(mean(x^2) + eps) * w` over groups of H = len(w) features.
+pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
+    let size = w.dim(0)?;
+    let groups = x.reshape(((), size))?.to_dtype(DType::F32)?;
+    let mean_square = (groups.sqr()?.sum_keepdim(D::Minus1)? / size as f64)?;
+    let normed = groups.broadcast_div(&(mean_square + eps)?.sqrt()?)?;
+    normed.to_dtype(x.dtype())?.broadcast_mul(w)?.reshape(x.shape())
+}
+
+/// Rotary embedding, halves layout: feature i of a head turns with feature i + head_dim / 2.
+pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
+    let (rows, features) = x.dims2()?;
+    let half = head_dim / 2;
+    let heads = x.reshape((rows, features / head_dim, head_dim))?.to_dtype(DType::F32)?;
+    let (a, b) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);
+    let (cos, sin) = (cos.unsqueeze(1)?, sin.unsqueeze(1)?);
+    let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+    Tensor::cat(&[first, second], 2)?.reshape((rows, features))?.to_dtype(x.dtype())
+}
+
+/// Causal attention inside each segment; query head h reads key/value head h / (query heads / key heads).
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, head_dim: usize) -> Result<Tensor> {
+    let (rows, features) = q.dims2()?;
+    let key_heads = k.dim(1)? / head_dim;
+    let group = features / head_dim / key_heads;
+    if segments.total() != rows {
+        bail!("segments hold {} rows, activations {rows}", segments.total());
+    }
+    let mut parts = Vec::with_capacity(segments.count());
+    for segment in segments.iter().filter(|s| !s.is_empty()) {
+        let length = segment.len();
+        let heads = |x: &Tensor, heads_per_key: usize| -> Result<Tensor> {
+            let x = x.narrow(0, segment.start, length)?.reshape((length, key_heads, heads_per_key, head_dim))?;
+            x.permute((1, 2, 0, 3))?.broadcast_as((key_heads, group, length, head_dim))?.contiguous()
+        };
+        let (q, k, v) = (heads(q, group)?, heads(k, 1)?, heads(v, 1)?);
+        let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)?.to_dtype(DType::F32)? / (head_dim as f64).sqrt())?;
+        let scores = scores.broadcast_add(&causal_mask(length, q.device())?)?;
+        let probs = softmax(&scores)?.to_dtype(q.dtype())?;
+        parts.push(probs.matmul(&v)?.permute((2, 0, 1, 3))?.reshape((length, features))?);
+    }
+    if parts.is_empty() { q.zeros_like() } else { Tensor::cat(&parts, 0) }
+}
+
+/// `silu(gate) * up`.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.silu()? * up
+}
+
+/// Log-prob of each row's target under `softmax(hidden @ head^T)`, and the entropy of that distribution in nats.
+pub fn token_logprobs(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
+    let rows = hidden.dim(0)?;
+    if rows != targets.len() {
+        bail!("{} targets for {rows} rows", targets.len());
+    }
+    if rows == 0 {
+        return Ok((Tensor::zeros(0, DType::F32, hidden.device())?, Vec::new()));
+    }
+    let targets = Tensor::new(targets, hidden.device())?;
+    let (mut log_probs, mut entropy) = (Vec::new(), Vec::with_capacity(rows));
+    for start in (0..rows).step_by(LOGIT_ROWS) {
+        let count = LOGIT_ROWS.min(rows - start);
+        let logits = hidden.narrow(0, start, count)?.matmul(&head.t()?)?.to_dtype(DType::F32)?;
+        let log_softmax = log_softmax(&logits)?;
+        let index = targets.narrow(0, start, count)?.unsqueeze(1)?;
+        log_probs.push(log_softmax.gather(&index, 1)?.squeeze(1)?);
+        let detached = log_softmax.detach();
+        let per_row = (detached.exp()? * &detached)?.sum(1)?.neg()?;
+        entropy.extend(per_row.to_vec1::<f32>()?);
+    }
+    Ok((Tensor::cat(&log_probs, 0)?, entropy))
+}
+
+/// KL divergence from the reference's next-token distributions to one's own, per row.
+pub fn reference_kl(hidden: &Tensor, head: &Tensor, reference: (&Tensor, &Tensor)) -> Result<Tensor> {
+    let rows = hidden.dim(0)?;
+    let mut parts = Vec::new();
+    for start in (0..rows).step_by(LOGIT_ROWS) {
+        let count = LOGIT_ROWS.min(rows - start);
+        let log_softmax_of = |hidden: &Tensor, head: &Tensor| -> Result<Tensor> {
+            log_softmax(&hidden.narrow(0, start, count)?.matmul(&head.t()?)?.to_dtype(DType::F32)?)
+        };
+        let other = log_softmax_of(&reference.0.detach(), &reference.1.detach())?;
+        let gap = (&other - log_softmax_of(hidden, head)?)?;
+        parts.push((other.exp()? * gap)?.sum(1)?);
+    }
+    if parts.is_empty() { Tensor::zeros(0, DType::F32, hidden.device()) } else { Tensor::cat(&parts, 0) }
+}
+
+/// Entropy of the k likeliest tokens, renormalised, per row.
+pub fn top_entropy(hidden: &Tensor, head: &Tensor, k: usize) -> Result<Vec<f32>> {
+    let (rows, mut entropy) = (hidden.dim(0)?, Vec::new());
+    for start in (0..rows).step_by(LOGIT_ROWS) {
+        let count = LOGIT_ROWS.min(rows - start);
+        let logits = hidden.narrow(0, start, count)?.detach().matmul(&head.t()?.detach())?.to_dtype(DType::F32)?;
+        for row in logits.to_vec2::<f32>()? {
+            let mut top = Vec::with_capacity(k + 1);
+            keep_largest(&mut top, &row, k);
+            entropy.push(entropy_of(&top));
+        }
+    }
+    Ok(entropy)
+}
+
+/// Softmax over the last dimension, differentiable.
+fn softmax(x: &Tensor) -> Result<Tensor> {
+    let shifted = x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)?;
+    let exp = shifted.exp()?;
+    exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)
+}
+
+/// Log-softmax over the last dimension, differentiable.
+fn log_softmax(x: &Tensor) -> Result<Tensor> {
+    let shifted = x.broadcast_sub(&x.detach().max_keepdim(D::Minus1)?)?;
+    shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
+}
+
+/// `[length, length]`, 0 on and below the diagonal, minus infinity above.
+fn causal_mask(length: usize, device: &candle_core::Device) -> Result<Tensor> {
+    let value = |row: usize, column: usize| if column > row { f32::NEG_INFINITY } else { 0.0 };
+    let mask: Vec<f32> = (0..length * length).map(|i| value(i / length, i % length)).collect();
+    Tensor::from_vec(mask, (length, length), device)
+}

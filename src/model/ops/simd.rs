@@ -1,0 +1,159 @@
+//! Elementwise functions and row reductions that the compiler vectorises. Inlined into functions compiled for several
+//! instruction sets; every operation is exact IEEE arithmetic in a fixed order, so all of them give the same bits.
+
+/// Lanes of a reduction: element j goes to lane j mod LANES, lanes are joined as a tree.
+pub const LANES: usize = 16;
+
+/// `e^x` by the polynomial of Cephes' `expf`, relative error below 2e-7; 0 below -87.3 and infinity above 88.7. NaN stays NaN.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
+    let clamped = if x > 89.0 { 89.0 } else { x };
+    let clamped = if clamped < -88.0 { -88.0 } else { clamped };
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, MAGIC);
+    let n = shifted - MAGIC;
+    // ln 2 in two parts, so that the remainder is exact to the last bit.
+    let r = n.mul_add(-0.693_145_75, clamped);
+    let r = n.mul_add(-1.428_606_8e-6, r);
+    let p = 1.987_569_15e-4f32;
+    let p = p.mul_add(r, 1.398_199_95e-3);
+    let p = p.mul_add(r, 8.333_452e-3);
+    let p = p.mul_add(r, 4.166_579_6e-2);
+    let p = p.mul_add(r, 1.666_666_55e-1);
+    let p = p.mul_add(r, 0.5);
+    let p = (p * r).mul_add(r, r) + 1.0;
+    // 2^n in two factors: n reaches 128.
+    let bits = shifted.to_bits() as i32 - MAGIC.to_bits() as i32;
+    let half = bits >> 1;
+    let scale = |e: i32| f32::from_bits(((e + 127) << 23) as u32);
+    let value = p * scale(half) * scale(bits - half);
+    if x < -87.3 { 0.0 } else { value }
+}
+
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// Joins the lanes of a sum, always in the same order.
+#[inline(always)]
+pub fn join(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Sum of `f(x[j], y[j])` by lanes.
+#[inline(always)]
+pub fn sum2(x: &[f32], y: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (x_blocks, y_blocks) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
+    let (x_tail, y_tail) = (x_blocks.remainder(), y_blocks.remainder());
+    for (x, y) in x_blocks.zip(y_blocks) {
+        for i in 0..LANES {
+            lanes[i] = f(x[i], y[i], lanes[i]);
+        }
+    }
+    for (i, (x, y)) in x_tail.iter().zip(y_tail).enumerate() {
+        lanes[i] = f(*x, *y, lanes[i]);
+    }
+    join(lanes)
+}
+
+/// Sum of products.
+#[inline(always)]
+pub fn dot(x: &[f32], y: &[f32]) -> f32 {
+    sum2(x, y, |x, y, sum| x.mul_add(y, sum))
+}
+
+/// The largest element; minus infinity of none.
+#[inline(always)]
+pub fn max(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let blocks = x.chunks_exact(LANES);
+    let tail = blocks.remainder();
+    for block in blocks {
+        for i in 0..LANES {
+            lanes[i] = if block[i] > lanes[i] { block[i] } else { lanes[i] };
+        }
+    }
+    tail.iter().chain(&lanes).fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a })
+}
+
+/// Compiles a function for AVX-512, for AVX2 and for the baseline, and picks at run time.
+macro_rules! vectorised {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[multiversion::multiversion(targets(
+            "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma",
+            "x86_64+avx2+fma",
+        ))]
+        $vis fn $name($($arg: $type),*) $(-> $ret)? $body
+    };
+}
+pub(crate) use vectorised;
+
+vectorised! {
+    /// Turns scores into probabilities times their sum: `x[j] = e^(scale * (x[j] - max))`; returns the sum.
+    pub fn softmax_numerators(x: &mut [f32], scale: f32) -> f32 {
+        let max = max(x) * scale;
+        let mut lanes = [0.0f32; LANES];
+        let mut blocks = x.chunks_exact_mut(LANES);
+        for block in &mut blocks {
+            for i in 0..LANES {
+                block[i] = exp(block[i].mul_add(scale, -max));
+                lanes[i] += block[i];
+            }
+        }
+        for (i, x) in blocks.into_remainder().iter_mut().enumerate() {
+            *x = exp(x.mul_add(scale, -max));
+            lanes[i] += *x;
+        }
+        join(lanes)
+    }
+}
+
+vectorised! {
+    /// `x *= by`.
+    pub fn scale(x: &mut [f32], by: f32) {
+        for x in x {
+            *x *= by;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_close_everywhere() {
+        let mut worst = 0.0f64;
+        for i in -8700..=8860 {
+            let x = i as f32 * 0.01 + 0.003;
+            let want = f64::from(x).exp();
+            worst = worst.max((f64::from(exp(x)) - want).abs() / want);
+        }
+        assert!(worst < 2e-7, "worst relative error {worst}");
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(-1000.0), 0.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(1000.0), f32::INFINITY);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn trailing_zeros_do_not_change_a_reduction() {
+        let x: Vec<f32> = (0..37).map(|i| (i as f32 * 0.7).sin()).collect();
+        let mut padded = x.clone();
+        padded.resize(64, 0.0);
+        assert_eq!(dot(&x, &x).to_bits(), dot(&padded, &padded).to_bits());
+        assert_eq!(max(&x), x.iter().copied().fold(f32::MIN, f32::max));
+    }
+}

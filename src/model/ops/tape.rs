@@ -1,0 +1,293 @@
+//! A backward pass of our own for the CPU kernels.
+//!
+//! candle's starts every gradient as a tensor of zeros and adds to it; its elementwise ops on large tensors go through one
+//! global pool of spinning threads, which costs micro-batches that run side by side more than the arithmetic. While a
+//! thread records, the operators of this module run outside candle's graph and leave a note here; [`Tape::backward`]
+//! calls the same `bwd` functions in reverse, hands gradients on without copying, and frees activations on its way.
+
+use super::cpu::{self, Read};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp2, Layout, Result, Shape, Tensor, TensorId, bail,
+};
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+
+enum Op {
+    One(Tensor, Box<dyn CustomOp1>),
+    Two([Tensor; 2], Box<dyn CustomOp2>),
+    Three([Tensor; 3], Box<dyn CustomOp3>),
+    Sum([Tensor; 2]),
+}
+
+struct Node {
+    op: Op,
+    output: Tensor,
+}
+
+/// The operators a thread ran while it recorded, in order.
+#[derive(Default)]
+pub struct Tape {
+    nodes: Vec<Node>,
+    outputs: HashSet<TensorId>,
+}
+
+thread_local! {
+    static RECORDING: RefCell<Option<Tape>> = const { RefCell::new(None) };
+}
+
+/// Runs `f` and returns what it made together with the tape of its operators on this thread. Only operators of this module
+/// are seen: a tensor made by others is a constant. Recording inside a recording is an error.
+pub fn record<R, E: From<candle_core::Error>>(
+    f: impl FnOnce() -> std::result::Result<R, E>,
+) -> std::result::Result<(R, Tape), E> {
+    if is_recording() {
+        return Err(candle_core::Error::Msg("a tape inside a tape".to_string()).into());
+    }
+    RECORDING.set(Some(Tape::default()));
+    let result = f();
+    let tape = RECORDING.take().unwrap_or_default();
+    Ok((result?, tape))
+}
+
+fn recording(inputs: &[&Tensor]) -> bool {
+    RECORDING.with_borrow(|recording| {
+        recording.as_ref().is_some_and(|tape| inputs.iter().any(|t| t.is_variable() || tape.outputs.contains(&t.id())))
+    })
+}
+
+fn is_recording() -> bool {
+    RECORDING.with_borrow(Option::is_some)
+}
+
+fn note(op: Op, output: &Tensor) {
+    RECORDING.with_borrow_mut(|recording| {
+        if let Some(tape) = recording {
+            tape.outputs.insert(output.id());
+            tape.nodes.push(Node { op, output: output.clone() });
+        }
+    });
+}
+
+/// Applies an operator of one input, on the tape or in candle's graph.
+pub(super) fn apply1(x: &Tensor, op: impl CustomOp1 + Send + Sync + 'static) -> Result<Tensor> {
+    if !is_recording() {
+        return x.apply_op1(op);
+    }
+    let output = x.apply_op1_no_bwd(&op)?;
+    if recording(&[x]) {
+        note(Op::One(x.clone(), Box::new(op)), &output);
+    }
+    Ok(output)
+}
+
+/// Applies an operator of two inputs, on the tape or in candle's graph.
+pub(super) fn apply2(x: &Tensor, y: &Tensor, op: impl CustomOp2 + Send + Sync + 'static) -> Result<Tensor> {
+    if !is_recording() {
+        return x.apply_op2(y, op);
+    }
+    let output = x.apply_op2_no_bwd(y, &op)?;
+    if recording(&[x, y]) {
+        note(Op::Two([x.clone(), y.clone()], Box::new(op)), &output);
+    }
+    Ok(output)
+}
+
+/// Applies an operator of three inputs, on the tape or in candle's graph.
+pub(super) fn apply3(x: &Tensor, y: &Tensor, z: &Tensor, op: impl CustomOp3 + Send + Sync + 'static) -> Result<Tensor> {
+    if !is_recording() {
+        return x.apply_op3(y, z, op);
+    }
+    let output = x.apply_op3_no_bwd(y, z, &op)?;
+    if recording(&[x, y, z]) {
+        note(Op::Three([x.clone(), y.clone(), z.clone()], Box::new(op)), &output);
+    }
+    Ok(output)
+}
+
+/// The sum of two tensors of one shape; see [`super::add`].
+pub(super) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let (x, y) = (x.contiguous()?, y.contiguous()?);
+    if !is_recording() {
+        return x.apply_op2(&y, Sum);
+    }
+    let output = x.apply_op2_no_bwd(&y, &Sum)?;
+    if recording(&[&x, &y]) {
+        note(Op::Sum([x, y]), &output);
+    }
+    Ok(output)
+}
+
+struct Sum;
+
+impl CustomOp2 for Sum {
+    fn name(&self) -> &'static str {
+        "sum"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, y: &CpuStorage, yl: &Layout) -> Result<(CpuStorage, Shape)> {
+        if xl.shape() != yl.shape() {
+            bail!("sum: {:?} and {:?} differ in shape", xl.shape(), yl.shape());
+        }
+        let (x, y) = (cpu::slice(x, xl)?, cpu::slice(y, yl)?);
+        Ok((CpuStorage::F32(x.iter().zip(y).map(|(x, y)| x + y).collect()), xl.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(grad.clone()), Some(grad.clone())))
+    }
+}
+
+/// A gradient so far; `owned` if nothing else shares its memory.
+struct Gradient {
+    tensor: Tensor,
+    owned: bool,
+}
+
+/// Gradients of the variables a tape reached.
+pub struct TapeGradients(HashMap<TensorId, Gradient>);
+
+impl TapeGradients {
+    /// Takes out the gradient of a variable, if the tape led to it.
+    pub fn remove(&mut self, variable: &Tensor) -> Option<Tensor> {
+        self.0.remove(&variable.id()).map(|gradient| gradient.tensor)
+    }
+
+    fn add(&mut self, to: &Tensor, term: Option<Tensor>, owned: bool, reached: &HashSet<TensorId>) -> Result<()> {
+        let Some(term) = term.filter(|_| to.is_variable() || reached.contains(&to.id())) else { return Ok(()) };
+        let gradient = match self.0.remove(&to.id()) {
+            None => Gradient { tensor: term, owned },
+            Some(sum) if sum.owned => {
+                sum.tensor.inplace_op2(&term, &AddTo)?;
+                sum
+            }
+            Some(sum) if owned => {
+                term.inplace_op2(&sum.tensor, &AddTo)?;
+                Gradient { tensor: term, owned }
+            }
+            Some(sum) => Gradient { tensor: sum.tensor.apply_op2_no_bwd(&term, &Sum)?, owned: true },
+        };
+        self.0.insert(to.id(), gradient);
+        Ok(())
+    }
+}
+
+thread_local! {
+    /// Outputs of the tape whose backward pass this thread runs.
+    static REACHED: RefCell<HashSet<TensorId>> = RefCell::default();
+}
+
+/// The backward pass under way wants the gradient of this tensor.
+pub(super) fn reaches(tensor: &Tensor) -> bool {
+    REACHED.with_borrow(|reached| reached.contains(&tensor.id()))
+}
+
+impl Tape {
+    /// Gradients of all variables, given those of some outputs of the tape. A panic inside leaves this thread's next tape unharmed:
+    /// what it set is set anew.
+    pub fn backward(self, seeds: Vec<(Tensor, Tensor)>) -> Result<TapeGradients> {
+        REACHED.set(self.outputs);
+        let result = walk(self.nodes, seeds);
+        REACHED.take();
+        result
+    }
+}
+
+fn walk(nodes: Vec<Node>, seeds: Vec<(Tensor, Tensor)>) -> Result<TapeGradients> {
+    let reached = REACHED.with_borrow(HashSet::clone);
+    let mut gradients = TapeGradients(HashMap::new());
+    for (output, gradient) in seeds {
+        gradients.add(&output, Some(gradient), false, &reached)?;
+    }
+    for Node { op, output } in nodes.into_iter().rev() {
+        let Some(Gradient { tensor: gradient, .. }) = gradients.0.remove(&output.id()) else { continue };
+        match op {
+            Op::One(x, op) => {
+                let dx = op.bwd(&x, &output, &gradient)?;
+                gradients.add(&x, dx, true, &reached)?;
+            }
+            Op::Two([x, y], op) => {
+                let (dx, dy) = op.bwd(&x, &y, &output, &gradient)?;
+                gradients.add(&x, dx, true, &reached)?;
+                gradients.add(&y, dy, true, &reached)?;
+            }
+            Op::Three([x, y, z], op) => {
+                let (dx, dy, dz) = op.bwd(&x, &y, &z, &output, &gradient)?;
+                gradients.add(&x, dx, true, &reached)?;
+                gradients.add(&y, dy, true, &reached)?;
+                gradients.add(&z, dz, true, &reached)?;
+            }
+            Op::Sum([x, y]) => {
+                gradients.add(&x, Some(gradient.clone()), false, &reached)?;
+                gradients.add(&y, Some(gradient), false, &reached)?;
+            }
+        }
+    }
+    Ok(gradients)
+}
+
+/// `sum += term` in place.
+pub struct AddTo;
+
+impl InplaceOp2 for AddTo {
+    fn name(&self) -> &'static str {
+        "add to"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sum: &mut CpuStorage,
+        sum_layout: &Layout,
+        term: &CpuStorage,
+        term_layout: &Layout,
+    ) -> Result<()> {
+        let term = cpu::slice(term, term_layout)?;
+        match (sum, sum_layout.contiguous_offsets()) {
+            (CpuStorage::F32(sum), Some((start, end))) if end - start == term.len() => {
+                for (sum, term) in sum[start..end].iter_mut().zip(term) {
+                    *sum += term;
+                }
+                Ok(())
+            }
+            _ => bail!("gradients of different shapes or kinds"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{add, linear, swiglu};
+    use super::{Read, Result, Tensor, record};
+    use candle_core::{Device, Var};
+
+    /// Residual sums, a shared weight and an unused branch: the tape's gradients equal candle's.
+    #[test]
+    fn equals_candles_backward() {
+        let var = |seed: f32, shape: (usize, usize)| {
+            let data: Vec<f32> = (0..shape.0 * shape.1).map(|i| (i as f32 * seed).sin()).collect();
+            Var::from_vec(data, shape, &Device::Cpu).unwrap()
+        };
+        let (x, w, v) = (var(0.7, (5, 8)), var(0.3, (8, 8)), var(0.9, (8, 8)));
+        let constant = var(0.2, (5, 8)).as_detached_tensor();
+        let network = || -> Result<Tensor> {
+            let a = linear(&x, &w, None)?;
+            linear(&a, &v, None)?;
+            let b = add(&a, &swiglu(&linear(&a, &w, None)?, &constant)?)?;
+            let c = add(&b, &b)?;
+            add(&c, &linear(&b, &w, None)?)
+        };
+        let seed = var(0.5, (5, 8)).as_detached_tensor();
+        let mut want = (network().unwrap() * &seed).unwrap().sum_all().unwrap().backward().unwrap();
+        let (output, tape) = record(network).unwrap();
+        let mut got = tape.backward(vec![(output.clone(), seed)]).unwrap();
+        for variable in [&x, &w] {
+            let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let (got, want) = (values(got.remove(variable).unwrap()), values(want.remove(variable).unwrap()));
+            for (got, want) in got.iter().zip(&want) {
+                assert!((got - want).abs() < 1e-5 * (1.0 + want.abs()), "{got} instead of {want}");
+            }
+        }
+        assert!(got.remove(&v).is_none());
+        assert!(record(|| record(network)).is_err());
+        assert!(Read::new(&output).slice().is_ok());
+    }
+}

@@ -1,0 +1,132 @@
+//! Matrix expansion and placeholders: one written stage becomes several named ones.
+//!
+//! `matrix.loss = ["sft", "dft"]` makes `train-sft` and `train-dft` of `train` and puts the value wherever the stage says
+//! `{loss}`. An entry may be a table with a `name`: its other keys are `{axis.key}`.
+
+use std::collections::BTreeMap;
+use toml::{Table, Value};
+
+/// Values of placeholders.
+pub type Variables = BTreeMap<String, Value>;
+
+/// One combination of a matrix: the suffix of the stage's name and the placeholders it binds.
+pub struct Cell {
+    pub suffix: String,
+    pub variables: Variables,
+}
+
+/// All combinations, axes in file order, the last running fastest. Errors are about the matrix as written.
+pub fn expand(matrix: &Table) -> Result<Vec<Cell>, String> {
+    let mut cells = vec![Cell { suffix: String::new(), variables: Variables::new() }];
+    for (axis, entries) in matrix {
+        let entries = entries.as_array().filter(|entries| !entries.is_empty());
+        let entries = entries.ok_or_else(|| format!("matrix axis `{axis}` is not a list of values"))?;
+        let mut grown = Vec::new();
+        for cell in &cells {
+            for entry in entries {
+                let (name, bound) = bind(axis, entry)?;
+                let mut variables = cell.variables.clone();
+                variables.extend(bound);
+                grown.push(Cell { suffix: format!("{}-{name}", cell.suffix), variables });
+            }
+        }
+        cells = grown;
+    }
+    Ok(cells)
+}
+
+fn bind(axis: &str, entry: &Value) -> Result<(String, Variables), String> {
+    let Some(table) = entry.as_table() else {
+        return Ok((text(entry), Variables::from([(axis.to_string(), entry.clone())])));
+    };
+    let name = table.get("name").and_then(Value::as_str);
+    let name = name.ok_or_else(|| format!("an entry of matrix axis `{axis}` is a table without a `name`"))?;
+    let variables = table.iter().map(|(key, value)| (format!("{axis}.{key}"), value.clone())).collect();
+    Ok((name.to_string(), variables))
+}
+
+/// A value as it stands inside a text.
+pub fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Replaces placeholders everywhere in a value. A text that is nothing but a placeholder becomes the value itself, its
+/// type kept; a text with an unknown placeholder is an error that names it.
+pub fn substitute(value: &Value, variables: &Variables) -> Result<Value, String> {
+    Ok(match value {
+        Value::String(text) => substitute_text(text, variables)?,
+        Value::Array(items) => {
+            Value::Array(items.iter().map(|item| substitute(item, variables)).collect::<Result<_, _>>()?)
+        }
+        Value::Table(table) => Value::Table(
+            table
+                .iter()
+                .map(|(key, item)| Ok((key.clone(), substitute(item, variables)?)))
+                .collect::<Result<_, String>>()?,
+        ),
+        other => other.clone(),
+    })
+}
+
+fn substitute_text(input: &str, variables: &Variables) -> Result<Value, String> {
+    let lookup = |name: &str| variables.get(name).ok_or_else(|| format!("unknown placeholder `{{{name}}}`"));
+    if let Some(name) = input.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'))
+        && is_name(name)
+    {
+        return lookup(name).cloned();
+    }
+    let (mut out, mut rest) = (String::new(), input);
+    while let Some(open) = rest.find('{') {
+        let Some(close) = rest[open..].find('}') else { break };
+        let name = &rest[open + 1..open + close];
+        out.push_str(&rest[..open]);
+        if is_name(name) {
+            out.push_str(&text(lookup(name)?))
+        } else {
+            out.push_str(&rest[open..=open + close])
+        }
+        rest = &rest[open + close + 1..];
+    }
+    out.push_str(rest);
+    Ok(Value::String(out))
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(text: &str) -> Table {
+        text.parse().expect("test TOML")
+    }
+
+    #[test]
+    fn crosses_axes_in_order() {
+        let cells = expand(&table("loss = ['sft', 'dft']\nseed = [0, 1]")).unwrap();
+        let suffixes: Vec<&str> = cells.iter().map(|cell| cell.suffix.as_str()).collect();
+        assert_eq!(suffixes, ["-sft-0", "-sft-1", "-dft-0", "-dft-1"]);
+    }
+
+    #[test]
+    fn named_entries_bind_their_keys() {
+        let cells = expand(&table("run = [{ name = 'a', rows = 'expert', sources = ['self'] }]")).unwrap();
+        assert_eq!(cells[0].suffix, "-a");
+        let stage = Value::Table(table("data = '{run.rows}-x'\nsources = '{run.sources}'"));
+        let stage = substitute(&stage, &cells[0].variables).unwrap();
+        assert_eq!(stage, Value::Table(table("data = 'expert-x'\nsources = ['self']")));
+    }
+
+    #[test]
+    fn keeps_the_type_and_names_what_is_unknown() {
+        let variables = Variables::from([("seed".to_string(), Value::Integer(3))]);
+        assert_eq!(substitute(&Value::from("{seed}"), &variables), Ok(Value::Integer(3)));
+        assert_eq!(substitute(&Value::from("s{seed}"), &variables), Ok(Value::from("s3")));
+        assert!(substitute(&Value::from("{sed}"), &variables).unwrap_err().contains("`{sed}`"));
+    }
+}

@@ -1,0 +1,97 @@
+//! What would run, and why. Computes nothing and changes nothing.
+
+use super::explain::differences;
+use super::session::{Bound, Session, manifest};
+use super::spec::{Pipeline, StageSpec};
+use crate::base::error::Result;
+use crate::base::fingerprint::Fingerprint;
+use crate::store::{PartRecord, Store};
+use serde::Serialize;
+
+/// A stage's standing.
+#[derive(Clone, Debug, Serialize)]
+pub struct StagePlan {
+    pub name: String,
+    pub kind: &'static str,
+    /// Absent while an input is not there yet.
+    pub fingerprint: Option<Fingerprint>,
+    pub parts_hit: usize,
+    pub parts_miss: usize,
+    pub rows_hit: u64,
+    pub rows_miss: u64,
+    /// Stages it waits for.
+    pub waits_for: Vec<String>,
+    pub why: Vec<String>,
+}
+
+/// Plans the selected stages.
+pub fn plan(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<Vec<StagePlan>> {
+    let mut session = Session::new(pipeline, store)?;
+    let mut plans = Vec::new();
+    for spec in pipeline.select(names)? {
+        let waits_for: Vec<String> = session.waiting_for(spec).into_iter().map(str::to_string).collect();
+        if !waits_for.is_empty() {
+            plans.push(waiting(spec, waits_for));
+            continue;
+        }
+        let bound = session.bind(spec)?;
+        plans.push(stage_plan(store, spec, &bound)?);
+        if let Some(manifest) = manifest(spec, &bound) {
+            session.finish(spec, manifest);
+        }
+    }
+    Ok(plans)
+}
+
+fn waiting(spec: &StageSpec, waits_for: Vec<String>) -> StagePlan {
+    StagePlan {
+        name: spec.name.clone(),
+        kind: spec.params.kind(),
+        fingerprint: None,
+        parts_hit: 0,
+        parts_miss: 0,
+        rows_hit: 0,
+        rows_miss: 0,
+        why: vec![format!("waits for {}", waits_for.join(", "))],
+        waits_for,
+    }
+}
+
+/// Hits, misses and the reason of one stage whose inputs are there.
+pub fn stage_plan(store: &Store, spec: &StageSpec, bound: &Bound) -> Result<StagePlan> {
+    let rows = |record: &PartRecord| {
+        bound
+            .stage
+            .main_table()
+            .and_then(|table| record.tables.get(table))
+            .map_or(0, |parts| parts.iter().map(|p| p.rows).sum())
+    };
+    let hits: Vec<&PartRecord> = bound.parts.iter().filter_map(|part| part.record.as_ref()).collect();
+    let (parts_hit, parts_miss) = (hits.len(), bound.parts.len() - hits.len());
+    let mut rows_hit: u64 = hits.iter().map(|record| rows(record)).sum();
+    let mut rows_miss = 0;
+    let earlier = if parts_miss > 0 { store.family_parts(&bound.family)? } else { Vec::new() };
+    for missing in bound.parts.iter().filter(|part| part.record.is_none()) {
+        let reusable = bound.stage.reusable_rows(&missing.part, &earlier)?;
+        rows_hit += reusable;
+        rows_miss += missing.part.rows - reusable.min(missing.part.rows);
+    }
+    let why = match (parts_miss, earlier.is_empty()) {
+        (0, _) => Vec::new(),
+        (_, true) => differences(store, &bound.recipe)?,
+        (missing, false) => {
+            vec![format!("same recipe, {missing} of {} parts have new or changed rows", bound.parts.len())]
+        }
+    };
+    Ok(StagePlan {
+        name: spec.name.clone(),
+        kind: spec.params.kind(),
+        fingerprint: Some(bound.fingerprint()),
+        parts_hit,
+        parts_miss,
+        rows_hit,
+        rows_miss,
+        waits_for: Vec::new(),
+        why,
+    })
+}

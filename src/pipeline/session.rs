@@ -1,0 +1,110 @@
+//! One pass over a pipeline: the stages found finished so far, and the policies they resolve to.
+
+use super::spec::{Pipeline, PolicySpec, StageSpec};
+use crate::base::error::Result;
+use crate::base::fingerprint::{Fingerprint, Recipe};
+use crate::model::policy::PolicyFiles;
+use crate::stage::{Inputs, Params, Part, Stage, train};
+use crate::store::{Manifest, PartRecord, PolicyHandle, Store};
+use std::collections::BTreeMap;
+
+pub struct Session<'a> {
+    pub pipeline: &'a Pipeline,
+    pub store: &'a Store,
+    manifests: BTreeMap<String, Manifest>,
+    policies: BTreeMap<String, PolicyHandle>,
+    params: BTreeMap<String, Params>,
+}
+
+/// A stage with its inputs resolved and its parts looked up.
+pub struct Bound {
+    pub stage: Box<dyn Stage>,
+    pub recipe: Recipe,
+    pub family: Fingerprint,
+    pub parts: Vec<LookedUp>,
+}
+
+pub struct LookedUp {
+    pub part: Part,
+    pub fingerprint: Fingerprint,
+    /// The finished part, if it is known.
+    pub record: Option<PartRecord>,
+}
+
+impl Bound {
+    /// The fingerprint of the whole stage: its recipe and its parts'.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let parts: Vec<&Fingerprint> = self.parts.iter().map(|part| &part.fingerprint).collect();
+        Recipe::new("whole stage", 1).with("recipe", &self.family).with("parts", parts).fingerprint()
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Hashes the policies that are folders.
+    pub fn new(pipeline: &'a Pipeline, store: &'a Store) -> Result<Session<'a>> {
+        let mut policies = BTreeMap::new();
+        for (name, spec) in &pipeline.policies {
+            if let PolicySpec::Path(path) = spec {
+                let folder = pipeline.folder.join(path);
+                let handle = PolicyHandle::of_folder(name, &folder, PolicyFiles::wants)
+                    .map_err(|e| e.at(format!("policy `{name}` of {}", pipeline.source.path)))?;
+                policies.insert(name.clone(), handle);
+            }
+        }
+        let params = pipeline.stages.iter().map(|stage| (stage.name.clone(), stage.params.clone())).collect();
+        Ok(Session { pipeline, store, manifests: BTreeMap::new(), policies, params })
+    }
+
+    /// Stages that `stage` reads from and that are not finished.
+    pub fn waiting_for(&self, stage: &StageSpec) -> Vec<&'a str> {
+        self.pipeline.needs(stage).into_iter().filter(|name| !self.manifests.contains_key(*name)).collect()
+    }
+
+    /// Resolves a stage's inputs, cuts it into parts and looks each up. All it needs must be finished.
+    pub fn bind(&self, spec: &StageSpec) -> Result<Bound> {
+        let inputs = Inputs {
+            store: self.store,
+            folder: &self.pipeline.folder,
+            manifests: &self.manifests,
+            params: &self.params,
+            policies: &self.policies,
+        };
+        let stage = spec.params.bind(&inputs)?;
+        let recipe = stage.recipe();
+        let family = recipe.fingerprint();
+        let look_up = |part: Part| -> Result<LookedUp> {
+            let fingerprint = part.fingerprint(&family);
+            let record = self.store.find_part(&family, &fingerprint)?;
+            Ok(LookedUp { part, fingerprint, record })
+        };
+        let parts = stage.parts()?.into_iter().map(look_up).collect::<Result<_>>()?;
+        Ok(Bound { stage, recipe, family, parts })
+    }
+
+    /// Takes a finished stage in, for those that read from it.
+    pub fn finish(&mut self, spec: &StageSpec, manifest: Manifest) {
+        for (name, policy) in &self.pipeline.policies {
+            if *policy == PolicySpec::Stage(spec.name.clone()) {
+                let files = train::policy_files(manifest.files());
+                self.policies.insert(name.clone(), PolicyHandle::of_objects(name, self.store, files));
+            }
+        }
+        self.manifests.insert(spec.name.clone(), manifest);
+    }
+
+    /// Every object the finished stages consist of.
+    pub fn objects(&self) -> impl Iterator<Item = &crate::base::address::Address> {
+        self.manifests.values().flat_map(|m| &m.parts).flat_map(PartRecord::objects).map(|(address, _)| address)
+    }
+}
+
+/// The manifest of a stage all of whose parts are finished, in part order; `None` while one is missing.
+pub fn manifest(spec: &StageSpec, bound: &Bound) -> Option<Manifest> {
+    let parts: Option<Vec<PartRecord>> = bound.parts.iter().map(|part| part.record.clone()).collect();
+    Some(Manifest {
+        kind: spec.params.kind().to_string(),
+        recipe: bound.recipe.clone(),
+        main_table: bound.stage.main_table().map(str::to_string),
+        parts: parts?,
+    })
+}

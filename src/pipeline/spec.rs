@@ -1,0 +1,353 @@
+//! A pipeline file, read and checked: unknown keys, dangling names, wrong kinds and cycles are errors before anything runs.
+
+use super::excerpt::{Source, did_you_mean};
+use super::matrix::{self, Variables};
+use crate::base::error::{Error, Result};
+use crate::stage::{Params, Reference, Wants};
+use crate::store::fs;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+
+/// Where a policy comes from.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum PolicySpec {
+    /// A Hugging Face folder; relative paths start at the pipeline file's folder.
+    Path(String),
+    /// The output of a train stage of this pipeline.
+    Stage(String),
+}
+
+/// A stage, its matrix expanded.
+#[derive(Clone, Debug)]
+pub struct StageSpec {
+    pub name: String,
+    /// The name as written, before expansion.
+    pub written: String,
+    pub params: Params,
+}
+
+/// A checked pipeline. Stages are in an order in which each comes after what it needs.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    pub name: String,
+    pub folder: PathBuf,
+    pub policies: BTreeMap<String, PolicySpec>,
+    pub stages: Vec<StageSpec>,
+    pub source: Source,
+}
+
+const TOP_KEYS: [&str; 4] = ["name", "vars", "policies", "stages"];
+
+impl Pipeline {
+    /// Reads a pipeline file. `settings` override its `[vars]`.
+    pub fn load(path: &Path, settings: &[(String, String)]) -> Result<Pipeline> {
+        let bytes = fs::read(path).map_err(|e| e.hint("a pipeline is a TOML file; see pipelines/ for some"))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Error::usage("pipeline file is not UTF-8").at(path.display().to_string()))?;
+        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        Pipeline::parse(&stem, folder, Source { path: path.display().to_string(), text }, settings)
+    }
+
+    fn parse(stem: &str, folder: PathBuf, source: Source, settings: &[(String, String)]) -> Result<Pipeline> {
+        let syntax = |e: toml::de::Error| source.error(e.message().to_string(), e.span());
+        let spans = DeTable::parse(&source.text).map_err(syntax)?;
+        let table: Table = toml::from_str(&source.text).map_err(syntax)?;
+        let reader = Reader { source: &source, spans: &spans };
+        for key in table.keys().filter(|key| !TOP_KEYS.contains(&key.as_str())) {
+            return Err(reader.error(&[key], format!("unknown key `{key}`")).hint(did_you_mean(key, TOP_KEYS)));
+        }
+        let name = match table.get("name") {
+            None => stem.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-').to_string(),
+            Some(Value::String(name)) => name.clone(),
+            Some(_) => return Err(reader.error(&["name"], "`name` is not a text")),
+        };
+        let variables = reader.variables(&table, settings)?;
+        let policies = reader.policies(&table, &variables)?;
+        let mut stages = reader.stages(&table, &variables)?;
+        reader.check_references(&policies, &stages)?;
+        stages = reader.sorted(&policies, stages)?;
+        Ok(Pipeline { name, folder, policies, stages, source: source.clone() })
+    }
+
+    pub fn stage(&self, name: &str) -> Result<&StageSpec> {
+        self.stages.iter().find(|stage| stage.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.stages.iter().map(|stage| stage.name.as_str()).collect();
+            Error::usage(format!("no stage `{name}` in pipeline `{}`", self.name)).hint(did_you_mean(name, names))
+        })
+    }
+
+    /// The named stages and all they need, in order; everything where none is named. A name may be one before expansion.
+    pub fn select(&self, names: &[String]) -> Result<Vec<&StageSpec>> {
+        let mut wanted = BTreeSet::new();
+        for name in names {
+            let matching: Vec<&StageSpec> =
+                self.stages.iter().filter(|stage| stage.name == *name || stage.written == *name).collect();
+            if matching.is_empty() {
+                self.stage(name)?;
+            }
+            wanted.extend(matching.into_iter().map(|stage| stage.name.as_str()));
+        }
+        // Stages come after what they need, so one pass from the end closes the set.
+        for stage in self.stages.iter().rev() {
+            if wanted.contains(stage.name.as_str()) {
+                wanted.extend(self.needs(stage));
+            }
+        }
+        Ok(self.stages.iter().filter(|stage| names.is_empty() || wanted.contains(stage.name.as_str())).collect())
+    }
+
+    /// Names of the stages a stage reads from, directly.
+    pub fn needs<'a>(&'a self, stage: &StageSpec) -> Vec<&'a str> {
+        let resolved = stage.params.references().into_iter().map(|r| resolve(&self.policies, &r).to_string());
+        let mut needs: BTreeSet<String> = resolved.collect();
+        // Rewrites and evals read the rollouts behind the verdicts they name.
+        for name in needs.clone() {
+            if let Some(Params::Judge(judge)) = self.stages.iter().find(|s| s.name == name).map(|s| &s.params) {
+                needs.insert(judge.rollouts.clone());
+            }
+        }
+        self.stages.iter().filter(|s| needs.contains(&s.name)).map(|s| s.name.as_str()).collect()
+    }
+}
+
+/// The stage a reference leads to: through a named policy, if it is one.
+fn resolve<'a>(policies: &'a BTreeMap<String, PolicySpec>, reference: &'a Reference) -> &'a str {
+    match (reference.wants, policies.get(&reference.name)) {
+        (Wants::Policy, Some(PolicySpec::Stage(stage))) => stage,
+        _ => &reference.name,
+    }
+}
+
+/// Reads a pipeline's sections, with the file at hand for errors.
+struct Reader<'a> {
+    source: &'a Source,
+    spans: &'a Spanned<DeTable<'a>>,
+}
+
+impl Reader<'_> {
+    /// An error about the value at a path of keys; the deepest key that exists is shown.
+    fn error(&self, path: &[&str], what: impl Into<String>) -> Error {
+        let mut table = Some(self.spans.get_ref());
+        let mut span: Option<Range<usize>> = None;
+        for key in path {
+            let Some((found, value)) = table.and_then(|t| t.iter().find(|(k, _)| k.get_ref() == key)) else { break };
+            span = Some(found.span());
+            table = match value.get_ref() {
+                DeValue::Table(inner) => Some(inner),
+                _ => None,
+            };
+        }
+        self.source.error(what, span)
+    }
+
+    fn section<'t>(&self, table: &'t Table, key: &str) -> Result<Vec<(&'t String, &'t Value)>> {
+        match table.get(key) {
+            None => Ok(Vec::new()),
+            Some(Value::Table(section)) => Ok(section.iter().collect()),
+            Some(_) => Err(self.error(&[key], format!("`{key}` is not a table"))),
+        }
+    }
+
+    fn variables(&self, table: &Table, settings: &[(String, String)]) -> Result<Variables> {
+        let mut variables: Variables =
+            self.section(table, "vars")?.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        for (key, value) in settings {
+            let Some(default) = variables.get(key) else {
+                let names: Vec<&str> = variables.keys().map(String::as_str).collect();
+                let error = Error::usage(format!("the pipeline has no variable `{key}`")).at(self.source.path.clone());
+                return Err(error.hint(did_you_mean(key, names)));
+            };
+            // A number stays a number: the setting is read as the type of the default.
+            let value = match default {
+                Value::String(_) => Value::String(value.clone()),
+                _ => value
+                    .parse()
+                    .map_err(|_| Error::usage(format!("`{key}={value}` is not a {}", default.type_str())))?,
+            };
+            variables.insert(key.clone(), value);
+        }
+        Ok(variables)
+    }
+
+    fn policies(&self, table: &Table, variables: &Variables) -> Result<BTreeMap<String, PolicySpec>> {
+        let mut policies = BTreeMap::new();
+        for (name, value) in self.section(table, "policies")? {
+            let fail = |message: String| self.error(&["policies", name], format!("policy `{name}`: {message}"));
+            let value = matrix::substitute(value, variables).map_err(fail)?;
+            let spec = PolicySpec::deserialize(value).map_err(|e| {
+                fail(e.message().to_string()).hint("a policy is { path = \"folder\" } or { stage = \"train stage\" }")
+            })?;
+            policies.insert(name.clone(), spec);
+        }
+        Ok(policies)
+    }
+
+    fn stages(&self, table: &Table, variables: &Variables) -> Result<Vec<StageSpec>> {
+        let mut raw: Vec<(String, String, String, Table)> = Vec::new();
+        for (written, value) in self.section(table, "stages")? {
+            let fail = |message: String| self.error(&["stages", written], format!("stage `{written}`: {message}"));
+            let Value::Table(stage) = value else { return Err(fail("not a table".into())) };
+            let mut stage = stage.clone();
+            let kind = stage.remove("kind").and_then(|kind| kind.as_str().map(str::to_string));
+            let kind = kind.ok_or_else(|| {
+                fail("has no `kind`".into()).hint(did_you_mean("", crate::stage::KINDS.iter().copied()))
+            })?;
+            if !crate::stage::KINDS.contains(&kind.as_str()) {
+                let error = self.error(&["stages", written, "kind"], format!("unknown stage kind `{kind}`"));
+                return Err(error.hint(did_you_mean(&kind, crate::stage::KINDS.iter().copied())));
+            }
+            let matrix = match stage.remove("matrix") {
+                None => Table::new(),
+                Some(Value::Table(matrix)) => matrix,
+                Some(_) => return Err(fail("`matrix` is not a table of lists".into())),
+            };
+            for cell in matrix::expand(&matrix).map_err(fail)? {
+                let mut all = variables.clone();
+                all.extend(cell.variables);
+                let body = matrix::substitute(&Value::Table(stage.clone()), &all).map_err(fail)?;
+                let Value::Table(body) = body else { continue };
+                raw.push((format!("{written}{}", cell.suffix), written.clone(), kind.clone(), body));
+            }
+        }
+        let names: Vec<String> = raw.iter().map(|(name, ..)| name.clone()).collect();
+        if let Some(twice) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+            return Err(self.error(&["stages"], format!("two stages are called `{}`", twice.1)));
+        }
+        raw.into_iter().map(|(name, written, kind, body)| self.stage(name, written, &kind, body, &names)).collect()
+    }
+
+    fn stage(&self, name: String, written: String, kind: &str, mut body: Table, names: &[String]) -> Result<StageSpec> {
+        check_name(&name).map_err(|message| self.error(&["stages", &written], message))?;
+        for key in ["verdicts", "unsolved", "self_aligned", "guided"] {
+            if let Some(Value::Array(items)) = body.get_mut(key) {
+                *items = items.iter().flat_map(|item| glob(item, names)).collect();
+            }
+        }
+        let params = Params::parse(kind, body).map_err(|misfit| {
+            let field = quoted(&misfit.message).next().filter(|_| misfit.message.starts_with("unknown field"));
+            let mut path = vec!["stages", written.as_str()];
+            path.extend(misfit.path.split('.').filter(|part| *part != "."));
+            path.extend(field);
+            match field {
+                Some(field) => {
+                    let known: Vec<&str> = quoted(&misfit.message).skip(1).collect();
+                    self.error(&path, format!("unknown key `{field}` in stage `{name}`"))
+                        .hint(did_you_mean(field, known))
+                }
+                None => self.error(&path, format!("stage `{name}`: {}", misfit.message)),
+            }
+        })?;
+        params.validate().map_err(|e| {
+            let error = self.error(&["stages", &written], format!("stage `{name}`: {}", e.what()));
+            match e.remedy() {
+                Some(hint) => error.hint(hint),
+                None => error,
+            }
+        })?;
+        Ok(StageSpec { name, written, params })
+    }
+
+    fn check_references(&self, policies: &BTreeMap<String, PolicySpec>, stages: &[StageSpec]) -> Result<()> {
+        for (name, policy) in policies {
+            let PolicySpec::Stage(target) = policy else { continue };
+            let reference = Reference::new("stage", target, Wants::Policy);
+            self.check_reference(
+                &["policies", name],
+                &format!("policy `{name}`"),
+                &reference,
+                &BTreeMap::new(),
+                stages,
+            )?;
+        }
+        for stage in stages {
+            for reference in stage.params.references() {
+                let path = ["stages", stage.written.as_str(), reference.field];
+                self.check_reference(&path, &format!("stage `{}`", stage.name), &reference, policies, stages)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_reference(
+        &self,
+        path: &[&str],
+        who: &str,
+        reference: &Reference,
+        policies: &BTreeMap<String, PolicySpec>,
+        stages: &[StageSpec],
+    ) -> Result<()> {
+        let Reference { field, name, wants } = reference;
+        if *wants == Wants::Policy && policies.contains_key(name) {
+            return Ok(());
+        }
+        let fits = |stage: &&StageSpec| wants.kinds().contains(&stage.params.kind());
+        match stages.iter().find(|stage| stage.name == *name) {
+            Some(stage) if fits(&stage) => Ok(()),
+            Some(stage) => {
+                let (kind, kinds) = (stage.params.kind(), wants.kinds().join("` or `"));
+                Err(self.error(
+                    path,
+                    format!("{who}: `{field}` names `{name}`, a `{kind}` stage; it needs a `{kinds}` stage"),
+                ))
+            }
+            None => {
+                let mut candidates: Vec<&str> = stages.iter().filter(fits).map(|stage| stage.name.as_str()).collect();
+                if *wants == Wants::Policy {
+                    candidates.extend(policies.keys().map(String::as_str));
+                }
+                let hint = did_you_mean(name, candidates.iter().copied());
+                Err(self.error(path, format!("{who}: `{field}` names `{name}`, which does not exist")).hint(hint))
+            }
+        }
+    }
+
+    /// Stages in an order in which each comes after what it needs, else in file order.
+    fn sorted(&self, policies: &BTreeMap<String, PolicySpec>, mut left: Vec<StageSpec>) -> Result<Vec<StageSpec>> {
+        let mut sorted: Vec<StageSpec> = Vec::new();
+        while !left.is_empty() {
+            let waits = |stage: &StageSpec| -> bool {
+                stage.params.references().iter().any(|r| left.iter().any(|other| other.name == resolve(policies, r)))
+            };
+            let (blocked, ready): (Vec<_>, Vec<_>) = left.iter().cloned().partition(waits);
+            if ready.is_empty() {
+                let names: Vec<&str> = blocked.iter().map(|stage| stage.name.as_str()).collect();
+                let error = self
+                    .error(&["stages", &blocked[0].written], format!("stages need each other: {}", names.join(", ")));
+                return Err(error.hint("a pipeline flows one way: break the cycle"));
+            }
+            sorted.extend(ready);
+            left = blocked;
+        }
+        Ok(sorted)
+    }
+}
+
+/// Names become folders of the human view.
+fn check_name(name: &str) -> Result<(), String> {
+    let fine = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'+'));
+    match fine && !name.starts_with('.') && !name.is_empty() {
+        true => Ok(()),
+        false => Err(format!("stage name `{name}` holds other characters than letters, digits, `_`, `-`, `.`, `+`")),
+    }
+}
+
+/// `name-*` in a list of stages stands for all that start so.
+fn glob(item: &Value, names: &[String]) -> Vec<Value> {
+    match item.as_str().and_then(|text| text.strip_suffix('*')) {
+        Some(prefix) => {
+            names.iter().filter(|name| name.starts_with(prefix)).map(|name| Value::from(name.as_str())).collect()
+        }
+        None => vec![item.clone()],
+    }
+}
+
+/// The words a message has in backticks.
+fn quoted(message: &str) -> impl Iterator<Item = &str> {
+    message.split('`').skip(1).step_by(2)
+}

@@ -1,0 +1,70 @@
+//! Content-defined boundaries: where a table of problems is cut depends on the ids alone, never on row positions, so that
+//! adding or removing a problem touches the part it falls in and no other.
+
+use crate::base::error::{Error, Result};
+use std::ops::Range;
+
+/// Cuts sorted rows into ranges of `target` rows on average. A new range starts at an id whose value is a multiple of
+/// `target`, ids being hashes.
+pub fn cut<T>(rows: &[T], id: impl Fn(&T) -> &str, target: u32) -> Vec<Range<usize>> {
+    let mut ranges = Vec::new();
+    let mut start = 0;
+    for (index, row) in rows.iter().enumerate().skip(1) {
+        if starts_range(id(row), target) {
+            ranges.push(start..index);
+            start = index;
+        }
+    }
+    if start < rows.len() {
+        ranges.push(start..rows.len());
+    }
+    ranges
+}
+
+fn starts_range(id: &str, target: u32) -> bool {
+    let hash = blake3::hash(id.as_bytes());
+    let value = u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("8 bytes"));
+    value.is_multiple_of(u64::from(target.max(1)))
+}
+
+/// Refuses a zero where a count is needed.
+pub fn at_least_one(value: u32, name: &str) -> Result<()> {
+    match value {
+        0 => Err(Error::usage(format!("`{name}` must be at least 1"))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(n: u32) -> Vec<String> {
+        let mut ids: Vec<String> = (0..n).map(|i| blake3::hash(&i.to_le_bytes()).to_hex()[..16].to_string()).collect();
+        ids.sort();
+        ids
+    }
+
+    #[test]
+    fn ranges_cover_all_rows_in_order() {
+        let ids = ids(1000);
+        let ranges = cut(&ids, |id| id, 50);
+        assert!(ranges.len() > 10 && ranges.len() < 40, "{} ranges", ranges.len());
+        assert_eq!(ranges.iter().flat_map(Clone::clone).collect::<Vec<_>>(), (0..1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn removing_one_row_changes_one_range() {
+        let ids = ids(1000);
+        let texts = |ids: &[String]| -> Vec<Vec<String>> {
+            cut(ids, |id| id, 50).into_iter().map(|r| ids[r].to_vec()).collect()
+        };
+        let before = texts(&ids);
+        // A row that starts no range: its removal leaves every boundary where it was.
+        let victim = (1..1000).find(|&i| !starts_range(&ids[i], 50)).expect("most rows start no range");
+        let mut fewer = ids.clone();
+        fewer.remove(victim);
+        let after = texts(&fewer);
+        assert_eq!(before.iter().filter(|range| !after.contains(range)).count(), 1);
+    }
+}

@@ -1,0 +1,149 @@
+//! judge: rollouts + problems -> verdicts.  One part per part of rollouts; a new judge re-samples nothing.
+
+use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
+use crate::base::error::{Error, Result};
+use crate::base::fingerprint::Recipe;
+use crate::math::{Judge, boxed_count};
+use crate::store::{PartRecord, Span, Table};
+use crate::table::Row;
+use crate::table::problems::Problem;
+use crate::table::rollouts::Rollout;
+use crate::table::verdicts::VerdictRow;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+
+const VERSION: u32 = 1;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    pub rollouts: String,
+    pub problems: String,
+    #[serde(default)]
+    pub judge: JudgeKind,
+    /// Relative tolerance of the `numeric` judge.
+    #[serde(default = "rel_tol")]
+    pub rel_tol: f64,
+    /// Absolute tolerance of the `numeric` judge.
+    #[serde(default)]
+    pub abs_tol: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JudgeKind {
+    /// Mathematical equality of final answers.
+    #[default]
+    Math,
+    /// The same text.
+    Exact,
+    /// Numbers within a tolerance.
+    Numeric,
+    /// A multiple-choice letter.
+    Choice,
+    /// Equal JSON values.
+    Json,
+}
+
+fn rel_tol() -> f64 {
+    1e-6
+}
+
+impl Params {
+    pub fn validate(&self) -> Result<()> {
+        for (name, value) in [("rel_tol", self.rel_tol), ("abs_tol", self.abs_tol)] {
+            if !value.is_finite() || value < 0.0 {
+                return Err(Error::usage(format!("`{name}` is `{value}`, it must be 0 or more")));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn references(&self) -> Vec<Reference> {
+        vec![
+            Reference::new("rollouts", &self.rollouts, Wants::Rollouts),
+            Reference::new("problems", &self.problems, Wants::Problems),
+        ]
+    }
+
+    pub fn judge(&self) -> Judge {
+        match self.judge {
+            JudgeKind::Math => Judge::Math(Default::default()),
+            JudgeKind::Exact => Judge::Exact,
+            JudgeKind::Numeric => Judge::Numeric { rel_tol: self.rel_tol, abs_tol: self.abs_tol },
+            JudgeKind::Choice => Judge::Choice,
+            JudgeKind::Json => Judge::Json,
+        }
+    }
+
+    pub fn bind(&self, inputs: &Inputs) -> Result<JudgeStage> {
+        Ok(JudgeStage {
+            judge: self.judge(),
+            rollouts: inputs.table(&self.rollouts)?,
+            problems: inputs.table(&self.problems)?,
+        })
+    }
+}
+
+pub struct JudgeStage {
+    judge: Judge,
+    rollouts: Table<Rollout>,
+    problems: Table<Problem>,
+}
+
+impl Stage for JudgeStage {
+    fn recipe(&self) -> Recipe {
+        Recipe::new("judge", VERSION).with("schema", VerdictRow::VERSION).with("judge", self.judge.name())
+    }
+
+    fn main_table(&self) -> Option<&'static str> {
+        Some(VerdictRow::TABLE)
+    }
+
+    /// The gold answer is part of a problem's id, so verdicts depend on the rollouts' rows alone.
+    fn parts(&self) -> Result<Vec<Part>> {
+        let part = |(index, rollouts): (usize, &crate::store::PartRef)| Part {
+            span: Span { first: rollouts.first.clone(), last: rollouts.last.clone(), samples: None },
+            key: vec![rollouts.content.to_string()],
+            rows: rollouts.rows,
+            index,
+        };
+        Ok(self.rollouts.parts().iter().enumerate().map(part).collect())
+    }
+
+    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
+        let rollouts = self.rollouts.read(&self.rollouts.parts()[part.index])?;
+        let mut answers = HashMap::new();
+        for problems in self.problems.overlapping(&part.span.first, &part.span.last) {
+            answers.extend(self.problems.read(&problems)?.into_iter().map(|p| (p.problem_id, p.answer)));
+        }
+        let judge_version = self.judge.name();
+        let verdict = |rollout: &Rollout| -> Result<VerdictRow> {
+            let answer = answers.get(&rollout.problem_id).ok_or_else(|| {
+                Error::input(format!("rollouts hold problem `{}`, the problems do not", rollout.problem_id))
+                    .hint("judge with the problems the rollouts were drawn from")
+            })?;
+            let judgement = self.judge.judge(answer, &rollout.completion);
+            Ok(VerdictRow {
+                problem_id: rollout.problem_id.clone(),
+                sample_index: rollout.sample_index,
+                verdict: judgement.verdict.as_str().to_string(),
+                extracted: judgement.extracted,
+                method: judgement.method,
+                eligible: eligible(rollout),
+                judge_version: judge_version.clone(),
+            })
+        };
+        let rows = rollouts.par_iter().map(verdict).collect::<Result<Vec<_>>>()?;
+        (context.tick)(Tick { rows_done: rows.len() as u64, rows_total: rows.len() as u64, ..Tick::default() });
+        Ok(Output { tables: vec![context.encode(&rows)?], files: Vec::new() })
+    }
+}
+
+/// A sample with two boxed answers, a special token inside, or no end is never a training target, however right it is:
+/// it may have gone on past its answer and come out right by accident.
+fn eligible(rollout: &Rollout) -> bool {
+    let ended = matches!(rollout.stop_reason.as_str(), "eos" | "stop_string");
+    ended && rollout.special_count == 0 && boxed_count(&rollout.completion) <= 1
+}

@@ -1,0 +1,283 @@
+//! rewrite: problems + samples with their verdicts -> rewrites.  Self-aligned over guided over the expert's solution.
+//!
+//! Without any verdicts named, every target is the expert's: the off-policy baseline. A problem with neither a correct
+//! sample nor an expert solution is listed in `untargeted`, never dropped.
+
+use super::buckets::{at_least_one, cut};
+use super::spec::load_policy;
+use super::template::{PLAIN, Template};
+use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
+use crate::base::error::Result;
+use crate::base::fingerprint::Recipe;
+use crate::base::rng::Stream;
+use crate::model::policy::Policy;
+use crate::store::{PartRecord, PolicyHandle, Span, Table};
+use crate::table::Row;
+use crate::table::problems::Problem;
+use crate::table::rewrites::{Rewrite, Untargeted};
+use crate::table::rollouts::Rollout;
+use crate::table::verdicts::VerdictRow;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+const VERSION: u32 = 1;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    pub problems: String,
+    /// Tokenizer and chat template of the training rows.
+    pub policy: String,
+    /// Verdicts of plain rollouts.
+    #[serde(default)]
+    pub self_aligned: Vec<String>,
+    /// Verdicts of guided rollouts.
+    #[serde(default)]
+    pub guided: Vec<String>,
+    /// Prompt template of the training prompt; the problem alone where none is named.
+    pub template: Option<String>,
+    #[serde(default)]
+    pub choice: Choice,
+    /// Targets kept per problem, at most.
+    #[serde(default = "one")]
+    pub keep: u32,
+    /// Seed of the random choice.
+    #[serde(default)]
+    pub seed: u64,
+    #[serde(default)]
+    pub round: u32,
+    /// Problems per part, on average.
+    #[serde(default = "part_problems")]
+    pub part_problems: u32,
+}
+
+/// Which correct samples are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Choice {
+    /// Those with the lowest sample index.
+    #[default]
+    First,
+    /// Uniformly at random, keyed by the seed and the problem.
+    Random,
+}
+
+fn one() -> u32 {
+    1
+}
+fn part_problems() -> u32 {
+    1024
+}
+
+impl Params {
+    pub fn validate(&self) -> Result<()> {
+        at_least_one(self.keep, "keep")?;
+        at_least_one(self.part_problems, "part_problems")
+    }
+
+    pub fn references(&self) -> Vec<Reference> {
+        let mut references = vec![
+            Reference::new("problems", &self.problems, Wants::Problems),
+            Reference::new("policy", &self.policy, Wants::Policy),
+        ];
+        references.extend(self.self_aligned.iter().map(|name| Reference::new("self_aligned", name, Wants::Verdicts)));
+        references.extend(self.guided.iter().map(|name| Reference::new("guided", name, Wants::Verdicts)));
+        references
+    }
+
+    pub fn bind(&self, inputs: &Inputs) -> Result<RewriteStage> {
+        let judged = |names: &[String]| -> Result<Vec<Judged>> {
+            let pair = |name: &String| {
+                Ok(Judged { rollouts: inputs.table(inputs.rollouts_name(name)?)?, verdicts: inputs.table(name)? })
+            };
+            names.iter().map(pair).collect()
+        };
+        Ok(RewriteStage {
+            params: self.clone(),
+            problems: inputs.table::<Problem>(&self.problems)?.read_all()?,
+            self_aligned: judged(&self.self_aligned)?,
+            guided: judged(&self.guided)?,
+            template: Template::new(&inputs.template(self.template.as_deref(), PLAIN)?)?,
+            policy: inputs.policy(&self.policy)?,
+        })
+    }
+}
+
+/// Rollouts and what the judge said of them.
+struct Judged {
+    rollouts: Table<Rollout>,
+    verdicts: Table<VerdictRow>,
+}
+
+pub struct RewriteStage {
+    params: Params,
+    problems: Vec<Problem>,
+    self_aligned: Vec<Judged>,
+    guided: Vec<Judged>,
+    template: Template,
+    policy: PolicyHandle,
+}
+
+impl Stage for RewriteStage {
+    /// Of the policy only tokenizer and template matter: rewrites do not change when it is trained further.
+    fn recipe(&self) -> Recipe {
+        let p = &self.params;
+        let tokenizer: BTreeMap<_, _> =
+            self.policy.digest().into_iter().filter(|(file, _)| !file.contains("safetensors")).collect();
+        Recipe::new("rewrite", VERSION)
+            .with("schema", Rewrite::VERSION)
+            .with("tokenizer", tokenizer)
+            .with("template", self.template.text())
+            .with("choice", p.choice)
+            .with("keep", p.keep)
+            .with("seed", p.seed)
+            .with("round", p.round)
+    }
+
+    fn main_table(&self) -> Option<&'static str> {
+        Some(Rewrite::TABLE)
+    }
+
+    fn parts(&self) -> Result<Vec<Part>> {
+        let mut parts = Vec::new();
+        if self.problems.is_empty() {
+            // A table has at least one part, so that it can be opened.
+            parts.push(Part { span: Span::default(), key: Vec::new(), rows: 0, index: 0 });
+        }
+        for range in cut(&self.problems, |problem| &problem.problem_id, self.params.part_problems) {
+            let problems = &self.problems[range];
+            let (first, last) = (problems[0].problem_id.clone(), problems[problems.len() - 1].problem_id.clone());
+            let mut key: Vec<String> = problems.iter().map(unit_key).collect();
+            for (name, judged) in [("self", &self.self_aligned), ("guided", &self.guided)] {
+                for judged in judged {
+                    key.push(name.to_string());
+                    key.extend(judged.rollouts.overlapping(&first, &last).iter().map(|p| p.content.to_string()));
+                    key.extend(judged.verdicts.overlapping(&first, &last).iter().map(|p| p.content.to_string()));
+                }
+            }
+            let span = Span { first, last, samples: None };
+            parts.push(Part { span, key, rows: problems.len() as u64, index: parts.len() });
+        }
+        Ok(parts)
+    }
+
+    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
+        let policy = load_policy(&self.policy)?;
+        let plain = Samples::read(&self.self_aligned, &part.span)?;
+        let guided = Samples::read(&self.guided, &part.span)?;
+        let inside = |p: &&Problem| p.problem_id >= part.span.first && p.problem_id <= part.span.last;
+        let (mut rewrites, mut untargeted) = (Vec::new(), Vec::new());
+        for problem in self.problems.iter().filter(inside) {
+            let attempts = plain.attempts(problem) + guided.attempts(problem);
+            let rows = self.targets(&policy, problem, attempts, &plain, &guided)?;
+            if rows.is_empty() {
+                let reason = match attempts {
+                    0 => "no samples and no expert solution",
+                    _ => "no correct sample and no expert solution",
+                };
+                let problem_id = problem.problem_id.clone();
+                untargeted.push(Untargeted { problem_id, attempts, reason: reason.to_string() });
+            }
+            rewrites.extend(rows);
+        }
+        Ok(Output { tables: vec![context.encode(&rewrites)?, context.encode(&untargeted)?], files: Vec::new() })
+    }
+}
+
+/// What a problem's target depends on beyond the samples: id (question and answer) and the expert's solution.
+fn unit_key(problem: &Problem) -> String {
+    let solution = problem.solution.as_deref().unwrap_or("");
+    let source = &problem.source;
+    format!(
+        "{} {}",
+        problem.problem_id,
+        crate::base::address::Address::of(format!("{source}\n{solution}").as_bytes()).short()
+    )
+}
+
+impl RewriteStage {
+    fn targets(
+        &self,
+        policy: &Policy,
+        problem: &Problem,
+        attempts: u32,
+        plain: &Samples,
+        guided: &Samples,
+    ) -> Result<Vec<Rewrite>> {
+        let prompt = self.template.render(problem)?;
+        let prompt_ids = policy.prompt_ids(&prompt).map_err(|e| e.at(format!("problem `{}`", problem.problem_id)))?;
+        let row = |choice_index: usize, source: &str, completion: &str, token_ids: Vec<u32>| Rewrite {
+            problem_id: problem.problem_id.clone(),
+            choice_index: choice_index as u32,
+            source: source.to_string(),
+            prompt: prompt.clone(),
+            completion: completion.to_string(),
+            prompt_ids: prompt_ids.clone(),
+            token_ids,
+            logprob_behavior: None,
+            sample_index: None,
+            round: self.params.round,
+            attempts,
+        };
+        for (source, samples) in [("self", plain), ("guided", guided)] {
+            let chosen = self.choose(problem, samples.correct(problem));
+            if !chosen.is_empty() {
+                let rewrite = |(index, rollout): (usize, &Rollout)| Rewrite {
+                    logprob_behavior: Some(rollout.logprob_behavior.clone()),
+                    sample_index: Some(rollout.sample_index),
+                    ..row(index, source, &rollout.completion, rollout.token_ids.clone())
+                };
+                return Ok(chosen.into_iter().enumerate().map(rewrite).collect());
+            }
+        }
+        match &problem.solution {
+            Some(solution) => Ok(vec![row(0, "expert", solution, policy.target_ids(solution)?)]),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn choose<'a>(&self, problem: &Problem, mut correct: Vec<&'a Rollout>) -> Vec<&'a Rollout> {
+        if self.params.choice == Choice::Random {
+            Stream::at(self.params.seed, &[b"choice", problem.problem_id.as_bytes()]).cursor().shuffle(&mut correct);
+        }
+        correct.truncate(self.params.keep as usize);
+        correct
+    }
+}
+
+/// The samples of a span of problems, in order, and whether each may be chosen.
+struct Samples(BTreeMap<String, Vec<(Rollout, bool)>>);
+
+impl Samples {
+    fn read(judged: &[Judged], span: &Span) -> Result<Samples> {
+        let mut samples = Samples(BTreeMap::new());
+        for judged in judged {
+            let mut choosable = BTreeMap::new();
+            for part in judged.verdicts.overlapping(&span.first, &span.last) {
+                let rows = judged.verdicts.read(&part)?;
+                choosable.extend(
+                    rows.into_iter().map(|row| ((row.problem_id.clone(), row.sample_index), row.may_be_chosen())),
+                );
+            }
+            for part in judged.rollouts.overlapping(&span.first, &span.last) {
+                for row in judged.rollouts.read(&part)? {
+                    let may = choosable.get(&(row.problem_id.clone(), row.sample_index)).copied().unwrap_or(false);
+                    samples.0.entry(row.problem_id.clone()).or_default().push((row, may));
+                }
+            }
+        }
+        for rows in samples.0.values_mut() {
+            rows.sort_by_key(|(row, _)| row.sample_index);
+        }
+        Ok(samples)
+    }
+
+    fn attempts(&self, problem: &Problem) -> u32 {
+        self.0.get(&problem.problem_id).map_or(0, |rows| rows.len() as u32)
+    }
+
+    fn correct(&self, problem: &Problem) -> Vec<&Rollout> {
+        let rows = self.0.get(&problem.problem_id).map_or(&[][..], Vec::as_slice);
+        rows.iter().filter(|(_, may)| *may).map(|(row, _)| row).collect()
+    }
+}

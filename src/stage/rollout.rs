@@ -1,0 +1,389 @@
+//! rollout: problems + policy -> rollouts.  Plain, or guided: on problems not solved yet, with the expert solution shown.
+//!
+//! Samples and nothing else: no grading, no filtering. Cost: generated tokens.
+
+use super::buckets::{at_least_one, cut};
+use super::spec::load_policy;
+use super::template::{PLAIN, Template};
+use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
+use crate::base::address::Address;
+use crate::base::error::{Error, Result};
+use crate::base::fingerprint::Recipe;
+use crate::base::rng::Stream;
+use crate::engine::{self, Request, Sample, Sampling};
+use crate::model::policy::Policy;
+use crate::store::{PartRecord, PolicyHandle, Span, Store, Table};
+use crate::table::Row;
+use crate::table::problems::Problem;
+use crate::table::rollouts::Rollout;
+use crate::table::verdicts::VerdictRow;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock};
+
+const VERSION: u32 = 1;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    pub problems: String,
+    pub policy: String,
+    /// Only problems without an eligible correct sample in these verdicts.
+    #[serde(default)]
+    pub unsolved: Vec<String>,
+    /// Prompt template (a file); the problem alone where none is named.
+    pub template: Option<String>,
+    #[serde(default)]
+    pub prompt_kind: PromptKind,
+    pub samples: u32,
+    #[serde(default = "one")]
+    pub temperature: f32,
+    #[serde(default = "one")]
+    pub top_p: f32,
+    #[serde(default)]
+    pub top_k: u32,
+    #[serde(default)]
+    pub min_p: f32,
+    pub max_new_tokens: u32,
+    #[serde(default)]
+    pub stop: Vec<String>,
+    #[serde(default)]
+    pub seed: u64,
+    /// Problems per part, on average.
+    #[serde(default = "part_problems")]
+    pub part_problems: u32,
+    /// Samples of a problem per part, at most.
+    #[serde(default = "part_samples")]
+    pub part_samples: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptKind {
+    #[default]
+    Plain,
+    /// The expert solution is in the prompt.
+    Guided,
+}
+
+impl PromptKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PromptKind::Plain => "plain",
+            PromptKind::Guided => "guided",
+        }
+    }
+}
+
+fn one() -> f32 {
+    1.0
+}
+fn part_problems() -> u32 {
+    128
+}
+fn part_samples() -> u32 {
+    8
+}
+
+impl Params {
+    pub fn validate(&self) -> Result<()> {
+        at_least_one(self.samples, "samples")?;
+        at_least_one(self.max_new_tokens, "max_new_tokens")?;
+        at_least_one(self.part_problems, "part_problems")?;
+        at_least_one(self.part_samples, "part_samples")?;
+        let in_range =
+            |value: f32, name: &str, low: f32, high: f32| match value.is_finite() && value >= low && value <= high {
+                true => Ok(()),
+                false => Err(Error::usage(format!("`{name}` is `{value}`, it must be between {low} and {high}"))),
+            };
+        in_range(self.temperature, "temperature", 0.0, 100.0)?;
+        in_range(self.top_p, "top_p", f32::MIN_POSITIVE, 1.0)?;
+        in_range(self.min_p, "min_p", 0.0, 1.0)?;
+        if self.prompt_kind == PromptKind::Guided && self.template.is_none() {
+            let error = Error::usage("a guided rollout needs a `template` that shows the expert solution");
+            return Err(error.hint("pipelines/templates/guided.j2 is one"));
+        }
+        Ok(())
+    }
+
+    pub fn references(&self) -> Vec<Reference> {
+        let mut references = vec![
+            Reference::new("problems", &self.problems, Wants::Problems),
+            Reference::new("policy", &self.policy, Wants::Policy),
+        ];
+        references.extend(self.unsolved.iter().map(|name| Reference::new("unsolved", name, Wants::Verdicts)));
+        references
+    }
+
+    pub fn bind(&self, inputs: &Inputs) -> Result<RolloutStage> {
+        let mut problems: Vec<Problem> = inputs.table::<Problem>(&self.problems)?.read_all()?;
+        let mut solved = BTreeSet::new();
+        for name in &self.unsolved {
+            let verdicts = inputs.table::<VerdictRow>(name)?.read_all()?;
+            solved.extend(verdicts.into_iter().filter(VerdictRow::may_be_chosen).map(|row| row.problem_id));
+        }
+        problems.retain(|problem| !solved.contains(&problem.problem_id));
+        if self.prompt_kind == PromptKind::Guided {
+            // Without an expert solution there is nothing to be guided by.
+            problems.retain(|problem| problem.solution.is_some());
+        }
+        let template = Template::new(&inputs.template(self.template.as_deref(), PLAIN)?)?;
+        let mut tasks = Vec::with_capacity(problems.len());
+        for problem in &problems {
+            tasks.push(Task { problem_id: problem.problem_id.clone(), prompt: template.render(problem)? });
+        }
+        Ok(RolloutStage {
+            params: self.clone(),
+            tasks,
+            template: template.text().to_string(),
+            policy: inputs.policy(&self.policy)?,
+            loaded: OnceLock::new(),
+            store: inputs.store.clone(),
+        })
+    }
+}
+
+/// One problem to be sampled: its id and the user's turn shown to the policy.
+struct Task {
+    problem_id: String,
+    prompt: String,
+}
+
+pub struct RolloutStage {
+    params: Params,
+    tasks: Vec<Task>,
+    template: String,
+    policy: PolicyHandle,
+    loaded: OnceLock<Arc<Loaded>>,
+    store: Store,
+}
+
+/// A policy ready to sample from.
+struct Loaded {
+    policy: Policy,
+    runner: crate::model::runner::Runner,
+}
+
+impl Stage for RolloutStage {
+    fn recipe(&self) -> Recipe {
+        let p = &self.params;
+        Recipe::new("rollout", VERSION)
+            .with("schema", Rollout::VERSION)
+            .with("policy", self.policy.digest())
+            .with("template", &self.template)
+            .with("prompt_kind", p.prompt_kind)
+            .with("temperature", p.temperature)
+            .with("top_p", p.top_p)
+            .with("top_k", p.top_k)
+            .with("min_p", p.min_p)
+            .with("max_new_tokens", p.max_new_tokens)
+            .with("stop", &p.stop)
+            .with("seed", p.seed)
+    }
+
+    fn main_table(&self) -> Option<&'static str> {
+        Some(Rollout::TABLE)
+    }
+
+    fn parts(&self) -> Result<Vec<Part>> {
+        let mut parts = Vec::new();
+        if self.tasks.is_empty() {
+            // A table has at least one part, so that it can be opened.
+            let span = Span { samples: Some((0, self.params.samples)), ..Span::default() };
+            parts.push(Part { span, key: Vec::new(), rows: 0, index: 0 });
+        }
+        for range in cut(&self.tasks, |task| &task.problem_id, self.params.part_problems) {
+            let tasks = &self.tasks[range];
+            let keys: Vec<String> = tasks.iter().map(Task::key).collect();
+            for from in (0..self.params.samples).step_by(self.params.part_samples as usize) {
+                let to = (from + self.params.part_samples).min(self.params.samples);
+                let span = Span {
+                    first: tasks[0].problem_id.clone(),
+                    last: tasks[tasks.len() - 1].problem_id.clone(),
+                    samples: Some((from, to)),
+                };
+                let mut key = keys.clone();
+                key.push(format!("samples {from}..{to}"));
+                let rows = tasks.len() as u64 * u64::from(to - from);
+                parts.push(Part { span, key, rows, index: parts.len() });
+            }
+        }
+        Ok(parts)
+    }
+
+    fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output> {
+        let loaded = self.loaded()?;
+        let (from, to) = part.span.samples.expect("a rollout part has a sample range");
+        let mut known = self.known_rows(part, earlier)?;
+        let mut wanted = Vec::new();
+        let mut rows = Vec::new();
+        for task in self.tasks_of(part) {
+            let prompt_ids =
+                loaded.policy.prompt_ids(&task.prompt).map_err(|e| e.at(format!("problem `{}`", task.problem_id)))?;
+            let mut missing = Vec::new();
+            for sample in from..to {
+                match known.remove(&(task.problem_id.clone(), sample)) {
+                    Some(row) if row.prompt_ids == prompt_ids => rows.push(row),
+                    _ if self.room(&loaded, &prompt_ids) == 0 => rows.push(self.too_long(task, sample, &prompt_ids)),
+                    _ => missing.push(sample),
+                }
+            }
+            if !missing.is_empty() {
+                wanted.push((task, prompt_ids, missing));
+            }
+        }
+        rows.extend(self.sample(context, &loaded, wanted)?);
+        rows.sort_by(|a, b| (&a.problem_id, a.sample_index).cmp(&(&b.problem_id, b.sample_index)));
+        Ok(Output { tables: vec![context.encode(&rows)?], files: Vec::new() })
+    }
+
+    fn reusable_rows(&self, part: &Part, earlier: &[PartRecord]) -> Result<u64> {
+        let (from, to) = part.span.samples.expect("a rollout part has a sample range");
+        let known = self.known_rows(part, earlier)?;
+        let reusable =
+            |task: &Task| (from..to).filter(|s| known.contains_key(&(task.problem_id.clone(), *s))).count() as u64;
+        Ok(self.tasks_of(part).map(reusable).sum())
+    }
+}
+
+impl Task {
+    /// What the samples of this problem depend on beyond the recipe.
+    fn key(&self) -> String {
+        format!("{} {}", self.problem_id, Address::of(self.prompt.as_bytes()).short())
+    }
+}
+
+type Known = BTreeMap<(String, u32), Rollout>;
+
+impl RolloutStage {
+    fn tasks_of(&self, part: &Part) -> impl Iterator<Item = &Task> {
+        let first = self.tasks.partition_point(|task| task.problem_id < part.span.first);
+        self.tasks[first..].iter().take_while(|task| task.problem_id <= part.span.last)
+    }
+
+    fn loaded(&self) -> Result<Arc<Loaded>> {
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded.clone());
+        }
+        let policy = load_policy(&self.policy)?;
+        let runner = policy.runner().map_err(|e| e.at(format!("policy `{}`", self.policy.name)))?;
+        Ok(self.loaded.get_or_init(|| Arc::new(Loaded { policy, runner })).clone())
+    }
+
+    /// Rows of earlier parts of the same recipe that fall into this one.
+    fn known_rows(&self, part: &Part, earlier: &[PartRecord]) -> Result<Known> {
+        let (from, to) = part.span.samples.expect("a rollout part has a sample range");
+        let mut known = Known::new();
+        for record in earlier {
+            let overlaps = record.span.samples.is_some_and(|(a, b)| a < to && b > from);
+            if !overlaps || record.span.first > part.span.last || record.span.last < part.span.first {
+                continue;
+            }
+            let parts = record.tables.get(Rollout::TABLE).cloned().unwrap_or_default();
+            for row in Table::<Rollout>::new(&self.store, parts).read_all()? {
+                known.insert((row.problem_id.clone(), row.sample_index), row);
+            }
+        }
+        Ok(known)
+    }
+
+    /// Tokens that may still follow a prompt.
+    fn room(&self, loaded: &Loaded, prompt_ids: &[u32]) -> u32 {
+        let positions = loaded.policy.config().max_positions;
+        u32::try_from(positions.saturating_sub(prompt_ids.len())).unwrap_or(u32::MAX)
+    }
+
+    fn sample(
+        &self,
+        context: &Context,
+        loaded: &Loaded,
+        wanted: Vec<(&Task, Vec<u32>, Vec<u32>)>,
+    ) -> Result<Vec<Rollout>> {
+        let p = &self.params;
+        let stream = |task: &Task, sample: u32| {
+            Stream::at(p.seed, &[p.prompt_kind.as_str().as_bytes(), task.problem_id.as_bytes(), &sample.to_le_bytes()])
+        };
+        let requests: Vec<Request> = wanted
+            .iter()
+            .map(|(task, prompt_ids, missing)| Request {
+                prompt_ids: prompt_ids.as_slice().into(),
+                samples: missing.iter().map(|&sample| stream(task, sample)).collect(),
+            })
+            .collect();
+        let sampling = Sampling {
+            temperature: p.temperature,
+            top_p: p.top_p,
+            top_k: p.top_k,
+            min_p: p.min_p,
+            max_new_tokens: p.max_new_tokens,
+            stop: p.stop.clone(),
+            eos: loaded.policy.eos_token_ids().to_vec(),
+        };
+        let limits = context.limits();
+        let rows_total = wanted.iter().map(|(_, _, missing)| missing.len() as u64).sum();
+        let on_progress = |progress: engine::Progress| {
+            (context.tick)(Tick {
+                rows_done: progress.done as u64,
+                rows_total,
+                tokens: progress.new_tokens as u64,
+                note: String::new(),
+            });
+        };
+        let results = engine::generate(
+            &loaded.runner,
+            Some(loaded.policy.tokenizer()),
+            &requests,
+            &sampling,
+            &limits,
+            &on_progress,
+        )?;
+        let mut rows = Vec::new();
+        for ((task, prompt_ids, missing), samples) in wanted.iter().zip(results) {
+            for (&index, sample) in missing.iter().zip(samples) {
+                rows.push(self.row(loaded, task, index, prompt_ids, sample)?);
+            }
+        }
+        Ok(rows)
+    }
+
+    fn row(&self, loaded: &Loaded, task: &Task, index: u32, prompt_ids: &[u32], sample: Sample) -> Result<Rollout> {
+        let tokenizer = loaded.policy.tokenizer();
+        let ended = sample.stop_reason.as_str() == "eos";
+        let inside = &sample.token_ids[..sample.token_ids.len() - usize::from(ended)];
+        Ok(Rollout {
+            problem_id: task.problem_id.clone(),
+            sample_index: index,
+            prompt_kind: self.params.prompt_kind.as_str().to_string(),
+            completion: tokenizer.decode(inside, true)?,
+            prompt_ids: prompt_ids.to_vec(),
+            special_count: inside.iter().filter(|&&id| tokenizer.is_special(id)).count() as u32,
+            token_ids: sample.token_ids,
+            logprob_behavior: sample.logprob_behavior,
+            logprob_policy: sample.logprob_policy,
+            stop_reason: sample.stop_reason.as_str().to_string(),
+            seed: self.params.seed,
+        })
+    }
+
+    /// A prompt that leaves no room to answer gives an empty sample that says so.
+    fn too_long(&self, task: &Task, index: u32, prompt_ids: &[u32]) -> Rollout {
+        Rollout {
+            problem_id: task.problem_id.clone(),
+            sample_index: index,
+            prompt_kind: self.params.prompt_kind.as_str().to_string(),
+            completion: String::new(),
+            prompt_ids: prompt_ids.to_vec(),
+            token_ids: Vec::new(),
+            logprob_behavior: Vec::new(),
+            logprob_policy: Vec::new(),
+            stop_reason: "prompt_too_long".to_string(),
+            special_count: 0,
+            seed: self.params.seed,
+        }
+    }
+}
+
+/// Rollouts by problem and sample, for consumers that look them up.
+pub fn by_key(rows: Vec<Rollout>) -> HashMap<(String, u32), Rollout> {
+    rows.into_iter().map(|row| ((row.problem_id.clone(), row.sample_index), row)).collect()
+}

@@ -1,0 +1,232 @@
+//! Stage parameters as written in a pipeline file, what they refer to, and how they become a stage.
+
+use super::{Stage, documents, evaluate, judge, logprob, rewrite, rollout, sources, train};
+use crate::base::address::Address;
+use crate::base::error::{Error, Result};
+use crate::store::{Manifest, PolicyHandle, Store, Table, fs};
+use crate::table::Row;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What a name in a stage's parameters must stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    Policy,
+    Problems,
+    Rollouts,
+    Verdicts,
+    Rewrites,
+    /// Rewrites, or examples of pre-training documents.
+    Trainable,
+}
+
+impl Wants {
+    /// Stage kinds that satisfy it.
+    pub fn kinds(self) -> &'static [&'static str] {
+        match self {
+            Wants::Policy => &["train"],
+            Wants::Problems => &["ingest"],
+            Wants::Rollouts => &["rollout"],
+            Wants::Verdicts => &["judge"],
+            Wants::Rewrites => &["rewrite"],
+            Wants::Trainable => &["rewrite", "documents"],
+        }
+    }
+}
+
+/// A name used in a stage's parameters.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    pub field: &'static str,
+    pub name: String,
+    pub wants: Wants,
+}
+
+impl Reference {
+    pub fn new(field: &'static str, name: &str, wants: Wants) -> Reference {
+        Reference { field, name: name.to_string(), wants }
+    }
+}
+
+/// Typed parameters of a stage, one variant per kind.
+#[derive(Clone, Debug)]
+pub enum Params {
+    Ingest(sources::Params),
+    Documents(documents::Params),
+    Rollout(rollout::Params),
+    Judge(judge::Params),
+    Rewrite(rewrite::Params),
+    Logprob(logprob::Params),
+    Train(Box<train::Params>),
+    Evaluate(evaluate::Params),
+}
+
+/// Every stage kind, in data-flow order.
+pub const KINDS: &[&str] = &["ingest", "documents", "rollout", "judge", "rewrite", "logprob", "train", "evaluate"];
+
+/// A parameter that does not fit: the path to it inside the stage's table, and what is wrong.
+pub struct Misfit {
+    pub path: String,
+    pub message: String,
+}
+
+impl Params {
+    /// Reads the parameters of a stage of `kind`. `table` no longer holds `kind` and `matrix`.
+    pub fn parse(kind: &str, table: toml::Table) -> Result<Params, Misfit> {
+        fn typed<T: DeserializeOwned>(table: toml::Table) -> Result<T, Misfit> {
+            serde_path_to_error::deserialize(toml::Value::Table(table))
+                .map_err(|e| Misfit { path: e.path().to_string(), message: e.inner().message().to_string() })
+        }
+        Ok(match kind {
+            "ingest" => Params::Ingest(typed(table)?),
+            "documents" => Params::Documents(typed(table)?),
+            "rollout" => Params::Rollout(typed(table)?),
+            "judge" => Params::Judge(typed(table)?),
+            "rewrite" => Params::Rewrite(typed(table)?),
+            "logprob" => Params::Logprob(typed(table)?),
+            "train" => Params::Train(Box::new(typed(table)?)),
+            "evaluate" => Params::Evaluate(typed(table)?),
+            other => return Err(Misfit { path: "kind".into(), message: format!("unknown stage kind `{other}`") }),
+        })
+    }
+
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Params::Ingest(_) => "ingest",
+            Params::Documents(_) => "documents",
+            Params::Rollout(_) => "rollout",
+            Params::Judge(_) => "judge",
+            Params::Rewrite(_) => "rewrite",
+            Params::Logprob(_) => "logprob",
+            Params::Train(_) => "train",
+            Params::Evaluate(_) => "evaluate",
+        }
+    }
+
+    /// What must hold between the parameters, checked before anything runs.
+    pub fn validate(&self) -> Result<()> {
+        match self {
+            Params::Rollout(p) => p.validate(),
+            Params::Train(p) => p.validate(),
+            Params::Rewrite(p) => p.validate(),
+            Params::Judge(p) => p.validate(),
+            Params::Ingest(p) => p.validate(),
+            Params::Evaluate(p) => p.validate(),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn references(&self) -> Vec<Reference> {
+        match self {
+            Params::Ingest(_) => Vec::new(),
+            Params::Documents(p) => p.references(),
+            Params::Rollout(p) => p.references(),
+            Params::Judge(p) => p.references(),
+            Params::Rewrite(p) => p.references(),
+            Params::Logprob(p) => p.references(),
+            Params::Train(p) => p.references(),
+            Params::Evaluate(p) => p.references(),
+        }
+    }
+
+    /// The stage, its inputs resolved.
+    pub fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
+        Ok(match self {
+            Params::Ingest(p) => Box::new(p.bind(inputs)?),
+            Params::Documents(p) => Box::new(p.bind(inputs)?),
+            Params::Rollout(p) => Box::new(p.bind(inputs)?),
+            Params::Judge(p) => Box::new(p.bind(inputs)?),
+            Params::Rewrite(p) => Box::new(p.bind(inputs)?),
+            Params::Logprob(p) => Box::new(p.bind(inputs)?),
+            Params::Train(p) => Box::new(p.bind(inputs)?),
+            Params::Evaluate(p) => Box::new(p.bind(inputs)?),
+        })
+    }
+}
+
+/// What a stage's names resolve to.
+pub struct Inputs<'a> {
+    pub store: &'a Store,
+    /// Folder of the pipeline file: relative paths start there.
+    pub folder: &'a Path,
+    /// Finished stages by name.
+    pub manifests: &'a BTreeMap<String, Manifest>,
+    /// Parameters of every stage by name.
+    pub params: &'a BTreeMap<String, Params>,
+    /// Policies by name.
+    pub policies: &'a BTreeMap<String, PolicyHandle>,
+}
+
+/// A file outside the store, by its bytes.
+#[derive(Clone, Debug)]
+pub struct SourceFile {
+    pub path: PathBuf,
+    pub address: Address,
+    pub bytes: Vec<u8>,
+}
+
+impl Inputs<'_> {
+    /// A table of a finished stage.
+    pub fn table<R: Row>(&self, stage: &str) -> Result<Table<R>> {
+        let manifest = self.manifests.get(stage);
+        let manifest = manifest.ok_or_else(|| Error::internal(format!("stage `{stage}` is used before it is done")))?;
+        Ok(Table::new(self.store, manifest.table(R::TABLE)))
+    }
+
+    pub fn manifest(&self, stage: &str) -> Option<&Manifest> {
+        self.manifests.get(stage)
+    }
+
+    pub fn policy(&self, name: &str) -> Result<PolicyHandle> {
+        if let Some(policy) = self.policies.get(name) {
+            return Ok(policy.clone());
+        }
+        let manifest = self.manifests.get(name);
+        let manifest = manifest.ok_or_else(|| Error::internal(format!("policy `{name}` is used before it is done")))?;
+        Ok(PolicyHandle::of_objects(name, self.store, train::policy_files(manifest.files())))
+    }
+
+    /// The rollouts a verdict stage judged.
+    pub fn rollouts_of(&self, verdicts: &str) -> Result<&rollout::Params> {
+        let name = match self.params.get(verdicts) {
+            Some(Params::Judge(judge)) => &judge.rollouts,
+            _ => return Err(Error::internal(format!("`{verdicts}` is not a judge stage"))),
+        };
+        match self.params.get(name) {
+            Some(Params::Rollout(rollout)) => Ok(rollout),
+            _ => Err(Error::internal(format!("`{name}` is not a rollout stage"))),
+        }
+    }
+
+    /// Name of the rollouts a verdict stage judged.
+    pub fn rollouts_name(&self, verdicts: &str) -> Result<&str> {
+        match self.params.get(verdicts) {
+            Some(Params::Judge(judge)) => Ok(&judge.rollouts),
+            _ => Err(Error::internal(format!("`{verdicts}` is not a judge stage"))),
+        }
+    }
+
+    pub fn file(&self, path: &str) -> Result<SourceFile> {
+        let path = self.folder.join(path);
+        let bytes = fs::read(&path)?;
+        Ok(SourceFile { address: Address::of(&bytes), path, bytes })
+    }
+
+    /// Text of a prompt template, or the default where none is named.
+    pub fn template(&self, path: Option<&str>, default: &str) -> Result<String> {
+        let Some(path) = path else { return Ok(default.to_string()) };
+        let file = self.file(path)?;
+        String::from_utf8(file.bytes)
+            .map_err(|_| Error::input("template is not UTF-8").at(file.path.display().to_string()))
+    }
+}
+
+/// Loads a policy from its files, all read and verified.
+pub fn load_policy(handle: &PolicyHandle) -> Result<crate::model::policy::Policy> {
+    let mut files = crate::model::policy::PolicyFiles::default();
+    for name in handle.file_names() {
+        files.insert(name, handle.read(name)?);
+    }
+    crate::model::policy::Policy::from_files(files).map_err(|e| e.at(format!("policy `{}`", handle.name)))
+}

@@ -1,0 +1,107 @@
+//! Read handles: what a stage gets to see of a table or a policy.
+
+use super::{PartRef, Store, fs};
+use crate::base::address::Address;
+use crate::base::error::{Error, Result};
+use crate::table::Row;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::path::PathBuf;
+
+/// A finished table, read part by part; each part is verified when read.
+#[derive(Clone)]
+pub struct Table<R> {
+    store: Store,
+    parts: Vec<PartRef>,
+    rows: PhantomData<R>,
+}
+
+impl<R: Row> Table<R> {
+    pub fn new(store: &Store, parts: Vec<PartRef>) -> Table<R> {
+        Table { store: store.clone(), parts, rows: PhantomData }
+    }
+
+    pub fn parts(&self) -> &[PartRef] {
+        &self.parts
+    }
+
+    pub fn read(&self, part: &PartRef) -> Result<Vec<R>> {
+        self.store.read_part(part)
+    }
+
+    pub fn read_all(&self) -> Result<Vec<R>> {
+        self.store.read_rows(&self.parts)
+    }
+
+    /// Parts whose key range meets `first..=last`.
+    pub fn overlapping(&self, first: &str, last: &str) -> Vec<PartRef> {
+        let meets = |part: &&PartRef| part.rows > 0 && part.first.as_str() <= last && part.last.as_str() >= first;
+        self.parts.iter().filter(meets).cloned().collect()
+    }
+
+    /// Content addresses of all parts: what a consumer of the whole table depends on.
+    pub fn contents(&self) -> Vec<&Address> {
+        self.parts.iter().map(|part| &part.content).collect()
+    }
+}
+
+/// Where a policy's files are. Reading one verifies its hash.
+#[derive(Clone, Debug)]
+pub struct PolicyHandle {
+    /// Name in the pipeline.
+    pub name: String,
+    files: BTreeMap<String, (Address, PathBuf)>,
+}
+
+impl PolicyHandle {
+    /// A Hugging Face folder. `relevant` picks the files that make the policy what it is.
+    pub fn of_folder(name: &str, folder: &std::path::Path, relevant: impl Fn(&str) -> bool) -> Result<PolicyHandle> {
+        let is_folder = std::fs::metadata(folder).map_err(|e| fs::error("open policy folder", folder, e))?.is_dir();
+        if !is_folder {
+            return Err(Error::input("policy is not a folder").at(folder.display().to_string()).hint(
+                "a policy is a Hugging Face folder: config.json, tokenizer.json, tokenizer_config.json, *.safetensors",
+            ));
+        }
+        let mut files = BTreeMap::new();
+        for file in fs::list(folder)?.into_iter().filter(|file| relevant(file)) {
+            let path = folder.join(&file);
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_mmap(&path).map_err(|e| fs::error("read file", &path, e))?;
+            let address = Address::parse(&hasher.finalize().to_hex()).expect("64 hex digits");
+            files.insert(file, (address, path));
+        }
+        Ok(PolicyHandle { name: name.to_string(), files })
+    }
+
+    /// The output of a train stage.
+    pub fn of_objects(name: &str, store: &Store, files: BTreeMap<String, (Address, u64)>) -> PolicyHandle {
+        let located = |(file, (address, _)): (String, (Address, u64))| {
+            let path = store.object_path(&address);
+            (file, (address, path))
+        };
+        PolicyHandle { name: name.to_string(), files: files.into_iter().map(located).collect() }
+    }
+
+    /// Address of every file by name: what a result made with this policy depends on.
+    pub fn digest(&self) -> BTreeMap<&str, &Address> {
+        self.files.iter().map(|(file, (address, _))| (file.as_str(), address)).collect()
+    }
+
+    pub fn file_names(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
+    /// Reads one file, verified.
+    pub fn read(&self, file: &str) -> Result<Vec<u8>> {
+        let (address, path) = self.files.get(file).ok_or_else(|| {
+            Error::input(format!("policy `{}` has no file `{file}`", self.name))
+                .hint("is it a complete checkpoint folder?")
+        })?;
+        let bytes = fs::read(path)?;
+        if Address::of(&bytes) != *address {
+            let error = Error::input("policy file changed or is damaged").at(path.display().to_string());
+            return Err(error.hint("run again: a damaged object of the store is made anew"));
+        }
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,71 @@
+//! The memory: which part recipe gave which part. One folder per stage recipe, so that parts of the same recipe find each
+//! other: rows already drawn for some problems serve a part that covers them again.
+
+use super::{PartRecord, Store, fs};
+use crate::base::error::Result;
+use crate::base::fingerprint::{Fingerprint, Recipe};
+use std::fs::File;
+use std::path::PathBuf;
+
+impl Store {
+    fn family_path(&self, family: &Fingerprint) -> PathBuf {
+        self.root.join("memo").join(family.as_str())
+    }
+
+    /// The part of this fingerprint, if it was made and all its objects are still there in full size.
+    pub fn find_part(&self, family: &Fingerprint, part: &Fingerprint) -> Result<Option<PartRecord>> {
+        let path = self.family_path(family).join(format!("{part}.json"));
+        let Some(bytes) = fs::read_if_present(&path)? else { return Ok(None) };
+        Ok(self.parse_part(&bytes))
+    }
+
+    /// Every part made with this stage recipe.
+    pub fn family_parts(&self, family: &Fingerprint) -> Result<Vec<PartRecord>> {
+        let folder = self.family_path(family);
+        let mut parts = Vec::new();
+        for name in fs::list(&folder)? {
+            if !name.ends_with(".json") || name == RECIPE || name.starts_with('.') {
+                continue;
+            }
+            let bytes = fs::read_if_present(&folder.join(&name))?;
+            parts.extend(bytes.and_then(|bytes| self.parse_part(&bytes)));
+        }
+        Ok(parts)
+    }
+
+    /// A record that does not parse, or lacks an object, counts as not made: it can be made again.
+    fn parse_part(&self, bytes: &[u8]) -> Option<PartRecord> {
+        let record: PartRecord = serde_json::from_slice(bytes).ok()?;
+        let complete = record.objects().all(|(address, bytes)| self.has(address, bytes));
+        complete.then_some(record)
+    }
+
+    /// Remembers a part. Its objects must be durable already.
+    pub fn remember_part(&self, recipe: &Recipe, record: &PartRecord) -> Result<()> {
+        let folder = self.family_path(&recipe.fingerprint());
+        if !folder.join(RECIPE).exists() {
+            let bytes = serde_json::to_vec_pretty(recipe).expect("a recipe is plain data");
+            fs::publish(&folder.join(RECIPE), &bytes, "recipe")?;
+        }
+        let bytes = serde_json::to_vec(record).expect("a part record is plain data");
+        fs::publish(&folder.join(format!("{}.json", record.fingerprint)), &bytes, "memo")
+    }
+
+    /// Every stage recipe that ever made a part.
+    pub fn recipes(&self) -> Result<Vec<Recipe>> {
+        let folder = self.root.join("memo");
+        let mut recipes = Vec::new();
+        for family in fs::list(&folder)? {
+            let bytes = fs::read_if_present(&folder.join(family).join(RECIPE))?;
+            recipes.extend(bytes.and_then(|bytes| serde_json::from_slice::<Recipe>(&bytes).ok()));
+        }
+        Ok(recipes)
+    }
+
+    /// Takes the right to compute a part; `None` while another process holds it.
+    pub fn try_lock_part(&self, part: &Fingerprint) -> Result<Option<File>> {
+        fs::try_lock(&self.root.join("locks").join(part.as_str()))
+    }
+}
+
+const RECIPE: &str = "recipe.json";

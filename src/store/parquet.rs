@@ -1,0 +1,133 @@
+//! The only Parquet writer, every option explicit so that equal rows give equal bytes; and the readers.
+
+use super::{PartRef, Store};
+use crate::base::address::Address;
+use crate::base::error::{Error, Result};
+use crate::table::{Row, from_batches, to_batch};
+use arrow::array::{Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+
+/// What a stray file says about itself, in its footer.
+#[derive(Clone, Debug)]
+pub struct Footer<'a> {
+    pub stage: &'a str,
+    pub fingerprint: &'a str,
+}
+
+fn properties<R: Row>(footer: &Footer) -> Result<WriterProperties> {
+    let level = ZstdLevel::try_new(3).map_err(|e| Error::internal("zstd level").source(e))?;
+    let pair = |key: &str, value: String| KeyValue::new(key.to_string(), value);
+    Ok(WriterProperties::builder()
+        .set_writer_version(WriterVersion::PARQUET_1_0)
+        .set_created_by("mindgap".to_string())
+        .set_compression(Compression::ZSTD(level))
+        .set_encoding(Encoding::PLAIN)
+        .set_dictionary_enabled(true)
+        .set_dictionary_page_size_limit(1 << 20)
+        .set_data_page_size_limit(1 << 20)
+        .set_data_page_row_count_limit(20_000)
+        .set_write_batch_size(1024)
+        .set_max_row_group_row_count(Some(65_536))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_key_value_metadata(Some(vec![
+            pair("mindgap.table", R::TABLE.to_string()),
+            pair("mindgap.schema_version", R::VERSION.to_string()),
+            pair("mindgap.stage", footer.stage.to_string()),
+            pair("mindgap.fingerprint", footer.fingerprint.to_string()),
+        ]))
+        .build())
+}
+
+fn encode<R: Row>(batch: &RecordBatch, footer: &Footer) -> Result<Vec<u8>> {
+    let failed = |e| Error::internal(format!("cannot encode table `{}`", R::TABLE)).source(e);
+    let mut writer = ArrowWriter::try_new(Vec::new(), R::schema(), Some(properties::<R>(footer)?)).map_err(failed)?;
+    writer.write(batch).map_err(failed)?;
+    writer.into_inner().map_err(failed)
+}
+
+/// Record batches of Parquet bytes. Damaged bytes are an error.
+pub fn decode_batches(bytes: Vec<u8>) -> Result<Vec<RecordBatch>> {
+    let failed = |e: Box<dyn std::error::Error + Send + Sync>| Error::input("not a readable Parquet file").source(e);
+    let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).map_err(|e| failed(e.into()))?;
+    let reader = reader.with_batch_size(8192).build().map_err(|e| failed(e.into()))?;
+    reader.collect::<Result<Vec<_>, _>>().map_err(|e| failed(e.into()))
+}
+
+/// First and last value of the key's first column.
+fn key_range<R: Row>(batch: &RecordBatch) -> (String, String) {
+    let n = batch.num_rows();
+    let column = batch.column_by_name(R::KEY[0]).expect("a table has its key column");
+    let any = column.as_any();
+    let text = |row: usize| {
+        if let Some(c) = any.downcast_ref::<StringArray>() {
+            c.value(row).to_string()
+        } else if let Some(c) = any.downcast_ref::<UInt32Array>() {
+            c.value(row).to_string()
+        } else if let Some(c) = any.downcast_ref::<UInt64Array>() {
+            c.value(row).to_string()
+        } else {
+            String::new()
+        }
+    };
+    if n == 0 { (String::new(), String::new()) } else { (text(0), text(n - 1)) }
+}
+
+/// Everything before the footer: the data pages. Parquet ends with the footer, its length (u32 LE) and `PAR1`.
+fn without_footer(bytes: &[u8]) -> &[u8] {
+    let tail = bytes.len() - 8;
+    let footer = u32::from_le_bytes(bytes[tail..tail + 4].try_into().expect("4 bytes")) as usize;
+    &bytes[..tail - footer]
+}
+
+/// A part of a table as bytes, ready to be stored.
+pub struct Encoded {
+    pub table: &'static str,
+    pub bytes: Vec<u8>,
+    content: Address,
+    rows: u64,
+    first: String,
+    last: String,
+}
+
+impl Encoded {
+    pub fn new<R: Row>(rows: &[R], footer: &Footer) -> Result<Encoded> {
+        let batch = to_batch(rows)?;
+        let bytes = encode::<R>(&batch, footer)?;
+        let (first, last) = key_range::<R>(&batch);
+        let mut content = blake3::Hasher::new();
+        content.update(format!("{} v{} {} rows\n", R::TABLE, R::VERSION, rows.len()).as_bytes());
+        content.update(without_footer(&bytes));
+        let content = Address::parse(&content.finalize().to_hex()).expect("64 hex digits");
+        Ok(Encoded { table: R::TABLE, bytes, content, rows: rows.len() as u64, first, last })
+    }
+}
+
+impl Store {
+    /// Stores an encoded part of a table.
+    pub fn put_part(&self, part: Encoded) -> Result<PartRef> {
+        let address = self.put(&part.bytes)?;
+        let Encoded { bytes, content, rows, first, last, .. } = part;
+        Ok(PartRef { address, content, rows, bytes: bytes.len() as u64, first, last })
+    }
+
+    /// Reads one part: hash, schema and rows are checked.
+    pub fn read_part<R: Row>(&self, part: &PartRef) -> Result<Vec<R>> {
+        let at = || format!("table `{}`, object {}", R::TABLE, part.address);
+        let batches = decode_batches(self.get(&part.address)?).map_err(|e| e.at(at()))?;
+        from_batches(&batches).map_err(|e| e.at(at()))
+    }
+
+    /// Reads parts one after the other.
+    pub fn read_rows<R: Row>(&self, parts: &[PartRef]) -> Result<Vec<R>> {
+        let mut rows = Vec::new();
+        for part in parts {
+            rows.extend(self.read_part::<R>(part)?);
+        }
+        Ok(rows)
+    }
+}

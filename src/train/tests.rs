@@ -1,0 +1,181 @@
+//! The trainer as a whole: gradients reach everything, threads and packing change nothing, saved state goes on to the bit.
+
+use super::*;
+use crate::base::rng::Stream;
+use crate::model::config::Config;
+use crate::model::testing::{tiny_config, tiny_tensors};
+use candle_core::{DType, Device, Tensor};
+use std::collections::{BTreeMap, HashMap};
+
+fn params(loss: &str) -> TrainerParams {
+    TrainerParams {
+        loss: Loss::from_value(&serde_json::json!(loss)).unwrap(),
+        optimizer: AdamWParams { weight_decay: 0.1, ..AdamWParams::default() },
+        schedule: Schedule { warmup_steps: 2, decay: Decay::Cosine, ..Schedule::constant(1e-2, 20) },
+        packing: PackingParams { micro_batch_tokens: 40, ..PackingParams::default() },
+        clip_norm: 1.0,
+        accumulation: Accumulation::TokenMean,
+        eos_token_ids: vec![2],
+        skip_limit: 3,
+        dtype: DType::F32,
+    }
+}
+
+fn trainer(config: &Config, params: TrainerParams) -> Trainer {
+    Trainer::new(config, tiny_tensors(config, 3), params, &Device::Cpu).unwrap()
+}
+
+/// Rows of random tokens with a prompt, an end of sequence and stored log-probs.
+fn examples(count: usize) -> Vec<TrainExample> {
+    let row = |i: usize| {
+        let mut cursor = Stream::at(5, &[b"example", &i.to_le_bytes()]).cursor();
+        let length = 4 + cursor.below(18) as usize;
+        let mut token_ids: Vec<u32> = (0..length).map(|_| 3 + cursor.below(50) as u32).collect();
+        token_ids.push(2);
+        let column: Vec<f32> = token_ids.iter().map(|_| -3.0 * cursor.uniform() as f32).collect();
+        TrainExample {
+            loss_mask: (0..token_ids.len()).map(|t| t >= 3).collect(),
+            logprob_reference: Some(column.clone()),
+            logprob_behavior: (i % 3 > 0).then_some(column),
+            ..TrainExample::new(token_ids, Vec::new(), (i % 3) as u32)
+        }
+    };
+    (0..count).map(row).collect()
+}
+
+fn run(trainer: &mut Trainer, rows: &[TrainExample], steps: std::ops::Range<usize>) -> Vec<StepMetrics> {
+    let batch = |i: usize| -> Vec<&TrainExample> { (0..5).map(|j| &rows[(i * 5 + j) % rows.len()]).collect() };
+    steps.map(|i| trainer.step(&batch(i)).unwrap()).collect()
+}
+
+fn bits(weights: &BTreeMap<String, Tensor>) -> Vec<u32> {
+    let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    weights.values().flat_map(values).map(f32::to_bits).collect()
+}
+
+const LOSSES: [&str; 10] = ["sft", "dft", "importance", "iw-sft", "psft", "idft", "eaft", "chord-phi", "talr", "asft"];
+
+#[test]
+fn one_step_moves_every_tensor() {
+    for loss in LOSSES {
+        let mut trainer = trainer(&tiny_config(), params(loss));
+        let before = trainer.weights().unwrap();
+        let metrics = &run(&mut trainer, &examples(5), 0..1)[0];
+        assert!(metrics.skipped.is_none() && metrics.grad_norm > 0.0, "{loss}: {metrics:?}");
+        for (name, after) in trainer.weights().unwrap() {
+            let moved = (after - &before[&name]).unwrap().abs().unwrap().sum_all().unwrap();
+            assert!(moved.to_scalar::<f32>().unwrap() > 0.0, "{loss} does not move `{name}`");
+        }
+    }
+}
+
+#[test]
+fn training_lowers_the_loss() {
+    let rows = examples(5);
+    let mut trainer = trainer(&tiny_config(), params("sft"));
+    let metrics = run(&mut trainer, &rows, 0..20);
+    assert!(metrics[19].nll < 0.6 * metrics[0].nll, "{} then {}", metrics[0].nll, metrics[19].nll);
+    let all: Vec<&TrainExample> = rows.iter().collect();
+    let evaluated = trainer.evaluate(&all).unwrap();
+    assert_eq!(evaluated.nll, trainer.step(&all).unwrap().nll);
+}
+
+#[test]
+fn thread_count_changes_no_bit() {
+    let rows = examples(15);
+    let in_pool = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut trainer = trainer(&tiny_config(), params("dft"));
+            let metrics = run(&mut trainer, &rows, 0..4);
+            (bits(&trainer.weights().unwrap()), metrics)
+        })
+    };
+    let one = in_pool(1);
+    assert_eq!(one, in_pool(2));
+    assert_eq!(one, in_pool(5));
+}
+
+#[test]
+fn a_saved_state_goes_on_to_the_bit() {
+    let rows = examples(15);
+    for loss in ["dft", "psft", "asft"] {
+        let mut straight = trainer(&tiny_config(), params(loss));
+        let metrics = run(&mut straight, &rows, 0..12);
+        let mut first = trainer(&tiny_config(), params(loss));
+        run(&mut first, &rows, 0..5);
+        let state = first.state().unwrap();
+        run(&mut first, &rows, 5..7);
+        let mut second = trainer(&tiny_config(), params(loss));
+        second.restore(&state).unwrap();
+        assert_eq!(second.steps_done(), 5);
+        assert_eq!(run(&mut second, &rows, 5..12), metrics[5..], "{loss}");
+        assert_eq!(bits(&second.weights().unwrap()), bits(&straight.weights().unwrap()), "{loss}");
+    }
+}
+
+#[test]
+fn bad_states_are_errors_and_change_nothing() {
+    let mut trainer = trainer(&tiny_config(), params("dft"));
+    let before = bits(&trainer.weights().unwrap());
+    let state = trainer.state().unwrap();
+    for key in ["trainer.counters", "weights.model.norm.weight", "adamw.first.model.norm.weight"] {
+        let mut broken = state.clone();
+        broken.remove(key);
+        assert!(trainer.restore(&broken).unwrap_err().what().contains(key));
+    }
+    let mut broken = state.clone();
+    broken.insert("weights.model.norm.weight".to_string(), Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap());
+    assert!(trainer.restore(&broken).unwrap_err().what().contains("shape [3]"));
+    assert_eq!(bits(&trainer.weights().unwrap()), before);
+}
+
+/// A row's log-probs do not depend on its neighbours in the pack, nor on how the step is cut.
+#[test]
+fn packing_has_no_cross_talk() {
+    let rows = examples(6);
+    let nll = |rows: &[TrainExample], tokens: usize| {
+        let mut params = params("sft");
+        params.packing.micro_batch_tokens = tokens;
+        let all: Vec<&TrainExample> = rows.iter().collect();
+        let metrics = trainer(&tiny_config(), params).evaluate(&all).unwrap();
+        metrics.nll * metrics.token_count as f64
+    };
+    let alone: f64 = rows.iter().map(|row| nll(std::slice::from_ref(row), 1000)).sum();
+    for tokens in [1, 40, 1000] {
+        assert!((nll(&rows, tokens) / alone - 1.0).abs() < 1e-12, "micro-batches of {tokens}");
+    }
+    let mut changed = rows.clone();
+    changed[1].token_ids.iter_mut().for_each(|id| *id = 60 - *id);
+    let others = |rows: &[TrainExample]| nll(rows, 1000) - nll(&rows[1..2], 1000);
+    assert!((others(&changed) - others(&rows)).abs() < 1e-9);
+}
+
+#[test]
+fn steps_without_an_update_are_reported_and_then_stop() {
+    let mut untargeted = examples(1);
+    untargeted[0].loss_mask.fill(false);
+    let mut skipping = trainer(&tiny_config(), params("sft"));
+    let before = bits(&skipping.weights().unwrap());
+    let rows: Vec<&TrainExample> = untargeted.iter().collect();
+    assert_eq!(skipping.step(&rows).unwrap().skipped.as_deref(), Some("no target token in this step"));
+    assert!(skipping.step(&rows).is_ok());
+    assert!(skipping.step(&rows).unwrap_err().what().contains("3 steps in a row"));
+    assert_eq!(bits(&skipping.weights().unwrap()), before);
+
+    let mut tensors: HashMap<String, Tensor> = tiny_tensors(&tiny_config(), 3);
+    tensors.insert("model.norm.weight".to_string(), Tensor::full(f32::INFINITY, 24, &Device::Cpu).unwrap());
+    let mut broken = Trainer::new(&tiny_config(), tensors, params("sft"), &Device::Cpu).unwrap();
+    let rows = examples(2);
+    let reason = broken.step(&rows.iter().collect::<Vec<_>>()).unwrap().skipped.unwrap();
+    assert!(reason.contains("NaN") || reason.contains("inf"), "{reason}");
+}
+
+#[test]
+fn missing_reference_log_probs_are_named() {
+    let mut rows = examples(3);
+    rows[1].logprob_reference = None;
+    let mut trainer = trainer(&tiny_config(), params("iw-sft"));
+    let error = trainer.step(&rows.iter().collect::<Vec<_>>()).unwrap_err();
+    assert_eq!(error.place(), Some("row 1 of the batch"));
+}

@@ -1,0 +1,176 @@
+//! The engine against transformers: checkpoints made by it, with its token ids, log-probs and greedy continuations. The
+//! fixtures are made by `tests/fixtures/model/make.py`.
+
+use mindgap::base::rng::Stream;
+use mindgap::engine::{Limits, Request, Sampling, ScoreRequest, StopReason, generate, score};
+use mindgap::model::chat::Message;
+use mindgap::model::policy::{Policy, PolicyFiles};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+const CHECKPOINTS: [&str; 3] = ["qwen2", "qwen3", "llama3-sharded-bf16"];
+
+#[derive(Deserialize)]
+struct Expected {
+    texts: Vec<Text>,
+    chats: Vec<Chat>,
+    scores: Vec<Scores>,
+    greedy: Greedy,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    text: String,
+    ids: Vec<u32>,
+    ids_special: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct Chat {
+    messages: Vec<Turn>,
+    text: String,
+    ids: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct Turn {
+    role: String,
+    content: String,
+}
+
+#[derive(Deserialize)]
+struct Scores {
+    prompt_ids: Vec<u32>,
+    token_ids: Vec<u32>,
+    logprob_policy: Vec<f32>,
+    entropy: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct Greedy {
+    prompt_ids: Vec<u32>,
+    token_ids: Vec<u32>,
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/model").join(name)
+}
+
+fn files(name: &str) -> PolicyFiles {
+    let mut files = PolicyFiles::default();
+    for entry in std::fs::read_dir(folder(name)).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if PolicyFiles::wants(&name) {
+            files.insert(name, std::fs::read(entry.path()).unwrap());
+        }
+    }
+    files
+}
+
+fn load(name: &str) -> (Policy, Expected) {
+    let expected = std::fs::read(folder(name).join("expected.json")).unwrap();
+    (Policy::from_files(files(name)).unwrap(), serde_json::from_slice(&expected).unwrap())
+}
+
+static GO: AtomicBool = AtomicBool::new(false);
+
+fn limits(threads: usize) -> Limits<'static> {
+    Limits { slots: 8, kv_budget_bytes: 1 << 28, threads, cancel: &GO }
+}
+
+#[test]
+fn token_ids_agree_with_transformers() {
+    for name in CHECKPOINTS {
+        let (policy, expected) = load(name);
+        for Text { text, ids, ids_special } in expected.texts {
+            assert_eq!(policy.tokenizer().encode(&text, false).unwrap(), ids, "{name}: {text}");
+            assert_eq!(policy.tokenizer().encode(&text, true).unwrap(), ids_special, "{name}: {text}");
+        }
+        for chat in expected.chats {
+            let turns = chat.messages.into_iter();
+            let messages: Vec<Message> = turns.map(|t| Message { role: t.role, content: t.content }).collect();
+            let template = policy.chat().unwrap();
+            assert_eq!(template.render(&messages, true, &serde_json::Value::Null).unwrap(), chat.text, "{name}");
+            assert_eq!(policy.conversation_ids(&messages).unwrap(), chat.ids, "{name}");
+        }
+    }
+}
+
+#[test]
+fn log_probs_agree_with_transformers() {
+    for name in CHECKPOINTS {
+        let (policy, expected) = load(name);
+        let requests: Vec<ScoreRequest> = expected
+            .scores
+            .iter()
+            .map(|s| ScoreRequest { prompt_ids: s.prompt_ids[..].into(), token_ids: s.token_ids[..].into() })
+            .collect();
+        let scores = score(&policy.runner().unwrap(), &requests, &limits(2), &|_| ()).unwrap();
+        let mut worst = 0.0f32;
+        for (found, expected) in scores.iter().zip(&expected.scores) {
+            assert_eq!(found.logprob_policy.len(), expected.logprob_policy.len());
+            for (a, b) in found.logprob_policy.iter().zip(&expected.logprob_policy) {
+                worst = worst.max((a - b).abs());
+            }
+            for (a, b) in found.entropy.iter().zip(&expected.entropy) {
+                worst = worst.max((a - b).abs());
+            }
+        }
+        assert!(worst < 2e-4, "{name}: largest difference {worst}");
+    }
+}
+
+#[test]
+fn greedy_continuations_are_identical_to_transformers() {
+    for name in CHECKPOINTS {
+        let (policy, expected) = load(name);
+        let Greedy { prompt_ids, token_ids } = expected.greedy;
+        let request = Request { prompt_ids: prompt_ids.into(), samples: vec![Stream::at(0, &[])] };
+        let sampling = Sampling { temperature: 0.0, ..Sampling::plain(200, &[]) };
+        let runner = policy.runner().unwrap();
+        let samples = generate(&runner, None, &[request], &sampling, &limits(1), &|_| ()).unwrap();
+        assert_eq!(samples[0][0].token_ids, token_ids, "{name}");
+        assert_eq!(samples[0][0].stop_reason, StopReason::MaxTokens);
+    }
+}
+
+/// The definition in the other direction: the whole conversation, from text to text.
+#[test]
+fn a_conversation_from_text_to_text() {
+    let (policy, _) = load("qwen2");
+    assert_eq!(policy.eos_token_ids(), [379, 377]);
+    assert_eq!(policy.end_token_id(), Some(379));
+    let prompt_ids = policy.prompt_ids("What is 12 + 30?").unwrap();
+    let streams: Vec<Stream> = (0..6u8).map(|i| Stream::at(3, &[&[i]])).collect();
+    let request = Request { prompt_ids: prompt_ids.into(), samples: streams };
+    let sampling = Sampling::plain(60, policy.eos_token_ids());
+    let runner = policy.runner().unwrap();
+    let samples = &generate(&runner, None, &[request], &sampling, &limits(2), &|_| ()).unwrap()[0];
+    for sample in samples {
+        let text = policy.tokenizer().decode(&sample.token_ids, true).unwrap();
+        assert!(!text.contains("<|im_end|>"));
+        assert_eq!(sample.logprob_behavior, sample.logprob_policy);
+    }
+}
+
+#[test]
+fn damaged_checkpoints_are_named() {
+    let error = |change: &dyn Fn(&mut PolicyFiles)| {
+        let mut files = files("llama3-sharded-bf16");
+        change(&mut files);
+        Policy::from_files(files).err().expect("this checkpoint is damaged").to_string()
+    };
+    let shard = "model-00002-of-00003.safetensors";
+    let whole = std::fs::read(folder("llama3-sharded-bf16").join(shard)).unwrap();
+    let cut = whole[..whole.len() / 2].to_vec();
+    assert!(error(&|f| f.insert(shard, cut.clone())).contains(shard));
+    let index = br#"{"weight_map": {"model.norm.weight": "model-00009.safetensors"}}"#;
+    assert!(error(&|f| f.insert("model.safetensors.index.json", index)).contains("model-00009.safetensors"));
+    let config = std::fs::read_to_string(folder("llama3-sharded-bf16").join("config.json")).unwrap();
+    let wider = config.replace("\"intermediate_size\": 96", "\"intermediate_size\": 128");
+    let message = error(&|f| f.insert("config.json", wider.clone()));
+    assert!(message.contains("[96, 48]") && message.contains("[128, 48]"), "{message}");
+    assert!(error(&|f| f.insert("tokenizer.json", b"[]")).contains("tokenizer.json"));
+}
