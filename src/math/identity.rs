@@ -199,7 +199,7 @@ fn numeric(a: &Expr, b: &Expr, budget: &mut Budget) -> Result<Identity, Exhauste
 /// True for operations that are only defined or only meant for integers.
 fn is_discrete(node: &Expr) -> bool {
     match node {
-        Expr::Func(Func::Factorial | Func::DoubleFactorial | Func::Gcd | Func::Lcm | Func::Mod | Func::Perm, args) => {
+        Expr::Func(Func::Factorial | Func::DoubleFactorial | Func::Gcd | Func::Lcm | Func::Mod, args) => {
             args.iter().any(|arg| !is_constant(arg))
         }
         Expr::Func(Func::Binom, args) => !is_constant(&args[1]),
@@ -291,7 +291,7 @@ impl Generator {
             Region::Negative => -ratio(raw % 4000 + 211, 1009),
             Region::Mixed => {
                 let size = ratio(raw % 3000 + 157, 983);
-                if self.next() % 2 == 0 { size } else { -size }
+                if self.next().is_multiple_of(2) { size } else { -size }
             }
             Region::Unit => ratio(raw % 900 + 50, 1013),
             Region::Large => ratio(raw % 90_000 + 15_000, 977),

@@ -156,12 +156,13 @@ fn dotted(text: &str, at: usize) -> Option<(String, usize)> {
     let middle = digits_at(rest.as_bytes(), 0);
     let mut digits = first.to_string();
     let mut end = text.len() - rest.len();
-    if let Some(last) = rest[middle..].strip_prefix("\\dot{") {
-        if last.as_bytes().first().is_some_and(u8::is_ascii_digit) && last[1..].starts_with('}') {
-            digits.push_str(&rest[..middle]);
-            digits.push_str(&last[..1]);
-            end = text.len() - last.len() + 2;
-        }
+    if let Some(last) = rest[middle..].strip_prefix("\\dot{")
+        && last.as_bytes().first().is_some_and(u8::is_ascii_digit)
+        && last[1..].starts_with('}')
+    {
+        digits.push_str(&rest[..middle]);
+        digits.push_str(&last[..1]);
+        end = text.len() - last.len() + 2;
     }
     Some((digits, end))
 }

@@ -202,7 +202,7 @@ impl Poly {
     pub fn is_decisive(&self, uncertain: bool) -> bool {
         let mut pi = false;
         let mut e = false;
-        for (monomial, _) in &self.terms {
+        for monomial in self.terms.keys() {
             for (atom, _) in monomial {
                 match atom {
                     Atom::Other(_) => return false,

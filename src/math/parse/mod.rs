@@ -4,6 +4,7 @@
 
 mod atom;
 mod expr;
+mod macros;
 mod words;
 
 use super::ast::{Expr, RelOp};
@@ -92,10 +93,8 @@ fn prepared(tokens: Vec<Token>) -> Vec<Token> {
                     continue;
                 }
             }
-            Tok::End(_) => {
-                if open.pop() == Some(true) {
-                    continue;
-                }
+            Tok::End(_) if open.pop() == Some(true) => {
+                continue;
             }
             Tok::Amp if open.last() != Some(&false) => continue,
             // a line that goes on with a relation belongs to the line before
@@ -304,11 +303,11 @@ impl Parser {
     fn ratio(&mut self) -> Result<Expr> {
         let start = self.at;
         let first = self.set_expression()?;
-        if let Some(half) = self.half_of_day() {
-            if let Some(hour) = first.as_int().filter(|hour| (0..=24).contains(hour)) {
-                self.at += 1;
-                return Ok(Expr::Time(hour as u32, 0, Some(half)));
-            }
+        if let Some(half) = self.half_of_day()
+            && let Some(hour) = first.as_int().filter(|hour| (0..=24).contains(hour))
+        {
+            self.at += 1;
+            return Ok(Expr::Time(hour as u32, 0, Some(half)));
         }
         let mut parts = vec![first];
         loop {
@@ -332,19 +331,19 @@ impl Parser {
             return Ok(parts.pop().expect("one part"));
         }
         let half = self.half_of_day();
-        if let (Some(half), [hour, minute]) = (half, parts.as_slice()) {
-            if let (Some(hour @ 0..=24), Some(minute @ 0..=59)) = (hour.as_int(), minute.as_int()) {
-                self.at += 1;
-                return Ok(Expr::Time(hour as u32, minute as u32, Some(half)));
-            }
+        if let (Some(half), [hour, minute]) = (half, parts.as_slice())
+            && let (Some(hour @ 0..=24), Some(minute @ 0..=59)) = (hour.as_int(), minute.as_int())
+        {
+            self.at += 1;
+            return Ok(Expr::Time(hour as u32, minute as u32, Some(half)));
         }
         // hours and minutes with two digits
         let minutes = &self.tokens[self.at - 1].tok;
         let clock = self.at - start == 3 && matches!(minutes, Tok::Num(_, None, Some(digits)) if digits.len() == 2);
-        if let (true, [hour, minute]) = (clock, parts.as_slice()) {
-            if let (Some(hour @ 0..=24), Some(minute @ 0..=59)) = (hour.as_int(), minute.as_int()) {
-                return Ok(Expr::Time(hour as u32, minute as u32, None));
-            }
+        if let (true, [hour, minute]) = (clock, parts.as_slice())
+            && let (Some(hour @ 0..=24), Some(minute @ 0..=59)) = (hour.as_int(), minute.as_int())
+        {
+            return Ok(Expr::Time(hour as u32, minute as u32, None));
         }
         Ok(Expr::Ratio(parts))
     }
