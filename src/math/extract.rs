@@ -305,3 +305,45 @@ fn chain(sentence: &str, found: &[Candidate]) -> std::ops::Range<usize> {
     }
     range
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(text: &str) -> String {
+        match final_answer(text, true) {
+            Found::Answer(answer, _) => answer,
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn spans_of_boxes() {
+        let text = "a \\boxed{1} b \\fbox{\\{2\\}} \\boxedx{3} \\boxed 4";
+        let contents: Vec<&str> = boxes(text).into_iter().map(|span| &text[span.content]).collect();
+        assert_eq!(contents, ["1", "\\{2\\}", "4"]);
+        assert!(!boxes("\\boxed{1").pop().expect("one box").closed);
+        assert!(!boxes("\\boxed").pop().expect("one box").closed);
+    }
+
+    #[test]
+    fn the_last_announcement_wins() {
+        assert_eq!(answer("The answer is 3. No. The final answer is $4$."), "4");
+        assert_eq!(answer("#### -1,200"), "-1,200");
+        assert_eq!(answer("Answer: x = 3\nBecause of 17 reasons."), "x = 3");
+    }
+
+    #[test]
+    fn lists_of_boxes() {
+        assert_eq!(answer("$\\boxed{1}$ and $\\boxed{2}$"), "1, 2");
+        assert_eq!(answer("$\\boxed{1}$. Then $\\boxed{2}$"), "2");
+        assert_eq!(answer("$\\boxed{2}$, that is $\\boxed{2}$"), "2");
+    }
+
+    #[test]
+    fn nothing_comes_from_nothing() {
+        assert_eq!(final_answer("", true), Found::Nothing);
+        assert_eq!(final_answer("no idea", false), Found::Answer("no idea".to_string(), "whole"));
+        assert_eq!(final_answer("I really have no idea at all", true), Found::Nothing);
+    }
+}

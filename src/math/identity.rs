@@ -240,7 +240,7 @@ fn at_point(
             (Err(NumError::Range), _) | (_, Err(NumError::Range)) if values.is_empty() => return Ok(Sample::Unclear),
             _ => return Ok(Sample::Skip),
         };
-        if !complex && !(is_real(&left) && is_real(&right)) {
+        if !(complex || is_real(&left) && is_real(&right)) {
             return Ok(Sample::Skip);
         }
         let gap = left.sub(&right, precision);

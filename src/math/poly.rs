@@ -212,7 +212,7 @@ impl Poly {
                 }
             }
         }
-        !(pi && e) && !uncertain
+        !(uncertain || pi && e)
     }
 
     /// The coefficients of the powers of one atom, lowest first; none when a power is negative, broken or above `limit`.
