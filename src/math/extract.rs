@@ -216,12 +216,13 @@ fn whole(text: &str) -> Option<Found> {
             bare = rest.trim_start_matches([',', ' ']);
         }
     }
-    if bare.is_empty() || bare.len() > 200 || bare.contains('\n') {
+    if bare.is_empty() || bare.len() > 400 || (bare.contains('\n') && !bare.starts_with('\\')) {
         return None;
     }
     // a sentence with a number in it
     let starts_with_word = bare.bytes().take_while(u8::is_ascii_alphabetic).count() > 1;
-    if starts_with_word && bare.contains(|c: char| c.is_ascii_digit()) && !bare.contains('(') {
+    let named = bare.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ' ')).starts_with('=');
+    if starts_with_word && !named && bare.contains(|c: char| c.is_ascii_digit()) && !bare.contains('(') {
         return None;
     }
     // one formula in its delimiters, or no delimiters and no sentence
@@ -286,7 +287,7 @@ fn announced(text: &str) -> Option<Found> {
         let before = words_in(&sentence[..first.range.start]);
         let chosen = if before <= 1 { chain(sentence, &found) } else { found.last()?.range.clone() };
         // a short phrase is the answer as a whole: units, signs and words belong to it
-        if first.place == "number" && words_in(tidied) <= 3 && before <= 1 {
+        if first.place == "number" && words_in(tidied) <= 3 && (before <= 1 || tidied.starts_with('\\')) {
             return Some(Found::Answer(tidied.to_string(), "answer"));
         }
         return Some(Found::Answer(sentence[chosen].to_string(), "answer"));

@@ -205,13 +205,25 @@ mod tests {
 
     #[test]
     fn thousands() {
-        for text in ["5857680", "5,857,680", "5{,}857{,}680", "5\\,857\\,680", "5,\\!857,\\!680", "5, \\!857, \\!680", "5~857~680"] {
+        for text in [
+            "5857680",
+            "5,857,680",
+            "5{,}857{,}680",
+            "5\\,857\\,680",
+            "5,\\!857,\\!680",
+            "5, \\!857, \\!680",
+            "5~857~680",
+        ] {
             assert_eq!(read(text, true), ("5857680".to_string(), text.len()), "{text}");
         }
         assert_eq!(read("1,234", false), ("1".to_string(), 1), "commas separate");
         assert_eq!(read("100,200,7", true), ("100".to_string(), 3), "a list");
         assert_eq!(read("0,123", true).0, "0");
-        assert!(scan("1,234", true, false).ambiguous && scan("12,34", true, false).ambiguous && !scan("5{,}857", true, false).ambiguous);
+        assert!(
+            scan("1,234", true, false).ambiguous
+                && scan("12,34", true, false).ambiguous
+                && !scan("5{,}857", true, false).ambiguous
+        );
     }
 
     #[test]

@@ -41,19 +41,24 @@ pub fn joins(gap: &str) -> bool {
     (separated || nothing) && others <= 2
 }
 
-/// Words of two or more letters outside macros.
+/// Words of two or more letters outside macros; "and", "or" and names of environments do not count.
 pub fn words_in(text: &str) -> usize {
-    let mut count = 0;
-    let mut run = 0;
-    let mut in_macro = false;
-    for byte in text.bytes().chain(std::iter::once(b' ')) {
-        if byte.is_ascii_alphabetic() {
-            run += 1;
-        } else {
-            count += usize::from(run > 1 && !in_macro);
-            run = 0;
-            in_macro = byte == b'\\';
+    let bytes = text.as_bytes();
+    let (mut count, mut at) = (0, 0);
+    while at < bytes.len() {
+        let start = at;
+        while at < bytes.len() && bytes[at].is_ascii_alphabetic() {
+            at += 1;
         }
+        let run = &bytes[start..at];
+        let before = start.checked_sub(1).map(|before| bytes[before]);
+        let environment = before == Some(b'{')
+            && (bytes[..start - 1].ends_with(b"\\begin") || bytes[..start - 1].ends_with(b"\\end"));
+        let columns = run.iter().all(|byte| matches!(byte, b'c' | b'l' | b'r'));
+        let counts =
+            run.len() > 1 && before != Some(b'\\') && !environment && !columns && !matches!(run, b"and" | b"or");
+        count += usize::from(counts);
+        at += usize::from(at == start || at < bytes.len());
     }
     count
 }
@@ -65,12 +70,12 @@ pub fn first_sentence(text: &str) -> &str {
     let bytes = text.as_bytes();
     for at in 0..bytes.len() {
         let ends = match bytes[at] {
-            b'\n' => bytes.get(at + 1) == Some(&b'\n') || !text[..at].trim().is_empty(),
+            b'\n' => !in_environment(&text[..at]),
             b'.' | b'!' | b'?' => {
                 bytes.get(at + 1).is_none_or(u8::is_ascii_whitespace)
                     && !bytes[..at].ends_with(b"p.m")
                     && !bytes[..at].ends_with(b"a.m")
-                    && bytes.get(at.wrapping_sub(1)) != Some(&b'!')
+                    && !(bytes[at] == b'!' && at > 0 && !bytes[at - 1].is_ascii_alphabetic())
             }
             _ => false,
         };
@@ -79,6 +84,11 @@ pub fn first_sentence(text: &str) -> &str {
         }
     }
     text
+}
+
+/// True behind a `\begin` without its `\end`.
+fn in_environment(text: &str) -> bool {
+    text.matches("\\begin{").count() > text.matches("\\end{").count()
 }
 
 /// A formula with and without its delimiters.

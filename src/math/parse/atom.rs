@@ -42,7 +42,7 @@ impl Parser {
     /// One atom: what an argument without braces is.
     pub(super) fn atom(&mut self) -> Result<Expr> {
         self.work += 1;
-        if self.work > super::WORK_LIMIT {
+        if self.work > self.work_limit {
             return Err(Failure::TooLarge);
         }
         let Some(tok) = self.peek().cloned() else { return Err(Failure::Syntax) };

@@ -34,8 +34,8 @@ pub struct Parsed {
 /// Brackets, groups and macros may nest this deep.
 const DEPTH_LIMIT: usize = 200;
 
-/// Atoms that are read at most, abandoned readings included.
-const WORK_LIMIT: usize = 30_000;
+/// Atoms that are read at most for each token, abandoned readings included.
+const WORK_PER_TOKEN: usize = 20;
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -55,7 +55,9 @@ fn parse_tokens(tokens: Vec<Token>) -> Result<Expr> {
         return Ok(words::known(text));
     }
     let end = tokens.len();
-    let mut parser = Parser { tokens, at: 0, end, depth: 0, bars: 0, divisions: 0, outward: false, work: 0 };
+    let work_limit = 500 + WORK_PER_TOKEN * end;
+    let mut parser =
+        Parser { tokens, at: 0, end, depth: 0, bars: 0, divisions: 0, outward: false, work: 0, work_limit };
     match parser.items() {
         Ok(expr) if parser.at == parser.end => return Ok(expr),
         Err(Failure::TooLarge) => return Err(Failure::TooLarge),
@@ -161,6 +163,8 @@ struct Parser {
     outward: bool,
     /// Atoms read so far, those of abandoned readings included.
     work: usize,
+    /// The limit of `work`.
+    work_limit: usize,
 }
 
 /// What stands between two items.
