@@ -53,8 +53,6 @@ pub enum Func {
     DoubleFactorial,
     /// `binom(n, k)`.
     Binom,
-    /// `perm(n, k)`: ordered selections.
-    Perm,
     /// `root(n, x)`: the n-th root, real for odd n.
     Root,
     Gcd,

@@ -356,3 +356,62 @@ impl Ball {
         if (&floor << (-self.exponent) as u64) == self.mantissa { Some(floor) } else { None }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ratio(over: i64, under: i64, precision: u64) -> Ball {
+        Ball::rational(&BigRational::new(over.into(), under.into()), precision)
+    }
+
+    #[test]
+    fn rounding_is_counted() {
+        let third = ratio(1, 3, 64);
+        let sum = third.add(&third, 64).add(&third, 64);
+        assert!(sum.sub(&Ball::integer(1), 64).contains_zero());
+        assert!(!third.radius().is_zero());
+        assert!(Ball::integer(7).radius().is_zero());
+    }
+
+    #[test]
+    fn tiny_differences_are_seen() {
+        // 1/2^92 and 1/2^93, and a sum in which one term is far below the other's last bit
+        let small = Ball::new(BigInt::one(), -92, Mag::ZERO, 64);
+        let smaller = Ball::new(BigInt::one(), -93, Mag::ZERO, 64);
+        assert_eq!(small.sub(&smaller, 64).sign(), Some(1));
+        let far = Ball::new(BigInt::one(), -100_000, Mag::ZERO, 64);
+        assert_eq!(far.sign(), Some(1));
+        let sum = Ball::integer(1).add(&far, 64);
+        assert!(sum.sub(&Ball::integer(1), 64).contains_zero(), "lost, and known to be lost");
+        assert!(!sum.radius().is_zero());
+    }
+
+    #[test]
+    fn division_and_roots() {
+        assert_eq!(Ball::integer(1).div(&Ball::zero(), 64), Err(NumError::Undefined));
+        let straddling = ratio(1, 3, 64).sub(&ratio(1, 3, 64), 64);
+        assert_eq!(Ball::integer(1).div(&straddling, 64), Err(NumError::Imprecise));
+        assert_eq!(Ball::integer(-2).sqrt(64), Err(NumError::Undefined));
+        let two = Ball::integer(2).sqrt(200).unwrap();
+        let gap = two.mul(&two, 200).unwrap().sub(&Ball::integer(2), 200);
+        assert!(gap.contains_zero() && gap.radius().log2_up() < -180);
+        let quotient = ratio(22, 7, 128).mul(&Ball::integer(7), 128).unwrap();
+        assert!(quotient.sub(&Ball::integer(22), 128).contains_zero());
+    }
+
+    #[test]
+    fn floors_at_integers_are_not_guessed() {
+        assert_eq!(ratio(7, 2, 64).floor(), Ok(BigInt::from(3)));
+        assert_eq!(ratio(-7, 2, 64).floor(), Ok(BigInt::from(-4)));
+        let about_one = ratio(1, 3, 64).mul(&Ball::integer(3), 64).unwrap();
+        assert_eq!(about_one.floor(), Err(NumError::Imprecise));
+    }
+
+    #[test]
+    fn zero_errors_stay_zero() {
+        assert!(Mag::ZERO.over(Mag::power_of_two(-5)).is_zero());
+        assert!(Mag::ZERO.times(Mag::power_of_two(90)).is_zero());
+        assert!(Mag::power_of_two(3).plus(Mag::power_of_two(-200)).log2_up() >= 3);
+    }
+}

@@ -167,18 +167,18 @@ impl Complex {
 
     /// The principal power `self^exponent`.
     pub fn pow(&self, exponent: &Complex, p: u64) -> Result {
-        if exponent.is_real() {
-            if let Some(value) = exponent.re.exact_integer() {
-                let size: Option<u64> = value.magnitude().try_into().ok();
-                if let Some(size) = size {
-                    if value.sign() == num_bigint::Sign::Minus {
-                        return Complex::integer(1).div(&self.powi(size, p + 8)?, p);
-                    }
-                    if size == 0 {
-                        return Ok(Complex::integer(1));
-                    }
-                    return self.powi(size, p);
+        if exponent.is_real()
+            && let Some(value) = exponent.re.exact_integer()
+        {
+            let size: Option<u64> = value.magnitude().try_into().ok();
+            if let Some(size) = size {
+                if value.sign() == num_bigint::Sign::Minus {
+                    return Complex::integer(1).div(&self.powi(size, p + 8)?, p);
                 }
+                if size == 0 {
+                    return Ok(Complex::integer(1));
+                }
+                return self.powi(size, p);
             }
         }
         if self.is_real() && self.re.is_exact_zero() {

@@ -122,6 +122,9 @@ pub fn ln(x: &Ball, precision: u64) -> Result<Ball, NumError> {
         Some(_) => return Err(NumError::Undefined),
         None => return Err(NumError::Imprecise),
     }
+    if x.exact_integer().is_some_and(|value| value.is_one()) {
+        return Ok(Ball::zero());
+    }
     let bits = precision + GUARD;
     let (mantissa, exponent) = x.midpoint();
     let length = mantissa.bits();
@@ -228,4 +231,62 @@ pub fn atan(x: &Ball, precision: u64) -> Result<Ball, NumError> {
     }
     let sum = odd_series(&z, bits, true) << HALVINGS;
     Ok(from_fixed(sum, bits, precision).widened(x.radius()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use num_rational::BigRational;
+
+    /// True when the decimal lies within its last digit of the ball, and the ball is narrow.
+    fn holds(ball: &Ball, decimal: &str) -> bool {
+        let (whole, rest) = decimal.split_once('.').expect("a decimal");
+        let scale = BigInt::from(10).pow(rest.len() as u32);
+        let value = BigRational::new(format!("{whole}{rest}").parse().expect("digits"), scale.clone());
+        let gap = ball.sub(&Ball::rational(&value, 400), 400);
+        let unit = Ball::rational(&BigRational::new(2.into(), scale), 400);
+        let narrow = ball.radius().log2_up() < -230;
+        narrow && gap.sub(&unit, 400).sign() == Some(-1) && gap.add(&unit, 400).sign() == Some(1)
+    }
+
+    fn ratio(over: i64, under: i64) -> Ball {
+        Ball::rational(&BigRational::new(over.into(), under.into()), 300)
+    }
+
+    #[test]
+    fn known_digits() {
+        // digits from the tables of Abramowitz and Stegun
+        assert!(holds(&pi(300), "3.14159265358979323846264338327950288419716939937510"));
+        assert!(holds(&exp(&Ball::integer(1), 300).unwrap(), "2.71828182845904523536028747135266249775724709369995"));
+        assert!(holds(&ln(&Ball::integer(2), 300).unwrap(), "0.69314718055994530941723212145817656807550013436025"));
+        assert!(holds(&ln(&Ball::integer(10), 300).unwrap(), "2.30258509299404568401799145468436420760110148862877"));
+        let (sine, cosine) = sin_cos(&Ball::integer(1), 300).unwrap();
+        assert!(holds(&sine, "0.84147098480789650665250232163029899962256306079837"));
+        assert!(holds(&cosine, "0.54030230586813971740093660744297660373231042061792"));
+        assert!(holds(&atan(&ratio(1, 2), 300).unwrap(), "0.46364760900080611621425623146121440202853705428612"));
+        assert!(holds(&atan(&Ball::integer(2), 300).unwrap(), "1.10714871779409050301706546017853704007004764540143"));
+    }
+
+    #[test]
+    fn inverses_meet() {
+        for (over, under) in [(1, 3), (7, 5), (355, 113), (1, 1000), (98765, 7)] {
+            let x = ratio(over, under);
+            let back = exp(&ln(&x, 300).unwrap(), 300).unwrap().sub(&x, 300);
+            assert!(back.contains_zero() && back.radius().log2_up() < -200, "{over}/{under}");
+            let (sine, cosine) = sin_cos(&x, 300).unwrap();
+            let one = sine.mul(&sine, 300).unwrap().add(&cosine.mul(&cosine, 300).unwrap(), 300);
+            assert!(one.sub(&Ball::integer(1), 300).contains_zero(), "{over}/{under}");
+        }
+    }
+
+    #[test]
+    fn edges() {
+        assert!(ln(&Ball::integer(1), 100).unwrap().is_exact_zero());
+        assert_eq!(ln(&Ball::integer(0), 100), Err(NumError::Undefined));
+        assert_eq!(ln(&Ball::integer(-1), 100), Err(NumError::Undefined));
+        let huge = Ball::new(BigInt::one(), 60, Mag::ZERO, 100);
+        assert_eq!(exp(&huge, 100), Err(NumError::Range));
+        let tiny = exp(&Ball::integer(-1_000_000), 100).unwrap();
+        assert_eq!(tiny.sign(), Some(1), "e^-1000000 is not zero");
+    }
 }

@@ -6,7 +6,7 @@
 use num_rational::BigRational;
 use num_traits::{One, Signed};
 
-use super::ast::{Bracket, Const, Expr, Func, NamedSet, RelOp};
+use super::ast::{Bracket, Expr, RelOp};
 use super::budget::{Budget, Exhausted};
 use super::canon::Canon;
 use super::identity::{self, Identity};
@@ -14,6 +14,10 @@ use super::matrix;
 use super::options::Options;
 use super::relations;
 use super::sets;
+use super::shapes::{
+    elements, infinite, is_collection, is_region, is_scalar, letters, plain, radians, set_value, value_of,
+};
+use super::signs::{expanded, is_plus_minus};
 
 /// A comparison in progress.
 pub struct Comparison<'a> {
@@ -227,10 +231,10 @@ impl<'a> Comparison<'a> {
             self.how("interval");
             return Ok(Some(left == other_left && right == other_right && self.all(&x[..], &y[..])?));
         }
-        if is_region(a) || is_region(b) {
-            if let Some(result) = self.regions(a, b)? {
-                return Ok(Some(result));
-            }
+        if (is_region(a) || is_region(b))
+            && let Some(result) = self.regions(a, b)?
+        {
+            return Ok(Some(result));
         }
         if let (Expr::SetOp(op, x), Expr::SetOp(other, y)) = (a, b) {
             self.how("set");
@@ -338,10 +342,10 @@ impl<'a> Comparison<'a> {
 
     /// Elements with different names are different, even when their values agree.
     fn element(&mut self, a: &Expr, b: &Expr) -> Answer {
-        if let (Some((first, _)), Some((second, _))) = (relations::assignment(a), relations::assignment(b)) {
-            if !relations::same_stem(first, second) {
-                return Ok(false);
-            }
+        if let (Some((first, _)), Some((second, _))) = (relations::assignment(a), relations::assignment(b))
+            && !relations::same_stem(first, second)
+        {
+            return Ok(false);
         }
         self.same(a, b)
     }
@@ -353,11 +357,11 @@ impl<'a> Comparison<'a> {
         }
         let (a, b) = (set_value(a), set_value(b));
         let (first, second) = (sets::real_set(a, &mut self.budget)?, sets::real_set(b, &mut self.budget)?);
-        if let (Some(first), Some(second)) = (first, second) {
-            if let Some(same) = sets::same(&first, &second, &mut self.budget)? {
-                self.how("interval");
-                return Ok(Some(same));
-            }
+        if let (Some(first), Some(second)) = (first, second)
+            && let Some(same) = sets::same(&first, &second, &mut self.budget)?
+        {
+            self.how("interval");
+            return Ok(Some(same));
         }
         Ok(None)
     }
@@ -460,10 +464,12 @@ impl<'a> Comparison<'a> {
                 self.how(method);
                 self.rounded(a, b)
             }
-            Identity::Unknown => {
-                self.how("undecided");
+            Identity::Undefined => {
+                self.how("undefined");
                 Ok(false)
             }
+            // numbers too large to compute: as little decided as with no steps left
+            Identity::Unknown => Err(Exhausted),
         }
     }
 
@@ -502,186 +508,4 @@ impl<'a> Comparison<'a> {
     pub fn canon(&mut self) -> Canon<'_> {
         Canon { budget: &mut self.budget, uncertain: false, others: Default::default() }
     }
-}
-
-/// The value behind a name, or the expression itself.
-fn value_of(expr: &Expr) -> &Expr {
-    relations::assignment(expr).map_or(expr, |(_, value)| value)
-}
-
-/// The set behind `S =` or `x in`, when the name says nothing.
-fn set_value(expr: &Expr) -> &Expr {
-    match relations::assignment(expr) {
-        Some((_, value)) if is_region(value) || matches!(value, Expr::Tuple(..)) => value,
-        _ => match expr {
-            Expr::Rel(terms, operators) if operators.as_slice() == [RelOp::In] => &terms[1],
-            other => other,
-        },
-    }
-}
-
-fn elements(expr: &Expr) -> Option<&[Expr]> {
-    match expr {
-        Expr::List(items) | Expr::Set(items) => Some(items),
-        _ => None,
-    }
-}
-
-/// True for what can only be a set of reals.
-fn is_region(expr: &Expr) -> bool {
-    match expr {
-        Expr::HalfOpen(..) | Expr::SetOp(..) | Expr::Logic(..) | Expr::SetBuilder(_) => true,
-        Expr::Named(set) => matches!(set, NamedSet::Empty | NamedSet::Reals),
-        Expr::Tuple(Bracket::Square, items) => items.len() == 2,
-        Expr::Tuple(..) => sets::has_infinity(expr),
-        Expr::Rel(_, operators) => operators
-            .iter()
-            .any(|operator| operator.is_order() || matches!(operator, RelOp::Ne | RelOp::In | RelOp::NotIn)),
-        _ => false,
-    }
-}
-
-/// True for expressions that are no single number or function.
-fn is_collection(expr: &Expr) -> bool {
-    matches!(
-        expr,
-        Expr::Tuple(..)
-            | Expr::HalfOpen(..)
-            | Expr::Set(_)
-            | Expr::SetBuilder(_)
-            | Expr::Named(_)
-            | Expr::SetOp(..)
-            | Expr::List(_)
-            | Expr::Matrix(_)
-            | Expr::Logic(..)
-            | Expr::Cases(_)
-            | Expr::Text(_)
-            | Expr::Prose(_)
-            | Expr::Time(..)
-            | Expr::Ratio(_)
-    )
-}
-
-fn is_scalar(expr: &Expr) -> bool {
-    !is_collection(expr) && !matches!(expr, Expr::Rel(..))
-}
-
-fn radians(degrees: &Expr) -> Expr {
-    let half_turn = Expr::Div(Box::new(Expr::Const(Const::Pi)), Box::new(Expr::int(180)));
-    Expr::Mul(vec![degrees.clone(), half_turn])
-}
-
-fn infinite(expr: &Expr) -> Option<bool> {
-    match expr {
-        Expr::Const(Const::Infinity) => Some(true),
-        Expr::Neg(inner) => infinite(inner).map(|sign| !sign),
-        _ => None,
-    }
-}
-
-/// Letters and digits only, lower case.
-fn plain(text: &str) -> String {
-    text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-}
-
-/// The letters of a product of variables.
-fn letters(expr: &Expr) -> Option<String> {
-    match expr {
-        Expr::Sym(name) if name.len() == 1 => Some(name.to_lowercase()),
-        Expr::Const(Const::E) => Some("e".to_string()),
-        Expr::Const(Const::I) => Some("i".to_string()),
-        Expr::Mul(factors) => factors.iter().map(letters).collect(),
-        _ => None,
-    }
-}
-
-fn is_plus_minus(expr: &Expr) -> bool {
-    expr.any(&mut |node| matches!(node, Expr::PlusMinus(..)))
-}
-
-/// Signs are written out in at most this many answers.
-const SIGN_LIMIT: usize = 32;
-
-/// Every plus-minus written out: lists of values in place of the item that holds it.
-fn expanded(expr: Expr) -> Option<Expr> {
-    match expr {
-        Expr::List(items) => spread(items).map(Expr::List),
-        Expr::Set(items) => spread(items).map(Expr::Set),
-        Expr::Rel(mut terms, operators) if operators.iter().all(|operator| *operator == RelOp::Eq) => {
-            // x = a +- b: the values
-            let value = terms.pop()?;
-            let name = terms.into_iter().next()?;
-            let values = variants(value)?;
-            Some(Expr::List(
-                values.into_iter().map(|value| Expr::Rel(vec![name.clone(), value], vec![RelOp::Eq])).collect(),
-            ))
-        }
-        other => {
-            let mut values = variants(other)?;
-            Some(if values.len() == 1 { values.pop()? } else { Expr::List(values) })
-        }
-    }
-}
-
-fn spread(items: Vec<Expr>) -> Option<Vec<Expr>> {
-    let mut all = Vec::new();
-    for item in items {
-        match expanded(item)? {
-            Expr::List(values) => all.extend(values),
-            one => all.push(one),
-        }
-        if all.len() > LIST_LIMIT {
-            return None;
-        }
-    }
-    Some(all)
-}
-
-/// Both signs of every plus-minus; with a minus-plus all signs go together.
-fn variants(expr: Expr) -> Option<Vec<Expr>> {
-    let mut count = 0;
-    let mut together = false;
-    expr.walk(&mut |node| {
-        if let Expr::PlusMinus(_, _, flipped) = node {
-            count += 1;
-            together |= *flipped;
-        }
-    });
-    if count == 0 {
-        return Some(vec![expr]);
-    }
-    let total = if together { 2 } else { 1usize.checked_shl(count)? };
-    if total > SIGN_LIMIT {
-        return None;
-    }
-    Some((0..total).map(|choice| signed(expr.clone(), choice, together, &mut 0)).collect())
-}
-
-fn signed(expr: Expr, choice: usize, together: bool, seen: &mut u32) -> Expr {
-    match expr {
-        Expr::PlusMinus(first, second, flipped) => {
-            let bit = if together { choice & 1 } else { choice >> *seen & 1 };
-            *seen += 1;
-            let minus = (bit == 1) != flipped;
-            let first = first.map(|first| signed(*first, choice, together, seen));
-            let second = signed(*second, choice, together, seen);
-            let second = if minus { Expr::Neg(Box::new(second)) } else { second };
-            match first {
-                Some(first) => Expr::Add(vec![first, second]),
-                None => second,
-            }
-        }
-        other => other.map_children(&mut |child| signed(child, choice, together, seen)),
-    }
-}
-
-/// True for a bare function name: used by relations to tell names from values.
-pub fn is_plain_function(expr: &Expr) -> bool {
-    matches!(
-        expr,
-        Expr::Func(
-            Func::Abs | Func::Sin | Func::Cos | Func::Tan | Func::Max | Func::Min | Func::Re | Func::Im | Func::Arg,
-            _
-        )
-    )
 }

@@ -220,7 +220,7 @@ impl Evaluator<'_, '_> {
                 self.pay_for_series()?;
                 value.ln(p)?.div(&base.ln(p)?, p)
             }
-            Func::Binom | Func::Perm => self.binomial(func, args),
+            Func::Binom => self.binomial(args),
             Func::Gcd | Func::Lcm => {
                 let mut total = self.integer(&args[0])?;
                 for arg in &args[1..] {
@@ -264,7 +264,7 @@ impl Evaluator<'_, '_> {
         if value.is_real() { Ok(value.re) } else { Err(NumError::Undefined) }
     }
 
-    fn binomial(&mut self, func: Func, args: &[Expr]) -> Result {
+    fn binomial(&mut self, args: &[Expr]) -> Result {
         let p = self.p();
         let k = self.integer(&args[1])?.to_i64().ok_or(NumError::Range)?;
         if k < 0 {
@@ -273,7 +273,7 @@ impl Evaluator<'_, '_> {
         let n = self.eval(&args[0])?;
         // symmetric for integers, so that binom(5000, 4999) is short
         let k = match n.re.exact_integer().and_then(|n| n.to_i64()) {
-            Some(n) if n > 0 && func == Func::Binom && k <= n => k.min(n - k),
+            Some(n) if n > 0 && k <= n => k.min(n - k),
             _ => k,
         };
         if k > TERM_LIMIT {
@@ -284,9 +284,7 @@ impl Evaluator<'_, '_> {
         let wide = p + 64;
         for j in 0..k {
             product = product.mul(&n.sub(&Complex::integer(j), wide), wide)?;
-            if func == Func::Binom {
-                product = product.div(&Complex::integer(j + 1), wide)?;
-            }
+            product = product.div(&Complex::integer(j + 1), wide)?;
         }
         Ok(product)
     }

@@ -4,6 +4,8 @@
 //! them; (2) what follows the last "final answer is", "answer:" or `####`; (3) the whole text, when it is one short formula;
 //! (4) the last formula or number. A box that is cut off or empty is an answer withheld: nothing earlier replaces it.
 
+use super::spans::{Candidate, candidates, first_sentence, formulas, joins, words_in};
+
 /// The macros whose argument marks a final answer.
 const BOX_MACROS: [&str; 3] = ["\\boxed", "\\fbox", "\\framebox"];
 
@@ -196,49 +198,8 @@ pub fn percent_follows(text: &str) -> bool {
     ["%", "percent"].iter().any(|sign| rest.starts_with(sign))
 }
 
-/// True when what stands between two boxes only lists them.
-fn joins(gap: &str) -> bool {
-    if gap.len() > 80 || gap.contains("\n\n") {
-        return false;
-    }
-    let mut separated = gap.contains(',') || gap.contains(';') || gap.contains("quad") || gap.contains("\\\\");
-    let mut others = 0;
-    let bytes = gap.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        let byte = bytes[at];
-        if byte == b'\\' {
-            at += 1;
-            while at < bytes.len() && bytes[at].is_ascii_alphabetic() {
-                at += 1;
-            }
-            at += usize::from(at < bytes.len() && !bytes[at].is_ascii_alphanumeric() && bytes[at - 1] == b'\\');
-            continue;
-        }
-        if byte.is_ascii_alphabetic() {
-            let start = at;
-            while at < bytes.len() && bytes[at].is_ascii_alphabetic() {
-                at += 1;
-            }
-            match gap[start..at].to_ascii_lowercase().as_str() {
-                "and" | "or" => separated = true,
-                "but" | "not" | "however" | "wait" | "then" | "so" | "thus" | "instead" | "rather" | "answer"
-                | "final" | "is" | "hence" | "therefore" => return false,
-                word => others += usize::from(word.len() > 1),
-            }
-            continue;
-        }
-        if matches!(byte, b'.' | b'?' | b'!' | b':' | b'+' | b'*' | b'/' | b'<' | b'>') || byte.is_ascii_digit() {
-            return false;
-        }
-        at += 1;
-    }
-    let nothing = gap.trim_matches(|c: char| c.is_whitespace() || c == '$').is_empty();
-    (separated || nothing) && others <= 2
-}
-
 /// The part behind a model's thoughts, when there is one.
-fn behind_thoughts(text: &str) -> &str {
+pub fn behind_thoughts(text: &str) -> &str {
     match text.rfind("</think>") {
         Some(at) if !text[at + 8..].trim().is_empty() => &text[at + 8..],
         _ => text,
@@ -255,7 +216,13 @@ fn whole(text: &str) -> Option<Found> {
             bare = rest.trim_start_matches([',', ' ']);
         }
     }
-    if bare.is_empty() || bare.len() > 200 || bare.contains('\n') {
+    if bare.is_empty() || bare.len() > 400 || (bare.contains('\n') && !bare.starts_with('\\')) {
+        return None;
+    }
+    // a sentence with a number in it
+    let starts_with_word = bare.bytes().take_while(u8::is_ascii_alphabetic).count() > 1;
+    let named = bare.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ' ')).starts_with('=');
+    if starts_with_word && !named && bare.contains(|c: char| c.is_ascii_digit()) && !bare.contains('(') {
         return None;
     }
     // one formula in its delimiters, or no delimiters and no sentence
@@ -265,23 +232,6 @@ fn whole(text: &str) -> Option<Found> {
     }
     let words = words_in(bare);
     (inner.is_empty() && words <= 2).then(|| Found::Answer(bare.to_string(), "whole"))
-}
-
-/// Words of two or more letters outside macros.
-fn words_in(text: &str) -> usize {
-    let mut count = 0;
-    let mut run = 0;
-    let mut in_macro = false;
-    for byte in text.bytes().chain(std::iter::once(b' ')) {
-        if byte.is_ascii_alphabetic() {
-            run += 1;
-        } else {
-            count += usize::from(run > 1 && !in_macro);
-            run = 0;
-            in_macro = byte == b'\\';
-        }
-    }
-    count
 }
 
 /// Without white space, emphasis and punctuation around it.
@@ -337,7 +287,7 @@ fn announced(text: &str) -> Option<Found> {
         let before = words_in(&sentence[..first.range.start]);
         let chosen = if before <= 1 { chain(sentence, &found) } else { found.last()?.range.clone() };
         // a short phrase is the answer as a whole: units, signs and words belong to it
-        if first.place == "number" && words_in(tidied) <= 3 && before <= 1 {
+        if first.place == "number" && words_in(tidied) <= 3 && (before <= 1 || tidied.starts_with('\\')) {
             return Some(Found::Answer(tidied.to_string(), "answer"));
         }
         return Some(Found::Answer(sentence[chosen].to_string(), "answer"));
@@ -357,246 +307,44 @@ fn chain(sentence: &str, found: &[Candidate]) -> std::ops::Range<usize> {
     range
 }
 
-/// Up to the end of the sentence or paragraph, formulas kept whole.
-fn first_sentence(text: &str) -> &str {
-    let spans = formulas(text);
-    let inside = |at: usize| spans.iter().any(|span| span.outer.contains(&at));
-    let bytes = text.as_bytes();
-    for at in 0..bytes.len() {
-        let ends = match bytes[at] {
-            b'\n' => bytes.get(at + 1) == Some(&b'\n') || !text[..at].trim().is_empty(),
-            b'.' | b'!' | b'?' => {
-                bytes.get(at + 1).is_none_or(u8::is_ascii_whitespace)
-                    && !bytes[..at].ends_with(b"p.m")
-                    && !bytes[..at].ends_with(b"a.m")
-                    && bytes.get(at.wrapping_sub(1)) != Some(&b'!')
-            }
-            _ => false,
-        };
-        if ends && !inside(at) && !text[..at].trim().is_empty() {
-            return &text[..at];
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(text: &str) -> String {
+        match final_answer(text, true) {
+            Found::Answer(answer, _) => answer,
+            other => format!("{other:?}"),
         }
     }
-    text
-}
 
-/// A formula with and without its delimiters.
-struct Formula {
-    outer: std::ops::Range<usize>,
-    inner: std::ops::Range<usize>,
-}
-
-/// Formulas in `$`, `$$`, `\(` and `\[`, in order.
-fn formulas(text: &str) -> Vec<Formula> {
-    let bytes = text.as_bytes();
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let (open, close) = match bytes[at] {
-            b'\\' if matches!(bytes.get(at + 1), Some(b'[')) => ("\\[", "\\]"),
-            b'\\' if matches!(bytes.get(at + 1), Some(b'(')) => ("\\(", "\\)"),
-            b'\\' => {
-                at += 2;
-                continue;
-            }
-            b'$' if bytes.get(at + 1) == Some(&b'$') => ("$$", "$$"),
-            b'$' => ("$", "$"),
-            _ => {
-                at += 1;
-                continue;
-            }
-        };
-        let start = at + open.len();
-        match closing(text, start, close).filter(|stop| is_formula(&text[start..*stop])) {
-            Some(stop) => {
-                found.push(Formula { outer: at..stop + close.len(), inner: start..stop });
-                at = stop + close.len();
-            }
-            None => at = start,
-        }
+    #[test]
+    fn spans_of_boxes() {
+        let text = "a \\boxed{1} b \\fbox{\\{2\\}} \\boxedx{3} \\boxed 4";
+        let contents: Vec<&str> = boxes(text).into_iter().map(|span| &text[span.content]).collect();
+        assert_eq!(contents, ["1", "\\{2\\}", "4"]);
+        assert!(!boxes("\\boxed{1").pop().expect("one box").closed);
+        assert!(!boxes("\\boxed").pop().expect("one box").closed);
     }
-    found
-}
 
-fn closing(text: &str, start: usize, close: &str) -> Option<usize> {
-    let bytes = text.as_bytes();
-    let mut at = start;
-    while at < bytes.len() {
-        if bytes[at..].starts_with(close.as_bytes()) {
-            return Some(at);
-        }
-        if bytes[at] == b'\\' {
-            at += 1;
-        }
-        at += 1;
+    #[test]
+    fn the_last_announcement_wins() {
+        assert_eq!(answer("The answer is 3. No. The final answer is $4$."), "4");
+        assert_eq!(answer("#### -1,200"), "-1,200");
+        assert_eq!(answer("Answer: x = 3\nBecause of 17 reasons."), "x = 3");
     }
-    None
-}
 
-/// Money amounts put dollar signs around prose; that is no formula.
-fn is_formula(inside: &str) -> bool {
-    !inside.trim().is_empty() && (inside.contains('\\') || words_in(inside) <= 3 && !inside.contains(". "))
-}
-
-/// Something that may be the answer.
-struct Candidate {
-    range: std::ops::Range<usize>,
-    place: &'static str,
-}
-
-/// Formulas and numbers outside formulas, in order.
-fn candidates(text: &str) -> Vec<Candidate> {
-    let spans = formulas(text);
-    let mut found = Vec::new();
-    let mut start = 0;
-    for span in &spans {
-        numbers(text, start..span.outer.start, &mut found);
-        found.push(Candidate { range: span.inner.clone(), place: "math" });
-        start = span.outer.end;
+    #[test]
+    fn lists_of_boxes() {
+        assert_eq!(answer("$\\boxed{1}$ and $\\boxed{2}$"), "1, 2");
+        assert_eq!(answer("$\\boxed{1}$. Then $\\boxed{2}$"), "2");
+        assert_eq!(answer("$\\boxed{2}$, that is $\\boxed{2}$"), "2");
     }
-    numbers(text, start..text.len(), &mut found);
-    found
-}
 
-/// Plain numbers: digits with separators, decimals, a fraction stroke, a sign, a percent sign, a currency.
-fn numbers(text: &str, range: std::ops::Range<usize>, found: &mut Vec<Candidate>) {
-    let bytes = text.as_bytes();
-    let mut at = range.start;
-    while at < range.end {
-        if !bytes[at].is_ascii_digit() {
-            at += 1;
-            continue;
-        }
-        let mut start = at;
-        // part of a word or an ordinal macro argument
-        if start > range.start && (bytes[start - 1].is_ascii_alphabetic() || bytes[start - 1] == b'_') {
-            while at < range.end && bytes[at].is_ascii_alphanumeric() {
-                at += 1;
-            }
-            continue;
-        }
-        let mut end = at;
-        while end < range.end {
-            let joins = matches!(bytes[end], b'.' | b',' | b'/' | b':')
-                && bytes.get(end + 1).is_some_and(u8::is_ascii_digit)
-                && end + 1 < range.end;
-            if !(bytes[end].is_ascii_digit() || joins) {
-                break;
-            }
-            end += 1;
-        }
-        if end + 1 < range.end
-            && matches!(bytes[end], b'e' | b'E')
-            && (bytes[end + 1].is_ascii_digit() || matches!(bytes[end + 1], b'-' | b'+'))
-        {
-            let mut stop = end + 2;
-            while stop < range.end && bytes[stop].is_ascii_digit() {
-                stop += 1;
-            }
-            if bytes[stop - 1].is_ascii_digit() {
-                end = stop;
-            }
-        }
-        if start > range.start && matches!(bytes[start - 1], b'.') && (start < 2 || !bytes[start - 2].is_ascii_digit())
-        {
-            start -= 1;
-        }
-        if start > range.start && bytes[start - 1] == b'$' {
-            start -= 1;
-            if start > range.start && bytes[start - 1] == b'\\' {
-                start -= 1;
-            }
-        }
-        if start > range.start && bytes[start - 1] == b'-' && (start < 2 || !bytes[start - 2].is_ascii_alphanumeric()) {
-            start -= 1;
-        }
-        if text[end..range.end].starts_with('%') || text[end..range.end].starts_with("\\%") {
-            end += if bytes[end] == b'%' { 1 } else { 2 };
-        } else if text[end..range.end].starts_with(" percent") {
-            end += 8;
-        }
-        found.push(Candidate { range: start..end, place: "number" });
-        at = end;
+    #[test]
+    fn nothing_comes_from_nothing() {
+        assert_eq!(final_answer("", true), Found::Nothing);
+        assert_eq!(final_answer("no idea", false), Found::Answer("no idea".to_string(), "whole"));
+        assert_eq!(final_answer("I really have no idea at all", true), Found::Nothing);
     }
-}
-
-/// The choice letter of an answer: `D`, `(D)`, `\textbf{(D) }25`, `D. because`.
-pub fn letter(answer: &str) -> Option<char> {
-    let mut rest = answer.trim();
-    loop {
-        let before = rest;
-        rest = rest.trim_start_matches(['(', '[', '{', '*', '$', ' ', '"', '}', '~']);
-        for name in [
-            "\\text",
-            "\\textbf",
-            "\\mathrm",
-            "\\mathbf",
-            "\\textit",
-            "\\textrm",
-            "\\mbox",
-            "\\boxed",
-            "\\displaystyle",
-            "\\,",
-            "\\!",
-            "\\left",
-            "\\bf",
-            "\\rm",
-            "Option",
-            "option",
-            "Choice",
-            "choice",
-            "Answer",
-            "answer",
-        ] {
-            if let Some(behind) = rest.strip_prefix(name) {
-                if !name.ends_with(|c: char| c.is_ascii_alphabetic())
-                    || !behind.starts_with(|c: char| c.is_ascii_alphabetic())
-                {
-                    rest = behind;
-                }
-            }
-        }
-        if rest == before {
-            break;
-        }
-    }
-    let first = rest.chars().next().filter(|c| ('A'..='J').contains(c))?;
-    let behind = rest[1..].chars().next();
-    let alone = match behind {
-        None => true,
-        Some(c) => {
-            matches!(c, ')' | ']' | '}' | '.' | ':' | '*' | '$' | ',' | '\\' | '"')
-                || (c == ' ' && !rest[1..].trim_start().starts_with(['=', '+', '-', '<', '>', '^']))
-        }
-    };
-    alone.then_some(first)
-}
-
-/// The choice a response without a box ends with.
-pub fn chosen_letter(text: &str) -> Option<char> {
-    let text = behind_thoughts(text);
-    let lower = text.to_ascii_lowercase();
-    const PHRASES: [&str; 9] =
-        ["answer is", "answer:", "answer**", "answer", "option is", "choice is", "option", "choice", "choose"];
-    let mut starts: Vec<usize> =
-        PHRASES.iter().filter_map(|phrase| lower.rfind(phrase).map(|at| at + phrase.len())).collect();
-    starts.sort_unstable();
-    for start in starts.into_iter().rev() {
-        let rest = text[start..].trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*' | '#'));
-        if let Some(found) = letter(rest) {
-            return Some(found);
-        }
-    }
-    // the last letter that stands alone
-    let bytes = text.as_bytes();
-    let alone = |at: usize| {
-        let before = at == 0 || !bytes[at - 1].is_ascii_alphanumeric();
-        let after = bytes.get(at + 1).is_none_or(|byte| !byte.is_ascii_alphanumeric() && *byte != b'\'');
-        let article = bytes[at] == b'A'
-            && bytes.get(at + 1) == Some(&b' ')
-            && bytes.get(at + 2).is_some_and(u8::is_ascii_lowercase)
-            && !text[at + 2..].starts_with("is ");
-        before && after && !article && bytes[at] != b'I'
-    };
-    (0..bytes.len()).rev().find(|&at| (b'A'..=b'J').contains(&bytes[at]) && alone(at)).map(|at| char::from(bytes[at]))
 }

@@ -20,7 +20,9 @@ pub enum Identity {
     Same(&'static str),
     /// Not the same.
     Different(&'static str),
-    /// Neither could be shown.
+    /// No point where both are defined: not shown to be the same.
+    Undefined,
+    /// The numbers are beyond what can be computed.
     Unknown,
 }
 
@@ -44,7 +46,7 @@ pub fn compare(a: &Expr, b: &Expr, budget: &mut Budget) -> Result<Identity, Exha
     }
     match algebra(a, b, budget) {
         Err(NoForm::Exhausted) => return Err(Exhausted),
-        Err(NoForm::Undefined) => return Ok(Identity::Unknown),
+        Err(NoForm::Undefined) => return Ok(Identity::Undefined),
         Ok(Some(identity)) => return Ok(identity),
         Ok(None) | Err(NoForm::TooLarge) => {}
     }
@@ -140,7 +142,8 @@ fn numeric(a: &Expr, b: &Expr, budget: &mut Budget) -> Result<Identity, Exhauste
         return Ok(match at_point(a, b, &[], true, budget)? {
             Sample::Equal => Identity::Same("numeric"),
             Sample::Different => Identity::Different("numeric"),
-            Sample::Skip | Sample::Unclear => Identity::Unknown,
+            Sample::Skip => Identity::Undefined,
+            Sample::Unclear => Identity::Unknown,
         });
     }
     let discrete = [a, b].iter().any(|side| side.any(&mut is_discrete));
@@ -190,13 +193,13 @@ fn numeric(a: &Expr, b: &Expr, budget: &mut Budget) -> Result<Identity, Exhauste
             return Ok(Identity::Same("numeric"));
         }
     }
-    Ok(Identity::Unknown)
+    Ok(Identity::Undefined)
 }
 
 /// True for operations that are only defined or only meant for integers.
 fn is_discrete(node: &Expr) -> bool {
     match node {
-        Expr::Func(Func::Factorial | Func::DoubleFactorial | Func::Gcd | Func::Lcm | Func::Mod | Func::Perm, args) => {
+        Expr::Func(Func::Factorial | Func::DoubleFactorial | Func::Gcd | Func::Lcm | Func::Mod, args) => {
             args.iter().any(|arg| !is_constant(arg))
         }
         Expr::Func(Func::Binom, args) => !is_constant(&args[1]),
@@ -237,7 +240,7 @@ fn at_point(
             (Err(NumError::Range), _) | (_, Err(NumError::Range)) if values.is_empty() => return Ok(Sample::Unclear),
             _ => return Ok(Sample::Skip),
         };
-        if !complex && !(is_real(&left) && is_real(&right)) {
+        if !(complex || is_real(&left) && is_real(&right)) {
             return Ok(Sample::Skip);
         }
         let gap = left.sub(&right, precision);
@@ -288,7 +291,7 @@ impl Generator {
             Region::Negative => -ratio(raw % 4000 + 211, 1009),
             Region::Mixed => {
                 let size = ratio(raw % 3000 + 157, 983);
-                if self.next() % 2 == 0 { size } else { -size }
+                if self.next().is_multiple_of(2) { size } else { -size }
             }
             Region::Unit => ratio(raw % 900 + 50, 1013),
             Region::Large => ratio(raw % 90_000 + 15_000, 977),

@@ -28,11 +28,11 @@ const DEPTH_LIMIT: usize = 100;
 
 /// The JSON of a response: the last fenced block, else the last box, else everything.
 pub fn located(text: &str) -> (&str, &'static str) {
-    if let Some(end) = text.rfind("```") {
-        if let Some(start) = text[..end].rfind("```") {
-            let block = &text[start + 3..end];
-            return (block.strip_prefix("json").unwrap_or(block), "fence");
-        }
+    if let Some(end) = text.rfind("```")
+        && let Some(start) = text[..end].rfind("```")
+    {
+        let block = &text[start + 3..end];
+        return (block.strip_prefix("json").unwrap_or(block), "fence");
     }
     match super::last_boxed(text) {
         Some(content) => (content, "boxed"),

@@ -11,6 +11,7 @@ use super::eval::{Point, eval};
 use super::extract::{self, Found};
 use super::identity;
 use super::json;
+use super::letters;
 use super::lex::Comma;
 use super::options::Options;
 use super::parse::{self, Failure, Parsed};
@@ -143,9 +144,9 @@ fn mathematics(options: &Options, gold: &str, response: &str) -> Judgement {
     let found = answer_of(response, options.join_boxes);
     if let Some(wanted) = letter {
         let given = match &found {
-            Ok((answer, "boxed" | "boxes" | "boxed_unclosed" | "math" | "whole")) => extract::letter(answer),
-            Ok((answer, _)) => extract::letter(answer).or_else(|| extract::chosen_letter(response)),
-            Err(judgement) if judgement.method == "none" => extract::chosen_letter(response),
+            Ok((answer, "boxed" | "boxes" | "boxed_unclosed" | "math" | "whole")) => letters::letter(answer),
+            Ok((answer, _)) => letters::letter(answer).or_else(|| letters::chosen_letter(response)),
+            Err(judgement) if judgement.method == "none" => letters::chosen_letter(response),
             Err(_) => None,
         };
         if let Some(given) = given {
@@ -214,7 +215,6 @@ fn trees(options: &Options, gold: &Expr, answer: &Expr) -> (Verdict, &'static st
     let mut comparison = Comparison::new(options);
     match comparison.same(gold, answer) {
         Ok(true) => (Verdict::Correct, comparison.method),
-        Ok(false) if comparison.method == "undecided" => (Verdict::BudgetExceeded, "undecided"),
         Ok(false) => (Verdict::Incorrect, comparison.method),
         Err(_) => (Verdict::BudgetExceeded, "steps"),
     }
@@ -222,7 +222,7 @@ fn trees(options: &Options, gold: &Expr, answer: &Expr) -> (Verdict, &'static st
 
 /// A reference that is a choice: one capital letter, with or without brackets and fonts.
 fn only_letter(gold: &str) -> Option<char> {
-    let letter = extract::letter(gold)?;
+    let letter = letters::letter(gold)?;
     let letters = gold
         .replace("\\textbf", "")
         .replace("\\text", "")
@@ -292,14 +292,14 @@ fn numeric(rel_tol: f64, abs_tol: f64, gold: &str, response: &str) -> Judgement 
 }
 
 fn choice(gold: &str, response: &str) -> Judgement {
-    let wanted = extract::letter(&reference(gold, false));
+    let wanted = letters::letter(&reference(gold, false));
     let found = answer_of(response, false);
     let (given, place) = match &found {
         Ok((answer, place)) => (
-            extract::letter(answer).or_else(|| if *place == "boxed" { None } else { extract::chosen_letter(response) }),
+            letters::letter(answer).or_else(|| if *place == "boxed" { None } else { letters::chosen_letter(response) }),
             *place,
         ),
-        Err(judgement) if judgement.method == "none" => (extract::chosen_letter(response), "text"),
+        Err(judgement) if judgement.method == "none" => (letters::chosen_letter(response), "text"),
         Err(judgement) => return judgement.clone(),
     };
     match given {
@@ -307,7 +307,10 @@ fn choice(gold: &str, response: &str) -> Judgement {
             let verdict = if Some(given) == wanted { Verdict::Correct } else { Verdict::Incorrect };
             Judgement::new(verdict, Some(given.to_string()), place, "choice")
         }
-        None => Judgement::new(Verdict::Unparsed, found.ok().map(|(answer, _)| answer), place, "no_letter"),
+        None => match found {
+            Ok((answer, _)) => Judgement::new(Verdict::Unparsed, Some(answer), place, "no_letter"),
+            Err(judgement) => judgement,
+        },
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::ast::{Const, NamedSet, RelOp};
 use super::number;
+use super::plain;
 use super::token::{self, Cmd, Delim, Tok, Token};
 
 /// How commas between digits are read.
@@ -42,14 +43,14 @@ pub fn lex(text: &str, comma: Comma) -> Result<Lexed, TooLong> {
     if text.len() > INPUT_LIMIT {
         return Err(TooLong);
     }
-    let plain;
+    let converted;
     let text = if text.is_ascii() {
         text
     } else {
-        plain = to_plain(text);
-        plain.as_str()
+        converted = plain::to_plain(text);
+        converted.as_str()
     };
-    let prose = looks_like_prose(text);
+    let prose = plain::looks_like_prose(text);
     let spaced_commas = text.contains(", ") || text.contains(",\\ ") || text.contains(",~");
     let currency_dollar = text
         .bytes()
@@ -76,89 +77,6 @@ pub fn lex(text: &str, comma: Comma) -> Result<Lexed, TooLong> {
     };
     lexer.run(false)?;
     Ok(Lexed { tokens: lexer.tokens, ambiguous: lexer.ambiguous })
-}
-
-/// Unicode -> ASCII and TeX.
-fn to_plain(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 16);
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c.is_ascii() {
-            out.push(c);
-        } else if let Some(plain) = token::unicode(c) {
-            out.push_str(plain);
-        } else if let Some((over, under)) = token::vulgar_fraction(c) {
-            out.push_str(&format!("\\frac{{{over}}}{{{under}}}"));
-        } else if let Some((up, first)) = token::raised(c) {
-            out.push_str(if up { "^{" } else { "_{" });
-            out.push(first);
-            while let Some((same, next)) = chars.peek().and_then(|next| token::raised(*next)) {
-                if same != up {
-                    break;
-                }
-                out.push(next);
-                chars.next();
-            }
-            out.push('}');
-        } else {
-            match c as u32 {
-                0x200B..=0x200D | 0x2060..=0x2063 | 0xFEFF => {}
-                0xA0 | 0x2000..=0x200A | 0x202F | 0x205F | 0x3000 => out.push_str("\\,"),
-                0xFF01..=0xFF5E => out.push(char::from_u32(c as u32 - 0xFEE0).unwrap_or(' ')),
-                code @ 0x1D400..=0x1D6A3 => {
-                    let letter = (code - 0x1D400) % 52;
-                    out.push(char::from(if letter < 26 { b'A' + letter as u8 } else { b'a' + letter as u8 - 26 }));
-                }
-                code @ 0x1D7CE..=0x1D7FF => out.push(char::from(b'0' + ((code - 0x1D7CE) % 10) as u8)),
-                _ => out.push(c),
-            }
-        }
-    }
-    out
-}
-
-/// True when a run of letters outside macros reads like a word.
-fn looks_like_prose(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        if bytes[at] == b'\\' {
-            at += 1;
-            while at < bytes.len() && bytes[at].is_ascii_alphabetic() {
-                at += 1;
-            }
-            // the argument of \begin, \text and the like does not count
-            if at < bytes.len() && bytes[at] == b'{' {
-                at += 1;
-                while at < bytes.len() && (bytes[at].is_ascii_alphabetic() || bytes[at] == b'*') {
-                    at += 1;
-                }
-            }
-            continue;
-        }
-        if bytes[at].is_ascii_alphabetic() {
-            let start = at;
-            while at < bytes.len() && bytes[at].is_ascii_alphabetic() {
-                at += 1;
-            }
-            if is_long_word(&text[start..at]) {
-                return true;
-            }
-        } else {
-            at += 1;
-        }
-    }
-    false
-}
-
-/// A run of letters that is a word and no product or function.
-fn is_long_word(run: &str) -> bool {
-    run.len() >= 4
-        && run.bytes().any(|b| matches!(b.to_ascii_lowercase(), b'a' | b'e' | b'i' | b'o' | b'u' | b'y'))
-        && token::function(run).is_none()
-        && token::letter(run).is_none()
-        && !matches!(run, "sqrt" | "infinity" | "infty")
-        && !(run.bytes().all(|b| b.is_ascii_uppercase()) && run.len() < 6)
 }
 
 struct Lexer<'a> {
@@ -244,7 +162,14 @@ impl<'a> Lexer<'a> {
     /// A run of letters that are not ASCII: a word.
     fn foreign(&mut self) {
         let rest = &self.text[self.at..];
-        let end = rest.char_indices().find(|(_, c)| c.is_ascii()).map_or(rest.len(), |(end, _)| end);
+        if let Some(symbol) = rest.chars().next().filter(|symbol| super::units::Unit::currency(*symbol).is_some()) {
+            self.at += symbol.len_utf8();
+            return self.push(Tok::Currency(symbol));
+        }
+        let end = rest
+            .char_indices()
+            .find(|(_, c)| c.is_ascii() || matches!(c, '€' | '£' | '¥' | '₹' | '¢'))
+            .map_or(rest.len(), |(end, _)| end);
         let word = rest[..end].to_string();
         self.at += end;
         self.push_font(Tok::Word(word), true);
@@ -351,26 +276,26 @@ impl<'a> Lexer<'a> {
             }
             _ => {}
         }
-        if let Some(func) = token::function(run).filter(|_| !self.prose || run.len() < 4 || upright) {
-            if !(as_text
+        if let Some(func) = token::function(run).filter(|_| !self.prose || run.len() < 4 || upright)
+            && !(as_text
                 && matches!(run, "sign" | "floor" | "max" | "min" | "exp" | "abs" | "tan" | "log")
                 && !self.next_opens())
-            {
-                return self.push(Tok::Func(func));
-            }
+        {
+            return self.push(Tok::Func(func));
         }
         if run.len() == 1 {
             return self.one_letter(run, upright);
         }
-        if let Some(name) = token::letter(run).filter(|_| run.len() > 2 || !as_text) {
-            if run.len() > 2 {
-                return self.push(Tok::Ident(name.to_string()));
-            }
+        if let Some(name) = token::letter(run).filter(|_| run.len() > 2 || !as_text)
+            && run.len() > 2
+        {
+            return self.push(Tok::Ident(name.to_string()));
         }
         let after_number =
             matches!(self.tokens.last().map(|token| &token.tok), Some(Tok::Num(..) | Tok::Close(_) | Tok::Degree));
         let unit = after_number && self.spaced && super::units::Unit::named(run).is_some();
-        if as_text || unit || is_long_word(run) || (token::is_common_word(run) && self.stands_among_words(start)) {
+        if as_text || unit || plain::is_long_word(run) || (token::is_common_word(run) && self.stands_among_words(start))
+        {
             return self.push_font(Tok::Word(run.to_string()), true);
         }
         self.product(run);
@@ -406,11 +331,11 @@ impl<'a> Lexer<'a> {
     /// Letters that stand for a product; functions in front of one or two letters are functions.
     fn product(&mut self, run: &str) {
         let head = ["sin", "cos", "tan", "cot", "sec", "csc", "ln", "log"].iter().find(|name| run.starts_with(**name));
-        if let Some(name) = head.filter(|name| run.len() - name.len() <= 2) {
-            if let Some(func) = token::function(name) {
-                self.push(Tok::Func(func));
-                return run[name.len()..].chars().for_each(|c| self.one_letter(&c.to_string(), false));
-            }
+        if let Some(name) = head.filter(|name| run.len() - name.len() <= 2)
+            && let Some(func) = token::function(name)
+        {
+            self.push(Tok::Func(func));
+            return run[name.len()..].chars().for_each(|c| self.one_letter(&c.to_string(), false));
         }
         if let Some(front) = run.strip_suffix("pi").filter(|front| front.len() == 1) {
             self.one_letter(front, false);

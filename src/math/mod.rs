@@ -8,15 +8,21 @@ mod judge;
 mod options;
 // text -> tree
 mod extract;
+mod spans;
+mod letters;
 mod lex;
+mod plain;
 mod number;
 mod token;
+mod unicode;
 mod units;
 mod ast;
 mod parse;
 mod print;
 // tree, tree -> equal?
 mod equal;
+mod shapes;
+mod signs;
 mod relations;
 mod sets;
 mod matrix;

@@ -156,12 +156,13 @@ fn dotted(text: &str, at: usize) -> Option<(String, usize)> {
     let middle = digits_at(rest.as_bytes(), 0);
     let mut digits = first.to_string();
     let mut end = text.len() - rest.len();
-    if let Some(last) = rest[middle..].strip_prefix("\\dot{") {
-        if last.as_bytes().first().is_some_and(u8::is_ascii_digit) && last[1..].starts_with('}') {
-            digits.push_str(&rest[..middle]);
-            digits.push_str(&last[..1]);
-            end = text.len() - last.len() + 2;
-        }
+    if let Some(last) = rest[middle..].strip_prefix("\\dot{")
+        && last.as_bytes().first().is_some_and(u8::is_ascii_digit)
+        && last[1..].starts_with('}')
+    {
+        digits.push_str(&rest[..middle]);
+        digits.push_str(&last[..1]);
+        end = text.len() - last.len() + 2;
     }
     Some((digits, end))
 }
@@ -172,7 +173,7 @@ fn period(digits: &str) -> Option<usize> {
     (1..=bytes.len() / 2).find(|&length| {
         let tail = &bytes[bytes.len() - length..];
         let before = &bytes[bytes.len() - 2 * length..bytes.len() - length];
-        tail == before && (length > 1 || bytes.len() >= 3 || tail == before)
+        tail == before
     })
 }
 
@@ -190,4 +191,61 @@ fn value(digits: &str, decimals: &str, repeating: &str, exponent: i64) -> BigRat
     }
     let size = exponent.unsigned_abs().min(EXPONENT_LIMIT) as u32;
     if exponent >= 0 { value * ten.pow(size) } else { value / ten.pow(size) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Value as a fraction, and how much of the text was read.
+    fn read(text: &str, groups: bool) -> (String, usize) {
+        let scan = scan(text, groups, false);
+        (scan.value.to_string(), scan.length)
+    }
+
+    #[test]
+    fn thousands() {
+        for text in [
+            "5857680",
+            "5,857,680",
+            "5{,}857{,}680",
+            "5\\,857\\,680",
+            "5,\\!857,\\!680",
+            "5, \\!857, \\!680",
+            "5~857~680",
+        ] {
+            assert_eq!(read(text, true), ("5857680".to_string(), text.len()), "{text}");
+        }
+        assert_eq!(read("1,234", false), ("1".to_string(), 1), "commas separate");
+        assert_eq!(read("100,200,7", true), ("100".to_string(), 3), "a list");
+        assert_eq!(read("0,123", true).0, "0");
+        assert!(
+            scan("1,234", true, false).ambiguous
+                && scan("12,34", true, false).ambiguous
+                && !scan("5{,}857", true, false).ambiguous
+        );
+    }
+
+    #[test]
+    fn decimals() {
+        assert_eq!(read("1.25", true).0, "5/4");
+        assert_eq!(read(".5", true).0, "1/2");
+        assert_eq!(read("7.", true), ("7".to_string(), 1), "a full stop");
+        assert_eq!(read("0.\\overline{142857}", true).0, "1/7");
+        assert_eq!(read("1.2\\overline{49}", true).0, "1237/990");
+        assert_eq!(read("0.\\dot{1}4285\\dot{7}", true).0, "1/7");
+        assert_eq!(read("0.(3)", true).0, "1/3");
+        assert_eq!(read("0.5(3)", true), ("1/2".to_string(), 3), "a product");
+        assert_eq!(read("0.1666...", true).0, "1/6");
+        assert_eq!(scan("1,5", true, true).value, BigRational::new(3.into(), 2.into()));
+        assert_eq!(scan("1.50", true, false).places, Some(2));
+    }
+
+    #[test]
+    fn scientific() {
+        assert_eq!(read("6.03e6", true).0, "6030000");
+        assert_eq!(read("2E-3", true).0, "1/500");
+        assert_eq!(read("2e", true), ("2".to_string(), 1), "Euler's number");
+        assert_eq!(read("2ex", true), ("2".to_string(), 1));
+    }
 }

@@ -202,7 +202,7 @@ impl Poly {
     pub fn is_decisive(&self, uncertain: bool) -> bool {
         let mut pi = false;
         let mut e = false;
-        for (monomial, _) in &self.terms {
+        for monomial in self.terms.keys() {
             for (atom, _) in monomial {
                 match atom {
                     Atom::Other(_) => return false,
@@ -212,7 +212,7 @@ impl Poly {
                 }
             }
         }
-        !(pi && e) && !uncertain
+        !(uncertain || pi && e)
     }
 
     /// The coefficients of the powers of one atom, lowest first; none when a power is negative, broken or above `limit`.

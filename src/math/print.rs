@@ -195,9 +195,8 @@ fn write_collection(expr: &Expr, out: &mut String) {
         Expr::Ratio(parts) => operands(parts, " : ", out),
         Expr::Time(hour, minute, half) => {
             let _ = write!(out, "{hour}:{minute:02}");
-            match half {
-                Some(half) => out.push_str(if *half { "\\text{ pm}" } else { "\\text{ am}" }),
-                None => {}
+            if let Some(half) = half {
+                out.push_str(if *half { "\\text{ pm}" } else { "\\text{ am}" })
             }
         }
         Expr::Text(text) => {
@@ -223,8 +222,7 @@ fn number(value: &num_rational::BigRational, places: Option<u32>, out: &mut Stri
             let _ = write!(out, "{}", value.numer());
         }
         _ => {
-            let sign = if value.numer().sign() == num_bigint::Sign::Minus { "-" } else { "" };
-            let _ = write!(out, "{sign}\\frac{{{}}}{{{}}}", value.numer().magnitude(), value.denom());
+            let _ = write!(out, "\\frac{{{}}}{{{}}}", value.numer(), value.denom());
         }
     }
 }
@@ -285,6 +283,7 @@ fn function(func: Func, args: &[Expr], out: &mut String) {
             operand(value, out);
             out.push_str(if func == Func::Factorial { "!" } else { "!!" });
         }
+        (Func::Conj, [value]) => macro_of("\\overline", &[value], out),
         (Func::Binom, [n, k]) => macro_of("\\binom", &[n, k], out),
         (Func::Log, [base, value]) => {
             macro_of("\\log_", &[base], out);

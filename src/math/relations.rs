@@ -3,10 +3,11 @@
 use super::ast::{Expr, Func, RelOp};
 use super::budget::{Budget, Exhausted};
 use super::complex::Complex;
-use super::equal::{Comparison, is_plain_function};
+use super::equal::Comparison;
 use super::eval::{Point, eval};
 use super::identity;
 use super::poly::{Fraction, NoForm, Poly};
+use super::shapes::is_plain_function;
 
 /// The name and the value of `x = 5`, `S_n = 2 + 3 = 5`, `P(A) = 1/2`, `x = 1/3 \approx 0.33`.
 pub fn assignment(expr: &Expr) -> Option<(&Expr, &Expr)> {
@@ -79,10 +80,9 @@ pub fn same(comparison: &mut Comparison, a: &Expr, b: &Expr) -> Result<bool, Exh
     let (Expr::Rel(x, operators), Expr::Rel(y, others)) = (a, b) else { return Ok(false) };
     if let ([left, right], [other_left, other_right], [operator], [other]) =
         (x.as_slice(), y.as_slice(), operators.as_slice(), others.as_slice())
+        && let Some(answer) = pair(comparison, (left, *operator, right), (other_left, *other, other_right))?
     {
-        if let Some(answer) = pair(comparison, (left, *operator, right), (other_left, *other, other_right))? {
-            return Ok(answer);
-        }
+        return Ok(answer);
     }
     if let (Some((_, value)), Some((_, other))) = (assignment(a), assignment(b)) {
         return comparison.same(value, other);
@@ -122,7 +122,13 @@ fn pair(comparison: &mut Comparison, a: Side, b: Side) -> Result<Option<bool>, E
         Some(Scale::Complex) => Ok(Some(!orders)),
         Some(Scale::None) => {
             // different functions of the same argument: f(x) = x + 1 against g(x) = x + 1
-            if equations && is_name(a.0) && is_name(b.0) && a.0 != b.0 && !shares_variables(a.0, b.2) {
+            if equations
+                && is_name(a.0)
+                && is_name(b.0)
+                && a.0 != b.0
+                && !shares_variables(a.0, b.2)
+                && !shares_variables(b.0, a.2)
+            {
                 return Ok(None);
             }
             Ok(Some(false))

@@ -4,6 +4,7 @@ mod bad_input;
 mod cli;
 mod crash;
 mod engine;
+mod math;
 #[cfg(feature = "oracle")]
 mod oracle;
 mod stages;

@@ -145,6 +145,7 @@ impl Parser {
         match tok {
             Tok::Num(..) | Tok::Func(_) | Tok::Const(_) | Tok::Named(_) | Tok::Begin(_) | Tok::Norm => true,
             Tok::Ident(_) => !self.unit_ahead(),
+            Tok::Open(Delim::Square) => !self.outward,
             Tok::Open(_) => true,
             Tok::Bar => self.bars == 0,
             Tok::Cmd(cmd) => matches!(
@@ -311,15 +312,13 @@ impl Parser {
         if matches!(term, Expr::Text(_) | Expr::Quantity(..)) && !matches!(term, Expr::Quantity(..)) {
             return Ok(term);
         }
-        if matches!(self.peek(), Some(Tok::Word(word)) if word == "base") {
-            if let (Some(Tok::Num(base, ..)), Tok::Num(_, _, Some(digits))) =
+        if matches!(self.peek(), Some(Tok::Word(word)) if word == "base")
+            && let (Some(Tok::Num(base, ..)), Tok::Num(_, _, Some(digits))) =
                 (self.peek_at(1), &self.tokens[self.at - 1].tok)
-            {
-                if let Some(value) = super::atom::in_base(digits, base) {
-                    self.at += 2;
-                    return Ok(value);
-                }
-            }
+            && let Some(value) = super::atom::in_base(digits, base)
+        {
+            self.at += 2;
+            return Ok(value);
         }
         let start = self.at;
         if let Some(unit) = self.unit() {

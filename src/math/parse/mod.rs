@@ -4,6 +4,7 @@
 
 mod atom;
 mod expr;
+mod macros;
 mod words;
 
 use super::ast::{Expr, RelOp};
@@ -33,8 +34,8 @@ pub struct Parsed {
 /// Brackets, groups and macros may nest this deep.
 const DEPTH_LIMIT: usize = 200;
 
-/// Atoms that are read at most, abandoned readings included.
-const WORK_LIMIT: usize = 30_000;
+/// Atoms that are read at most for each token, abandoned readings included.
+const WORK_PER_TOKEN: usize = 20;
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -54,7 +55,9 @@ fn parse_tokens(tokens: Vec<Token>) -> Result<Expr> {
         return Ok(words::known(text));
     }
     let end = tokens.len();
-    let mut parser = Parser { tokens, at: 0, end, depth: 0, bars: 0, divisions: 0, work: 0 };
+    let work_limit = 500 + WORK_PER_TOKEN * end;
+    let mut parser =
+        Parser { tokens, at: 0, end, depth: 0, bars: 0, divisions: 0, outward: false, work: 0, work_limit };
     match parser.items() {
         Ok(expr) if parser.at == parser.end => return Ok(expr),
         Err(Failure::TooLarge) => return Err(Failure::TooLarge),
@@ -92,10 +95,8 @@ fn prepared(tokens: Vec<Token>) -> Vec<Token> {
                     continue;
                 }
             }
-            Tok::End(_) => {
-                if open.pop() == Some(true) {
-                    continue;
-                }
+            Tok::End(_) if open.pop() == Some(true) => {
+                continue;
             }
             Tok::Amp if open.last() != Some(&false) => continue,
             // a line that goes on with a relation belongs to the line before
@@ -158,8 +159,12 @@ struct Parser {
     bars: usize,
     /// Divisions and other left-deep operators so far; they make the tree deeper without brackets.
     divisions: usize,
+    /// Inside `]a, b[` an opening square bracket closes.
+    outward: bool,
     /// Atoms read so far, those of abandoned readings included.
     work: usize,
+    /// The limit of `work`.
+    work_limit: usize,
 }
 
 /// What stands between two items.
@@ -302,11 +307,11 @@ impl Parser {
     fn ratio(&mut self) -> Result<Expr> {
         let start = self.at;
         let first = self.set_expression()?;
-        if let Some(half) = self.half_of_day() {
-            if let Some(hour) = first.as_int().filter(|hour| (0..=24).contains(hour)) {
-                self.at += 1;
-                return Ok(Expr::Time(hour as u32, 0, Some(half)));
-            }
+        if let Some(half) = self.half_of_day()
+            && let Some(hour) = first.as_int().filter(|hour| (0..=24).contains(hour))
+        {
+            self.at += 1;
+            return Ok(Expr::Time(hour as u32, 0, Some(half)));
         }
         let mut parts = vec![first];
         loop {
@@ -330,19 +335,19 @@ impl Parser {
             return Ok(parts.pop().expect("one part"));
         }
         let half = self.half_of_day();
-        if let (Some(half), [hour, minute]) = (half, parts.as_slice()) {
-            if let (Some(hour @ 0..=24), Some(minute @ 0..=59)) = (hour.as_int(), minute.as_int()) {
-                self.at += 1;
-                return Ok(Expr::Time(hour as u32, minute as u32, Some(half)));
-            }
+        if let (Some(half), [hour, minute]) = (half, parts.as_slice())
+            && let (Some(hour @ 0..=24), Some(minute @ 0..=59)) = (hour.as_int(), minute.as_int())
+        {
+            self.at += 1;
+            return Ok(Expr::Time(hour as u32, minute as u32, Some(half)));
         }
         // hours and minutes with two digits
         let minutes = &self.tokens[self.at - 1].tok;
         let clock = self.at - start == 3 && matches!(minutes, Tok::Num(_, None, Some(digits)) if digits.len() == 2);
-        if let (true, [hour, minute]) = (clock, parts.as_slice()) {
-            if let (Some(hour @ 0..=24), Some(minute @ 0..=59)) = (hour.as_int(), minute.as_int()) {
-                return Ok(Expr::Time(hour as u32, minute as u32, None));
-            }
+        if let (true, [hour, minute]) = (clock, parts.as_slice())
+            && let (Some(hour @ 0..=24), Some(minute @ 0..=59)) = (hour.as_int(), minute.as_int())
+        {
+            return Ok(Expr::Time(hour as u32, minute as u32, None));
         }
         Ok(Expr::Ratio(parts))
     }
