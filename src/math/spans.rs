@@ -75,7 +75,7 @@ pub fn first_sentence(text: &str) -> &str {
                 bytes.get(at + 1).is_none_or(u8::is_ascii_whitespace)
                     && !bytes[..at].ends_with(b"p.m")
                     && !bytes[..at].ends_with(b"a.m")
-                    && !(bytes[at] == b'!' && at > 0 && !bytes[at - 1].is_ascii_alphabetic())
+                    && (bytes[at] != b'!' || at == 0 || bytes[at - 1].is_ascii_alphabetic())
             }
             _ => false,
         };

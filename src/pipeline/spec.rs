@@ -59,7 +59,7 @@ impl Pipeline {
         let spans = DeTable::parse(&source.text).map_err(syntax)?;
         let table: Table = toml::from_str(&source.text).map_err(syntax)?;
         let reader = Reader { source: &source, spans: &spans };
-        for key in table.keys().filter(|key| !TOP_KEYS.contains(&key.as_str())) {
+        if let Some(key) = table.keys().find(|key| !TOP_KEYS.contains(&key.as_str())) {
             return Err(reader.error(&[key], format!("unknown key `{key}`")).hint(did_you_mean(key, TOP_KEYS)));
         }
         let name = match table.get("name") {
