@@ -7,6 +7,7 @@ mod engine;
 mod math;
 #[cfg(feature = "oracle")]
 mod oracle;
+mod scores;
 mod stages;
 mod support;
 mod tidy;
