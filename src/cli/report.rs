@@ -6,7 +6,7 @@ use super::{args, render};
 use crate::base::error::{Error, Result};
 use crate::pipeline::Pipeline;
 use crate::stage::Params;
-use crate::stats::metrics::{effective_sample_size, mean};
+use crate::stats::metrics::{effective_sample_size, mean, standard_error};
 use crate::store::{Manifest, Store};
 use crate::table::evals::Eval;
 use crate::table::logprobs::Logprob;
@@ -21,7 +21,8 @@ struct Report {
     pipeline: String,
     shares: Vec<Shares>,
     gaps: Vec<Gap>,
-    evals: Vec<Eval>,
+    /// Evals of each evaluate stage: one per replication, where the pipeline runs over seeds.
+    evals: Vec<Vec<Eval>>,
     policies: Vec<String>,
     addresses: BTreeMap<String, String>,
 }
@@ -85,7 +86,7 @@ fn collect(store: &Store, pipeline: &Pipeline) -> Result<Report> {
                         report.policies.push(row.policy.clone());
                     }
                 }
-                report.evals.extend(rows);
+                report.evals.push(rows);
             }
             _ => {}
         }
@@ -158,11 +159,13 @@ fn markdown(report: &Report) -> String {
             );
         }
     }
-    if let Some(first) = report.evals.first() {
-        text += &format!(
-            "\n## Accuracy\n\nmean@{} in %, temperature {}, 95 % bootstrap interval over {} problems per benchmark.\n\n",
-            first.k, first.temperature, first.n
-        );
+    if let Some(first) = report.evals.first().and_then(|evals| evals.first()) {
+        let (n, k, temperature, replications) = (first.n, first.k, first.temperature, report.evals.len());
+        text += &format!("\n## Accuracy\n\nmean@{k} in %, temperature {temperature}, {n} problems per benchmark; ");
+        text += &match replications {
+            1 => "95 % bootstrap interval over problems.\n\n".to_string(),
+            _ => format!("mean and standard error over {replications} replications.\n\n"),
+        };
         text += &accuracy(report);
     }
     text
@@ -170,20 +173,38 @@ fn markdown(report: &Report) -> String {
 
 /// One row per policy, one column per benchmark, and the average of the benchmarks.
 fn accuracy(report: &Report) -> String {
-    let mut benchmarks: Vec<&str> = report.evals.iter().map(|eval| eval.benchmark.as_str()).collect();
+    let mut benchmarks: Vec<&str> = report.evals.iter().flatten().map(|eval| eval.benchmark.as_str()).collect();
     benchmarks.sort_unstable();
     benchmarks.dedup();
-    let mut text =
-        format!("| policy | {} | average |\n|---|{}--:|\n", benchmarks.join(" | "), "--:|".repeat(benchmarks.len()));
+    let columns = benchmarks.len();
+    let mut text = format!("| policy | {} | average |\n|---|{}--:|\n", benchmarks.join(" | "), "--:|".repeat(columns));
     for policy in &report.policies {
-        let cell = |benchmark: &&str| report.evals.iter().find(|e| e.policy == *policy && e.benchmark == **benchmark);
-        let shown = |eval: Option<&Eval>| match eval {
-            Some(e) => format!("{:.1} [{:.1}, {:.1}]", 100.0 * e.mean_at_k, 100.0 * e.ci_low, 100.0 * e.ci_high),
-            None => "-".to_string(),
-        };
-        let cells: Vec<String> = benchmarks.iter().map(|benchmark| shown(cell(benchmark))).collect();
-        let average = mean(benchmarks.iter().filter_map(|benchmark| cell(benchmark)).map(|e| 100.0 * e.mean_at_k));
-        text += &format!("| {policy} | {} | **{average:.1}** |\n", cells.join(" | "));
+        let cells: Vec<String> = benchmarks.iter().map(|benchmark| cell(report, policy, benchmark)).collect();
+        text += &format!("| {policy} | {} | **{}** |\n", cells.join(" | "), average(report, policy));
     }
     text
+}
+
+fn cell(report: &Report, policy: &str, benchmark: &str) -> String {
+    let found: Vec<&Eval> =
+        report.evals.iter().flatten().filter(|eval| eval.policy == policy && eval.benchmark == benchmark).collect();
+    match found[..] {
+        [] => "-".to_string(),
+        [e] => format!("{:.1} [{:.1}, {:.1}]", 100.0 * e.mean_at_k, 100.0 * e.ci_low, 100.0 * e.ci_high),
+        _ => with_error(&found.iter().map(|e| 100.0 * e.mean_at_k).collect::<Vec<_>>()),
+    }
+}
+
+/// The average over benchmarks, per replication.
+fn average(report: &Report, policy: &str) -> String {
+    let of = |evals: &Vec<Eval>| mean(evals.iter().filter(|e| e.policy == policy).map(|e| 100.0 * e.mean_at_k));
+    let averages: Vec<f64> = report.evals.iter().map(of).collect();
+    match averages[..] {
+        [one] => format!("{one:.1}"),
+        _ => with_error(&averages),
+    }
+}
+
+fn with_error(values: &[f64]) -> String {
+    format!("{:.1} ± {:.1}", mean(values.iter().copied()), standard_error(values))
 }

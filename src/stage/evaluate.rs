@@ -43,7 +43,7 @@ impl Params {
         for name in &self.verdicts {
             let rollout = inputs.rollouts_of(name)?;
             runs.push(Run {
-                policy: rollout.policy.clone(),
+                policy: rollout.label.clone().unwrap_or_else(|| rollout.policy.clone()),
                 temperature: rollout.temperature,
                 samples: rollout.samples,
                 rollouts: inputs.table(inputs.rollouts_name(name)?)?,

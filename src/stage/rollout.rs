@@ -28,6 +28,8 @@ const VERSION: u32 = 1;
 pub struct Params {
     pub problems: String,
     pub policy: String,
+    /// What evals call the policy; its name where nothing is said.
+    pub label: Option<String>,
     /// Only problems without an eligible correct sample in these verdicts.
     #[serde(default)]
     pub unsolved: Vec<String>,

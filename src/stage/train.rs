@@ -49,6 +49,8 @@ pub struct Params {
     pub epochs: Option<u32>,
     /// Optimizer steps. Either this or `epochs`.
     pub steps: Option<u32>,
+    /// End after this many steps of the schedule. Checkpoints are shared with runs that go further.
+    pub stop_step: Option<u32>,
     #[serde(default)]
     pub warmup_steps: u32,
     /// Share of all steps; added to `warmup_steps`.
@@ -107,6 +109,9 @@ impl Params {
         Loss::from_value(&self.loss)?;
         for (name, value) in [("batch_size", self.batch_size), ("checkpoint_steps", self.checkpoint_steps)] {
             super::buckets::at_least_one(value, name)?;
+        }
+        if self.stop_step == Some(0) {
+            return Err(Error::usage("`stop_step` must be at least 1"));
         }
         if self.epochs.is_some() == self.steps.is_some() {
             return Err(Error::usage("give either `epochs` or `steps`"));
@@ -242,9 +247,11 @@ impl Stage for TrainStage {
         let part = |(index, steps): (usize, &[PlannedStep])| {
             let (first, last) = (index * size, index * size + steps.len() - 1);
             let span = Span { first: first.to_string(), last: last.to_string(), samples: None };
-            Part { span, key: vec![format!("steps {first}..={last}")], rows: steps.len() as u64, index }
+            // The last part publishes a policy, the others what it takes to go on.
+            let result = if last + 1 == self.steps_taken() { "policy" } else { "checkpoint" };
+            Part { span, key: vec![format!("steps {first}..={last}: {result}")], rows: steps.len() as u64, index }
         };
-        Ok(self.steps.chunks(size).enumerate().map(part).collect())
+        Ok(self.steps[..self.steps_taken()].chunks(size).enumerate().map(part).collect())
     }
 
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output> {
@@ -270,13 +277,17 @@ impl Stage for TrainStage {
         if part.index == 0 {
             tables.push(context.encode(&self.batch_plan())?);
         }
-        let is_last = first + steps.len() == self.steps.len();
+        let is_last = first + steps.len() == self.steps_taken();
         let files = if is_last { self.policy_output(&policy, &trainer)? } else { vec![state_file(&trainer)?] };
         Ok(Output { tables, files })
     }
 }
 
 impl TrainStage {
+    fn steps_taken(&self) -> usize {
+        self.params.stop_step.map_or(self.steps.len(), |stop| (stop as usize).min(self.steps.len()))
+    }
+
     fn trainer(&self, policy: &Policy) -> Result<Trainer> {
         let p = &self.params;
         let total_steps = self.steps.len() as u32;
@@ -313,7 +324,7 @@ impl TrainStage {
     /// Goes on from the checkpoint that ends where this part starts.
     fn restore(&self, trainer: &mut Trainer, first: usize, earlier: &[PartRecord]) -> Result<()> {
         let ends_here = |record: &&PartRecord| record.span.last == (first - 1).to_string();
-        let checkpoint = earlier.iter().find(ends_here).and_then(|record| record.files.get(STATE_FILE));
+        let checkpoint = earlier.iter().filter(ends_here).find_map(|record| record.files.get(STATE_FILE));
         let (address, _) =
             checkpoint.ok_or_else(|| Error::internal(format!("no checkpoint ends before step {first}")))?;
         let state = candle_core::safetensors::load_buffer(&self.store.get(address)?, &Device::Cpu)
@@ -343,7 +354,8 @@ impl TrainStage {
 
 fn state_file(trainer: &Trainer) -> Result<(String, Vec<u8>)> {
     let state: BTreeMap<_, _> = trainer.state()?.into_iter().collect();
-    let bytes = safetensors::serialize(state, None).map_err(|e| Error::internal("cannot write a checkpoint").source(e))?;
+    let bytes =
+        safetensors::serialize(state, None).map_err(|e| Error::internal("cannot write a checkpoint").source(e))?;
     Ok((STATE_FILE.to_string(), bytes))
 }
 

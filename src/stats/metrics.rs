@@ -13,6 +13,17 @@ pub fn mean(values: impl IntoIterator<Item = f64>) -> f64 {
     if count == 0 { 0.0 } else { sum / count as f64 }
 }
 
+/// Standard error of the mean: sample standard deviation over the square root of n; 0 below two values.
+pub fn standard_error(values: &[f64]) -> f64 {
+    let n = values.len() as f64;
+    if values.len() < 2 {
+        return 0.0;
+    }
+    let centre = mean(values.iter().copied());
+    let squares: f64 = values.iter().map(|value| (value - centre).powi(2)).sum();
+    (squares / (n - 1.0) / n).sqrt()
+}
+
 /// Unbiased estimate of the chance that at least one of `k` samples is correct, from `n >= k` samples of which `c` are
 /// (Chen et al. 2021, "Evaluating large language models trained on code", equation 1). With fewer than `k` samples, `k = n`.
 pub fn pass_at_k(n: u64, c: u64, k: u64) -> f64 {

@@ -4,6 +4,7 @@ use super::fault;
 use crate::base::error::{Error, Result};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// What went wrong with a path, and what usually helps.
@@ -71,6 +72,8 @@ pub fn publish(path: &Path, bytes: &[u8], name: &str) -> Result<()> {
     create_dir(folder)?;
     let mut temp = tempfile::Builder::new()
         .prefix(".tmp-")
+        // Others may read, as the umask allows: stores are shared.
+        .permissions(fs::Permissions::from_mode(0o666))
         .tempfile_in(folder)
         .map_err(|e| error("create a temporary file in", folder, e))?;
     temp.write_all(bytes).map_err(|e| error("write", path, e))?;

@@ -1,0 +1,76 @@
+# Every target works on a fresh clone with Rust, make and a C compiler.
+#   make demo                                   the whole method on the embedded world
+#   make rewrites PIPELINE=pipelines/demo.toml  one stage and what it needs
+
+PIPELINE ?= pipelines/demo.toml
+CARGO ?= cargo
+MINDGAP = $(CARGO) run --quiet --release --bin mindgap --
+STAGES = problems rollouts verdicts guided rewrites logprobs train evals
+
+.PHONY: demo demo-seeds smoke real base-policy build test test-slow lint fmt golden bench fuzz doc clean report $(STAGES)
+
+demo: build
+	$(MINDGAP) run pipelines/demo.toml
+	$(MINDGAP) report pipelines/demo.toml
+
+# The same over three training seeds.
+demo-seeds: build
+	$(MINDGAP) run pipelines/demo-seeds.toml
+	$(MINDGAP) report pipelines/demo-seeds.toml
+
+smoke: build
+	$(MINDGAP) run pipelines/smoke.toml
+	$(MINDGAP) report pipelines/smoke.toml
+
+# All stages on a file of your own: make real FILE=problems.jsonl
+real: build
+	@test -n "$(FILE)" || { echo "name a file: make real FILE=problems.jsonl"; exit 2; }
+	$(MINDGAP) run pipelines/real-input.toml --set file=$(abspath $(FILE))
+	$(MINDGAP) report pipelines/real-input.toml --set file=$(abspath $(FILE))
+
+$(STAGES): build
+	$(MINDGAP) run $(PIPELINE) $@
+
+report: build
+	$(MINDGAP) report $(PIPELINE)
+
+# Pre-trains the base policy again, from random weights; resumable.
+base-policy: build
+	$(CARGO) run --quiet --release --example world -- --corpus data/corpus.parquet --documents 115200 --seed 0
+	$(MINDGAP) run pipelines/00-base-policy.toml
+	cp -L data/store/tables/base-policy/train/model.safetensors data/base-policy/model.safetensors
+	$(MINDGAP) report pipelines/00-base-policy.toml
+
+build:
+	$(CARGO) build --release --bin mindgap
+
+test:
+	$(CARGO) test --release
+
+# What takes minutes: the long kill loop, and the comparison with another implementation of the models.
+test-slow:
+	MINDGAP_SLOW_TESTS=1 $(CARGO) test --release --features oracle
+
+golden:
+	UPDATE_GOLDEN=1 $(CARGO) test --release --test it
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --all-targets -- -D warnings
+
+fmt:
+	$(CARGO) fmt
+
+bench: build
+	$(CARGO) run --quiet --release --example speed
+
+# Needs a nightly toolchain and cargo-fuzz.
+fuzz:
+	cd fuzz && for target in extract parse compare; do $(CARGO) +nightly fuzz run $$target -- -max_total_time=60 || exit 1; done
+
+doc:
+	$(CARGO) doc --no-deps
+
+clean:
+	$(CARGO) clean
+	rm -rf data/store

@@ -1,0 +1,130 @@
+//! What is wrong with the input is said: what, where, how to fix it, and an exit code. Nothing panics.
+
+use crate::support::{SMALL, fails, json, ok, pipeline, root};
+use std::path::Path;
+
+fn spoiled(from: &str, to: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(SMALL.contains(from), "`{from}` is not in the pipeline");
+    let file = pipeline(folder.path(), "p.toml", &SMALL.replacen(from, to, 1));
+    let file = file.to_str().unwrap().to_string();
+    (folder, file)
+}
+
+#[track_caller]
+fn refused(from: &str, to: &str, code: i32, says: &[&str]) {
+    let (folder, file) = spoiled(from, to);
+    let error = fails(&folder.path().join("store"), &["run", &file, "problems", "rollouts"], code);
+    for word in says {
+        assert!(error.contains(word), "`{word}` is not in:\n{error}");
+    }
+}
+
+#[test]
+fn pipeline_mistakes() {
+    refused(
+        "max_new_tokens",
+        "max_new_tokns",
+        2,
+        &["unknown key `max_new_tokns`", "p.toml:13:1", "did you mean `max_new_tokens`?"],
+    );
+    refused("kind = \"rollout\"", "kind = \"rolout\"", 2, &["unknown stage kind `rolout`", "did you mean `rollout`?"]);
+    refused("policy = \"base\"", "policy = \"bse\"", 2, &["names `bse`, which does not exist", "did you mean `base`?"]);
+    refused("samples = 2", "samples = \"two\"", 2, &["stage `rollouts`", "p.toml:12"]);
+    refused("samples = 2", "samples = 0", 2, &["`samples` must be at least 1"]);
+    refused("name = \"small\"", "nam = \"small\"", 2, &["unknown key `nam`", "did you mean `name`?"]);
+    refused("problems = \"problems\"", "problems = \"rollouts\"", 2, &["a `rollout` stage; it needs a `ingest` stage"]);
+    refused("[policies]", "[policies", 2, &["p.toml:3"]);
+    refused("data = \"rewrites\"", "data = \"rewrites\"\nsources = [\"selff\"]", 2, &["unknown source `selff`"]);
+    refused("loss = \"dft\"", "loss = \"dtf\"", 2, &["dtf"]);
+}
+
+#[test]
+fn cycle() {
+    let cycle = "unsolved = [\"verdicts\"]\nsamples = 2";
+    refused("samples = 2", cycle, 2, &["stages need each other", "rollouts", "verdicts"]);
+}
+
+#[test]
+fn missing_files() {
+    refused("DATA/world/train-0.parquet", "nowhere.parquet", 3, &["nowhere.parquet", "relative paths"]);
+    refused("DATA/base-policy", "nowhere", 3, &["nowhere", "policy `base`"]);
+    let store = tempfile::tempdir().unwrap();
+    let error = fails(store.path(), &["run", "pipelines/nowhere.toml"], 3);
+    assert!(error.contains("nowhere.toml"), "{error}");
+}
+
+fn copy_policy(to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(root().join("data/base-policy")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn broken_policies() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = pipeline(folder.path(), "p.toml", &SMALL.replace("DATA/base-policy", "policy"));
+    let policy = folder.path().join("policy");
+    let refused = |says: &[&str]| {
+        let error = fails(&folder.path().join("store"), &["run", file.to_str().unwrap(), "rollouts"], 3);
+        for word in says {
+            assert!(error.contains(word), "`{word}` is not in:\n{error}");
+        }
+    };
+    copy_policy(&policy);
+    std::fs::remove_file(policy.join("tokenizer.json")).unwrap();
+    refused(&["policy has no `tokenizer.json`", "policy `base`"]);
+
+    copy_policy(&policy);
+    let config = std::fs::read_to_string(policy.join("config.json")).unwrap();
+    std::fs::write(
+        policy.join("config.json"),
+        config.replace("\"intermediate_size\": 384", "\"intermediate_size\": 385"),
+    )
+    .unwrap();
+    refused(&["mlp", "[384, 128]", "[385, 128]"]);
+
+    copy_policy(&policy);
+    let weights = std::fs::read(policy.join("model.safetensors")).unwrap();
+    std::fs::write(policy.join("model.safetensors"), &weights[..weights.len() / 2]).unwrap();
+    refused(&["model.safetensors"]);
+}
+
+/// Goal: every bad row is kept in `rejects` with its line and reason; the good ones go on.
+#[test]
+fn bad_rows_are_kept_with_their_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let rows = [
+        r#"{"question": "What is 1 + 1?", "answer": "2"}"#,
+        r#"{"question": "What is 1 + 1?", "answer": "2"}"#,
+        r#"{"question": "  ", "answer": "2"}"#,
+        r#"{"question": "What is 2 + 2?"}"#,
+        r#"{"question": "What is 0/0?", "answer": NaN}"#,
+        r#"{"question": "What is 3 + 3?", "answer": "6"}"#,
+        r#"{"question": "cut off", "answ"#,
+    ];
+    std::fs::write(folder.path().join("rows.jsonl"), rows.join("\n")).unwrap();
+    let text = SMALL.replace("{ path = \"DATA/world/train-0.parquet\", source = \"world\" }", "\"rows.jsonl\"");
+    let file = pipeline(folder.path(), "p.toml", &text);
+    let done = json(&ok(&store, &["run", file.to_str().unwrap(), "problems", "--json"]));
+    assert_eq!(done["stages"][0]["rows"], 2);
+    let rejects = std::fs::read(store.join("tables/small/problems/rejects/part-00000.parquet")).unwrap();
+    let batches = mindgap::store::parquet::decode_batches(rejects).unwrap();
+    let rejects: Vec<mindgap::table::problems::Reject> = mindgap::table::from_batches(&batches).unwrap();
+    let lines: Vec<u64> = rejects.iter().map(|reject| reject.line).collect();
+    assert_eq!(lines, [2, 3, 4, 5, 7]);
+    assert!(rejects[0].reason.contains("line 1"), "{}", rejects[0].reason);
+    assert!(rejects.iter().all(|reject| !reject.reason.is_empty() && reject.file.ends_with("rows.jsonl")));
+}
+
+#[test]
+fn another_schema_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = SMALL.replace("DATA/world/train-0.parquet", "DATA/world/corpus-sample.parquet");
+    let file = pipeline(folder.path(), "p.toml", &text);
+    let error = fails(&folder.path().join("store"), &["run", file.to_str().unwrap(), "problems"], 3);
+    assert!(error.contains("corpus-sample.parquet") && error.contains("question"), "{error}");
+}

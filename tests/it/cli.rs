@@ -1,0 +1,101 @@
+//! The commands that need no pipeline, and what scripts rely on.
+
+use crate::support::{fails, json, mindgap, ok};
+use std::io::Write;
+use std::process::Stdio;
+
+fn with_stdin(args: &[&str], input: &str) -> String {
+    let store = tempfile::tempdir().unwrap();
+    let mut child = mindgap(store.path(), args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn judge_answers_line_by_line_in_order() {
+    let rows: Vec<String> = (0..100)
+        .map(|i| {
+            format!(
+                r#"{{"id": {i}, "gold": "{i}", "response": "so \\boxed{{{}}}"}}"#,
+                if i % 3 == 0 { i } else { i + 1 }
+            )
+        })
+        .collect();
+    let out = with_stdin(&["judge", "-"], &rows.join("\n"));
+    for (i, line) in out.lines().enumerate() {
+        let verdict = json(line);
+        assert_eq!(verdict["id"], i);
+        assert_eq!(verdict["verdict"], if i % 3 == 0 { "correct" } else { "incorrect" });
+        assert!(verdict["method"].is_string());
+    }
+    assert_eq!(out.lines().count(), 100);
+}
+
+#[test]
+fn judge_takes_one_pair() {
+    let store = tempfile::tempdir().unwrap();
+    let verdict = json(&ok(store.path(), &["judge", "--gold", "1/2", "--answer", "\\boxed{0.5}"]));
+    assert_eq!(verdict["verdict"], "correct");
+    let error = fails(store.path(), &["judge", "--gold", "1"], 2);
+    assert!(error.contains("--answer"), "{error}");
+}
+
+#[test]
+fn bad_json_is_named_by_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.jsonl");
+    std::fs::write(&file, "{\"id\":1,\"gold\":\"1\",\"response\":\"1\"}\n{\"id\":2,\n").unwrap();
+    let error = fails(folder.path(), &["judge", file.to_str().unwrap()], 3);
+    assert!(error.contains("rows.jsonl:2"), "{error}");
+}
+
+/// Goal: `generate` and `score` agree: the log-probs of a sample are those of its tokens, teacher-forced.
+#[test]
+fn generate_then_score() {
+    let folder = tempfile::tempdir().unwrap();
+    let question = "Tom has 14 apples. He buys 23 more. How many apples now?";
+    let args = [
+        "generate",
+        "--policy",
+        "data/base-policy",
+        "--prompt",
+        question,
+        "-n",
+        "3",
+        "--seed",
+        "5",
+        "--max-new-tokens",
+        "80",
+    ];
+    let samples = ok(folder.path(), &args);
+    assert_eq!(samples, ok(folder.path(), &args), "the same seed gives the same samples");
+    let finished = samples.lines().map(json).find(|s| s["stop_reason"] == "eos").expect("one of three ends");
+    let row = serde_json::json!({"id": 1, "prompt": question, "completion": finished["completion"]});
+    let file = folder.path().join("rows.jsonl");
+    std::fs::write(&file, row.to_string()).unwrap();
+    let scored = json(&ok(folder.path(), &["score", "--policy", "data/base-policy", file.to_str().unwrap()]));
+    assert_eq!(scored["token_ids"], finished["token_ids"]);
+    assert_eq!(scored["logprob_policy"], finished["logprob_policy"]);
+}
+
+#[test]
+fn help_teaches_by_example() {
+    let store = tempfile::tempdir().unwrap();
+    let help = ok(store.path(), &["--help"]);
+    for word in ["mindgap run pipelines/demo.toml", "Exit codes", "--store"] {
+        assert!(help.contains(word), "{help}");
+    }
+    assert!(ok(store.path(), &["completions", "bash"]).contains("mindgap"));
+}
+
+/// Goal: every shipped pipeline reads and plans.
+#[test]
+fn shipped_pipelines_plan() {
+    let store = tempfile::tempdir().unwrap();
+    for file in ["demo", "demo-seeds", "smoke", "real-input"] {
+        let plan = json(&ok(store.path(), &["plan", &format!("pipelines/{file}.toml"), "--json"]));
+        assert!(plan["stages"].as_array().unwrap().len() >= 10, "{file}");
+    }
+}

@@ -1,0 +1,104 @@
+//! The binary, a scratch folder, and the smoke pipeline to run on it.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The command, with a store of its own.
+pub fn mindgap(store: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mindgap"));
+    command
+        .current_dir(root())
+        .env_remove("MINDGAP_STORE")
+        .env_remove("MINDGAP_FAULT")
+        .env("MINDGAP_STORE", store)
+        .args(args);
+    command
+}
+
+pub fn run(store: &Path, args: &[&str]) -> Output {
+    mindgap(store, args).output().expect("the binary starts")
+}
+
+/// Runs and requires success; returns stdout.
+#[track_caller]
+pub fn ok(store: &Path, args: &[&str]) -> String {
+    let output = run(store, args);
+    assert!(output.status.success(), "{args:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("output is UTF-8")
+}
+
+/// Runs and requires this exit code; returns stderr.
+#[track_caller]
+pub fn fails(store: &Path, args: &[&str], code: i32) -> String {
+    let output = run(store, args);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{args:?}\n{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    stderr
+}
+
+pub fn json(text: &str) -> Value {
+    serde_json::from_str(text.trim()).expect("one JSON value")
+}
+
+/// Stage name -> a field of its object in `run --json`, `plan --json` or `status --json`.
+pub fn by_stage(value: &Value, field: &str) -> Vec<(String, Value)> {
+    let stages = value["stages"].as_array().expect("a list of stages");
+    stages.iter().map(|stage| (stage["name"].as_str().unwrap_or_default().to_string(), stage[field].clone())).collect()
+}
+
+/// A pipeline file in `folder`, with the data folder of the repository in place of `DATA`.
+pub fn pipeline(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    let data = root().join("data");
+    let templates = root().join("pipelines/templates");
+    let text = text.replace("DATA", &data.display().to_string()).replace("TEMPLATES", &templates.display().to_string());
+    std::fs::write(&path, text).expect("the scratch folder is writable");
+    path
+}
+
+/// The smoke pipeline, cut down to what samples and judges: a second or two.
+pub const SMALL: &str = r#"
+name = "small"
+[policies]
+base = { path = "DATA/base-policy" }
+[stages.problems]
+kind = "ingest"
+files = [{ path = "DATA/world/train-0.parquet", source = "world" }]
+limit = 24
+[stages.rollouts]
+kind = "rollout"
+problems = "problems"
+policy = "base"
+samples = 2
+max_new_tokens = 60
+part_problems = 8
+[stages.verdicts]
+kind = "judge"
+rollouts = "rollouts"
+problems = "problems"
+[stages.rewrites]
+kind = "rewrite"
+problems = "problems"
+policy = "base"
+self_aligned = ["verdicts"]
+part_problems = 8
+[stages.logprobs]
+kind = "logprob"
+rewrites = "rewrites"
+policy = "base"
+[stages.train]
+kind = "train"
+policy = "base"
+data = "rewrites"
+loss = "dft"
+learning_rate = 1e-4
+batch_size = 8
+steps = 4
+checkpoint_steps = 1
+"#;
