@@ -16,6 +16,7 @@ use super::relations;
 use super::sets;
 use super::shapes::{
     elements, infinite, is_collection, is_region, is_scalar, letters, plain, radians, set_value, value_of,
+    without_declarations,
 };
 use super::signs::{expanded, is_plus_minus};
 
@@ -241,6 +242,11 @@ impl<'a> Comparison<'a> {
             return Ok(Some(
                 op == other && if *op == super::ast::SetOp::Minus { self.all(x, y)? } else { self.unordered(x, y)? },
             ));
+        }
+        // x = pi/6 + 2 k pi, k in Z: the declaration of a parameter is no element
+        let (declared, other) = (without_declarations(a), without_declarations(b));
+        if declared.is_some() != other.is_some() {
+            return self.same(declared.as_ref().unwrap_or(a), other.as_ref().unwrap_or(b)).map(Some);
         }
         let (first, second) = (elements(a), elements(b));
         match (first, second) {

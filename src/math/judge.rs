@@ -133,9 +133,22 @@ fn reference(gold: &str, join: bool) -> String {
     }
 }
 
-/// White space and delimiters removed.
+/// White space and dollars removed, except between digits.
 fn bare(text: &str) -> String {
-    text.chars().filter(|c| !c.is_whitespace() && *c != '$').collect()
+    let mut out = String::with_capacity(text.len());
+    let mut pending = false;
+    for c in text.chars() {
+        if c.is_whitespace() || c == '$' {
+            pending = true;
+            continue;
+        }
+        if pending && c.is_ascii_digit() && out.ends_with(|last: char| last.is_ascii_digit()) {
+            out.push(' ');
+        }
+        pending = false;
+        out.push(c);
+    }
+    out
 }
 
 fn mathematics(options: &Options, gold: &str, response: &str) -> Judgement {

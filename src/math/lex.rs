@@ -258,6 +258,11 @@ impl<'a> Lexer<'a> {
         if self.half_of_day(start) {
             return;
         }
+        // numpy's spelling: np.arcsin(x)
+        if matches!(run, "np" | "math" | "numpy") && self.peek() == Some(b'.') {
+            self.at += 1;
+            return;
+        }
         match run {
             "and" => return self.push(Tok::And),
             "or" => return self.push(Tok::Or),
