@@ -189,6 +189,7 @@ impl<'a> Lexer<'a> {
             currency_dollar: self.currency_dollar,
             in_math: false,
             has_math: false,
+            too_large: false,
         };
         let before = inner.tokens.len();
         // nested text macros recurse once per level of braces
@@ -199,6 +200,7 @@ impl<'a> Lexer<'a> {
             inner.run(true)
         };
         self.ambiguous |= inner.ambiguous;
+        self.too_large |= inner.too_large;
         self.tokens = inner.tokens;
         result?;
         if let Some(first) = self.tokens.get_mut(before) {

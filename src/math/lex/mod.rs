@@ -77,8 +77,12 @@ pub fn lex(text: &str, comma: Comma) -> Result<Lexed, TooLong> {
         currency_dollar,
         in_math: false,
         has_math: text.contains('$') || text.contains("\\("),
+        too_large: false,
     };
     lexer.run(false)?;
+    if lexer.too_large {
+        return Err(TooLong);
+    }
     Ok(Lexed { tokens: lexer.tokens, ambiguous: lexer.ambiguous })
 }
 
@@ -98,6 +102,8 @@ struct Lexer<'a> {
     currency_dollar: bool,
     in_math: bool,
     has_math: bool,
+    /// A numeral was too large to read.
+    too_large: bool,
 }
 
 impl<'a> Lexer<'a> {
@@ -116,7 +122,7 @@ impl<'a> Lexer<'a> {
 
     fn run(&mut self, upright: bool) -> Result<(), TooLong> {
         while let Some(byte) = self.peek() {
-            if self.tokens.len() > TOKEN_LIMIT {
+            if self.tokens.len() > TOKEN_LIMIT || self.too_large {
                 return Err(TooLong);
             }
             match byte {
@@ -159,6 +165,7 @@ impl<'a> Lexer<'a> {
         let scan = number::scan(&self.text[self.at..], groups_allowed, decimal_comma);
         self.at += scan.length.max(1);
         self.ambiguous |= scan.ambiguous;
+        self.too_large |= scan.too_large;
         self.push(Tok::Num(scan.value, scan.places, scan.digits));
     }
 
