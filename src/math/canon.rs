@@ -305,7 +305,7 @@ impl Canon<'_> {
                 }
                 let n = n[0].to_u32().filter(|n| *n <= FACTORIAL_LIMIT);
                 let Some(n) = n else { return Ok(None) };
-                self.budget.spend(u64::from(n) / 8)?;
+                self.budget.spend(u64::from(n) / 2)?;
                 let step = if func == Func::Factorial { 1 } else { 2 };
                 let mut product = BigInt::one();
                 let mut k = n;
