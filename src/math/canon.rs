@@ -26,6 +26,9 @@ type Result = std::result::Result<Fraction, NoForm>;
 /// Sums and products over more terms than this are not written out.
 const TERM_LIMIT: i64 = 300;
 
+/// Exponents with longer names are not taken apart.
+const NAME_LIMIT: usize = 300;
+
 /// The largest factorial that is multiplied out.
 const FACTORIAL_LIMIT: u32 = 3000;
 
@@ -77,9 +80,34 @@ impl Canon<'_> {
         }
     }
 
+    /// A power as one atom, its exponent's form being known.
+    fn opaque_power(&mut self, whole: &Expr, base: &Expr, exponent: &Fraction) -> Result {
+        let base = match self.form(base) {
+            Ok(form) => spelled(&form),
+            Err(NoForm::Exhausted) => return Err(NoForm::Exhausted),
+            Err(_) => super::print::print(base),
+        };
+        let name = format!("Pow[{base};{}]", spelled(exponent));
+        self.budget.spend(name.len() as u64 / 32)?;
+        Ok(self.named(name, whole))
+    }
+
+    /// The subexpression as one atom, named by how it is written.
+    fn printed(&mut self, expr: &Expr) -> Fraction {
+        let name = super::print::print(expr);
+        self.named(name, expr)
+    }
+
     /// The subexpression as one atom, named by its own canonical parts.
     fn opaque(&mut self, expr: &Expr) -> Fraction {
         let name = self.name(expr);
+        if name.len() > 20 * NAME_LIMIT {
+            return self.printed(expr);
+        }
+        self.named(name, expr)
+    }
+
+    fn named(&mut self, name: String, expr: &Expr) -> Fraction {
         self.others.entry(name.clone()).or_insert_with(|| expr.clone());
         Fraction::whole(Poly::atom(Atom::Other(name)))
     }
@@ -87,13 +115,11 @@ impl Canon<'_> {
     fn name(&mut self, expr: &Expr) -> String {
         let parts: Vec<&Expr> = match expr {
             Expr::Func(_, args) | Expr::Apply(_, args) | Expr::Shape(_, args) => args.iter().collect(),
-            Expr::Pow(base, exponent) => vec![base, exponent],
             _ => Vec::new(),
         };
         let head = match expr {
             Expr::Func(func, _) => format!("{func:?}"),
             Expr::Apply(name, _) | Expr::Shape(name, _) => name.clone(),
-            Expr::Pow(..) => "Pow".to_string(),
             _ => return super::print::print(expr),
         };
         let parts: Vec<String> = parts
@@ -109,19 +135,22 @@ impl Canon<'_> {
     fn power(&mut self, whole: &Expr, base: &Expr, exponent: &Expr) -> Result {
         let exponent = match self.form(exponent) {
             Ok(exponent) => exponent,
-            Err(NoForm::TooLarge) => return Ok(self.opaque(whole)),
+            Err(NoForm::TooLarge) => return Ok(self.printed(whole)),
             Err(other) => return Err(other),
         };
         let Some(value) = exponent.as_rational() else { return self.symbolic_power(whole, base, &exponent) };
         let base = match self.form(base) {
             Ok(base) => base,
-            Err(NoForm::TooLarge) => return Ok(self.opaque(whole)),
+            Err(NoForm::TooLarge) => return Ok(self.printed(whole)),
             Err(other) => return Err(other),
         };
         let form = self.rational_power(&base, &value);
         match form {
             Ok(Some(form)) => Ok(form),
-            Ok(None) | Err(NoForm::TooLarge) => Ok(self.opaque(whole)),
+            Ok(None) | Err(NoForm::TooLarge) => {
+                let name = format!("Pow[{};{value}]", spelled(&base));
+                Ok(self.named(name, whole))
+            }
             Err(other) => Err(other),
         }
     }
@@ -155,10 +184,10 @@ impl Canon<'_> {
                 value.numer().to_string()
             }
             Expr::Sym(name) => name.clone(),
-            _ => return Ok(self.opaque(whole)),
+            _ => return self.opaque_power(whole, base, exponent),
         };
         if exponent.under.as_rational() != Some(BigRational::one()) {
-            return Ok(self.opaque(whole));
+            return self.opaque_power(whole, base, exponent);
         }
         let bases = match base {
             Expr::Num(value, _) => factors(value, &mut self.uncertain)
@@ -184,7 +213,12 @@ impl Canon<'_> {
                         return Err(NoForm::TooLarge);
                     };
                     let unit = Poly { terms: BTreeMap::from([(monomial.clone(), BigRational::one())]) };
-                    let name = format!("{base_name}^[{}]", spelled(&Fraction::whole(unit.clone())));
+                    let exponent = spelled(&Fraction::whole(unit.clone()));
+                    // towers would triple their names at every level
+                    if exponent.len() > NAME_LIMIT {
+                        return Ok(self.printed(whole));
+                    }
+                    let name = format!("{base_name}^[{exponent}]");
                     let meaning = Expr::Pow(Box::new(base.clone()), Box::new(self.expr_of(&unit)));
                     self.others.entry(name.clone()).or_insert(meaning);
                     let power = vec![(Atom::Other(name), Exponent::new(over, under))];
@@ -271,7 +305,7 @@ impl Canon<'_> {
                 }
                 let n = n[0].to_u32().filter(|n| *n <= FACTORIAL_LIMIT);
                 let Some(n) = n else { return Ok(None) };
-                self.budget.spend(u64::from(n) / 8)?;
+                self.budget.spend(u64::from(n) / 2)?;
                 let step = if func == Func::Factorial { 1 } else { 2 };
                 let mut product = BigInt::one();
                 let mut k = n;
@@ -340,8 +374,12 @@ impl Canon<'_> {
                 if power.is_one() {
                     factors.push(base);
                 } else {
-                    let power = BigRational::new((*power.numer()).into(), (*power.denom()).into());
-                    factors.push(Expr::Pow(Box::new(base), Box::new(Expr::num(power))));
+                    let power = Expr::num(BigRational::new((*power.numer()).into(), (*power.denom()).into()));
+                    // a power of a power is one power, or it would leave its branch
+                    factors.push(match base {
+                        Expr::Pow(base, inner) => Expr::Pow(base, Box::new(Expr::Mul(vec![power, *inner]))),
+                        base => Expr::Pow(Box::new(base), Box::new(power)),
+                    });
                 }
             }
             terms.push(if factors.len() == 1 { factors.pop().expect("one factor") } else { Expr::Mul(factors) });

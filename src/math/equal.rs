@@ -3,9 +3,6 @@
 //! Shapes are matched first (lists, tuples, sets of reals, matrices, relations, words); numbers and functions at the leaves
 //! go to `identity`. The first argument is always the reference: conventions may look at it only.
 
-use num_rational::BigRational;
-use num_traits::{One, Signed};
-
 use super::ast::{Bracket, Expr, RelOp};
 use super::budget::{Budget, Exhausted};
 use super::canon::Canon;
@@ -15,9 +12,8 @@ use super::options::Options;
 use super::relations;
 use super::sets;
 use super::shapes::{
-    elements, infinite, is_collection, is_region, is_scalar, letters, plain, radians, set_value, value_of,
+    elements, infinite, is_collection, is_region, is_scalar, letters, plain, set_value, value_of, without_declarations,
 };
-use super::signs::{expanded, is_plus_minus};
 
 /// A comparison in progress.
 pub struct Comparison<'a> {
@@ -30,7 +26,8 @@ pub struct Comparison<'a> {
     depth: u32,
 }
 
-type Answer = Result<bool, Exhausted>;
+/// Equal or not, or no steps left.
+pub type Answer = Result<bool, Exhausted>;
 
 /// Shapes may nest this deep.
 const DEPTH_LIMIT: u32 = 40;
@@ -56,7 +53,7 @@ impl<'a> Comparison<'a> {
         result
     }
 
-    fn how(&mut self, method: &'static str) {
+    pub(super) fn how(&mut self, method: &'static str) {
         if self.depth <= 1 {
             self.method = method;
         }
@@ -86,110 +83,7 @@ impl<'a> Comparison<'a> {
         self.scalars(a, b)
     }
 
-    /// Signs, units, percents, degrees, bases, times: what stands around a number.
-    fn unwrapped(&mut self, a: &Expr, b: &Expr) -> Result<Option<bool>, Exhausted> {
-        if is_plus_minus(a) || is_plus_minus(b) {
-            let (first, second) = (expanded(a.clone()), expanded(b.clone()));
-            if let (Some(first), Some(second)) = (first, second) {
-                return self.same(&first, &second).map(Some);
-            }
-            return Ok(Some(false));
-        }
-        Ok(Some(match (a, b) {
-            (Expr::Quantity(x, unit), Expr::Quantity(y, other)) => {
-                self.how("unit");
-                if unit.is_count() || other.is_count() {
-                    return self.same(x, y).map(Some);
-                }
-                if unit.dimension != other.dimension {
-                    return Ok(Some(false));
-                }
-                if unit.scale == other.scale {
-                    return self.same(x, y).map(Some);
-                }
-                let scaled = |x: &Expr, scale: &BigRational| Expr::Mul(vec![x.clone(), Expr::num(scale.clone())]);
-                self.same(&scaled(x, &unit.scale), &scaled(y, &other.scale))?
-            }
-            (Expr::Quantity(x, _), y) if self.options.units_optional && !y.is_text() => self.same(x, y)?,
-            (x, Expr::Quantity(y, _)) if self.options.units_optional && !x.is_text() => self.same(x, y)?,
-            (Expr::Percent(x), Expr::Percent(y)) => self.same(x, y)?,
-            (Expr::Percent(x), y) if !is_collection(y) => {
-                let (x, y) = (x.as_ref(), value_of(y));
-                let hundredth = Expr::Div(Box::new(x.clone()), Box::new(Expr::int(100)));
-                (self.options.percent_as_number && self.same(x, y)?) || self.same(&hundredth, y)?
-            }
-            (x, Expr::Percent(y)) if !is_collection(x) => {
-                let hundredth = Expr::Div(y.clone(), Box::new(Expr::int(100)));
-                self.same(value_of(x), &hundredth)?
-            }
-            (Expr::Degree(x), Expr::Degree(y)) => self.same(x, y)?,
-            (Expr::Degree(x), y) if !is_collection(y) => {
-                let y = value_of(y);
-                (self.options.degrees_optional && self.same(x, y)?) || self.same(&radians(x), y)?
-            }
-            (x, Expr::Degree(y)) if !is_collection(x) => {
-                let x = value_of(x);
-                (self.options.degrees_optional && self.same(x, y)?) || self.same(x, &radians(y))?
-            }
-            (Expr::Based(x, _, base), Expr::Based(y, _, other)) => {
-                self.how("base");
-                base == other && x == y
-            }
-            (Expr::Based(_, digits, _), Expr::Num(value, None)) => {
-                self.how("base");
-                self.options.base_optional && value.is_integer() && value.numer().to_string() == *digits
-            }
-            (Expr::Time(h, m, half), Expr::Time(hour, minute, other)) => {
-                self.how("time");
-                let clock = h == hour
-                    && m == minute
-                    && (half == other || half.is_none() || (other.is_none() && self.options.units_optional));
-                let ratio = half.is_none() && other.is_none() && *m > 0 && *minute > 0 && h * minute == m * hour;
-                clock || ratio
-            }
-            (Expr::Time(h, m, None), y) if matches!(y, Expr::Ratio(_)) || is_scalar(y) => {
-                self.same(&Expr::Ratio(vec![Expr::int((*h).into()), Expr::int((*m).into())]), y)?
-            }
-            (x, Expr::Time(h, m, None)) if matches!(x, Expr::Ratio(_)) || is_scalar(x) => {
-                self.same(x, &Expr::Ratio(vec![Expr::int((*h).into()), Expr::int((*m).into())]))?
-            }
-            (Expr::Ratio(x), Expr::Ratio(y)) => {
-                self.how("ratio");
-                self.ratios(x, y)?
-            }
-            (Expr::Ratio(x), y) if is_scalar(y) => self.ratio_value(x, |this, x| this.same(x, y))?,
-            (x, Expr::Ratio(y)) if is_scalar(x) => self.ratio_value(y, |this, y| this.same(x, y))?,
-            _ => return Ok(None),
-        }))
-    }
-
-    fn ratio_value(&mut self, parts: &[Expr], compare: impl FnOnce(&mut Self, &Expr) -> Answer) -> Answer {
-        match parts {
-            [over, under] => compare(self, &Expr::Div(Box::new(over.clone()), Box::new(under.clone()))),
-            _ => Ok(false),
-        }
-    }
-
-    /// `a : b : c` and `d : e : f` are equal when all cross products are.
-    fn ratios(&mut self, a: &[Expr], b: &[Expr]) -> Answer {
-        if a.len() != b.len() {
-            return Ok(false);
-        }
-        let zero = |part: &Expr| identity::rational(part).is_some_and(|value| num_traits::Zero::is_zero(&value));
-        if a.iter().chain(b).any(zero) {
-            return self.all(a, b);
-        }
-        for at in 1..a.len() {
-            let left = Expr::Mul(vec![a[0].clone(), b[at].clone()]);
-            let right = Expr::Mul(vec![a[at].clone(), b[0].clone()]);
-            if !self.same(&left, &right)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn all(&mut self, a: &[Expr], b: &[Expr]) -> Answer {
+    pub(super) fn all(&mut self, a: &[Expr], b: &[Expr]) -> Answer {
         if a.len() != b.len() {
             return Ok(false);
         }
@@ -241,6 +135,11 @@ impl<'a> Comparison<'a> {
             return Ok(Some(
                 op == other && if *op == super::ast::SetOp::Minus { self.all(x, y)? } else { self.unordered(x, y)? },
             ));
+        }
+        // x = pi/6 + 2 k pi, k in Z: the declaration of a parameter is no element
+        let (declared, other) = (without_declarations(a), without_declarations(b));
+        if declared.is_some() != other.is_some() {
+            return self.same(declared.as_ref().unwrap_or(a), other.as_ref().unwrap_or(b)).map(Some);
         }
         let (first, second) = (elements(a), elements(b));
         match (first, second) {
@@ -471,37 +370,6 @@ impl<'a> Comparison<'a> {
             // numbers too large to compute: as little decided as with no steps left
             Identity::Unknown => Err(Exhausted),
         }
-    }
-
-    /// An exact value that does not end as a decimal, rounded to the digits of the reference.
-    fn rounded(&mut self, gold: &Expr, answer: &Expr) -> Answer {
-        let Expr::Num(value, Some(places)) = gold else { return Ok(false) };
-        let digits = (value.numer() * num_bigint::BigInt::from(10).pow((*places).min(400)) / value.denom())
-            .abs()
-            .to_string()
-            .len();
-        if !self.options.round_to_gold || *places == 0 || digits < 3 || !identity::is_constant(answer) {
-            return Ok(false);
-        }
-        if let Some(exact) = identity::rational(answer) {
-            let mut rest = exact.denom().clone();
-            for prime in [2, 5] {
-                while (&rest % prime) == num_bigint::BigInt::from(0) {
-                    rest /= prime;
-                }
-            }
-            if rest.is_one() {
-                return Ok(false);
-            }
-        }
-        let half = BigRational::new(1.into(), num_bigint::BigInt::from(10).pow(*places) * 2);
-        let above = sets::order(answer, &Expr::num(value - &half), &mut self.budget)?;
-        let below = sets::order(answer, &Expr::num(value + &half), &mut self.budget)?;
-        let inside = above.is_some_and(|order| order.is_ge()) && below.is_some_and(|order| order.is_le());
-        if inside {
-            self.how("rounded");
-        }
-        Ok(inside)
     }
 
     /// A canonical form builder on this comparison's budget.

@@ -192,7 +192,7 @@ impl Evaluator<'_, '_> {
         if n > FACTORIAL_LIMIT {
             return Err(NumError::Range);
         }
-        self.budget.spend(n / 8).map_err(|_| NumError::Budget)?;
+        self.budget.spend(n).map_err(|_| NumError::Budget)?;
         let mut product = BigInt::one();
         let mut k = n;
         while k > 1 {
@@ -279,7 +279,7 @@ impl Evaluator<'_, '_> {
         if k > TERM_LIMIT {
             return Err(NumError::Range);
         }
-        self.budget.spend(k as u64).map_err(|_| NumError::Budget)?;
+        self.budget.spend(2 * k as u64).map_err(|_| NumError::Budget)?;
         let mut product = Complex::integer(1);
         let wide = p + 64;
         for j in 0..k {

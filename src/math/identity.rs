@@ -47,8 +47,10 @@ pub fn compare(a: &Expr, b: &Expr, budget: &mut Budget) -> Result<Identity, Exha
     match algebra(a, b, budget) {
         Err(NoForm::Exhausted) => return Err(Exhausted),
         Err(NoForm::Undefined) => return Ok(Identity::Undefined),
-        Ok(Some(identity)) => return Ok(identity),
-        Ok(None) | Err(NoForm::TooLarge) => {}
+        Ok(Algebra::Decided(identity)) => return Ok(identity),
+        // what both sides share is gone, so that 1 + 2^-1000000 differs from 1
+        Ok(Algebra::Left(terms)) if terms.iter().all(is_constant) => return vanishes(&terms, budget),
+        Ok(Algebra::Left(_)) | Err(NoForm::TooLarge) => {}
     }
     numeric(a, b, budget)
 }
@@ -67,18 +69,67 @@ pub fn rational(expr: &Expr) -> Option<BigRational> {
     }
 }
 
-/// Compares canonical forms; none when they do not decide.
-fn algebra(a: &Expr, b: &Expr, budget: &mut Budget) -> Result<Option<Identity>, NoForm> {
+/// What canonical forms say.
+enum Algebra {
+    /// Equal or not.
+    Decided(Identity),
+    /// The terms of the difference, which may still vanish.
+    Left(Vec<Expr>),
+}
+
+/// Compares canonical forms.
+fn algebra(a: &Expr, b: &Expr, budget: &mut Budget) -> Result<Algebra, NoForm> {
     let mut canon = Canon { budget, uncertain: false, others: Default::default() };
     let (a, b) = (canon.form(a)?, canon.form(b)?);
     if let (Some(a), Some(b)) = (a.as_rational(), b.as_rational()) {
-        return Ok(Some(if a == b { Identity::Same("rational") } else { Identity::Different("rational") }));
+        let identity = if a == b { Identity::Same("rational") } else { Identity::Different("rational") };
+        return Ok(Algebra::Decided(identity));
     }
     let difference = difference(&a, &b, canon.budget)?;
     if difference.is_zero() {
-        return Ok(Some(Identity::Same("algebra")));
+        return Ok(Algebra::Decided(Identity::Same("algebra")));
     }
-    Ok(difference.is_decisive(canon.uncertain).then_some(Identity::Different("algebra")))
+    if difference.is_decisive(canon.uncertain) {
+        return Ok(Algebra::Decided(Identity::Different("algebra")));
+    }
+    Ok(Algebra::Left(match canon.expr_of(&difference) {
+        Expr::Add(terms) => terms,
+        one => vec![one],
+    }))
+}
+
+/// Is a sum of constants zero?
+fn vanishes(terms: &[Expr], budget: &mut Budget) -> Result<Identity, Exhausted> {
+    for precision in PRECISIONS {
+        let point = Point { values: &[], precision };
+        let mut sum = Complex::integer(0);
+        let mut size = -(precision as i64) / 8;
+        let mut imprecise = false;
+        for term in terms {
+            match eval(term, &point, budget) {
+                Ok(value) => {
+                    size = size.max(value.re.magnitude_bits()).max(value.im.magnitude_bits());
+                    sum = sum.add(&value, precision);
+                }
+                Err(NumError::Budget) => return Err(Exhausted),
+                Err(NumError::Range) => return Ok(Identity::Unknown),
+                Err(NumError::Undefined) => return Ok(Identity::Undefined),
+                Err(NumError::Imprecise) => imprecise = true,
+            }
+        }
+        if imprecise {
+            continue;
+        }
+        if !sum.contains_zero() {
+            return Ok(Identity::Different("numeric"));
+        }
+        let error = sum.re.radius().plus(sum.im.radius());
+        let tight = error.is_zero() || error.log2_up() < size - precision as i64 / 3;
+        if tight && precision >= PRECISIONS[2] {
+            return Ok(Identity::Same("numeric"));
+        }
+    }
+    Ok(Identity::Unknown)
 }
 
 /// The numerator of `a - b`.

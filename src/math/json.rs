@@ -122,7 +122,7 @@ impl Reader<'_> {
             .take_while(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'))
             .count();
         let scan = number::scan(&rest[..length], false, false);
-        if length == 0 || scan.length != length || !rest.as_bytes()[0].is_ascii_digit() {
+        if length == 0 || scan.too_large || scan.length != length || !rest.as_bytes()[0].is_ascii_digit() {
             return None;
         }
         self.at += length;

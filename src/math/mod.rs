@@ -21,6 +21,7 @@ mod parse;
 mod print;
 // tree, tree -> equal?
 mod equal;
+mod quantities;
 mod shapes;
 mod signs;
 mod relations;

@@ -17,13 +17,15 @@ pub struct Scan {
     pub digits: Option<String>,
     /// A comma between digits could be read in another way.
     pub ambiguous: bool,
+    /// More digits or a larger exponent than are read; the value is not the numeral's.
+    pub too_large: bool,
 }
 
 /// The longest numeral that is read, in digits.
 const DIGIT_LIMIT: usize = 5_000;
 
 /// The largest exponent of ten that is read.
-const EXPONENT_LIMIT: u64 = 10_000;
+const EXPONENT_LIMIT: u64 = 4_000;
 
 fn digits_at(bytes: &[u8], at: usize) -> usize {
     bytes[at.min(bytes.len())..].iter().take_while(|byte| byte.is_ascii_digit()).count()
@@ -77,13 +79,22 @@ pub fn scan(text: &str, groups: bool, decimal_comma: bool) -> Scan {
             at += 1 + sign + count;
         }
     }
+    let count = digits.len() + decimals.len() + repeating.len();
+    let too_large = count > DIGIT_LIMIT || exponent.unsigned_abs() > EXPONENT_LIMIT;
     let plain = !has_point && exponent == 0 && !separated;
-    let value = value(&digits, &decimals, &repeating, exponent);
+    let value = if too_large { BigRational::zero() } else { value(&digits, &decimals, &repeating, exponent) };
     let places = i64::try_from(decimals.len())
         .ok()
         .map(|count| count - exponent)
         .filter(|count| has_point && *count >= 0 && repeating.is_empty());
-    Scan { length: at, value, places: places.map(|count| count as u32), digits: plain.then_some(digits), ambiguous }
+    Scan {
+        length: at,
+        value,
+        places: places.map(|count| count as u32),
+        digits: plain.then_some(digits),
+        ambiguous,
+        too_large,
+    }
 }
 
 /// The groups of three digits behind byte `at`, and where they end.
@@ -179,17 +190,16 @@ fn period(digits: &str) -> Option<usize> {
 
 fn value(digits: &str, decimals: &str, repeating: &str, exponent: i64) -> BigRational {
     let integer = |text: &str| -> BigInt {
-        let text = &text[..text.len().min(DIGIT_LIMIT)];
         if text.is_empty() { BigInt::zero() } else { text.parse().expect("only digits were scanned") }
     };
     let ten = BigInt::from(10);
-    let shift = ten.pow(decimals.len().min(DIGIT_LIMIT) as u32);
+    let shift = ten.pow(decimals.len() as u32);
     let mut value = BigRational::new(integer(&format!("{digits}{decimals}")), shift.clone());
     if !repeating.is_empty() {
-        let nines = ten.pow(repeating.len().min(DIGIT_LIMIT) as u32) - BigInt::one();
+        let nines = ten.pow(repeating.len() as u32) - BigInt::one();
         value += BigRational::new(integer(repeating), nines * shift);
     }
-    let size = exponent.unsigned_abs().min(EXPONENT_LIMIT) as u32;
+    let size = exponent.unsigned_abs() as u32;
     if exponent >= 0 { value * ten.pow(size) } else { value / ten.pow(size) }
 }
 

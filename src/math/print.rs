@@ -78,7 +78,13 @@ fn write(expr: &Expr, out: &mut String) {
         }
         Expr::Func(func, args) => function(*func, args, out),
         Expr::Apply(name, args) => {
-            symbol(name, out);
+            match name.strip_suffix("^-1") {
+                Some(head) => {
+                    symbol(head, out);
+                    out.push_str("^{-1}");
+                }
+                None => symbol(name, out),
+            }
             out.push('(');
             joined(args, ", ", out);
             out.push(')');

@@ -1,7 +1,7 @@
 //! shapes: what kind of answer a tree is, and the parts that comparisons look at.
 
 use super::ast::{Bracket, Const, Expr, Func, NamedSet, RelOp};
-use super::{relations, sets};
+use super::{identity, relations, sets};
 
 /// The value behind a name, or the expression itself.
 pub fn value_of(expr: &Expr) -> &Expr {
@@ -107,4 +107,24 @@ pub fn is_plain_function(expr: &Expr) -> bool {
             _
         )
     )
+}
+
+/// A list without declarations of parameters that its other items use; none when there are none.
+pub fn without_declarations(expr: &Expr) -> Option<Expr> {
+    let Expr::List(items) = expr else { return None };
+    let declares = |item: &Expr| match item {
+        Expr::Rel(terms, operators) => match (terms.as_slice(), operators.as_slice()) {
+            ([Expr::Sym(name), Expr::Named(_)], [RelOp::In]) => {
+                let used = |other: &Expr| !std::ptr::eq(other, item) && identity::variables(other).contains(name);
+                items.iter().any(used)
+            }
+            _ => false,
+        },
+        _ => false,
+    };
+    let mut kept: Vec<Expr> = items.iter().filter(|item| !declares(item)).cloned().collect();
+    if kept.len() == items.len() || kept.is_empty() {
+        return None;
+    }
+    Some(if kept.len() == 1 { kept.pop().expect("one item") } else { Expr::List(kept) })
 }

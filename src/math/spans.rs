@@ -72,10 +72,9 @@ pub fn first_sentence(text: &str) -> &str {
         let ends = match bytes[at] {
             b'\n' => !in_environment(&text[..at]),
             b'.' | b'!' | b'?' => {
-                bytes.get(at + 1).is_none_or(u8::is_ascii_whitespace)
-                    && !bytes[..at].ends_with(b"p.m")
-                    && !bytes[..at].ends_with(b"a.m")
-                    && (bytes[at] != b'!' || at == 0 || bytes[at - 1].is_ascii_alphabetic())
+                let half_of_day = bytes[..at].ends_with(b"p.m") || bytes[..at].ends_with(b"a.m");
+                let factorial = bytes[at] == b'!' && at > 0 && !bytes[at - 1].is_ascii_alphabetic();
+                bytes.get(at + 1).is_none_or(u8::is_ascii_whitespace) && !half_of_day && !factorial
             }
             _ => false,
         };
