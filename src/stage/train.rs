@@ -187,7 +187,7 @@ impl Data {
         let (batch_size, seed, drop_last) = (params.batch_size as usize, params.seed, params.drop_last);
         plan(&PlanParams { row_count, batch_size, length, seed, drop_last }).map_err(|e| {
             e.at(format!("training data `{}`", params.data))
-                .hint("look at the rewrites: `mindgap show PIPELINE rewrites`")
+                .hint("problems without an expert solution need a correct sample to be trained on; see the table `untargeted`")
         })
     }
 }

@@ -75,7 +75,7 @@ fn smoke_runs_every_stage_once() {
     assert_eq!(lengths(&logprobs, "token_ids"), lengths(&rewrites, "token_ids"));
 
     let again = json(&ok(store, &["run", "pipelines/smoke.toml", "--json"]));
-    assert!(by_stage(&again, "computed_parts").iter().all(|(_, parts)| *parts == Value::from(0)));
+    assert!(by_stage(&again, "computed_parts").iter().all(|(_, parts)| *parts == 0));
     assert_eq!(by_stage(&done, "address"), by_stage(&again, "address"));
     let status = json(&ok(store, &["status", "pipelines/smoke.toml", "--json"]));
     assert!(by_stage(&status, "state").iter().all(|(_, state)| state == "done"));
