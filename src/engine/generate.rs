@@ -1,6 +1,7 @@
 //! Continuous batching: slots are filled from a queue, finished samples leave at once, new ones enter at once. A prompt is
 //! prefilled once, and its keys and values are shared by its samples.
 
+use super::queue::Queue;
 use super::sampler::{Draw, Sampler, Sampling};
 use super::{Limits, Progress};
 use crate::base::error::{Error, Result};
@@ -11,7 +12,7 @@ use crate::model::tokenizer::{StopWatch, Tokenizer};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 /// A prompt and the streams of the samples wanted of it. The token at position t of a completion is drawn with
 /// `stream.uniform(t)`.
@@ -116,81 +117,6 @@ fn check_prompts(runner: &Runner, requests: &[Request]) -> Result<()> {
 
 /// Request, index of the sample in it, the sample.
 type Finished = (usize, usize, Sample);
-
-/// Samples of one request that one thread takes together.
-struct Unit {
-    request: usize,
-    samples: Range<usize>,
-}
-
-/// Work not yet taken, and counters shared by the threads.
-struct Queue {
-    units: Vec<Unit>,
-    next: AtomicUsize,
-    threads: usize,
-    slots: usize,
-    /// Room of a slot, in tokens after the prompt.
-    capacity: usize,
-    failed: AtomicBool,
-    total: usize,
-    done: AtomicUsize,
-    new_tokens: AtomicUsize,
-    prompt_tokens: AtomicUsize,
-}
-
-impl Queue {
-    fn new(runner: &Runner, requests: &[Request], sampling: &Sampling, limits: &Limits) -> Result<Queue> {
-        let total: usize = requests.iter().map(|r| r.samples.len()).sum();
-        let threads = limits.threads.clamp(1, total.max(1));
-        let wanted = limits.slots.min(total.div_ceil(threads)).max(1);
-        let positions = runner.config().max_positions;
-        let shortest = requests.iter().map(|r| r.prompt_ids.len()).min().unwrap_or(0);
-        let longest = requests.iter().map(|r| r.prompt_ids.len()).max().unwrap_or(0);
-        let capacity = (sampling.max_new_tokens as usize).min(positions - shortest.min(positions));
-        let shape = runner.kv_shape();
-        let slot_bytes = shape.bytes(longest) + shape.bytes(capacity);
-        let slots = wanted.min(limits.kv_budget_bytes / threads / slot_bytes);
-        if slots == 0 {
-            return Err(Error::usage(format!(
-                "KV budget of {} bytes is below one sequence of {longest} + {capacity} tokens, {slot_bytes} bytes, on each of {threads} threads",
-                limits.kv_budget_bytes
-            ))
-            .hint("raise the budget, lower `max_new_tokens`, or use fewer threads"));
-        }
-        // A request with many samples is split, so that no thread waits while another holds all of them.
-        let chunk = slots.max(1);
-        let units = requests.iter().enumerate().flat_map(|(request, r)| {
-            (0..r.samples.len())
-                .step_by(chunk)
-                .map(move |first| Unit { request, samples: first..r.samples.len().min(first + chunk) })
-        });
-        Ok(Queue {
-            units: units.collect(),
-            next: AtomicUsize::new(0),
-            threads,
-            slots,
-            capacity,
-            failed: AtomicBool::new(false),
-            total,
-            done: AtomicUsize::new(0),
-            new_tokens: AtomicUsize::new(0),
-            prompt_tokens: AtomicUsize::new(0),
-        })
-    }
-
-    fn take(&self) -> Option<&Unit> {
-        self.units.get(self.next.fetch_add(1, Ordering::Relaxed))
-    }
-
-    fn progress(&self) -> Progress {
-        Progress {
-            done: self.done.load(Ordering::Relaxed),
-            total: self.total,
-            new_tokens: self.new_tokens.load(Ordering::Relaxed),
-            prompt_tokens: self.prompt_tokens.load(Ordering::Relaxed),
-        }
-    }
-}
 
 /// A prefilled prompt with samples still to start.
 struct Prompt {

@@ -4,6 +4,7 @@
 //! one batch. A sample depends on its prompt, its stream and the sampling parameters only, to the last bit (CPU, f32).
 
 pub mod sampler;
+mod queue;
 pub mod generate;
 pub mod score;
 pub mod bench;

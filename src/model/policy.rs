@@ -10,10 +10,46 @@ use crate::base::error::{Error, Result};
 use candle_core::{DType, Device};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes of a file: read, or mapped.
-pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub trait Blob: Send + Sync {
+    fn bytes(&self) -> &[u8];
+
+    /// Told when a range will hardly be read again, so that a mapped file does not stay in memory beside what was made of it.
+    fn done_with(&self, _range: Range<usize>) {}
+}
+
+impl Blob for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Blob for String {
+    fn bytes(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
+
+impl<const N: usize> Blob for &'static [u8; N] {
+    fn bytes(&self) -> &[u8] {
+        *self
+    }
+}
+
+impl Blob for memmap2::Mmap {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+
+    #[cfg(unix)]
+    fn done_with(&self, range: Range<usize>) {
+        // SAFETY: of a read-only file mapping, pages given up are read from the file again when touched. Failing does no harm.
+        let _ = unsafe { self.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+    }
+}
 
 const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
@@ -26,7 +62,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// The files of one checkpoint, by name.
 #[derive(Clone, Default)]
 pub struct PolicyFiles {
-    files: BTreeMap<String, Bytes>,
+    files: BTreeMap<String, Arc<dyn Blob>>,
 }
 
 impl PolicyFiles {
@@ -37,16 +73,21 @@ impl PolicyFiles {
             || (name.starts_with("model") && name.ends_with(".safetensors"))
     }
 
-    pub fn insert(&mut self, name: impl Into<String>, bytes: impl AsRef<[u8]> + Send + Sync + 'static) {
+    pub fn insert(&mut self, name: impl Into<String>, bytes: impl Blob + 'static) {
         self.files.insert(name.into(), Arc::new(bytes));
     }
 
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.files.get(name).map(|bytes| (**bytes).as_ref())
+        self.files.get(name).map(|blob| blob.bytes())
     }
 
     fn need(&self, name: &str, hint: &str) -> Result<&[u8]> {
-        self.get(name).ok_or_else(|| Error::input(format!("policy has no `{name}`")).hint(hint))
+        self.blob(name, hint).map(Blob::bytes)
+    }
+
+    fn blob(&self, name: &str, hint: &str) -> Result<&dyn Blob> {
+        let found = self.files.get(name).map(|blob| blob.as_ref());
+        found.ok_or_else(|| Error::input(format!("policy has no `{name}`")).hint(hint))
     }
 
     /// Names of the weight files, in order: `model.safetensors`, or the shards its index names.
@@ -184,7 +225,7 @@ impl Policy {
         let names = self.files.weight_files()?;
         let hint = "the index names it; copy or download the whole checkpoint";
         let shards: Result<Vec<Shard>> =
-            names.iter().map(|name| Ok(Shard { name: name.clone(), bytes: self.files.need(name, hint)? })).collect();
+            names.iter().map(|name| Ok(Shard { name: name.clone(), blob: self.files.blob(name, hint)? })).collect();
         let index = if names.len() == 1 && names[0] == SINGLE { None } else { self.files.get(INDEX) };
         Checkpoint::open(&self.config, &shards?, index)
     }

@@ -107,7 +107,7 @@ pub fn tiny_policy_files(seed: u64) -> super::policy::PolicyFiles {
     let tokenizer_config = serde_json::json!({"eos_token": {"content": "<|end|>"}, "chat_template": template});
     let mut files = super::policy::PolicyFiles::default();
     files.insert("config.json", config.to_json("float32"));
-    files.insert("generation_config.json", r#"{"eos_token_id": [2, 0]}"#);
+    files.insert("generation_config.json", br#"{"eos_token_id": [2, 0]}"#);
     files.insert("tokenizer.json", byte_tokenizer());
     files.insert("tokenizer_config.json", tokenizer_config.to_string());
     let tensors = tiny_tensors(&config, seed).into_iter().collect();

@@ -4,6 +4,7 @@
 //! writer all read it.
 
 use super::config::Config;
+use super::policy::Blob;
 use super::tensor_error;
 use crate::base::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -62,33 +63,43 @@ impl Specs {
     }
 }
 
-/// Bytes of one safetensors file and its name, for messages.
+/// One safetensors file and its name, for messages.
 pub struct Shard<'a> {
     pub name: String,
-    pub bytes: &'a [u8],
+    pub blob: &'a dyn Blob,
+}
+
+/// A tensor in its file.
+struct View<'a> {
+    tensor: TensorView<'a>,
+    file: String,
+    blob: &'a dyn Blob,
 }
 
 /// A checkpoint whose headers have been read and checked; tensors are converted one at a time, on request.
 pub struct Checkpoint<'a> {
-    views: HashMap<String, (TensorView<'a>, String)>,
+    views: HashMap<String, View<'a>>,
 }
 
 impl<'a> Checkpoint<'a> {
     /// Reads the headers of all shards and checks names, shapes and types against the config. `index` holds the bytes of
     /// `model.safetensors.index.json` if there is one. Errors name the tensor, its shape and the expected one.
     pub fn open(config: &Config, shards: &[Shard<'a>], index: Option<&[u8]>) -> Result<Checkpoint<'a>> {
-        let mut views: HashMap<String, (TensorView<'a>, String)> = HashMap::new();
+        let mut views: HashMap<String, View<'a>> = HashMap::new();
         for shard in shards {
-            let parsed = SafeTensors::deserialize(shard.bytes).map_err(|e| {
+            // Whoever verified the file has touched all of it.
+            shard.blob.done_with(0..shard.blob.bytes().len());
+            let parsed = SafeTensors::deserialize(shard.blob.bytes()).map_err(|e| {
                 Error::input("file is not a complete safetensors file")
                     .at(&shard.name)
                     .hint("it may be cut short; copy or download it again")
                     .source(e)
             })?;
-            for (name, view) in parsed.tensors() {
-                if let Some((_, first)) = views.insert(name.clone(), (view, shard.name.clone())) {
+            for (name, tensor) in parsed.tensors() {
+                let view = View { tensor, file: shard.name.clone(), blob: shard.blob };
+                if let Some(View { file, .. }) = views.insert(name.clone(), view) {
                     return Err(Error::input(format!(
-                        "tensor `{name}` is in two files: `{first}` and `{}`",
+                        "tensor `{name}` is in two files: `{file}` and `{}`",
                         shard.name
                     )));
                 }
@@ -105,7 +116,7 @@ impl<'a> Checkpoint<'a> {
     fn check(&self, config: &Config) -> Result<()> {
         let expected = expected_tensors(config);
         for spec in &expected {
-            let Some((view, file)) = self.views.get(&spec.name) else {
+            let Some(View { tensor: view, file, .. }) = self.views.get(&spec.name) else {
                 return Err(Error::input(format!(
                     "tensor `{}` is missing; expected shape {:?}",
                     spec.name, spec.shape
@@ -136,7 +147,7 @@ impl<'a> Checkpoint<'a> {
             return Err(Error::input(format!(
                 "tensor `{name}` has no place in the model that `config.json` describes"
             ))
-            .at(&self.views[*name].1)
+            .at(&self.views[*name].file)
             .hint("the weights and `config.json` must come from the same checkpoint"));
         }
         Ok(())
@@ -144,12 +155,16 @@ impl<'a> Checkpoint<'a> {
 
     /// One tensor, converted. Errors if the name is unknown or memory runs out.
     pub fn tensor(&self, name: &str, to: DType, device: &Device) -> Result<Tensor> {
-        let (view, _) =
-            self.views.get(name).ok_or_else(|| Error::internal(format!("no tensor `{name}` was checked")))?;
-        let from = dtype(view.dtype()).ok_or_else(|| Error::internal(format!("type of `{name}` was not checked")))?;
-        Tensor::from_raw_buffer(view.data(), from, view.shape(), device)
+        let view = self.views.get(name).ok_or_else(|| Error::internal(format!("no tensor `{name}` was checked")))?;
+        let data = view.tensor.data();
+        let from =
+            dtype(view.tensor.dtype()).ok_or_else(|| Error::internal(format!("type of `{name}` was not checked")))?;
+        let tensor = Tensor::from_raw_buffer(data, from, view.tensor.shape(), device)
             .and_then(|t| t.to_dtype(to))
-            .map_err(|e| tensor_error(e).at(name))
+            .map_err(|e| tensor_error(e).at(name))?;
+        let start = data.as_ptr() as usize - view.blob.bytes().as_ptr() as usize;
+        view.blob.done_with(start..start + data.len());
+        Ok(tensor)
     }
 
     /// All expected tensors, converted.
@@ -195,12 +210,12 @@ fn index_map(index: &[u8]) -> Result<BTreeMap<String, String>> {
     Ok(parsed.weight_map)
 }
 
-fn check_index(index: &[u8], shards: &[Shard], views: &HashMap<String, (TensorView, String)>) -> Result<()> {
+fn check_index(index: &[u8], shards: &[Shard], views: &HashMap<String, View>) -> Result<()> {
     for (tensor, file) in index_map(index)? {
         if !shards.iter().any(|s| s.name == file) {
             return Err(Error::input(format!("shard `{file}` is missing")).at(INDEX));
         }
-        if views.get(&tensor).is_none_or(|(_, found)| *found != file) {
+        if views.get(&tensor).is_none_or(|view| view.file != file) {
             return Err(Error::input(format!("tensor `{tensor}` is not in shard `{file}`")).at(INDEX));
         }
     }
@@ -211,7 +226,7 @@ fn check_index(index: &[u8], shards: &[Shard], views: &HashMap<String, (TensorVi
 pub fn serialize(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
     let mut blobs = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
-        blobs.push((name.as_str(), blob(tensor).map_err(|e| e.at(name.as_str()))?));
+        blobs.push((name.as_str(), written(tensor).map_err(|e| e.at(name.as_str()))?));
     }
     // `format: pt` is what transformers checks before it reads a file.
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
@@ -219,13 +234,13 @@ pub fn serialize(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
         .map_err(|e| Error::internal("tensors could not be serialized").source(e))
 }
 
-struct Blob {
+struct Written {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
-fn blob(tensor: &Tensor) -> Result<Blob> {
+fn written(tensor: &Tensor) -> Result<Written> {
     let flat = tensor.flatten_all().map_err(tensor_error)?;
     let (dtype, bytes) = match tensor.dtype() {
         DType::F32 => {
@@ -242,10 +257,10 @@ fn blob(tensor: &Tensor) -> Result<Blob> {
         }
         other => return Err(Error::internal(format!("tensor of type {other:?} cannot be a weight"))),
     };
-    Ok(Blob { dtype, shape: tensor.dims().to_vec(), bytes })
+    Ok(Written { dtype, shape: tensor.dims().to_vec(), bytes })
 }
 
-impl safetensors::tensor::View for Blob {
+impl safetensors::tensor::View for Written {
     fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -271,9 +286,9 @@ mod tests {
         serialize(&tensors).unwrap()
     }
 
-    fn open(bytes: &[u8]) -> Result<HashMap<String, Tensor>> {
+    fn open(bytes: &Vec<u8>) -> Result<HashMap<String, Tensor>> {
         let config = tiny_config();
-        let shards = [Shard { name: "model.safetensors".into(), bytes }];
+        let shards = [Shard { name: "model.safetensors".into(), blob: bytes }];
         Checkpoint::open(&config, &shards, None)?.tensors(&config, DType::F32, &Device::Cpu)
     }
 
@@ -329,9 +344,9 @@ mod tests {
     #[test]
     fn cut_file_and_bad_index() {
         let whole = bytes(|_| ());
-        assert!(open(&whole[..whole.len() - 5]).unwrap_err().what().contains("safetensors"));
+        assert!(open(&whole[..whole.len() - 5].to_vec()).unwrap_err().what().contains("safetensors"));
         let config = tiny_config();
-        let shards = || [Shard { name: "a.safetensors".into(), bytes: &whole }];
+        let shards = || [Shard { name: "a.safetensors".into(), blob: &whole }];
         let index = br#"{"weight_map": {"model.norm.weight": "b.safetensors"}}"#;
         let error = Checkpoint::open(&config, &shards(), Some(index)).err().unwrap();
         assert!(error.what().contains("b.safetensors"));

@@ -15,16 +15,17 @@ pub struct Cell {
     pub variables: Variables,
 }
 
-/// All combinations, axes in file order, the last running fastest. Errors are about the matrix as written.
-pub fn expand(matrix: &Table) -> Result<Vec<Cell>, String> {
-    let mut cells = vec![Cell { suffix: String::new(), variables: Variables::new() }];
+/// All combinations, axes in file order, the last running fastest; entries may use `variables` and the axes before
+/// theirs. Errors are about the matrix as written.
+pub fn expand(matrix: &Table, variables: &Variables) -> Result<Vec<Cell>, String> {
+    let mut cells = vec![Cell { suffix: String::new(), variables: variables.clone() }];
     for (axis, entries) in matrix {
         let entries = entries.as_array().filter(|entries| !entries.is_empty());
         let entries = entries.ok_or_else(|| format!("matrix axis `{axis}` is not a list of values"))?;
         let mut grown = Vec::new();
         for cell in &cells {
             for entry in entries {
-                let (name, bound) = bind(axis, entry)?;
+                let (name, bound) = bind(axis, &substitute(entry, &cell.variables)?)?;
                 let mut variables = cell.variables.clone();
                 variables.extend(bound);
                 grown.push(Cell { suffix: format!("{}-{name}", cell.suffix), variables });
@@ -108,18 +109,19 @@ mod tests {
 
     #[test]
     fn crosses_axes_in_order() {
-        let cells = expand(&table("loss = ['sft', 'dft']\nseed = [0, 1]")).unwrap();
+        let cells = expand(&table("loss = ['sft', 'dft']\nseed = [0, 1]"), &Variables::new()).unwrap();
         let suffixes: Vec<&str> = cells.iter().map(|cell| cell.suffix.as_str()).collect();
         assert_eq!(suffixes, ["-sft-0", "-sft-1", "-dft-0", "-dft-1"]);
     }
 
     #[test]
     fn named_entries_bind_their_keys() {
-        let cells = expand(&table("run = [{ name = 'a', rows = 'expert', sources = ['self'] }]")).unwrap();
-        assert_eq!(cells[0].suffix, "-a");
+        let matrix = table("seed = [7]\nrun = [{ name = 'a', rows = 'expert-{seed}', sources = ['self'] }]");
+        let cells = expand(&matrix, &Variables::new()).unwrap();
+        assert_eq!(cells[0].suffix, "-7-a");
         let stage = Value::Table(table("data = '{run.rows}-x'\nsources = '{run.sources}'"));
         let stage = substitute(&stage, &cells[0].variables).unwrap();
-        assert_eq!(stage, Value::Table(table("data = 'expert-x'\nsources = ['self']")));
+        assert_eq!(stage, Value::Table(table("data = 'expert-7-x'\nsources = ['self']")));
     }
 
     #[test]

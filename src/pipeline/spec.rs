@@ -207,10 +207,8 @@ impl Reader<'_> {
                 Some(Value::Table(matrix)) => matrix,
                 Some(_) => return Err(fail("`matrix` is not a table of lists".into())),
             };
-            for cell in matrix::expand(&matrix).map_err(fail)? {
-                let mut all = variables.clone();
-                all.extend(cell.variables);
-                let body = matrix::substitute(&Value::Table(stage.clone()), &all).map_err(fail)?;
+            for cell in matrix::expand(&matrix, variables).map_err(fail)? {
+                let body = matrix::substitute(&Value::Table(stage.clone()), &cell.variables).map_err(fail)?;
                 let Value::Table(body) = body else { continue };
                 raw.push((format!("{written}{}", cell.suffix), written.clone(), kind.clone(), body));
             }

@@ -226,7 +226,11 @@ impl Inputs<'_> {
 pub fn load_policy(handle: &PolicyHandle) -> Result<crate::model::policy::Policy> {
     let mut files = crate::model::policy::PolicyFiles::default();
     for name in handle.file_names() {
-        files.insert(name, handle.read(name)?);
+        if name.ends_with(".safetensors") {
+            files.insert(name, handle.map(name)?);
+        } else {
+            files.insert(name, handle.read(name)?);
+        }
     }
     crate::model::policy::Policy::from_files(files).map_err(|e| e.at(format!("policy `{}`", handle.name)))
 }

@@ -37,6 +37,13 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| error("read file", path, e))
 }
 
+/// Maps a file read only. It must not be changed in place while mapped; objects of the store never are.
+pub fn map(path: &Path) -> Result<memmap2::Mmap> {
+    let file = std::fs::File::open(path).map_err(|e| error("open file", path, e))?;
+    // SAFETY: the mapping is read only, and files that are mapped are replaced as a whole, never rewritten.
+    unsafe { memmap2::Mmap::map(&file) }.map_err(|e| error("map file", path, e))
+}
+
 pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),

@@ -93,15 +93,32 @@ impl PolicyHandle {
 
     /// Reads one file, verified.
     pub fn read(&self, file: &str) -> Result<Vec<u8>> {
-        let (address, path) = self.files.get(file).ok_or_else(|| {
-            Error::input(format!("policy `{}` has no file `{file}`", self.name))
-                .hint("is it a complete checkpoint folder?")
-        })?;
+        let (address, path) = self.find(file)?;
         let bytes = fs::read(path)?;
-        if Address::of(&bytes) != *address {
-            let error = Error::input("policy file changed or is damaged").at(path.display().to_string());
-            return Err(error.hint("run again: a damaged object of the store is made anew"));
-        }
+        verify(&bytes, address, path)?;
         Ok(bytes)
     }
+
+    /// Maps one file, verified: weights, which would otherwise be in memory twice.
+    pub fn map(&self, file: &str) -> Result<memmap2::Mmap> {
+        let (address, path) = self.find(file)?;
+        let map = fs::map(path)?;
+        verify(&map, address, path)?;
+        Ok(map)
+    }
+
+    fn find(&self, file: &str) -> Result<&(Address, PathBuf)> {
+        self.files.get(file).ok_or_else(|| {
+            Error::input(format!("policy `{}` has no file `{file}`", self.name))
+                .hint("is it a complete checkpoint folder?")
+        })
+    }
+}
+
+fn verify(bytes: &[u8], address: &Address, path: &std::path::Path) -> Result<()> {
+    if Address::of(bytes) == *address {
+        return Ok(());
+    }
+    let error = Error::input("policy file changed or is damaged").at(path.display().to_string());
+    Err(error.hint("run again: a damaged object of the store is made anew"))
 }

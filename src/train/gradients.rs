@@ -18,7 +18,7 @@ impl Gradients {
         let own = vars.iter().map(|(name, var)| {
             let gradient = gradient_of(var.as_tensor())
                 .ok_or_else(|| Error::internal(format!("no gradient reached tensor `{name}`")))?;
-            let gradient = gradient.to_dtype(DType::F32).and_then(|g| g.contiguous()).map_err(tensor_error)?;
+            let gradient = gradient.detach().to_dtype(DType::F32).and_then(|g| g.contiguous()).map_err(tensor_error)?;
             Ok((name.clone(), gradient))
         });
         Ok(Gradients(own.collect::<Result<_>>()?))

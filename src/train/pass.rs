@@ -9,7 +9,7 @@ use crate::base::error::{Error, Result};
 use crate::model::ops::{self, tape};
 use crate::model::tensor_error;
 use crate::model::transformer::Transformer;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{Tensor, Var};
 use std::collections::BTreeMap;
 
 /// The policy in its several roles.
@@ -32,32 +32,87 @@ pub(super) struct Pass<'a> {
     pub facts: StepFacts,
     /// Sum of the row weights over the step's target tokens.
     pub total: f64,
+    /// Gradients come from our own tape, else from candle's graph.
+    pub on_tape: bool,
 }
 
 /// A micro-batch's part of the loss: the sum of `values * factors` over the terms.
 struct Objective {
+    /// Log-probs of the targets, and divergences from the reference if the loss has such a penalty.
     terms: Vec<(Tensor, Tensor)>,
+    /// The reference's hidden states behind the second term.
+    reference: Option<Tensor>,
     sums: Sums,
 }
+
+/// Targets whose logits candle's graph holds at once.
+const GRAPH_ROWS: usize = 256;
 
 impl Pass<'_> {
     /// Gradients of all variables and the sums of one micro-batch.
     pub fn backward(&self, batch: &MicroBatch, vars: &BTreeMap<String, Var>) -> Result<(Gradients, Sums)> {
         let model = &self.policies.model;
-        if model.device().is_cpu() && self.params.dtype == DType::F32 {
-            let (objective, tape) =
-                tape::record(|| self.objective(model, batch).map_err(Failed)).map_err(|Failed(error)| error)?;
-            let mut gradients = tape.backward(objective.terms).map_err(tensor_error)?;
-            return Ok((Gradients::take(|var| gradients.remove(var), vars)?, objective.sums));
+        if !self.on_tape {
+            return self.backward_in_graph(batch, vars);
         }
-        let Objective { terms, sums } = self.objective(model, batch)?;
-        let mut gradients = sum_of_products(terms).and_then(|total| total.backward()).map_err(tensor_error)?;
-        Ok((Gradients::take(|var| gradients.remove(var), vars)?, sums))
+        let recorded = tape::record(|| {
+            picked(model, batch).and_then(|hidden| self.objective(model, &hidden, batch)).map_err(Failed)
+        });
+        let (objective, tape) = recorded.map_err(|Failed(error)| error)?;
+        let mut gradients = tape.backward(objective.terms).map_err(tensor_error)?;
+        Ok((Gradients::take(|var| gradients.remove(var), vars)?, objective.sums))
+    }
+
+    /// The same by candle's own backward, for other devices and types: the model once, the logits chunk by chunk, so that
+    /// those of the whole micro-batch never exist.
+    fn backward_in_graph(&self, batch: &MicroBatch, vars: &BTreeMap<String, Var>) -> Result<(Gradients, Sums)> {
+        let model = &self.policies.model;
+        let hidden = picked(model, batch)?;
+        let objective = self.objective(&self.policies.plain, &hidden.detach(), batch)?;
+        let (slope, head_gradient) = self.head_backward(&hidden.detach(), &objective, batch).map_err(tensor_error)?;
+        let total = (hidden * slope).and_then(|product| product.sum_all());
+        let mut gradients = total.and_then(|total| total.backward()).map_err(tensor_error)?;
+        let head = model.head();
+        let sum = match gradients.remove(head) {
+            Some(own) => (own + head_gradient).map_err(tensor_error)?,
+            None => head_gradient,
+        };
+        gradients.insert(head, sum);
+        Ok((Gradients::take(|var| gradients.remove(var), vars)?, objective.sums))
+    }
+
+    /// Gradients of the objective with respect to the hidden states and the head.
+    fn head_backward(
+        &self,
+        hidden: &Tensor,
+        objective: &Objective,
+        batch: &MicroBatch,
+    ) -> candle_core::Result<(Tensor, Tensor)> {
+        let head = self.policies.model.head();
+        let (mut slopes, mut sum) = (Vec::new(), head.zeros_like()?);
+        for start in (0..batch.targets.len()).step_by(GRAPH_ROWS) {
+            let count = GRAPH_ROWS.min(batch.targets.len() - start);
+            let part = |x: &Tensor| x.narrow(0, start, count);
+            let rows = Var::from_tensor(&part(hidden)?.copy()?)?;
+            let targets = &batch.targets[start..start + count];
+            let mut terms = vec![(ops::token_logprobs(&rows, head, targets)?.0, part(&objective.terms[0].1)?)];
+            if let (Some(other), Some(reference)) = (&objective.reference, &self.policies.reference) {
+                let kl = ops::reference_kl(&rows, head, (&part(other)?, reference.head()))?;
+                terms.push((kl, part(&objective.terms[1].1)?));
+            }
+            let mut gradients = sum_of_products(terms)?.backward()?;
+            let missing = || candle_core::Error::Msg("the loss does not lead back to the hidden states".to_string());
+            // Detached: candle's gradients of leaves carry a graph that leads back to the weights.
+            slopes.push(gradients.remove(&rows).ok_or_else(missing)?.detach());
+            sum = (sum + gradients.remove(head).ok_or_else(missing)?.detach())?;
+        }
+        Ok((Tensor::cat(&slopes, 0)?, sum))
     }
 
     /// The sums of one micro-batch, without gradients.
     pub fn evaluate(&self, batch: &MicroBatch) -> Result<Sums> {
-        Ok(self.objective(&self.policies.plain, batch)?.sums)
+        let plain = &self.policies.plain;
+        Ok(self.objective(plain, &picked(plain, batch)?, batch)?.sums)
     }
 
     /// What is known about the micro-batch's targets before any weight.
@@ -66,10 +121,10 @@ impl Pass<'_> {
         Ok(self.tokens(&self.policies.plain, &picked, batch)?.1)
     }
 
-    fn objective(&self, model: &Transformer, batch: &MicroBatch) -> Result<Objective> {
-        let picked = picked(model, batch)?;
-        let (log_probs, mut tokens) = self.tokens(model, &picked, batch)?;
-        self.complete(&mut tokens, model, &picked, batch)?;
+    /// From the hidden states that predict the targets.
+    fn objective(&self, model: &Transformer, hidden: &Tensor, batch: &MicroBatch) -> Result<Objective> {
+        let (log_probs, mut tokens) = self.tokens(model, hidden, batch)?;
+        self.complete(&mut tokens, model, hidden, batch)?;
         let weights = self.params.loss.weights(&tokens, &self.facts);
         let row_weight = |token: &Token| f64::from(self.examples[token.example].weight);
         let divisor = match self.params.accumulation {
@@ -81,11 +136,14 @@ impl Pass<'_> {
         sums.add_tokens(&tokens, &weights, |token| self.examples[token.example].source);
         let factor = |(token, weight): (&Token, &f32)| (-row_weight(token) * f64::from(*weight) / divisor) as f32;
         let mut terms = vec![(log_probs, tokens.iter().zip(&weights).map(factor).collect::<Vec<_>>())];
+        let mut other = None;
         if let (Some(share), Some(reference)) = (self.params.loss.reference_kl(), &self.policies.reference) {
-            let other = self::picked(reference, batch)?;
-            let kl = ops::reference_kl(&picked, model.head(), (&other, reference.head())).map_err(tensor_error)?;
+            let hidden_there = picked(reference, batch)?;
+            let there = (&hidden_there, reference.head());
+            let kl = ops::reference_kl(hidden, model.head(), there).map_err(tensor_error)?;
             let factor = |token: &Token| (row_weight(token) * f64::from(share) / divisor) as f32;
             terms.push((kl, tokens.iter().map(factor).collect()));
+            other = Some(hidden_there);
         }
         let terms = terms.into_iter().map(|(values, factors)| {
             let own = values.to_vec1::<f32>().map_err(tensor_error)?;
@@ -94,7 +152,7 @@ impl Pass<'_> {
             Ok((values, factors))
         });
         let terms = terms.collect::<Result<_>>()?;
-        Ok(Objective { terms, sums })
+        Ok(Objective { terms, reference: other, sums })
     }
 
     /// Log-probs of the targets, as a tensor and as facts with the rows' stored columns.

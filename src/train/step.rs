@@ -73,6 +73,8 @@ pub struct Trainer {
     optimizer: AdamW,
     step: u32,
     skipped_in_a_row: u32,
+    /// The CPU kernels' own backward pass; candle's elsewhere.
+    on_tape: bool,
 }
 
 impl Trainer {
@@ -123,12 +125,20 @@ impl Trainer {
         let optimizer = AdamW::new(params.optimizer, &vars)?;
         let config = config.clone();
         let old_weights = BTreeMap::new();
-        Ok(Trainer { config, params, vars, policies, old_weights, optimizer, step: 0, skipped_in_a_row: 0 })
+        let on_tape = device.is_cpu() && params.dtype == DType::F32;
+        Ok(Trainer { config, params, vars, policies, old_weights, optimizer, step: 0, skipped_in_a_row: 0, on_tape })
     }
 
     /// Steps taken, skipped ones included; the next step's number.
     pub fn steps_done(&self) -> u32 {
         self.step
+    }
+
+    /// Takes gradients from candle's graph although the tape would do.
+    #[cfg(test)]
+    pub(super) fn without_tape(mut self) -> Trainer {
+        self.on_tape = false;
+        self
     }
 
     /// Copies of the weights by name.
@@ -228,7 +238,8 @@ impl Trainer {
         let weight = |origin: &Origin| f64::from(examples[origin.example].weight);
         let total = batches.iter().flat_map(|batch| &batch.origins).map(weight).sum();
         let facts = StepFacts { step: self.step, talr: None };
-        let mut pass = Pass { policies: &self.policies, params: &self.params, examples, facts, total };
+        let mut pass =
+            Pass { policies: &self.policies, params: &self.params, examples, facts, total, on_tape: self.on_tape };
         if self.params.loss.needs_step_statistics() {
             let results: Vec<Result<Vec<Token>>> = batches.par_iter().map(|batch| pass.facts(batch)).collect();
             let tokens = results.into_iter().collect::<Result<Vec<_>>>()?.concat();

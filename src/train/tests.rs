@@ -36,7 +36,7 @@ fn examples(count: usize) -> Vec<TrainExample> {
         TrainExample {
             loss_mask: (0..token_ids.len()).map(|t| t >= 3).collect(),
             logprob_reference: Some(column.clone()),
-            logprob_behavior: (i % 3 > 0).then_some(column),
+            logprob_behavior: (!i.is_multiple_of(3)).then_some(column),
             ..TrainExample::new(token_ids, Vec::new(), (i % 3) as u32)
         }
     };
@@ -178,4 +178,52 @@ fn missing_reference_log_probs_are_named() {
     let mut trainer = trainer(&tiny_config(), params("iw-sft"));
     let error = trainer.step(&rows.iter().collect::<Vec<_>>()).unwrap_err();
     assert_eq!(error.place(), Some("row 1 of the batch"));
+}
+
+/// The way that other devices go gives the tape's gradients, for one- and two-term losses.
+#[test]
+fn candles_graph_agrees_with_the_tape() {
+    let rows = examples(15);
+    for loss in ["dft", "asft"] {
+        let config = Config { tie_word_embeddings: loss == "dft", ..tiny_config() };
+        let (mut ours, mut candles) = (trainer(&config, params(loss)), trainer(&config, params(loss)).without_tape());
+        let (ours_metrics, metrics) = (run(&mut ours, &rows, 0..3), run(&mut candles, &rows, 0..3));
+        for (a, b) in ours_metrics.iter().zip(&metrics) {
+            assert!((a.loss - b.loss).abs() < 1e-5 && (a.grad_norm / b.grad_norm - 1.0).abs() < 1e-4, "{a:?} {b:?}");
+        }
+        let state = (ours.state().unwrap(), candles.state().unwrap());
+        for (name, moment) in state.0.iter().filter(|(name, _)| name.starts_with("adamw.first.")) {
+            let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for (a, b) in values(moment).iter().zip(&values(&state.1[name])) {
+                assert!((a - b).abs() < 1e-5, "{name}: {a} and {b}");
+            }
+        }
+    }
+}
+
+/// bf16 weights and activations with f32 moments follow f32 as closely as bf16 can.
+#[test]
+fn trains_in_bf16() {
+    let rows = examples(5);
+    let mut narrow = trainer(&tiny_config(), TrainerParams { dtype: DType::BF16, ..params("sft") });
+    let metrics = run(&mut narrow, &rows, 0..20);
+    let wide = run(&mut trainer(&tiny_config(), params("sft")), &rows, 0..1);
+    assert!((metrics[0].loss / wide[0].loss - 1.0).abs() < 0.02, "{} and {}", metrics[0].loss, wide[0].loss);
+    let norms = (metrics[0].grad_norm, wide[0].grad_norm);
+    assert!((norms.0 / norms.1 - 1.0).abs() < 0.05, "{norms:?}");
+    assert!(metrics[19].nll < 0.7 * metrics[0].nll, "{} then {}", metrics[0].nll, metrics[19].nll);
+}
+
+/// The paper's released trainer: micro-batches of four rows, summed without dividing, so a gradient that many times larger.
+#[test]
+fn reference_quirks_sum_over_micro_batches() {
+    let rows = examples(4);
+    let quirky = || trainer(&tiny_config(), params("dft").with_reference_quirks());
+    let all: Vec<&TrainExample> = (0..12).map(|i| &rows[i % 4]).collect();
+    let three = quirky().step(&all).unwrap();
+    let single = quirky().step(&all[..4]).unwrap();
+    assert!((three.grad_norm / single.grad_norm - 3.0).abs() < 1e-4, "{} and {}", three.grad_norm, single.grad_norm);
+    assert!((three.loss - single.loss).abs() < 1e-6);
+    let corrected = trainer(&tiny_config(), params("dft")).step(&all).unwrap();
+    assert!((corrected.grad_norm / single.grad_norm - 1.0).abs() < 1e-4);
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 const CHECKPOINTS: [&str; 3] = ["qwen2", "qwen3", "llama3-sharded-bf16"];
 
 #[derive(Deserialize)]
-struct Expected {
+pub struct Expected {
     texts: Vec<Text>,
     chats: Vec<Chat>,
     scores: Vec<Scores>,
@@ -53,7 +53,7 @@ struct Greedy {
     token_ids: Vec<u32>,
 }
 
-fn folder(name: &str) -> PathBuf {
+pub fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/model").join(name)
 }
 
@@ -69,7 +69,7 @@ fn files(name: &str) -> PolicyFiles {
     files
 }
 
-fn load(name: &str) -> (Policy, Expected) {
+pub fn load(name: &str) -> (Policy, Expected) {
     let expected = std::fs::read(folder(name).join("expected.json")).unwrap();
     (Policy::from_files(files(name)).unwrap(), serde_json::from_slice(&expected).unwrap())
 }

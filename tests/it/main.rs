@@ -5,6 +5,9 @@ mod cli;
 mod crash;
 mod engine;
 mod math;
+#[cfg(feature = "oracle")]
+mod oracle;
+mod scores;
 mod stages;
 mod support;
 mod tidy;

@@ -22,8 +22,13 @@ fn texts(frame: &DataFrame, column: &str) -> Vec<Option<String>> {
     frame.column(column).unwrap().str().unwrap().iter().map(|v| v.map(str::to_string)).collect()
 }
 
+fn lists(frame: &DataFrame, column: &str) -> Vec<Option<Series>> {
+    let lists = frame.column(column).unwrap().list().unwrap().clone();
+    (0..lists.len()).map(|row| lists.get_as_series(row)).collect()
+}
+
 fn lengths(frame: &DataFrame, column: &str) -> Vec<usize> {
-    frame.column(column).unwrap().list().unwrap().into_iter().map(|v| v.map_or(0, |s| s.len())).collect()
+    lists(frame, column).into_iter().map(|v| v.map_or(0, |s| s.len())).collect()
 }
 
 /// Goal: the smoke pipeline runs every stage kind, its tables hold what the contract says, and a second run does nothing.
@@ -86,11 +91,9 @@ fn sampled_and_scored_logprobs_agree() {
     let file = pipeline(folder.path(), "p.toml", SMALL);
     ok(&store, &["run", file.to_str().unwrap(), "logprobs"]);
     let frame = table(&store, "small/logprobs");
-    let (policy, behavior) = (frame.column("logprob_policy").unwrap(), frame.column("logprob_behavior").unwrap());
     let mut compared = 0;
-    for (scored, sampled) in policy.list().unwrap().into_iter().zip(behavior.list().unwrap()) {
-        let Some(sampled) = sampled else { continue };
-        let (scored, sampled) = (scored.unwrap(), sampled);
+    for (scored, sampled) in lists(&frame, "logprob_policy").into_iter().zip(lists(&frame, "logprob_behavior")) {
+        let (Some(scored), Some(sampled)) = (scored, sampled) else { continue };
         for (a, b) in scored.f32().unwrap().iter().zip(sampled.f32().unwrap().iter()) {
             assert_eq!(a, b, "temperature 1 without truncation samples from the policy itself");
             compared += 1;

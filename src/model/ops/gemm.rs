@@ -53,14 +53,68 @@ pub fn gemm(size: Size, a: Left, b: Right, c: &mut [f32], c_row: usize, start: S
         return;
     }
     assert!(c.len() >= (m - 1) * c_row + n, "output too short for {size:?}");
-    if let Start::Bias(bias) = start {
-        assert!(bias.len() >= n, "bias too short for {size:?}");
-    }
+    check(size, a, b, start);
     if k == 0 {
         return fill(size, c, c_row, start);
     }
-    assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.step, "left factor too short for {size:?}");
-    assert!(b.data.len() >= (k - 1) * b.row + n, "right factor too short for {size:?}");
+    tiles(size, a, b, c_row, start, |size, a, b, at, start| tile(size, a, b, &mut c[at..], c_row, start));
+}
+
+/// The product in fresh memory, dense. With a kernel that only writes, the memory is not cleared first.
+pub fn product(size: Size, a: Left, b: Right) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if size.k > 0 && std::is_x86_feature_detected!("avx512f") {
+        let mut out = Vec::with_capacity(size.m * size.n);
+        // SAFETY: the processor has AVX-512 and the capacity is m x n.
+        unsafe { product_at(size, a, b, out.as_mut_ptr(), size.n, Start::Zero) };
+        // SAFETY: every element was written.
+        unsafe { out.set_len(size.m * size.n) };
+        return out;
+    }
+    let mut out = vec![0.0; size.m * size.n];
+    gemm(size, a, b, &mut out, size.n, Start::Zero);
+    out
+}
+
+/// [`gemm`] into memory that need not be initialised; every output element is written.
+///
+/// # Safety
+/// The processor has AVX-512F, k and n are not 0, `c` points to m rows of n elements, `c_row` apart, and `start` is not `Add`.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn product_at(size: Size, a: Left, b: Right, c: *mut f32, c_row: usize, start: Start) {
+    if size.m > 0 && size.n > 0 {
+        check(size, a, b, start);
+        // SAFETY: the caller vouches for the processor and for c; the factors were checked.
+        tiles(size, a, b, c_row, start, |size, a, b, at, start| unsafe {
+            avx512::tile(size, a, b, c.add(at), c_row, start);
+        });
+    }
+}
+
+/// Panics if a factor is too short: a bug of the caller.
+fn check(size: Size, a: Left, b: Right, start: Start) {
+    let Size { m, n, k } = size;
+    if let Start::Bias(bias) = start {
+        assert!(bias.len() >= n, "bias too short for {size:?}");
+    }
+    if k > 0 {
+        assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.step, "left factor too short for {size:?}");
+        assert!(b.data.len() >= (k - 1) * b.row + n, "right factor too short for {size:?}");
+    }
+}
+
+/// Cuts a product into tiles, in an order that keeps the caches warm; `run` gets each tile's factors, the offset of its
+/// output, and what it starts from.
+#[inline(always)]
+fn tiles(
+    size: Size,
+    a: Left,
+    b: Right,
+    c_row: usize,
+    start: Start,
+    mut run: impl FnMut(Size, Left, Right, usize, Start),
+) {
+    let Size { m, n, k } = size;
     let pack = m >= PACK_ROWS && b.row > PANEL;
     let mut panel = if pack { vec![0.0; DEPTH.min(k) * PANEL] } else { Vec::new() };
     for rows in (0..m).step_by(BLOCK) {
@@ -84,7 +138,7 @@ pub fn gemm(size: Size, a: Left, b: Right, c: &mut [f32], c_row: usize, start: S
                 for i in (rows..rows + block).step_by(ROWS) {
                     let left = Left { data: &a.data[i * a.row + p * a.step..], ..a };
                     let size = Size { m: ROWS.min(rows + block - i), n: width, k: depth };
-                    tile(size, left, right, &mut c[i * c_row + j..], c_row, start);
+                    run(size, left, right, i * c_row + j, start);
                 }
             }
         }
@@ -109,7 +163,7 @@ fn tile(size: Size, a: Left, b: Right, c: &mut [f32], c_row: usize, start: Start
     {
         if std::is_x86_feature_detected!("avx512f") {
             // SAFETY: the processor has AVX-512, and `gemm` checked that all elements lie in the slices.
-            return unsafe { avx512::tile(size, a, b, c, c_row, start) };
+            return unsafe { avx512::tile(size, a, b, c.as_mut_ptr(), c_row, start) };
         }
         if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
             // SAFETY: the processor has AVX2 and FMA.
@@ -170,9 +224,10 @@ mod avx512 {
     /// Chooses the tile compiled for this number of rows and of 16-column vectors.
     ///
     /// # Safety
-    /// The processor has AVX-512F, and every element that `size` names lies in its slice.
+    /// The processor has AVX-512F, every element of the factors that `size` names lies in its slice, and `c`
+    /// points to the rows of the output; it is read only to add to it.
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn tile(size: Size, a: Left, b: Right, c: &mut [f32], c_row: usize, start: Start) {
+    pub unsafe fn tile(size: Size, a: Left, b: Right, c: *mut f32, c_row: usize, start: Start) {
         macro_rules! dispatch {
             ($($rows:literal)*) => {
                 match (size.m, size.n.div_ceil(16)) {
@@ -191,7 +246,7 @@ mod avx512 {
         size: Size,
         a: Left,
         b: Right,
-        c: &mut [f32],
+        c: *mut f32,
         c_row: usize,
         start: Start,
     ) {
@@ -204,7 +259,7 @@ mod avx512 {
                     *sum = match start {
                         Start::Zero => _mm512_setzero_ps(),
                         Start::Bias(bias) => _mm512_maskz_loadu_ps(mask(v), bias.as_ptr().add(16 * v)),
-                        Start::Add => _mm512_maskz_loadu_ps(mask(v), c.as_ptr().add(i * c_row + 16 * v)),
+                        Start::Add => _mm512_maskz_loadu_ps(mask(v), c.add(i * c_row + 16 * v)),
                     };
                 }
             }
@@ -227,7 +282,7 @@ mod avx512 {
             }
             for (i, row) in sums.iter().enumerate() {
                 for (v, sum) in row.iter().enumerate() {
-                    _mm512_mask_storeu_ps(c.as_mut_ptr().add(i * c_row + 16 * v), mask(v), *sum);
+                    _mm512_mask_storeu_ps(c.add(i * c_row + 16 * v), mask(v), *sum);
                 }
             }
         }
@@ -280,6 +335,10 @@ mod tests {
                     gemm(size, a, b, &mut got, n + 2, start);
                     definition(size, a, b, &mut want, n + 2, start);
                     assert_eq!(got, want, "{size:?}");
+                    if let (true, Start::Zero) = (k > 0, start) {
+                        let dense: Vec<f32> = want.chunks(n + 2).flat_map(|row| &row[..n]).copied().collect();
+                        assert_eq!(product(size, a, b), dense, "fresh {size:?}");
+                    }
                     if k > 0 {
                         tile_portable(size, a, b, &mut portable, n + 2, start);
                         assert_eq!(portable, want, "portable {size:?}");

@@ -1,7 +1,9 @@
 //! `y = x w^T + b`: forward over packed panels of w, backward as two products.
 
 use super::cpu::{self, Read};
-use super::gemm::{Left, PANEL, Right, Size, Start, gemm};
+#[cfg(target_arch = "x86_64")]
+use super::gemm::product_at;
+use super::gemm::{Left, PANEL, Right, Size, Start, gemm, product};
 use super::tape;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
@@ -59,6 +61,39 @@ impl Packed {
 
     /// `out[r] = x[r] w^T + bias` for `rows` rows; both lie densely.
     pub fn apply(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, out: &mut [f32]) {
+        assert!(out.len() >= rows * self.outputs, "output too short for {rows} rows of {}", self.outputs);
+        self.panels(x, rows, bias, |size, left, right, at, start| {
+            gemm(size, left, right, &mut out[at..], self.outputs, start);
+        });
+    }
+
+    /// The same in fresh memory.
+    pub fn applied(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
+        #[cfg(target_arch = "x86_64")]
+        if self.inputs > 0 && std::is_x86_feature_detected!("avx512f") {
+            let mut out: Vec<f32> = Vec::with_capacity(rows * self.outputs);
+            let to = out.as_mut_ptr();
+            self.panels(x, rows, bias, |size, left, right, at, start| {
+                // SAFETY: the processor has AVX-512; panels lie inside the rows x outputs of the capacity.
+                unsafe { product_at(size, left, right, to.add(at), self.outputs, start) };
+            });
+            // SAFETY: the panels cover every element.
+            unsafe { out.set_len(rows * self.outputs) };
+            return out;
+        }
+        let mut out = vec![0.0; rows * self.outputs];
+        self.apply(x, rows, bias, &mut out);
+        out
+    }
+
+    /// The products that make up the whole: factors, offset of the output, start.
+    fn panels(
+        &self,
+        x: &[f32],
+        rows: usize,
+        bias: Option<&[f32]>,
+        mut run: impl FnMut(Size, Left, Right, usize, Start),
+    ) {
         for block in (0..rows).step_by(BLOCK) {
             let m = BLOCK.min(rows - block);
             let left = Left { data: &x[block * self.inputs..], row: self.inputs, step: 1 };
@@ -66,8 +101,7 @@ impl Packed {
                 let n = PANEL.min(self.outputs - first);
                 let right = Right { data: &self.panels[first * self.inputs..], row: n.next_multiple_of(16) };
                 let start = bias.map_or(Start::Zero, |bias| Start::Bias(&bias[first..]));
-                let target = &mut out[block * self.outputs + first..];
-                gemm(Size { m, n, k: self.inputs }, left, right, target, self.outputs, start);
+                run(Size { m, n, k: self.inputs }, left, right, block * self.outputs + first, start);
             }
         }
     }
@@ -101,11 +135,10 @@ pub fn linear_packed(x: &Tensor, w: &Packed, bias: Option<&Tensor>) -> Result<Te
         bail!("linear: x has {inputs} features, the weight takes {}", w.inputs);
     }
     let x = x.contiguous()?;
-    let mut out = vec![0.0; rows * w.outputs];
-    match bias {
-        Some(bias) => w.apply(Read::new(&x).slice()?, rows, Some(Read::new(bias).slice()?), &mut out),
-        None => w.apply(Read::new(&x).slice()?, rows, None, &mut out),
-    }
+    let out = match bias {
+        Some(bias) => w.applied(Read::new(&x).slice()?, rows, Some(Read::new(bias).slice()?)),
+        None => w.applied(Read::new(&x).slice()?, rows, None),
+    };
     Tensor::from_vec(out, (rows, w.outputs), x.device())
 }
 
@@ -131,8 +164,7 @@ fn forward(
         bail!("linear: x {:?} does not fit weight {:?} and its bias", x_layout.shape(), w_layout.shape());
     }
     let packed = Packed::from_slice(cpu::slice(w, w_layout)?, outputs, inputs);
-    let mut out = vec![0.0; rows * outputs];
-    packed.apply(cpu::slice(x, x_layout)?, rows, bias, &mut out);
+    let out = packed.applied(cpu::slice(x, x_layout)?, rows, bias);
     Ok((CpuStorage::F32(out), (rows, outputs).into()))
 }
 
@@ -144,18 +176,16 @@ fn backward(x: &Tensor, w: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Op
     let dy = grad_read.slice()?;
     let mut dx = None;
     if cpu::wants_gradient(x) {
-        let mut out = vec![0.0; rows * inputs];
         let left = Left { data: dy, row: outputs, step: 1 };
         let right = Right { data: w_read.slice()?, row: inputs };
-        gemm(Size { m: rows, n: inputs, k: outputs }, left, right, &mut out, inputs, Start::Zero);
+        let out = product(Size { m: rows, n: inputs, k: outputs }, left, right);
         dx = Some(cpu::tensor(out, x)?);
     }
     let mut dw = None;
     if cpu::wants_gradient(w) {
-        let mut out = vec![0.0; outputs * inputs];
         let left = Left { data: dy, row: 1, step: outputs };
         let right = Right { data: x_read.slice()?, row: inputs };
-        gemm(Size { m: outputs, n: inputs, k: rows }, left, right, &mut out, inputs, Start::Zero);
+        let out = product(Size { m: outputs, n: inputs, k: rows }, left, right);
         dw = Some(cpu::tensor(out, w)?);
     }
     Ok((dx, dw))

@@ -15,11 +15,11 @@ pub fn exp(x: f32) -> f32 {
     // ln 2 in two parts, so that the remainder is exact to the last bit.
     let r = n.mul_add(-0.693_145_75, clamped);
     let r = n.mul_add(-1.428_606_8e-6, r);
-    let p = 1.987_569_15e-4f32;
-    let p = p.mul_add(r, 1.398_199_95e-3);
+    let p = 1.987_569_1e-4f32;
+    let p = p.mul_add(r, 1.398_199_9e-3);
     let p = p.mul_add(r, 8.333_452e-3);
     let p = p.mul_add(r, 4.166_579_6e-2);
-    let p = p.mul_add(r, 1.666_666_55e-1);
+    let p = p.mul_add(r, 1.666_666_6e-1);
     let p = p.mul_add(r, 0.5);
     let p = (p * r).mul_add(r, r) + 1.0;
     // 2^n in two factors: n reaches 128.
@@ -83,7 +83,19 @@ pub fn max(x: &[f32]) -> f32 {
             lanes[i] = if block[i] > lanes[i] { block[i] } else { lanes[i] };
         }
     }
-    tail.iter().chain(&lanes).fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a })
+    let mut last = [f32::NEG_INFINITY; LANES];
+    last[..tail.len()].copy_from_slice(tail);
+    for i in 0..LANES {
+        lanes[i] = if last[i] > lanes[i] { last[i] } else { lanes[i] };
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// Compiles a function for AVX-512, for AVX2 and for the baseline, and picks at run time.
@@ -111,10 +123,15 @@ vectorised! {
                 lanes[i] += block[i];
             }
         }
-        for (i, x) in blocks.into_remainder().iter_mut().enumerate() {
-            *x = exp(x.mul_add(scale, -max));
-            lanes[i] += *x;
+        // The rest as one more whole block, filled up with what adds nothing: as vectors, not one by one.
+        let rest = blocks.into_remainder();
+        let mut last = [f32::NEG_INFINITY; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        for i in 0..LANES {
+            last[i] = exp(last[i].mul_add(scale, -max));
+            lanes[i] += last[i];
         }
+        rest.copy_from_slice(&last[..rest.len()]);
         join(lanes)
     }
 }

@@ -5,7 +5,7 @@
 //! thread records, the operators of this module run outside candle's graph and leave a note here; [`Tape::backward`]
 //! calls the same `bwd` functions in reverse, hands gradients on without copying, and frees activations on its way.
 
-use super::cpu::{self, Read};
+use super::cpu;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp2, Layout, Result, Shape, Tensor, TensorId, bail,
 };
@@ -256,7 +256,8 @@ impl InplaceOp2 for AddTo {
 #[cfg(test)]
 mod tests {
     use super::super::{add, linear, swiglu};
-    use super::{Read, Result, Tensor, record};
+    use super::{Result, Tensor, record};
+    use crate::model::ops::cpu::Read;
     use candle_core::{Device, Var};
 
     /// Residual sums, a shared weight and an unused branch: the tape's gradients equal candle's.

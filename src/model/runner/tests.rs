@@ -1,0 +1,97 @@
+use super::*;
+use crate::model::ops::Segments;
+use crate::model::testing::{every_shape, tiny_config, tiny_tensors};
+
+fn build(config: &Config) -> (Transformer, Runner) {
+    let transformer = Transformer::from_tensors(config, tiny_tensors(config, 5), DType::F32, &Device::Cpu).unwrap();
+    let runner = Runner::from_transformer(&transformer).unwrap();
+    (transformer, runner)
+}
+
+fn tokens(count: usize, seed: u32) -> Vec<u32> {
+    (0..count as u32).map(|i| (i * 7 + seed * 13 + i * i) % 61).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+fn packed_hidden(transformer: &Transformer, ids: &[u32]) -> Vec<f32> {
+    let hidden = transformer.hidden(ids, &Segments::new(&[ids.len()])).unwrap();
+    hidden.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Prefill in uneven pieces and decode token by token, three sequences side by side, equal the packed forward bit for bit.
+#[test]
+fn cached_equals_packed_bit_for_bit() {
+    for config in every_shape() {
+        let (transformer, runner) = build(&config);
+        let sequences = [tokens(70, 1), tokens(40, 2), tokens(9, 3)];
+        let mut caches: Vec<Sequence> = (0..3).map(|_| Sequence::new(runner.kv_shape(), 80)).collect();
+        let mut found = vec![Vec::new(); 3];
+        let mut workspace = Workspace::default();
+        let mut taken = [0; 3];
+        for round in 0.. {
+            let pieces = [[1, 33, 2, 1], [5, 1, 1, 17], [1, 1, 1, 1]];
+            let mut feeds = Vec::new();
+            let mut sizes = [0; 3];
+            for (i, cache) in caches.iter_mut().enumerate() {
+                sizes[i] = pieces[i][round % 4].min(sequences[i].len() - taken[i]);
+                let token_ids = &sequences[i][taken[i]..taken[i] + sizes[i]];
+                feeds.push(Feed { sequence: cache, token_ids, want: sizes[i] });
+            }
+            if sizes == [0; 3] {
+                break;
+            }
+            let mut hidden = runner.step(&mut workspace, &mut feeds).unwrap();
+            for i in 0..3 {
+                let (mine, rest) = hidden.split_at(sizes[i] * config.hidden_size);
+                found[i].extend_from_slice(mine);
+                hidden = rest;
+                taken[i] += sizes[i];
+            }
+        }
+        for i in 0..3 {
+            assert_eq!(
+                bits(&found[i]),
+                bits(&packed_hidden(&transformer, &sequences[i])),
+                "{:?} {i}",
+                config.architecture
+            );
+        }
+    }
+}
+
+#[test]
+fn a_shared_prefix_changes_nothing() {
+    let config = tiny_config();
+    let (transformer, runner) = build(&config);
+    let (prompt, rest) = (tokens(21, 1), tokens(6, 9));
+    let mut workspace = Workspace::default();
+    let mut sequence = Sequence::new(runner.kv_shape(), prompt.len());
+    runner.step(&mut workspace, &mut [Feed { sequence: &mut sequence, token_ids: &prompt, want: 0 }]).unwrap();
+    let prefix = sequence.into_prefix();
+    let mut sample = Sequence::new(runner.kv_shape(), rest.len());
+    sample.start_after(&prefix);
+    let mut found = Vec::new();
+    for token in &rest {
+        let token_ids = std::slice::from_ref(token);
+        let feed = Feed { sequence: &mut sample, token_ids, want: 1 };
+        found.extend_from_slice(runner.step(&mut workspace, &mut [feed]).unwrap());
+    }
+    let all = packed_hidden(&transformer, &[&prompt[..], &rest[..]].concat());
+    assert_eq!(bits(&found), bits(&all[prompt.len() * config.hidden_size..]));
+}
+
+#[test]
+fn bad_tokens_and_lengths_are_errors() {
+    let (_, runner) = build(&tiny_config());
+    let mut workspace = Workspace::default();
+    let mut sequence = Sequence::new(runner.kv_shape(), 200);
+    let mut step = |token_ids: &[u32]| {
+        let feed = Feed { sequence: &mut sequence, token_ids, want: 1 };
+        runner.step(&mut workspace, &mut [feed]).map(|_| ()).unwrap_err().what().to_string()
+    };
+    assert!(step(&[99]).contains("token id 99"));
+    assert!(step(&[1; 97]).contains("97 tokens"));
+}
