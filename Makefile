@@ -62,7 +62,7 @@ fmt:
 	$(CARGO) fmt
 
 bench: build
-	$(CARGO) run --quiet --release --example speed
+	$(MINDGAP) bench --policy data/base-policy
 
 # Needs a nightly toolchain and cargo-fuzz.
 fuzz:

@@ -53,6 +53,8 @@ pub enum Command {
     Score(Score),
     /// Sample completions, as JSON lines with token ids and log-probs.
     Generate(Generate),
+    /// Measure generation and scoring speed beside the machine's ceilings.
+    Bench(Bench),
     /// Print shell completions.
     Completions { shell: Shell },
 }
@@ -196,6 +198,15 @@ pub struct Generate {
     pub stop: Vec<String>,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+}
+
+#[derive(ClapArgs)]
+pub struct Bench {
+    /// Policy folder in Hugging Face layout.
+    #[arg(long)]
+    pub policy: PathBuf,
+    #[arg(long)]
+    pub json: bool,
 }
 
 pub fn completions(shell: Shell) {

@@ -1,6 +1,7 @@
 //! People: arguments in, text and exit codes out. The only layer that prints.
 
 mod args;
+mod bench;
 mod inspect;
 mod pipelines;
 mod policies;
@@ -45,6 +46,7 @@ fn dispatch(args: Args) -> Result<()> {
         Command::Judge(command) => policies::judge(command),
         Command::Score(command) => policies::score(command, threads, cancel_on_signal()?),
         Command::Generate(command) => policies::generate(command, threads, cancel_on_signal()?),
+        Command::Bench(command) => bench::bench(command, threads, cancel_on_signal()?),
         Command::Completions { shell } => {
             args::completions(shell);
             Ok(())

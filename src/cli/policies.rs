@@ -127,11 +127,11 @@ pub fn generate(args: args::Generate, threads: usize, cancel: Arc<AtomicBool>) -
     Ok(())
 }
 
-fn limits(threads: usize, cancel: &AtomicBool) -> Limits<'_> {
+pub fn limits(threads: usize, cancel: &AtomicBool) -> Limits<'_> {
     Limits { slots: 64, kv_budget_bytes: 2 << 30, threads, cancel }
 }
 
-fn load(folder: &Path) -> Result<Policy> {
+pub fn load(folder: &Path) -> Result<Policy> {
     let name = folder.display().to_string();
     crate::stage::load_policy(&PolicyHandle::of_folder(&name, folder, PolicyFiles::wants)?)
 }

@@ -97,8 +97,8 @@ impl State {
         self.part = format!("{stage} [{}/{count}]", index + 1);
         self.part_started = Instant::now();
         if terminal {
-            let bar = ProgressBar::new(0);
-            let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {msg} eta {eta}");
+            let bar = ProgressBar::new_spinner();
+            let style = ProgressStyle::with_template("{prefix} {spinner} {msg}");
             bar.set_style(style.expect("the template is valid"));
             bar.set_prefix(self.part.clone());
             self.bar = Some(bar);
@@ -110,7 +110,11 @@ impl State {
         let rate = if seconds > 0.0 { tick.tokens as f64 / seconds } else { 0.0 };
         let rate = if tick.tokens > 0 { format!("{rate:.0} tokens/s  ") } else { String::new() };
         if let Some(bar) = &self.bar {
-            bar.set_length(tick.rows_total);
+            if tick.rows_total > 0 && bar.length().is_none() {
+                let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len}  {msg}eta {eta}");
+                bar.set_style(style.expect("the template is valid"));
+                bar.set_length(tick.rows_total);
+            }
             bar.set_position(tick.rows_done);
             bar.set_message(format!("{rate}{}", tick.note));
         } else if self.last_line.elapsed() > LINE_EVERY && self.part_started.elapsed() > LINE_EVERY {
