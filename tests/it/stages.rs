@@ -2,7 +2,6 @@
 
 use crate::support::{SMALL, by_stage, fails, json, ok, pipeline};
 use polars::prelude::*;
-use serde_json::Value;
 use std::path::Path;
 
 fn table(store: &Path, name: &str) -> DataFrame {
