@@ -95,7 +95,7 @@ fn print_fields(value: &Value) -> Result<()> {
             Value::Null => continue,
             Value::String(text) => text.replace('\n', "\n                    "),
             Value::Array(items) if items.len() > 12 => {
-                let start: Vec<String> = items.iter().take(12).map(ToString::to_string).collect();
+                let start: Vec<String> = items.iter().take(12).map(short).collect();
                 format!("[{}, ... {} in all]", start.join(", "), items.len())
             }
             other => other.to_string(),
@@ -103,6 +103,14 @@ fn print_fields(value: &Value) -> Result<()> {
         render::out(&format!("  {name:<18}{text}"))?;
     }
     render::out("")
+}
+
+/// A number with three decimals, if it has any.
+fn short(value: &Value) -> String {
+    match value.as_f64() {
+        Some(number) if value.is_f64() => format!("{number:.3}"),
+        _ => value.to_string(),
+    }
 }
 
 fn row_json(frame: &DataFrame, index: usize) -> Result<Value> {
