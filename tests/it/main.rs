@@ -3,6 +3,7 @@
 mod bad_input;
 mod cli;
 mod crash;
+mod docs;
 mod engine;
 mod math;
 #[cfg(feature = "oracle")]

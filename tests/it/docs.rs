@@ -1,0 +1,95 @@
+//! docs/tables: one page per table, rendered from the row types, so that it cannot say anything else than the code.
+
+use mindgap::table::evals::Eval;
+use mindgap::table::examples::Example;
+use mindgap::table::logprobs::Logprob;
+use mindgap::table::problems::{Problem, Reject};
+use mindgap::table::rewrites::{Rewrite, Untargeted};
+use mindgap::table::rollouts::Rollout;
+use mindgap::table::train_steps::{BatchPlan, TrainStep};
+use mindgap::table::verdicts::VerdictRow;
+use mindgap::table::{Column, Row};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Every page by table name.
+fn pages() -> BTreeMap<&'static str, String> {
+    fn page<R: Row>() -> (&'static str, String) {
+        (R::TABLE, render(R::TABLE, R::VERSION, R::KEY, R::DOC, &R::columns()))
+    }
+    BTreeMap::from([
+        page::<Problem>(),
+        page::<Reject>(),
+        page::<Rollout>(),
+        page::<VerdictRow>(),
+        page::<Rewrite>(),
+        page::<Untargeted>(),
+        page::<Logprob>(),
+        page::<Example>(),
+        page::<TrainStep>(),
+        page::<BatchPlan>(),
+        page::<Eval>(),
+    ])
+}
+
+fn render(table: &str, version: u32, key: &[&str], doc: &str, columns: &[Column]) -> String {
+    let key = key.iter().map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", ");
+    let mut page = format!(
+        "# {table}\n\n<!-- Made from src/table by `make golden`. Do not edit. -->\n\n{}\n\n\
+         Schema version {version}. Sorted by its key: {key}.\n\n\
+         | column | type | null | meaning |\n|---|---|---|---|\n",
+        doc.trim()
+    );
+    for column in columns {
+        let (kind, null) = (type_name(&column.data_type), if column.nullable { "yes" } else { "no" });
+        let meaning = column.doc.trim().replace('|', "\\|");
+        page.push_str(&format!("| `{}` | {kind} | {null} | {meaning} |\n", column.name));
+    }
+    page
+}
+
+fn type_name(data_type: &arrow::datatypes::DataType) -> String {
+    use arrow::datatypes::DataType;
+    match data_type {
+        DataType::Utf8 => "text".to_string(),
+        DataType::List(item) => format!("list of {}", type_name(item.data_type())),
+        other => other.to_string().to_lowercase(),
+    }
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tables")
+}
+
+#[test]
+fn table_pages_match_the_row_types() {
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    if update {
+        std::fs::create_dir_all(folder()).unwrap();
+    }
+    for (table, wanted) in pages() {
+        let path = folder().join(format!("{table}.md"));
+        if update {
+            std::fs::write(&path, &wanted).unwrap();
+        }
+        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(found, wanted, "docs/tables/{table}.md is stale: run `make golden`");
+    }
+}
+
+/// A page of a table that no longer exists is stale too, and so is a row type that `pages` forgot.
+#[test]
+fn every_row_type_has_a_page_and_every_page_a_row_type() {
+    let known = pages();
+    for entry in std::fs::read_dir(folder()).expect("docs/tables exists: `make golden` makes it") {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let table = name.strip_suffix(".md").unwrap_or(&name);
+        assert!(known.contains_key(table), "docs/tables/{name} belongs to no table");
+    }
+    let mut declared = 0;
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/table")).unwrap() {
+        let code = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        declared += code.lines().filter(|line| *line == "row! {").count();
+    }
+    assert_eq!(declared, known.len(), "a `row!` in src/table has no line in `pages`");
+}
