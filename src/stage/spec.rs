@@ -17,6 +17,7 @@ pub enum Wants {
     Rollouts,
     Verdicts,
     Rewrites,
+    Logprobs,
     /// Rewrites, or examples of pre-training documents.
     Trainable,
 }
@@ -30,6 +31,7 @@ impl Wants {
             Wants::Rollouts => &["rollout"],
             Wants::Verdicts => &["judge"],
             Wants::Rewrites => &["rewrite"],
+            Wants::Logprobs => &["logprob"],
             Wants::Trainable => &["rewrite", "documents"],
         }
     }

@@ -11,6 +11,7 @@ use crate::model::weights::serialize;
 use crate::store::{PartRecord, PolicyHandle, Span, Store, Table};
 use crate::table::Row;
 use crate::table::examples::Example;
+use crate::table::logprobs::Logprob;
 use crate::table::rewrites::Rewrite;
 use crate::table::train_steps::{BatchPlan, TrainStep};
 use crate::train::{
@@ -19,7 +20,7 @@ use crate::train::{
 };
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 const VERSION: u32 = 1;
 /// Weights, moments and counters of a checkpoint that is not the last.
@@ -38,6 +39,8 @@ pub struct Params {
     pub policy: String,
     /// Start from random weights drawn from this seed, of the shape the policy's config says.
     pub init_seed: Option<u64>,
+    /// Log-probs of the data's targets under a frozen reference policy, for losses that compare with one.
+    pub logprobs: Option<String>,
     /// Only rows of these sources; all where none is named.
     #[serde(default)]
     pub sources: Vec<String>,
@@ -132,7 +135,10 @@ impl Params {
     pub fn bind(&self, inputs: &Inputs) -> Result<TrainStage> {
         let is_rewrites = inputs.manifest(&self.data).is_some_and(|m| m.main_table.as_deref() == Some(Rewrite::TABLE));
         let data = match is_rewrites {
-            true => Data::Rewrites(inputs.table(&self.data)?),
+            true => Data::Rewrites {
+                rewrites: inputs.table(&self.data)?,
+                reference: self.logprobs.as_ref().map(|name| inputs.table(name)).transpose()?,
+            },
             false => Data::Examples(inputs.table(&self.data)?),
         };
         let policy = inputs.policy(&self.policy)?;
@@ -147,14 +153,14 @@ pub fn policy_files(files: BTreeMap<String, (Address, u64)>) -> BTreeMap<String,
 
 /// What a policy is trained on.
 enum Data {
-    Rewrites(Table<Rewrite>),
+    Rewrites { rewrites: Table<Rewrite>, reference: Option<Table<Logprob>> },
     Examples(Table<Example>),
 }
 
 impl Data {
     fn contents(&self) -> Vec<&Address> {
         match self {
-            Data::Rewrites(table) => table.contents(),
+            Data::Rewrites { rewrites, .. } => rewrites.contents(),
             Data::Examples(table) => table.contents(),
         }
     }
@@ -163,7 +169,18 @@ impl Data {
     fn examples(&self, params: &Params) -> Result<Vec<TrainExample>> {
         let wanted = |row: &Rewrite| params.sources.is_empty() || params.sources.contains(&row.source);
         Ok(match self {
-            Data::Rewrites(table) => table.read_all()?.iter().filter(|row| wanted(row)).map(from_rewrite).collect(),
+            Data::Rewrites { rewrites, reference } => {
+                let mut columns = match reference {
+                    Some(table) => by_target(table.read_all()?),
+                    None => HashMap::new(),
+                };
+                let rows = rewrites.read_all()?.into_iter().filter(wanted);
+                rows.map(|row| {
+                    let column = columns.remove(&(row.problem_id.clone(), row.choice_index));
+                    from_rewrite(&row, column)
+                })
+                .collect()
+            }
             Data::Examples(table) => {
                 let rows = table.read_all()?.into_iter();
                 rows.map(|row| TrainExample::new(row.token_ids, row.loss_mask, SOURCES.len() as u32)).collect()
@@ -174,7 +191,7 @@ impl Data {
     fn row_count(&self, params: &Params) -> Result<usize> {
         match self {
             Data::Examples(table) => Ok(table.parts().iter().map(|part| part.rows as usize).sum()),
-            Data::Rewrites(_) => Ok(self.examples(params)?.len()),
+            Data::Rewrites { .. } => Ok(self.examples(params)?.len()),
         }
     }
 
@@ -192,11 +209,26 @@ impl Data {
     }
 }
 
-fn from_rewrite(row: &Rewrite) -> TrainExample {
+/// Reference log-probs by problem and choice.
+fn by_target(rows: Vec<Logprob>) -> HashMap<(String, u32), Vec<f32>> {
+    rows.into_iter().map(|row| ((row.problem_id, row.choice_index), row.logprob_policy)).collect()
+}
+
+fn from_rewrite(row: &Rewrite, reference: Option<Vec<f32>>) -> TrainExample {
     let token_ids: Vec<u32> = row.prompt_ids.iter().chain(&row.token_ids).copied().collect();
     let loss_mask = (0..token_ids.len()).map(|i| i >= row.prompt_ids.len().max(1)).collect();
     let source = SOURCES.iter().position(|source| *source == row.source).unwrap_or(SOURCES.len());
-    TrainExample::new(token_ids, loss_mask, source as u32)
+    let mut example = TrainExample::new(token_ids, loss_mask, source as u32);
+    // Columns over prompt and target; what the prompt's entries hold is never read.
+    let whole = |target: Vec<f32>| {
+        let mut column = vec![0.0; row.prompt_ids.len()];
+        column.extend(target);
+        column
+    };
+    // A target cut off where it was scored has no reference: the loss says so, if it needs one.
+    example.logprob_reference = reference.filter(|column| column.len() == row.token_ids.len()).map(whole);
+    example.logprob_behavior = row.logprob_behavior.clone().map(whole);
+    example
 }
 
 pub struct TrainStage {
@@ -213,7 +245,7 @@ impl Stage for TrainStage {
         let policy = self.policy.digest().into_iter();
         let policy: BTreeMap<_, _> =
             policy.filter(|(f, _)| p.init_seed.is_none() || !f.contains("safetensors")).collect();
-        Recipe::new("train", VERSION)
+        let recipe = Recipe::new("train", VERSION)
             .with("schema", (TrainStep::VERSION, BatchPlan::VERSION))
             .with("data", self.data.contents())
             .with("policy", policy)
@@ -231,7 +263,11 @@ impl Stage for TrainStage {
             .with("seed", p.seed)
             .with("drop_last", p.drop_last)
             .with("packing", (p.micro_batch_tokens, p.max_length, p.too_long))
-            .with("checkpoint_steps", p.checkpoint_steps)
+            .with("checkpoint_steps", p.checkpoint_steps);
+        match &self.data {
+            Data::Rewrites { reference: Some(reference), .. } => recipe.with("logprobs", reference.contents()),
+            _ => recipe,
+        }
     }
 
     fn main_table(&self) -> Option<&'static str> {

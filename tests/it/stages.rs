@@ -175,3 +175,27 @@ fn a_damaged_part_is_made_again() {
         .sum();
     assert_eq!(computed, 1, "only the damaged part is computed again");
 }
+
+/// Goal: a pipeline can feed every loss what it needs, and each moves the weights its own way.
+#[test]
+fn every_loss_trains_in_a_pipeline() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let names = ["sft", "dft", "importance", "iw-sft", "psft", "idft", "eaft", "chord-phi", "talr", "asft"];
+    let text = SMALL
+        .replace("[stages.train]\n", &format!("[stages.train]\nmatrix.loss = {names:?}\nlogprobs = \"logprobs\"\n"))
+        .replace("loss = \"dft\"", "loss = \"{loss}\"")
+        .replace("steps = 4", "steps = 2");
+    let file = pipeline(folder.path(), "p.toml", &text);
+    let done = json(&ok(&store, &["run", file.to_str().unwrap(), "--json"]));
+    let trained: Vec<String> = by_stage(&done, "address")
+        .into_iter()
+        .filter(|(n, _)| n.starts_with("train-"))
+        .map(|(_, a)| a.to_string())
+        .collect();
+    let distinct: std::collections::BTreeSet<&String> = trained.iter().collect();
+    assert_eq!((trained.len(), distinct.len()), (names.len(), names.len()));
+    let without = pipeline(folder.path(), "q.toml", &text.replace("logprobs = \"logprobs\"\n", ""));
+    let error = fails(&store, &["run", without.to_str().unwrap(), "train-iw-sft"], 3);
+    assert!(error.contains("needs reference log-probs"), "{error}");
+}
