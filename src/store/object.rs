@@ -50,4 +50,4 @@ impl Store {
     }
 }
 
-const REPAIR: &str = "`mindgap run` makes it again; `mindgap check` lists everything that is damaged";
+const REPAIR: &str = "`mindgap run` makes it again";
