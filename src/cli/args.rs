@@ -34,9 +34,9 @@ Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 bad input, 4 disk or devi
 #[derive(Subcommand)]
 pub enum Command {
     /// Run what is missing: all stages, or the named ones and what they need.
-    Run(Run),
+    Run(Stages),
     /// Say what would run and why, without running it.
-    Plan(Plan),
+    Plan(Stages),
     /// Say how far each stage is.
     Status(Status),
     /// Print where a table or policy is: a Parquet glob, or a folder.
@@ -74,21 +74,12 @@ fn setting(text: &str) -> Result<(String, String), String> {
 }
 
 #[derive(ClapArgs)]
-pub struct Run {
+pub struct Stages {
     #[command(flatten)]
     pub pipeline: Pipeline,
-    /// Stages to run, with what they need. All where none is named.
+    /// Stages, with what they need. All where none is named.
     pub stages: Vec<String>,
-    /// Print what became of each stage as JSON on stdout.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(ClapArgs)]
-pub struct Plan {
-    #[command(flatten)]
-    pub pipeline: Pipeline,
-    pub stages: Vec<String>,
+    /// Print what is said of each stage as JSON on stdout.
     #[arg(long)]
     pub json: bool,
 }

@@ -16,7 +16,7 @@ pub fn load(args: &args::Pipeline) -> Result<Pipeline> {
     Pipeline::load(&args.pipeline, &args.settings)
 }
 
-pub fn run(store: &Path, args: args::Run, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
+pub fn run(store: &Path, args: args::Stages, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
     let store = Store::open(store)?;
     let progress = Progress::new();
@@ -36,7 +36,7 @@ pub fn run(store: &Path, args: args::Run, threads: usize, cancel: Arc<AtomicBool
     Ok(())
 }
 
-pub fn plan(store: &Path, args: args::Plan) -> Result<()> {
+pub fn plan(store: &Path, args: args::Stages) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
     let plans = pipeline::plan(&pipeline, &Store::open(store)?, &args.stages)?;
     if args.json {

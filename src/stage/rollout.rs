@@ -18,7 +18,7 @@ use crate::table::problems::Problem;
 use crate::table::rollouts::Rollout;
 use crate::table::verdicts::VerdictRow;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 const VERSION: u32 = 1;
@@ -383,9 +383,4 @@ impl RolloutStage {
             seed: self.params.seed,
         }
     }
-}
-
-/// Rollouts by problem and sample, for consumers that look them up.
-pub fn by_key(rows: Vec<Rollout>) -> HashMap<(String, u32), Rollout> {
-    rows.into_iter().map(|row| ((row.problem_id.clone(), row.sample_index), row)).collect()
 }
