@@ -56,7 +56,7 @@ pub struct PolicyHandle {
 impl PolicyHandle {
     /// A Hugging Face folder. `relevant` picks the files that make the policy what it is.
     pub fn of_folder(name: &str, folder: &std::path::Path, relevant: impl Fn(&str) -> bool) -> Result<PolicyHandle> {
-        let is_folder = std::fs::metadata(folder).map_err(|e| fs::error("open policy folder", folder, e))?.is_dir();
+        let is_folder = fs::is_dir(folder)?;
         if !is_folder {
             return Err(Error::input("policy is not a folder").at(folder.display().to_string()).hint(
                 "a policy is a Hugging Face folder: config.json, tokenizer.json, tokenizer_config.json, *.safetensors",
@@ -65,9 +65,7 @@ impl PolicyHandle {
         let mut files = BTreeMap::new();
         for file in fs::list(folder)?.into_iter().filter(|file| relevant(file)) {
             let path = folder.join(&file);
-            let mut hasher = blake3::Hasher::new();
-            hasher.update_mmap(&path).map_err(|e| fs::error("read file", &path, e))?;
-            let address = Address::parse(&hasher.finalize().to_hex()).expect("64 hex digits");
+            let address = fs::hash(&path)?;
             files.insert(file, (address, path));
         }
         Ok(PolicyHandle { name: name.to_string(), files })

@@ -43,8 +43,8 @@ impl Store {
     /// Remembers a part. Its objects must be durable already.
     pub fn remember_part(&self, recipe: &Recipe, record: &PartRecord) -> Result<()> {
         let folder = self.family_path(&recipe.fingerprint());
-        if !folder.join(RECIPE).exists() {
-            let bytes = serde_json::to_vec_pretty(recipe).expect("a recipe is plain data");
+        let bytes = serde_json::to_vec_pretty(recipe).expect("a recipe is plain data");
+        if fs::read_if_present(&folder.join(RECIPE))?.as_ref() != Some(&bytes) {
             fs::publish(&folder.join(RECIPE), &bytes, "recipe")?;
         }
         let bytes = serde_json::to_vec(record).expect("a part record is plain data");

@@ -10,11 +10,13 @@ impl Store {
         self.root.join("objects").join(&address.as_str()[..2]).join(address.as_str())
     }
 
-    /// Stores bytes; storing them again is a no-op.
+    /// Stores bytes; storing them again is a no-op, unless what is there is damaged.
     pub fn put(&self, bytes: &[u8]) -> Result<Address> {
         let address = Address::of(bytes);
         let path = self.object_path(&address);
-        if std::fs::metadata(&path).is_ok_and(|m| m.len() == bytes.len() as u64) {
+        if self.has(&address, bytes.len() as u64) && fs::hash(&path)? == address {
+            // Whoever published it may have died before it synced the folder.
+            fs::sync_dir(path.parent().expect("an object has a folder"))?;
             return Ok(address);
         }
         fs::publish(&path, bytes, "object")?;
@@ -36,7 +38,7 @@ impl Store {
 
     /// True when the object is there with this many bytes. Its hash is checked when it is read.
     pub fn has(&self, address: &Address, bytes: u64) -> bool {
-        std::fs::metadata(self.object_path(address)).is_ok_and(|m| m.len() == bytes)
+        fs::size(&self.object_path(address)) == Some(bytes)
     }
 
     /// Removes an object whose bytes no longer match its name, so that the next run makes it again. True if it did.
@@ -44,7 +46,7 @@ impl Store {
         let path = self.object_path(address);
         match fs::read_if_present(&path)? {
             Some(bytes) if Address::of(&bytes) == *address => Ok(false),
-            Some(_) => std::fs::remove_file(&path).map(|()| true).map_err(|e| fs::error("remove damaged", &path, e)),
+            Some(_) => fs::remove(&path).map(|()| true),
             None => Ok(true),
         }
     }

@@ -3,11 +3,13 @@
 mod bad_input;
 mod cli;
 mod crash;
+mod disk;
 mod docs;
 mod engine;
 mod math;
 #[cfg(feature = "oracle")]
 mod oracle;
+mod power;
 mod scores;
 mod stages;
 mod support;
