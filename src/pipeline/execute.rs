@@ -75,28 +75,36 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
     log.append(&json!({"event": "run", "time": Oplog::now(), "pipeline": pipeline.name, "stages": names,
         "file": pipeline.source.path, "text": pipeline.source.text, "version": env!("CARGO_PKG_VERSION")}))?;
     for attempt in 0.. {
-        let mut runner =
-            Runner { session: Session::new(pipeline, store)?, options, log: &mut log, outcomes: Vec::new() };
+        let mut runner = Runner {
+            session: Session::new(pipeline, store)?,
+            options,
+            log: &mut log,
+            outcomes: Vec::new(),
+            family: None,
+        };
         let result = runner.run(names);
-        let Runner { session, outcomes, .. } = runner;
+        let Runner { session, outcomes, family, .. } = runner;
         let Err(error) = result else {
             log.append(&json!({"event": "done", "time": Oplog::now()}))?;
             return Ok(outcomes);
         };
         // An error may come from a damaged input: drop it, so that the next attempt makes it again.
-        if error.kind() == Kind::Input && attempt < REPAIRS && drop_damaged(&session, store, options)? {
+        if error.kind() == Kind::Input && attempt < REPAIRS && drop_damaged(&session, family, options)? {
             continue;
         }
-        log.append(&json!({"event": "failed", "time": Oplog::now(), "error": error.to_string()}))?;
+        // What stopped the run may well keep the log from being written; the first error is the one to tell.
+        let _ = log.append(&json!({"event": "failed", "time": Oplog::now(), "error": error.to_string()}));
         return Err(error);
     }
     unreachable!("the loop returns")
 }
 
-fn drop_damaged(session: &Session, store: &Store, options: &Options) -> Result<bool> {
+/// Drops damaged objects of the finished stages, and of earlier parts of the stage that failed.
+fn drop_damaged(session: &Session, family: Option<Fingerprint>, options: &Options) -> Result<bool> {
     let mut dropped = false;
-    for address in session.objects() {
-        if store.drop_if_damaged(address)? {
+    let earlier = family.map(|family| session.store.family_parts(&family)).transpose()?.unwrap_or_default();
+    for address in session.objects().chain(earlier.iter().flat_map(PartRecord::objects).map(|(address, _)| address)) {
+        if session.store.drop_if_damaged(address)? {
             (options.observer)(Event::Repairing { address });
             dropped = true;
         }
@@ -109,6 +117,8 @@ struct Runner<'a, 'b> {
     options: &'b Options<'b>,
     log: &'b mut Oplog,
     outcomes: Vec<Outcome>,
+    /// Recipe of the stage at work: its earlier parts may be read.
+    family: Option<Fingerprint>,
 }
 
 impl Runner<'_, '_> {
@@ -117,6 +127,7 @@ impl Runner<'_, '_> {
             self.check_cancelled()?;
             let started = Instant::now();
             let mut bound = self.session.bind(spec).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
+            self.family = Some(bound.family.clone());
             let plan = stage_plan(self.session.store, spec, &bound)?;
             (self.options.observer)(Event::StageStarted { plan: &plan });
             let computed_parts = self.compute(spec, &mut bound).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
@@ -141,6 +152,11 @@ impl Runner<'_, '_> {
     /// Computes every missing part, leaving those another process holds for later. Returns how many it computed.
     fn compute(&mut self, spec: &StageSpec, bound: &mut Bound) -> Result<usize> {
         let (mut computed, count) = (0, bound.parts.len());
+        if bound.parts.iter().all(|part| part.record.is_some()) {
+            return Ok(0);
+        }
+        // What parts made before hold serves the missing ones; each part made now serves the next.
+        let mut earlier = self.session.store.family_parts(&bound.family)?;
         while bound.parts.iter().any(|part| part.record.is_none()) {
             let mut held_elsewhere = 0;
             for index in 0..count {
@@ -155,29 +171,37 @@ impl Runner<'_, '_> {
                 };
                 // It may have been published between planning and locking.
                 let published = self.session.store.find_part(&bound.family, &fingerprint)?;
-                bound.parts[index].record = match published {
-                    Some(record) => Some(record),
+                let record = match published {
+                    Some(record) => record,
                     None => {
                         (self.options.observer)(Event::PartStarted { stage: &spec.name, index, count });
                         computed += 1;
-                        Some(self.compute_part(spec, bound, index)?)
+                        self.compute_part(spec, bound, index, &earlier)?
                     }
                 };
+                earlier.push(record.clone());
+                bound.parts[index].record = Some(record);
             }
             if held_elsewhere > 0 {
                 (self.options.observer)(Event::Waiting { stage: &spec.name });
                 std::thread::sleep(Duration::from_millis(200));
                 for part in bound.parts.iter_mut().filter(|part| part.record.is_none()) {
                     part.record = self.session.store.find_part(&bound.family, &part.fingerprint)?;
+                    earlier.extend(part.record.clone());
                 }
             }
         }
         Ok(computed)
     }
 
-    fn compute_part(&mut self, spec: &StageSpec, bound: &Bound, index: usize) -> Result<PartRecord> {
+    fn compute_part(
+        &mut self,
+        spec: &StageSpec,
+        bound: &Bound,
+        index: usize,
+        earlier: &[PartRecord],
+    ) -> Result<PartRecord> {
         let started = Instant::now();
-        let earlier = self.session.store.family_parts(&bound.family)?;
         let observer = self.options.observer;
         let tick = |tick: Tick| observer(Event::Progress { stage: &spec.name, tick });
         let context = Context {
@@ -187,7 +211,7 @@ impl Runner<'_, '_> {
             footer: Footer { stage: &spec.name, fingerprint: bound.family.as_str() },
         };
         let part = &bound.parts[index];
-        let output = bound.stage.run_part(&context, &part.part, &earlier)?;
+        let output = bound.stage.run_part(&context, &part.part, earlier)?;
         let record = self.publish_part(bound, index, output)?;
         self.log.append(&json!({"event": "part", "time": Oplog::now(), "stage": spec.name, "part": index,
             "fingerprint": part.fingerprint, "seconds": started.elapsed().as_secs_f64()}))?;

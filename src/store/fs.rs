@@ -40,6 +40,14 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| error("read file", path, e))
 }
 
+/// The hash of a file's bytes, which are read in pieces.
+pub fn address(path: &Path) -> Result<Address> {
+    let mut hasher = blake3::Hasher::new();
+    let file = File::open(path).map_err(|e| error("open file", path, e))?;
+    hasher.update_reader(file).map_err(|e| error("read file", path, e))?;
+    Ok(hasher.finalize().into())
+}
+
 /// Maps a file read only. It must not be changed in place while mapped; objects of the store never are.
 pub fn map(path: &Path) -> Result<memmap2::Mmap> {
     let file = File::open(path).map_err(|e| error("open file", path, e))?;
@@ -71,16 +79,9 @@ pub fn list(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// blake3 of a file's bytes.
-pub fn hash(path: &Path) -> Result<Address> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap(path).map_err(|e| error("read file", path, e))?;
-    Ok(Address::parse(&hasher.finalize().to_hex()).expect("64 hex digits"))
-}
-
-/// Size of a file in bytes; `None` where there is none.
-pub fn size(path: &Path) -> Option<u64> {
-    fs::metadata(path).ok().filter(fs::Metadata::is_file).map(|m| m.len())
+/// Size of a file in bytes.
+pub fn size(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path).map_err(|e| error("look at", path, e))?.len())
 }
 
 /// True for a folder; an error where there is nothing.
@@ -128,6 +129,11 @@ pub fn sync_dir(folder: &Path) -> Result<()> {
     }
 }
 
+/// Makes the name of something found there durable: whoever published it may have died before it synced the folder.
+pub fn settle(path: &Path) -> Result<()> {
+    sync_dir(path.parent().expect("what is published has a folder"))
+}
+
 /// A name beside the final one, for what is not whole yet. What bears it is removed unless it was renamed away.
 struct Temp {
     path: PathBuf,
@@ -162,7 +168,7 @@ impl Temp {
 impl Drop for Temp {
     fn drop(&mut self) {
         if !self.renamed {
-            let _ = remove_tree(&self.path);
+            let _ = remove(&self.path);
         }
     }
 }
@@ -177,7 +183,7 @@ pub fn publish(path: &Path, bytes: &[u8], name: &str) -> Result<()> {
     file.sync().map_err(|e| error("sync", path, e))?;
     fault::point(&format!("{name}.synced"));
     temp.rename(path).map_err(|e| error("rename into", path, e))?;
-    sync_dir(path.parent().expect("a published file has a folder"))?;
+    settle(path)?;
     fault::point(&format!("{name}.renamed"));
     Ok(())
 }
@@ -187,7 +193,7 @@ pub fn publish_link(link: &Path, target: &Path) -> Result<()> {
     let temp = Temp::beside(link)?;
     symlink(&temp.path, target)?;
     temp.rename(link).map_err(|e| error("rename into", link, e))?;
-    sync_dir(link.parent().expect("a link has a folder"))?;
+    settle(link)?;
     fault::point("view.linked");
     Ok(())
 }
@@ -195,7 +201,7 @@ pub fn publish_link(link: &Path, target: &Path) -> Result<()> {
 /// Publishes a folder of links, whole or not at all, unless it is there. Links are (path inside the folder, target).
 pub fn publish_folder(folder: &Path, links: &[(PathBuf, PathBuf)]) -> Result<()> {
     if folder.is_dir() {
-        return Ok(());
+        return settle(folder);
     }
     let temp = Temp::beside(folder)?;
     create_dir(&temp.path)?;
@@ -213,7 +219,7 @@ pub fn publish_folder(folder: &Path, links: &[(PathBuf, PathBuf)]) -> Result<()>
     match temp.rename(folder) {
         Err(e) if !folder.is_dir() => Err(error("rename into", folder, e)),
         // Renamed, or another process built the same folder first.
-        _ => sync_dir(folder.parent().expect("a published folder has a parent")),
+        _ => settle(folder),
     }
 }
 
@@ -223,22 +229,20 @@ fn symlink(link: &Path, target: &Path) -> Result<()> {
         .map_err(|e| error("create link", link, e))
 }
 
-/// Removes a file or a link.
+/// Removes a file, a link, or a folder with all in it; one that is gone already is no error.
 pub fn remove(path: &Path) -> Result<()> {
-    announce(Change::Remove(path)).and_then(|()| fs::remove_file(path)).map_err(|e| error("remove", path, e))
-}
-
-/// Removes a file, a link, or a folder with all it holds; following no links.
-pub fn remove_tree(path: &Path) -> Result<()> {
-    if fs::symlink_metadata(path).is_ok_and(|m| m.is_dir()) {
-        for name in list(path)? {
-            remove_tree(&path.join(name))?;
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => {
+            list(path)?.iter().try_for_each(|name| remove(&path.join(name)))?;
+            announce(Change::Remove(path)).and_then(|()| fs::remove_dir(path))
         }
-        return announce(Change::Remove(path))
-            .and_then(|()| fs::remove_dir(path))
-            .map_err(|e| error("remove", path, e));
+        Ok(_) => announce(Change::Remove(path)).and_then(|()| fs::remove_file(path)),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(error("remove", path, e)),
+        _ => Ok(()),
     }
-    remove(path)
 }
 
 /// A file that grows at its end.

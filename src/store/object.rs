@@ -14,9 +14,8 @@ impl Store {
     pub fn put(&self, bytes: &[u8]) -> Result<Address> {
         let address = Address::of(bytes);
         let path = self.object_path(&address);
-        if self.has(&address, bytes.len() as u64) && fs::hash(&path)? == address {
-            // Whoever published it may have died before it synced the folder.
-            fs::sync_dir(path.parent().expect("an object has a folder"))?;
+        if self.has(&address, bytes.len() as u64) && fs::address(&path)? == address {
+            fs::settle(&path)?;
             return Ok(address);
         }
         fs::publish(&path, bytes, "object")?;
@@ -38,7 +37,7 @@ impl Store {
 
     /// True when the object is there with this many bytes. Its hash is checked when it is read.
     pub fn has(&self, address: &Address, bytes: u64) -> bool {
-        fs::size(&self.object_path(address)) == Some(bytes)
+        fs::size(&self.object_path(address)).is_ok_and(|found| found == bytes)
     }
 
     /// Removes an object whose bytes no longer match its name, so that the next run makes it again. True if it did.

@@ -16,11 +16,11 @@ impl Store {
         let name = Path::new("views").join(address.as_str());
         let link = self.view_path(pipeline, stage);
         let target = Path::new("../..").join(&name);
-        if fs::link_target(&link).as_ref() != Some(&target) || !self.root.join(&name).is_dir() {
-            fs::publish_folder(&self.root.join(&name), &self.view_links(manifest))?;
-            fs::publish_link(&link, &target)?;
+        fs::publish_folder(&self.root.join(&name), &self.view_links(manifest))?;
+        match fs::link_target(&link).as_ref() == Some(&target) {
+            true => fs::settle(&link),
+            false => fs::publish_link(&link, &target),
         }
-        Ok(())
     }
 
     /// The view's links: path inside it, and the object relative to the link's folder.

@@ -35,13 +35,14 @@ fn whole(folder: &Path) -> Whole {
 
 /// Finished parts by fingerprint: records that parse, each of whose objects is there and hashes to its name.
 fn finished(tree: &Tree) -> BTreeSet<String> {
+    let tree = essence(tree);
     let records = tree.iter().filter(|(path, _)| path.starts_with("store/memo") && !path.ends_with("recipe.json"));
     let parsed = records.filter_map(|(_, entry)| match entry {
         Entry::File(bytes) => serde_json::from_slice::<PartRecord>(bytes).ok(),
         _ => None,
     });
     parsed
-        .filter(|record| record.objects().all(|(address, _)| object(tree, address)))
+        .filter(|record| record.objects().all(|(address, _)| object(&tree, address)))
         .map(|r| r.fingerprint.to_string())
         .collect()
 }
