@@ -93,7 +93,8 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
             continue;
         }
         // What stopped the run may well keep the log from being written; the first error is the one to tell.
-        let _ = log.append(&json!({"event": "failed", "time": Oplog::now(), "error": error.to_string()}));
+        let event = if error.kind() == Kind::Interrupted { "stopped" } else { "failed" };
+        let _ = log.append(&json!({"event": event, "time": Oplog::now(), "error": error.to_string()}));
         return Err(error);
     }
     unreachable!("the loop returns")
