@@ -10,8 +10,10 @@ mod math;
 #[cfg(feature = "oracle")]
 mod oracle;
 mod power;
+mod properties;
 mod scores;
 mod stages;
 mod support;
 mod tidy;
+mod transcripts;
 mod world;

@@ -2,14 +2,15 @@
 //! ends as an undisturbed one.
 
 use crate::disk::{Disk, Entry, Op, Tree, essence, journal, read, write};
-use crate::support::{TINY, pipeline, run_here, scratch, summary};
+use crate::support::{TINY, by_stage, fails, json, ok, pipeline, run_here, scratch, summary};
 use mindgap::base::address::Address;
 use mindgap::base::rng::Stream;
 use mindgap::pipeline::Pipeline;
 use mindgap::store::fault::{Change, watched};
-use mindgap::store::{PartRecord, Store};
+use mindgap::store::{Manifest, PartRecord, Store};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Mutex;
 
 /// A run nobody disturbed: what it did and what it left. The store is the folder `store` below the root.
@@ -52,35 +53,32 @@ fn object(tree: &Tree, address: &Address) -> bool {
     matches!(tree.get(&path), Some(Entry::File(bytes)) if Address::of(bytes) == *address)
 }
 
-/// What reads as complete is complete: a part record has its objects, a pointer its manifest, a view all its files.
-fn assert_nothing_lies(tree: &Tree, whole: &Whole) {
-    for (path, entry) in tree {
+/// What reads as complete and isn't: a part record must have its objects, a pointer its manifest, a view all its files.
+fn lie(tree: &Tree, whole: &Whole) -> Option<String> {
+    for (path, entry) in &essence(tree) {
         let Entry::File(bytes) = entry else { continue };
-        let unfinished = path.iter().any(|part| part.to_string_lossy().starts_with(".tmp-"));
-        if unfinished {
-            continue;
+        if path.starts_with("store/objects") && Address::of(bytes).as_str() != path.file_name()? {
+            return Some(format!("{path:?} is not the object it says"));
         }
-        if path.starts_with("store/objects") {
-            let address = path.file_name().unwrap().to_string_lossy().into_owned();
-            assert_eq!(Address::of(bytes).as_str(), address, "an object under another's name");
-        }
-        for folder in ["store/objects", "store/memo", "store/stages", "store/VERSION"] {
-            if path.starts_with(folder) {
-                assert_eq!(Some(entry), whole.tree.get(path), "{path:?}");
-            }
+        if whole.tree.get(path) != Some(entry) {
+            return Some(format!("{path:?} is not what the undisturbed run wrote"));
         }
     }
     for view in &whole.views {
         let Some(Entry::Link(target)) = tree.get(view) else { continue };
         let folder = Path::new("store").join(target.strip_prefix("../..").unwrap());
         for (path, entry) in whole.tree.range(folder.clone()..).take_while(|(path, _)| path.starts_with(&folder)) {
-            assert_eq!(tree.get(path), Some(entry), "{} lacks {path:?}", view.display());
-            if let Entry::Link(object) = entry {
-                let name = Address::parse(&object.file_name().unwrap().to_string_lossy()).unwrap();
-                assert!(self::object(tree, &name), "{path:?} leads nowhere");
+            if tree.get(path) != Some(entry) {
+                return Some(format!("{} lacks {path:?}", view.display()));
+            }
+            if let Entry::Link(object) = entry
+                && !self::object(tree, &Address::parse(&object.file_name()?.to_string_lossy())?)
+            {
+                return Some(format!("{path:?} leads nowhere"));
             }
         }
     }
+    None
 }
 
 /// Opens the store in this state and runs the pipeline: it must end as the undisturbed run did, without computing any finished
@@ -107,7 +105,7 @@ fn for_all(states: Vec<Tree>, whole: &Whole, folder: &Path) {
             scope.spawn(|| {
                 loop {
                     let Some((index, tree)) = queue.lock().unwrap().next() else { return };
-                    assert_nothing_lies(&tree, whole);
+                    assert_eq!(lie(&tree, whole), None);
                     assert_recovers(&tree, whole, &folder.join(format!("state-{index}")));
                 }
             });
@@ -120,9 +118,14 @@ fn for_all(states: Vec<Tree>, whole: &Whole, folder: &Path) {
 fn power_fails_at_any_moment() {
     let folder = scratch();
     let whole = whole(folder.path());
-    let mut random = Stream::at(1, &[b"power"]).cursor();
+    for_all(states(&whole.ops, b"power"), &whole, folder.path());
+}
+
+/// Every different state in which a power cut may leave the disk, at any moment of these operations.
+fn states(ops: &[Op], seed: &[u8]) -> Vec<Tree> {
+    let mut random = Stream::at(1, &[seed]).cursor();
     let (mut disk, mut seen, mut states) = (Disk::new(), BTreeSet::new(), Vec::new());
-    for op in &whole.ops {
+    for op in ops {
         disk.apply(op);
         for tree in disk.crashes(&mut random) {
             if seen.insert(essence(&tree)) {
@@ -130,8 +133,27 @@ fn power_fails_at_any_moment() {
             }
         }
     }
-    eprintln!("{} operations, {} states", whole.ops.len(), states.len());
-    for_all(states, &whole, folder.path());
+    eprintln!("{} operations, {} states", ops.len(), states.len());
+    states
+}
+
+/// Goal: the simulation can fail. A writer that leaves out one kind of sync leaves a state that lies.
+#[test]
+fn a_careless_writer_is_caught() {
+    let folder = scratch();
+    let whole = whole(folder.path());
+    for what in ["files", "folders of objects", "views"] {
+        let left_out = |op: &&Op| match op {
+            Op::SyncFile(_) => what == "files",
+            Op::SyncDir(path) if path.starts_with("store/objects") => what == "folders of objects",
+            Op::SyncDir(path) if path.starts_with("store/views") => what == "views",
+            _ => false,
+        };
+        let ops: Vec<Op> = whole.ops.iter().filter(|op| !left_out(op)).cloned().collect();
+        assert!(ops.len() < whole.ops.len());
+        let caught = states(&ops, b"careless").iter().any(|tree| lie(tree, &whole).is_some());
+        assert!(caught, "nobody notices that {what} are not synced");
+    }
 }
 
 /// Goal: what the run log calls a finished part is durable by then, and a finished run is wholly so: the most forgetful disk
@@ -199,7 +221,7 @@ fn a_disk_that_refuses() {
         (30, "choose a writable store"),
         (13, "check who owns the folder"),
     ];
-    for (index, from) in (0..whole.ops.len()).step_by(11).enumerate() {
+    for (index, from) in (0..whole.ops.len()).step_by(17).enumerate() {
         let (code, hint) = cases[index % cases.len()];
         let root = folder.path().join(format!("refused-{from}"));
         std::fs::create_dir(&root).unwrap();
@@ -213,13 +235,45 @@ fn a_disk_that_refuses() {
         assert!(error.remedy().is_some_and(|said| said.contains(hint)), "refused change {from}: {error}");
         assert!(error.place().is_some_and(|place| place.starts_with('/')), "the error names no path: {error}");
         let left = read(&root);
-        assert_nothing_lies(&left, &whole);
+        assert_eq!(lie(&left, &whole), None);
         let before = finished(&left).len();
         let (addresses, computed) = summary(&run_here(&root.join("store"), &whole.file).unwrap());
         assert_eq!(addresses, whole.addresses);
         assert_eq!(before + computed, whole.parts, "a finished part was computed again");
         std::fs::remove_dir_all(&root).unwrap();
     }
+}
+
+/// Goal: the same on a real disk of two megabytes, where mounting is allowed.
+#[test]
+fn a_full_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let mount = folder.path().join("mount");
+    std::fs::create_dir(&mount).unwrap();
+    let command = |program: &str, args: &[&str]| {
+        let status = std::process::Command::new(program).args(args).arg(&mount).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !command("mount", &["-t", "tmpfs", "-o", "size=2m", "mindgap-test"]) {
+        eprintln!("skipped: no file system can be mounted here");
+        return;
+    }
+    let file = pipeline(folder.path(), "p.toml", TINY);
+    let (file, store) = (file.to_str().unwrap(), mount.join("store"));
+    let blocker = mount.join("blocker");
+    std::fs::write(&blocker, vec![1; 3 << 19]).unwrap();
+    let checked = std::panic::catch_unwind(|| {
+        let stderr = fails(&store, &["run", file], 4);
+        assert!(stderr.contains("No space left on device") && stderr.contains("free some space"), "{stderr}");
+        let before = finished(&essence(&read(&mount))).len();
+        assert!(before > 0, "it was full from the start");
+        std::fs::remove_file(&blocker).unwrap();
+        let done = json(&ok(&store, &["run", file, "--json"]));
+        let computed: u64 = by_stage(&done, "computed_parts").iter().filter_map(|(_, parts)| parts.as_u64()).sum();
+        assert_eq!(before as u64 + computed, finished(&read(&mount)).len() as u64);
+    });
+    assert!(command("umount", &[]), "the test disk stays mounted");
+    checked.unwrap();
 }
 
 /// Goal: readers change nothing, so that a store on a read-only disk can be looked into.
@@ -243,7 +297,7 @@ fn spoiled_bookkeeping_is_made_again() {
     let folder = scratch();
     let whole = whole(folder.path());
     let small = |path: &Path| {
-        let manifest = |bytes: &[u8]| path.starts_with("store/objects") && bytes.starts_with(b"{");
+        let manifest = |bytes: &[u8]| serde_json::from_slice::<Manifest>(bytes).is_ok();
         matches!(whole.tree.get(path), Some(Entry::File(bytes)) if manifest(bytes) || !path.starts_with("store/objects"))
     };
     let spoil = |bytes: &[u8], how: usize| match how {

@@ -1,7 +1,8 @@
 //! The binary, a scratch folder, and the smoke pipeline to run on it.
 
+use mindgap::base::error::Result;
 use mindgap::pipeline::execute::{Options, Outcome};
-use mindgap::pipeline::{Event, Pipeline};
+use mindgap::pipeline::{Pipeline, StagePlan};
 use mindgap::store::Store;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -152,18 +153,18 @@ checkpoint_steps = 1
 "#;
 
 /// A pipeline run in this process, where a test can watch what it does to the file system.
-pub fn run_here(store: &Path, file: &Path) -> mindgap::base::error::Result<Vec<Outcome>> {
-    run_here_with(store, file, &|_| ())
+pub fn run_here(store: &Path, file: &Path) -> Result<Vec<Outcome>> {
+    run_stages_here(store, file, &[])
 }
 
-pub fn run_here_with(
-    store: &Path,
-    file: &Path,
-    observer: &(dyn Fn(Event) + Sync),
-) -> mindgap::base::error::Result<Vec<Outcome>> {
+pub fn run_stages_here(store: &Path, file: &Path, stages: &[String]) -> Result<Vec<Outcome>> {
     let pipeline = Pipeline::load(file, &[])?;
-    let options = Options { threads: 1, cancel: &AtomicBool::new(false), observer };
-    mindgap::pipeline::run(&pipeline, &Store::open(store)?, &[], &options)
+    let options = Options { threads: 1, cancel: &AtomicBool::new(false), observer: &|_| () };
+    mindgap::pipeline::run(&pipeline, &Store::open(store)?, stages, &options)
+}
+
+pub fn plan_here(store: &Path, file: &Path) -> Vec<StagePlan> {
+    mindgap::pipeline::plan(&Pipeline::load(file, &[]).unwrap(), &Store::open(store).unwrap(), &[]).unwrap()
 }
 
 /// Address of what each stage made, and how many parts were computed.
