@@ -91,6 +91,7 @@ fn killed_at_each_publishing_step() {
             assert_eq!(found, expected, "killed at {point} the {count}. time");
             assert_eq!(computed + saved, all, "a finished part was computed again after {point}");
             assert_nothing_twice(&store);
+            ok(&store, &["check"]);
         }
     }
 }
@@ -123,6 +124,7 @@ fn killed_at_random_moments(file: &Path, kills: usize, slices: f64) {
         assert_eq!(found, expected);
         assert_eq!(before + computed, all, "a finished part was computed again");
         assert_nothing_twice(&store);
+        ok(&store, &["check"]);
     }
     eprintln!(
         "{killed} kills over {stores} runs of {all} parts: {saved} finished parts met after a kill, 0 computed again; \

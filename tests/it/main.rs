@@ -16,4 +16,5 @@ mod stages;
 mod support;
 mod tidy;
 mod transcripts;
+mod upkeep;
 mod world;

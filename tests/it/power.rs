@@ -91,6 +91,8 @@ fn assert_recovers(tree: &Tree, whole: &Whole, root: &Path) {
     let (addresses, computed) = summary(&outcomes);
     assert_eq!(addresses, whole.addresses);
     assert_eq!(before + computed, whole.parts, "a finished part was computed again, or one was taken for finished");
+    let checked = Store::open(root.join("store")).unwrap().check(&|_, _| ()).unwrap();
+    assert!(checked.findings.is_empty(), "{:?}", checked.findings);
     let after = essence(&read(root));
     assert!(whole.tree.iter().all(|(path, entry)| after.get(path) == Some(entry)), "the store is not whole again");
     std::fs::remove_dir_all(root).unwrap();

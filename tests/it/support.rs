@@ -159,7 +159,7 @@ pub fn run_here(store: &Path, file: &Path) -> Result<Vec<Outcome>> {
 
 pub fn run_stages_here(store: &Path, file: &Path, stages: &[String]) -> Result<Vec<Outcome>> {
     let pipeline = Pipeline::load(file, &[])?;
-    let options = Options { threads: 1, cancel: &AtomicBool::new(false), observer: &|_| () };
+    let options = Options { threads: 1, cancel: &AtomicBool::new(false), observer: &|_| (), share: None };
     mindgap::pipeline::run(&pipeline, &Store::open(store)?, stages, &options)
 }
 
@@ -169,7 +169,10 @@ pub fn plan_here(store: &Path, file: &Path) -> Vec<StagePlan> {
 
 /// Address of what each stage made, and how many parts were computed.
 pub fn summary(outcomes: &[Outcome]) -> (Vec<(String, String)>, usize) {
-    let addresses = outcomes.iter().map(|o| (o.name.clone(), o.address.to_string())).collect();
+    let addresses = outcomes
+        .iter()
+        .map(|o| (o.name.clone(), o.address.as_ref().map_or(String::new(), ToString::to_string)))
+        .collect();
     (addresses, outcomes.iter().map(|o| o.computed_parts).sum())
 }
 
