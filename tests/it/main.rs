@@ -3,14 +3,18 @@
 mod bad_input;
 mod cli;
 mod crash;
+mod disk;
 mod docs;
 mod engine;
 mod math;
 #[cfg(feature = "oracle")]
 mod oracle;
+mod power;
+mod properties;
 mod scores;
 mod stages;
 mod support;
 mod tidy;
+mod transcripts;
 mod upkeep;
 mod world;
