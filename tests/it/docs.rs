@@ -6,7 +6,7 @@ use mindgap::table::logprobs::Logprob;
 use mindgap::table::problems::{Problem, Reject};
 use mindgap::table::rewrites::{Rewrite, Untargeted};
 use mindgap::table::rollouts::Rollout;
-use mindgap::table::train_steps::{BatchPlan, TrainStep};
+use mindgap::table::train_steps::{BatchPlan, TrainEval, TrainStep};
 use mindgap::table::verdicts::VerdictRow;
 use mindgap::table::{Column, Row};
 use std::collections::BTreeMap;
@@ -27,6 +27,7 @@ fn pages() -> BTreeMap<&'static str, String> {
         page::<Logprob>(),
         page::<Example>(),
         page::<TrainStep>(),
+        page::<TrainEval>(),
         page::<BatchPlan>(),
         page::<Eval>(),
     ])
