@@ -219,7 +219,9 @@ impl TrainStage {
     fn policy_output(&self, policy: &Policy, run: &Run) -> Result<Vec<(String, Vec<u8>)>> {
         let mut files = Vec::new();
         for name in self.policy.file_names().filter(|name| !name.contains("safetensors")) {
-            files.push((name.to_string(), policy.files().get(name).unwrap_or_default().to_vec()));
+            let bytes = policy.files().get(name).unwrap_or_default();
+            let bytes = if name == "config.json" { self.params.dtype.named_in(bytes) } else { bytes.to_vec() };
+            files.push((name.to_string(), bytes));
         }
         let weights = match (self.params.publish, &run.best) {
             (Publish::Best, Some(best)) => best.weights.clone(),

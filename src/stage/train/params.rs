@@ -96,6 +96,28 @@ pub enum Dtype {
     Bf16,
 }
 
+impl Dtype {
+    /// A `config.json` that names this type where it named one: loaders go by it, whatever the weights are stored in.
+    pub(super) fn named_in(self, config: &[u8]) -> Vec<u8> {
+        let name = match self {
+            Dtype::F32 => "float32",
+            Dtype::Bf16 => "bfloat16",
+        };
+        let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(config) else { return config.to_vec() };
+        let mut changed = false;
+        for key in ["dtype", "torch_dtype"] {
+            if let Some(named) = value.get_mut(key).filter(|named| *named != name) {
+                *named = name.into();
+                changed = true;
+            }
+        }
+        match changed {
+            true => serde_json::to_vec_pretty(&value).expect("a JSON value is plain data"),
+            false => config.to_vec(),
+        }
+    }
+}
+
 impl From<Dtype> for DType {
     fn from(dtype: Dtype) -> DType {
         match dtype {
@@ -232,5 +254,20 @@ impl Params {
             gradient_checkpointing: self.gradient_checkpointing,
         };
         Ok(if self.reference_quirks { params.with_reference_quirks() } else { params })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_names_the_type_of_the_weights() {
+        let config = br#"{"vocab_size": 7, "torch_dtype": "bfloat16", "tie": true}"#;
+        assert_eq!(Dtype::Bf16.named_in(config), config);
+        let changed = String::from_utf8(Dtype::F32.named_in(config)).unwrap();
+        let words: String = changed.split_whitespace().collect();
+        assert_eq!(words, r#"{"vocab_size":7,"torch_dtype":"float32","tie":true}"#);
+        assert_eq!(Dtype::Bf16.named_in(b"{}"), b"{}");
     }
 }
