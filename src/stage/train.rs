@@ -7,7 +7,7 @@ mod run;
 
 pub use params::{Dtype, Params, Publish, RowWeights};
 
-use super::spec::load_policy;
+use super::spec::{SourceFile, load_policy};
 use super::{Context, Inputs, Output, Part, Stage, Tick};
 use crate::base::address::Address;
 use crate::base::error::{Error, Result};
@@ -34,13 +34,7 @@ const SOURCES: [&str; 3] = ["self", "guided", "expert"];
 impl Params {
     pub fn bind(&self, inputs: &Inputs) -> Result<TrainStage> {
         let data = Data::of(self, inputs)?;
-        let weights = match &self.row_weights {
-            None => None,
-            Some(weights) => {
-                let file = inputs.file(&weights.file)?;
-                Some((file.address.clone(), Weights::read(weights, &file, &data)?))
-            }
-        };
+        let weights = self.row_weights.as_ref().map(|weights| inputs.file(&weights.file)).transpose()?;
         let held_out = self.eval_data.as_ref().map(|name| Data::named(name, inputs)).transpose()?;
         let policy = inputs.policy(&self.policy)?;
         let steps = self.plan(data.row_count()?)?;
@@ -56,8 +50,8 @@ pub fn policy_files(files: BTreeMap<String, (Address, u64)>) -> BTreeMap<String,
 pub struct TrainStage {
     params: Params,
     data: Data,
-    /// Row weights, and the address of their file.
-    weights: Option<(Address, Weights)>,
+    /// The file of row weights.
+    weights: Option<SourceFile>,
     held_out: Option<Data>,
     policy: PolicyHandle,
     steps: Vec<PlannedStep>,
@@ -93,8 +87,8 @@ impl Stage for TrainStage {
         if let Some(contents) = self.data.reference_contents() {
             recipe = recipe.with("logprobs", contents);
         }
-        if let (Some(weights), Some((file, _))) = (&p.row_weights, &self.weights) {
-            recipe = recipe.with("row_weights", (file, &weights.column));
+        if let (Some(weights), Some(file)) = (&p.row_weights, &self.weights) {
+            recipe = recipe.with("row_weights", (&file.address, &weights.column));
         }
         if let Some(held_out) = &self.held_out {
             recipe = recipe.with("evaluation", (TrainEval::VERSION, held_out.contents(), p.eval_steps));
@@ -137,7 +131,11 @@ impl Stage for TrainStage {
 
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output> {
         let policy = load_policy(&self.policy)?;
-        let examples = self.data.examples(self.weights.as_ref().map(|(_, weights)| weights))?;
+        let weights = match (&self.params.row_weights, &self.weights) {
+            (Some(params), Some(file)) => Some(Weights::read(params, file, &self.data)?),
+            _ => None,
+        };
+        let examples = self.data.examples(weights.as_ref())?;
         let held_out = self.held_out.as_ref().map(|data| data.examples(None)).transpose()?;
         let mut run = Run { trainer: self.trainer(&policy)?, best: None };
         let first = part.index * self.params.checkpoint_steps as usize;

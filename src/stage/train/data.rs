@@ -12,6 +12,7 @@ use crate::table::examples::Example;
 use crate::table::logprobs::Logprob;
 use crate::table::rewrites::Rewrite;
 use crate::train::TrainExample;
+use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,6 +20,12 @@ use std::collections::{BTreeMap, HashMap};
 pub enum Data {
     Rewrites { rewrites: Table<Rewrite>, reference: Option<Table<Logprob>>, sources: Vec<String> },
     Examples(Table<Example>),
+}
+
+/// What it takes to count the rows of some sources.
+#[derive(Deserialize)]
+struct Source {
+    source: String,
 }
 
 impl Data {
@@ -87,7 +94,13 @@ impl Data {
     pub fn row_count(&self) -> Result<usize> {
         match self {
             Data::Examples(table) => Ok(table.parts().iter().map(|part| part.rows as usize).sum()),
-            Data::Rewrites { .. } => Ok(self.examples(None)?.len()),
+            Data::Rewrites { rewrites, sources, .. } if sources.is_empty() => {
+                Ok(rewrites.parts().iter().map(|part| part.rows as usize).sum())
+            }
+            Data::Rewrites { rewrites, sources, .. } => {
+                let rows: Vec<Source> = rewrites.select(&["source"])?;
+                Ok(rows.iter().filter(|row| sources.contains(&row.source)).count())
+            }
         }
     }
 
@@ -132,7 +145,7 @@ impl Weights {
     pub fn read(params: &RowWeights, file: &SourceFile, data: &Data) -> Result<Weights> {
         let place = file.path.display().to_string();
         let mut rows = HashMap::new();
-        for batch in decode_batches(file.bytes.clone()).map_err(|e| e.at(&place))? {
+        for batch in decode_batches(file.read()?).map_err(|e| e.at(&place))? {
             for name in [data.key(), params.column.as_str()] {
                 if batch.column_by_name(name).is_none() {
                     return Err(Error::input(format!("row weights have no column `{name}`")).at(&place));
