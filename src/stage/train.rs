@@ -5,12 +5,12 @@ mod data;
 mod params;
 mod run;
 
-pub use params::{Dtype, Params, Publish, RowWeights};
+pub use params::{Dtype, Keep, Params, Publish, RowWeights};
 
 use super::spec::{SourceFile, load_policy};
 use super::{Context, Inputs, Output, Part, Stage, Tick};
 use crate::base::address::Address;
-use crate::base::error::{Error, Result};
+use crate::base::error::Result;
 use crate::base::fingerprint::Recipe;
 use crate::model::policy::Policy;
 use crate::model::weights::serialize;
@@ -129,6 +129,11 @@ impl Stage for TrainStage {
         Ok(self.steps[..self.steps_taken()].chunks(size).enumerate().map(part).collect())
     }
 
+    fn superseded(&self, part: &Part) -> Option<&'static str> {
+        let more = part.index + 1 < self.steps_taken().div_ceil(self.params.checkpoint_steps as usize);
+        (self.params.keep_checkpoints == Keep::Last && more).then_some(STATE_FILE)
+    }
+
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output> {
         let policy = load_policy(&self.policy)?;
         let weights = match (&self.params.row_weights, &self.weights) {
@@ -139,28 +144,31 @@ impl Stage for TrainStage {
         let held_out = self.held_out.as_ref().map(|data| data.examples(None)).transpose()?;
         let mut run = Run { trainer: self.trainer(&policy)?, best: None };
         let first = part.index * self.params.checkpoint_steps as usize;
-        let mut evals = Vec::new();
-        match first {
-            0 => evals.extend(held_out.as_ref().map(|rows| run.evaluate(rows)).transpose()?),
-            _ => run.restore(&self.checkpoint(first, earlier)?)?,
+        let end = first + part.rows as usize;
+        let from = self.restore(&mut run, first, earlier)?;
+        let (mut rows, mut evals, mut tokens, mut evaluated) = (Vec::new(), Vec::new(), 0, String::new());
+        if from == 0 {
+            evals.extend(held_out.as_ref().map(|rows| run.evaluate(rows)).transpose()?);
         }
-        let steps = &self.steps[first..first + part.rows as usize];
-        let (mut rows, mut tokens, mut evaluated) = (Vec::new(), 0, String::new());
-        for (done, planned) in steps.iter().enumerate() {
+        for step in from..end {
             context.check_cancelled()?;
-            let batch: Vec<&TrainExample> = planned.rows.iter().map(|row| &examples[*row as usize]).collect();
+            let batch: Vec<&TrainExample> = self.steps[step].rows.iter().map(|row| &examples[*row as usize]).collect();
             let metrics = run.trainer.step(&batch)?;
             tokens += metrics.input_token_count;
             let note = format!("step {}  loss {:.4}  nll {:.4}", metrics.step, metrics.loss, metrics.nll);
             rows.push(to_row(metrics));
-            if let Some(held_out) = held_out.as_ref().filter(|_| self.evaluates_after(first + done + 1)) {
+            if let Some(held_out) = held_out.as_ref().filter(|_| self.evaluates_after(step + 1)) {
                 let eval = run.evaluate(held_out)?;
                 evaluated = format!("  held-out nll {:.4}", eval.nll);
                 evals.push(eval);
             }
             let note = format!("{note}{evaluated}");
-            (context.tick)(Tick { rows_done: done as u64 + 1, rows_total: part.rows, tokens, note });
+            let (rows_done, rows_total) = ((step + 1 - from) as u64, (end - from) as u64);
+            (context.tick)(Tick { rows_done, rows_total, tokens, note });
         }
+        // Steps taken again on the way here belong to earlier parts.
+        rows.retain(|row: &TrainStep| row.step as usize >= first);
+        evals.retain(|eval: &TrainEval| first == 0 || eval.step as usize > first);
         let mut tables = vec![context.encode(&rows)?];
         if part.index == 0 {
             tables.push(context.encode(&self.batch_plan())?);
@@ -168,8 +176,7 @@ impl Stage for TrainStage {
         if held_out.is_some() {
             tables.push(context.encode(&evals)?);
         }
-        let is_last = first + steps.len() == self.steps_taken();
-        let files = match is_last {
+        let files = match end == self.steps_taken() {
             true => self.policy_output(&policy, &run)?,
             false => vec![(STATE_FILE.to_string(), run.save()?)],
         };
@@ -196,12 +203,16 @@ impl TrainStage {
         Trainer::new(policy.config(), tensors, params, &Device::Cpu)
     }
 
-    /// The checkpoint that ends where a part starts.
-    fn checkpoint(&self, first: usize, earlier: &[PartRecord]) -> Result<Vec<u8>> {
-        let ends_here = |record: &&PartRecord| record.span.last == (first - 1).to_string();
-        let file = earlier.iter().filter(ends_here).find_map(|record| record.files.get(STATE_FILE));
-        let (address, _) = file.ok_or_else(|| Error::internal(format!("no checkpoint ends before step {first}")))?;
-        self.store.get(address)
+    /// Goes back to the last checkpoint at or before a part's first step; returns the step it leads to, 0 where there is none.
+    fn restore(&self, run: &mut Run, first: usize, earlier: &[PartRecord]) -> Result<usize> {
+        let checkpoint = |record: &PartRecord| {
+            let step = record.span.last.parse::<usize>().ok()? + 1;
+            let (address, bytes) = record.files.get(STATE_FILE)?;
+            (step <= first && self.store.has(address, *bytes)).then(|| (step, address.clone()))
+        };
+        let Some((step, address)) = earlier.iter().filter_map(checkpoint).max() else { return Ok(0) };
+        run.restore(&self.store.get(&address)?)?;
+        Ok(step)
     }
 
     fn batch_plan(&self) -> Vec<BatchPlan> {

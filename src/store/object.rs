@@ -39,6 +39,15 @@ impl Store {
         std::fs::metadata(self.object_path(address)).is_ok_and(|m| m.len() == bytes)
     }
 
+    /// Removes an object that nothing names any more.
+    pub fn remove_object(&self, address: &Address) -> Result<()> {
+        let path = self.object_path(address);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(fs::error("remove", &path, e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes an object whose bytes no longer match its name, so that the next run makes it again. True if it did.
     pub fn drop_if_damaged(&self, address: &Address) -> Result<bool> {
         let path = self.object_path(address);

@@ -164,6 +164,40 @@ fn evaluates_and_publishes_the_best() {
     assert_eq!(weights(&store, &until), kept);
 }
 
+/// Records of finished parts that name a checkpoint, and checkpoints in the store.
+fn checkpoints(store: &Path) -> (usize, usize) {
+    let families = std::fs::read_dir(store.join("memo")).unwrap();
+    let files = families.flat_map(|f| std::fs::read_dir(f.unwrap().path()).unwrap()).map(|f| f.unwrap().path());
+    let texts: Vec<String> = files.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+    let named = texts.iter().filter(|text| text.contains("trainer.safetensors")).count();
+    let folders = std::fs::read_dir(store.join("objects")).unwrap();
+    let objects = folders.flat_map(|f| std::fs::read_dir(f.unwrap().path()).unwrap()).map(|f| f.unwrap().path());
+    let is_checkpoint = |path: &PathBuf| std::fs::read(path).unwrap().windows(16).any(|w| w == b"trainer.counters");
+    (named, objects.filter(is_checkpoint).count())
+}
+
+/// Goal: only the latest checkpoint stays if so wished, with the same results; a training that needs one that went takes its
+/// steps again.
+#[test]
+fn superseded_checkpoints_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let (all, last) = (folder.path().join("all"), folder.path().join("last"));
+    let lines = "loss = \"dft\"\nlearning_rate = 1e-3\nsteps = 20\ncheckpoint_steps = 4\n\
+                 eval_data = \"held_out\"\neval_steps = 3";
+    let file = pipeline(folder.path(), lines);
+    let expected = address(&all, &file);
+    assert_eq!(checkpoints(&all), (4, 4));
+    let until = |lines: &str| pipeline(folder.path(), &format!("{lines}\nstop_step = 10"));
+    let early = address(&all, &until(lines));
+    let lean = format!("{lines}\nkeep_checkpoints = \"last\"");
+    let file = pipeline(folder.path(), &lean);
+    assert_eq!(address(&last, &file), expected);
+    assert_eq!(checkpoints(&last), (1, 1));
+    assert_eq!(address(&last, &file), expected);
+    assert_eq!(json(&ok(&last, &["run", &file, "--json"]))["stages"][4]["computed_parts"], 0);
+    assert_eq!(address(&last, &until(&lean)), early);
+}
+
 /// Goal: row weights come from a file by key; only their proportions matter; 0 leaves a row out; a row without one is an error.
 #[test]
 fn row_weights_come_from_a_column() {

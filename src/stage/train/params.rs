@@ -74,6 +74,9 @@ pub struct Params {
     /// Steps between checkpoints.
     #[serde(default = "checkpoint_steps")]
     pub checkpoint_steps: u32,
+    /// Which checkpoints stay in the store.
+    #[serde(default)]
+    pub keep_checkpoints: Keep,
     /// Train as the paper's released code does, known faults included. See docs/design/reference-quirks.md.
     #[serde(default)]
     pub reference_quirks: bool,
@@ -136,6 +139,17 @@ pub enum Publish {
     Last,
     /// Those with the lowest negative log-prob per token of `eval_data`.
     Best,
+}
+
+/// Which checkpoints stay in the store. Any holds the latest weights and the best ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// All: a training with another `stop_step` starts from the nearest.
+    #[default]
+    All,
+    /// The latest: one is removed as soon as the next is there.
+    Last,
 }
 
 /// Where row weights come from.
