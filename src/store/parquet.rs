@@ -12,6 +12,7 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 
 /// What a stray file says about itself, in its footer.
 #[derive(Clone, Debug)]
@@ -67,6 +68,42 @@ fn decode_columns(bytes: Vec<u8>, columns: Option<&[&str]>) -> Result<Vec<Record
     reader.collect::<Result<Vec<_>, _>>().map_err(|e| failed(e.into()))
 }
 
+/// What a Parquet file says of itself.
+pub struct FileFacts {
+    /// Names and Arrow types.
+    pub columns: Vec<(String, String)>,
+    pub rows: u64,
+    /// Key-value metadata.
+    pub footer: BTreeMap<String, String>,
+    /// Content address of the rows.
+    pub content: Address,
+}
+
+/// Facts of Parquet bytes; `None` for any other file.
+pub fn facts(bytes: Bytes) -> Option<FileFacts> {
+    if !(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1") && bytes.len() > 12) {
+        return None;
+    }
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).ok()?;
+    let file = reader.metadata().file_metadata();
+    let rows = file.num_rows().max(0) as u64;
+    let pairs = file.key_value_metadata().into_iter().flatten();
+    let footer: BTreeMap<String, String> =
+        pairs.filter_map(|pair| Some((pair.key.clone(), pair.value.clone()?))).collect();
+    let columns = reader.schema().fields().iter().map(|f| (f.name().clone(), f.data_type().to_string())).collect();
+    let named = |key: &str| footer.get(key).map_or("", String::as_str);
+    let content = content(named("mindgap.table"), named("mindgap.schema_version"), rows, &bytes);
+    Some(FileFacts { columns, rows, content, footer })
+}
+
+/// The hash of a part's rows alone, whatever recipe its footer names.
+fn content(table: &str, version: &str, rows: u64, bytes: &[u8]) -> Address {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(format!("{table} v{version} {rows} rows\n").as_bytes());
+    hasher.update(without_footer(bytes));
+    hasher.finalize().into()
+}
+
 /// First and last value of the key's first column.
 fn key_range<R: Row>(batch: &RecordBatch) -> (String, String) {
     let n = batch.num_rows();
@@ -108,11 +145,9 @@ impl Encoded {
         let batch = to_batch(rows)?;
         let bytes = encode::<R>(&batch, footer)?;
         let (first, last) = key_range::<R>(&batch);
-        let mut content = blake3::Hasher::new();
-        content.update(format!("{} v{} {} rows\n", R::TABLE, R::VERSION, rows.len()).as_bytes());
-        content.update(without_footer(&bytes));
-        let content = content.finalize().into();
-        Ok(Encoded { table: R::TABLE, bytes, content, rows: rows.len() as u64, first, last })
+        let rows = rows.len() as u64;
+        let content = content(R::TABLE, &R::VERSION.to_string(), rows, &bytes);
+        Ok(Encoded { table: R::TABLE, bytes, content, rows, first, last })
     }
 }
 

@@ -13,4 +13,5 @@ mod stages;
 mod support;
 mod tidy;
 mod train;
+mod upkeep;
 mod world;
