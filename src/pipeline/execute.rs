@@ -271,6 +271,7 @@ impl Runner<'_, '_> {
                 };
                 earlier.push(record.clone());
                 bound.parts[index].record = Some(record);
+                self.drop_superseded(bound, index, &mut earlier)?;
             }
             if held_elsewhere > 0 {
                 (self.options.observer)(Event::Waiting { stage: &spec.name });
@@ -282,6 +283,23 @@ impl Runner<'_, '_> {
             }
         }
         Ok(computed)
+    }
+
+    /// Removes what a new part makes superfluous: first the mention of it, so that no record ever misses a file.
+    fn drop_superseded(&self, bound: &mut Bound, index: usize, earlier: &mut [PartRecord]) -> Result<()> {
+        let Some(name) = bound.stage.superseded(&bound.parts[index].part) else { return Ok(()) };
+        let _gate = self.session.store.gate()?.pass()?;
+        let recipe = &bound.recipe;
+        for record in bound.parts[..index].iter_mut().filter_map(|part| part.record.as_mut()) {
+            if let Some((address, _)) = record.files.remove(name) {
+                for known in earlier.iter_mut().filter(|known| known.fingerprint == record.fingerprint) {
+                    known.files.remove(name);
+                }
+                self.session.store.remember_part(recipe, record)?;
+                self.session.store.remove_object(&address)?;
+            }
+        }
+        Ok(())
     }
 
     fn compute_part(

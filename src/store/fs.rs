@@ -190,6 +190,14 @@ pub fn publish(path: &Path, bytes: &[u8], name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Memory this process holds now, in bytes; none where the system does not say.
+pub fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
 /// Points `link` at `target` (relative to the link's folder), replacing what was there in one step.
 pub fn publish_link(link: &Path, target: &Path) -> Result<()> {
     let temp = Temp::beside(link)?;

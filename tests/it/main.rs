@@ -15,6 +15,7 @@ mod scores;
 mod stages;
 mod support;
 mod tidy;
+mod train;
 mod transcripts;
 mod upkeep;
 mod world;
