@@ -6,6 +6,7 @@ mod row;
 
 pub mod evals;
 pub mod examples;
+pub mod gaps;
 pub mod logprobs;
 pub mod problems;
 pub mod rewrites;

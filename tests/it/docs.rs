@@ -2,6 +2,7 @@
 
 use mindgap::table::evals::Eval;
 use mindgap::table::examples::Example;
+use mindgap::table::gaps::{Gap, GapWarning};
 use mindgap::table::logprobs::Logprob;
 use mindgap::table::problems::{Problem, Reject};
 use mindgap::table::rewrites::{Rewrite, Untargeted};
@@ -29,6 +30,8 @@ fn pages() -> BTreeMap<&'static str, String> {
         page::<TrainStep>(),
         page::<BatchPlan>(),
         page::<Eval>(),
+        page::<Gap>(),
+        page::<GapWarning>(),
     ])
 }
 

@@ -38,7 +38,7 @@ fn smoke_runs_every_stage_once() {
     let done = json(&ok(store, &["run", "pipelines/smoke.toml", "--json"]));
     let kinds: std::collections::BTreeSet<String> =
         by_stage(&done, "kind").into_iter().map(|(_, kind)| kind.as_str().unwrap().to_string()).collect();
-    let all = ["documents", "evaluate", "ingest", "judge", "logprob", "rewrite", "rollout", "train"];
+    let all = ["documents", "evaluate", "gap", "ingest", "judge", "logprob", "rewrite", "rollout", "train"];
     assert_eq!(kinds.iter().map(String::as_str).collect::<Vec<_>>(), all);
     assert!(by_stage(&done, "computed_parts").iter().all(|(_, parts)| parts.as_u64() > Some(0)));
 
