@@ -78,7 +78,7 @@ fn smoke_runs_every_stage_once() {
     assert_eq!(by_stage(&done, "address"), by_stage(&again, "address"));
     let status = json(&ok(store, &["status", "pipelines/smoke.toml", "--json"]));
     assert!(by_stage(&status, "state").iter().all(|(_, state)| state == "done"));
-    let report = ok(store, &["report", "pipelines/smoke.toml"]);
+    let report = ok(store, &["report", "pipelines/smoke.toml", "--markdown"]);
     assert!(report.contains("| dr+dft |") && report.contains("| rewrites | 64 |"), "{report}");
 }
 

@@ -141,7 +141,9 @@ impl Check<'_> {
     }
 
     fn eos(&self, probability: f64, rows: usize) -> GapWarning {
-        let message = format!("where a target ends, the policy ends with probability {probability:.3}");
+        let message = format!(
+            "where a target ends, the policy ends with probability {probability:.3}; a loss weighted by it hardly learns an end it finds improbable"
+        );
         self.row("eos_not_learned", probability < EOS, probability, EOS, rows, message)
     }
 
