@@ -14,7 +14,10 @@ const MAX_POINTS: usize = 400;
 
 /// One line of a chart, or one outline of a histogram.
 pub struct Line {
+    /// The series it belongs to, as its key names it.
     pub label: String,
+    /// What it is, for a reader who points at it.
+    pub title: String,
     pub class: String,
     pub points: Vec<(f64, f64)>,
 }
@@ -128,7 +131,7 @@ pub fn lines(axes: &Axes, lines: &[Line]) -> String {
         for (index, (x, y)) in points.iter().enumerate() {
             let _ = write!(path, "{}{x:.1} {y:.1}", if index == 0 { "M" } else { "L" });
         }
-        let (class, name) = (&line.class, escape(&line.label));
+        let (class, name, title) = (&line.class, escape(&line.label), escape(&line.title));
         if axes.filled {
             let base = HEIGHT - BOTTOM;
             let _ =
@@ -136,7 +139,7 @@ pub fn lines(axes: &Axes, lines: &[Line]) -> String {
         }
         let _ = write!(
             svg,
-            "<path class=\"line {class}\" data-series=\"{name}\" d=\"{path}\"><title>{name}</title></path>"
+            "<path class=\"line {class}\" data-series=\"{name}\" d=\"{path}\"><title>{title}</title></path>"
         );
     }
     svg + "</svg>"
@@ -151,7 +154,7 @@ pub fn histogram(axes: &Axes, width: f64, series: &[(String, String, Vec<u64>)])
             let share = 100.0 * *count as f64 / total;
             [(-(i as f64 + 1.0) * width, share), (-(i as f64) * width, share)]
         });
-        Line { label: label.clone(), class: class.clone(), points: points.collect() }
+        Line { label: label.clone(), title: label.clone(), class: class.clone(), points: points.collect() }
     };
     lines(axes, &series.iter().map(outline).collect::<Vec<_>>())
 }
@@ -218,9 +221,10 @@ pub struct Dot {
 
 /// Values in percent as dots with intervals, one line each, from 0 to 100.
 pub fn dots(title: &str, dots: &[Dot]) -> String {
+    const WIDTH: f64 = 330.0;
     const ROW: f64 = 22.0;
-    const NAME: f64 = 84.0;
-    const VALUE: f64 = 44.0;
+    const NAME: f64 = 80.0;
+    const VALUE: f64 = 40.0;
     let height = 22.0 + ROW * dots.len() as f64;
     let x = |value: f64| NAME + value.clamp(0.0, 100.0) / 100.0 * (WIDTH - NAME - VALUE);
     let mut svg = format!(
@@ -261,7 +265,7 @@ mod tests {
     const AXES: Axes = Axes { x: "step", y: "loss", log: false, x_range: None, filled: false };
 
     fn line(points: &[(f64, f64)]) -> Line {
-        Line { label: "a<b".to_string(), class: "c1".to_string(), points: points.to_vec() }
+        Line { label: "a<b".to_string(), title: "a<b".to_string(), class: "c1".to_string(), points: points.to_vec() }
     }
 
     #[test]

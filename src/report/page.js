@@ -194,6 +194,10 @@
     return el("div", "card", el("h5", "", title, note ? el("small", "", " mean log p: " + note) : ""), text(tokens, state.plain ? -1 : state.policy));
   };
 
+  const meta = (json) => {
+    try { return Object.entries(JSON.parse(json)).map(([key, value]) => key + " " + (typeof value === "string" ? value : JSON.stringify(value))).join(" · "); }
+    catch { return json; }
+  };
   const show = (problem) => {
     const detail = $("detail");
     if (!problem) { detail.replaceChildren(el("p", "empty", "Choose a problem.")); return; }
@@ -202,7 +206,7 @@
     back.addEventListener("click", () => { $("browser").classList.remove("open"); draw(); $("problems").scrollIntoView(); });
     const source = problem.s || "none";
     const parts = [back,
-      el("div", "head", el("span", "badge s-" + source, SOURCES[problem.s]), el("code", "", problem.id), data.cascades.length > 1 ? data.cascades[problem.c] : "", problem.meta ? el("span", "", problem.meta) : ""),
+      el("div", "head", el("span", "badge s-" + source, SOURCES[problem.s]), el("code", "", problem.id), data.cascades.length > 1 ? data.cascades[problem.c] : "", problem.meta ? el("span", "", meta(problem.meta)) : ""),
       el("h3", "", problem.q),
       el("p", "gold", "Expected answer ", el("code", "", problem.a))];
     if (problem.plain.length) parts.push(step("s-self", "1 · The policy alone", count(problem.plain), ...problem.plain.map((s) => card(s, problem, "self"))));

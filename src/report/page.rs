@@ -35,7 +35,7 @@ pub fn html(report: &Report) -> Result<String> {
         .add_filter("num", |value: Option<f64>, digits: usize| value.map_or("–".into(), |v| format!("{v:.digits$}")));
     environment.add_filter("pct", |value: f64, digits: usize| format!("{:.digits$} %", 100.0 * value));
     environment.add_filter("count", |value: u64| grouped(value));
-    environment.add_filter("words", |name: &str| name.replace('_', " "));
+    environment.add_filter("words", |name: &str| name.replace('_', " ").replace("ess", "ESS").replace("eos", "EOS"));
     environment
         .add_template("page.html", TEMPLATE)
         .map_err(|e| Error::internal("the report's template does not parse").source(e))?;
@@ -50,7 +50,7 @@ pub fn html(report: &Report) -> Result<String> {
         total => report.browser.total,
         missing => Serde(report.stages.iter().filter(|stage| !stage.done).map(|stage| &stage.name).collect::<Vec<_>>()),
         headline => Serde(headline(report)),
-        keys => Serde(policies(report)),
+        keys => Serde(trained(report)),
         evaluated => Serde(evaluated(report)),
         benchmarks => Serde(report.benchmarks()),
         dots => Serde(dot_plots(report)),
@@ -82,9 +82,10 @@ fn class(policies: &[String], label: &str) -> String {
     format!("c{}", policies.iter().position(|policy| policy == label).unwrap_or(0) % COLOURS)
 }
 
-fn policies(report: &Report) -> Vec<Key> {
-    let key = |label: &String| Key { label: label.clone(), class: class(&report.policies, label) };
-    report.policies.iter().map(key).collect()
+/// The key of the training curves.
+fn trained(report: &Report) -> Vec<Key> {
+    let trained = report.policies.iter().filter(|label| report.runs.iter().any(|run| run.label == **label));
+    trained.map(|label| Key { label: label.clone(), class: class(&report.policies, label) }).collect()
 }
 
 /// A figure at the head of the page.
@@ -208,7 +209,8 @@ fn dot_plots(report: &Report) -> Vec<Figure> {
 fn curves(runs: &[Run], policies: &[String]) -> Vec<Figure> {
     let chart = |title: &str, note: &str, y: &str, log: bool, of: &dyn Fn(&TrainStep) -> f64| {
         let line = |run: &Run| Line {
-            label: if run.stage.ends_with(&run.label) { run.label.clone() } else { run.stage.clone() },
+            label: run.label.clone(),
+            title: run.stage.clone(),
             class: class(policies, &run.label),
             points: run.steps.iter().map(|step| (f64::from(step.step), of(step))).collect(),
         };

@@ -87,7 +87,7 @@ fn behavior_gap(targets: &[Scored]) -> Option<BehaviorGap> {
     Some(BehaviorGap {
         rows: pairs.len(),
         tokens,
-        kl_per_token: log_ratios().map(|log| -log).sum::<f64>() / tokens as f64,
+        kl_per_token: 0.0 - log_ratios().sum::<f64>() / tokens as f64,
         ratio_variance: variance(ratios()),
         ess_tokens: effective_sample_size(ratios()),
         ess_rows: ess_of_logs(pairs.iter().map(|(policy, behavior)| sum(policy) - sum(behavior))),

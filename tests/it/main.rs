@@ -8,6 +8,7 @@ mod engine;
 mod math;
 #[cfg(feature = "oracle")]
 mod oracle;
+mod report;
 mod scores;
 mod stages;
 mod support;
