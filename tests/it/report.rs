@@ -313,7 +313,7 @@ seen.why = detail().includes("says 8, expected 7");
 seen.tokens = document.querySelectorAll("#detail .tok").length > 10;
 type("onerror");
 document.querySelector("#rows .item").click();
-seen.hostile = detail().includes("</script><img");
+seen.hostile = detail().includes("<\/script><img");
 type("");
 [...document.querySelectorAll("#sources button")].find((b) => b.textContent.startsWith("guided")).click();
 seen.guided = [...document.querySelectorAll("#rows .item b")].every((b) => b.textContent === "guided");

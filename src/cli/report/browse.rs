@@ -18,7 +18,7 @@ use std::collections::HashMap;
 /// Problems in a page, at most.
 const MAX_PROBLEMS: usize = 2000;
 /// Text and tokens in a page, at most: about what a browser opens in a second.
-const MAX_BYTES: usize = 24 << 20;
+const MAX_BYTES: usize = 12 << 20;
 const TOKENIZER: &str = "tokenizer.json";
 
 /// The first problems of every cascade, as many as a page may hold.
