@@ -128,24 +128,29 @@ impl Stage for GapStage {
 
     fn run_part(&self, context: &Context, _part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
         let eos = load_policy(&self.policy)?.eos_token_ids().to_vec();
-        let (before, after) = (self.before.read_all()?, self.after.read_all()?);
-        let texts = Texts::new(self.problems.read_all()?, self.rewrites.read_all()?);
+        let (before, after) = (targets(&self.before)?, targets(&self.after)?);
+        let texts = Texts::new(
+            self.problems.select(&["problem_id", "solution"])?,
+            self.rewrites.select(&["problem_id", "choice_index", "completion"])?,
+        );
         let (mut gaps, mut warnings) = (Vec::new(), Vec::new());
         for (moment, rows) in [("after", &after), ("before", &before)] {
             for (source, rows) in by_source(rows) {
-                let targets: Vec<Scored> = rows.iter().map(|row| scored(row, &eos)).collect();
-                let gap = policy_gap(&targets);
+                let scored: Vec<Scored> = rows.iter().map(|row| row.scored(&eos)).collect();
+                let gap = policy_gap(&scored);
                 if source != ALL {
                     let texts = (moment == "after").then_some(&texts);
-                    warnings.extend(check_targets(moment, source, &gap, &rows, &targets, texts));
+                    warnings.extend(check_targets(moment, source, &gap, &rows, &scored, texts));
                 }
                 gaps.push(to_row(moment, source, &gap));
             }
             context.check_cancelled()?;
         }
         for judged in &self.judged {
-            let verdicts = judged.verdicts.iter().map(Table::read_all).collect::<Result<Vec<_>>>()?;
-            warnings.extend(check_samples(&judged.rollouts.read_all()?, &verdicts));
+            let columns = ["problem_id", "sample_index", "verdict"];
+            let verdicts = judged.verdicts.iter().map(|table| table.select(&columns)).collect::<Result<Vec<_>>>()?;
+            let samples = judged.rollouts.select(&["problem_id", "prompt_kind", "stop_reason"])?;
+            warnings.extend(check_samples(&samples, &verdicts));
         }
         gaps.sort_by(|a, b| (&a.rewriting, &a.source).cmp(&(&b.rewriting, &b.source)));
         let key = |row: &GapWarning| (row.warning.clone(), row.moment.clone(), row.source.clone());
@@ -154,21 +159,39 @@ impl Stage for GapStage {
     }
 }
 
-fn by_source(rows: &[Logprob]) -> BTreeMap<&str, Vec<&Logprob>> {
-    let mut sources: BTreeMap<&str, Vec<&Logprob>> = BTreeMap::new();
+/// What the gap asks of a scored target.
+#[derive(Deserialize)]
+struct Target {
+    problem_id: String,
+    choice_index: u32,
+    source: String,
+    token_ids: Vec<u32>,
+    logprob_policy: Vec<f32>,
+    logprob_behavior: Option<Vec<f32>>,
+}
+
+impl Target {
+    fn scored(&self, eos: &[u32]) -> Scored<'_> {
+        Scored {
+            policy: &self.logprob_policy,
+            behavior: self.logprob_behavior.as_deref(),
+            ended: self.token_ids.last().is_some_and(|id| eos.contains(id)),
+        }
+    }
+}
+
+fn targets(logprobs: &Table<Logprob>) -> Result<Vec<Target>> {
+    let tokens = ["token_ids", "logprob_policy", "logprob_behavior"];
+    logprobs.select(&[&["problem_id", "choice_index", "source"][..], &tokens].concat())
+}
+
+fn by_source(rows: &[Target]) -> BTreeMap<&str, Vec<&Target>> {
+    let mut sources: BTreeMap<&str, Vec<&Target>> = BTreeMap::new();
     for row in rows {
         sources.entry(&row.source).or_default().push(row);
         sources.entry(ALL).or_default().push(row);
     }
     sources
-}
-
-fn scored<'a>(row: &'a Logprob, eos: &[u32]) -> Scored<'a> {
-    Scored {
-        policy: &row.logprob_policy,
-        behavior: row.logprob_behavior.as_deref(),
-        ended: row.token_ids.last().is_some_and(|id| eos.contains(id)),
-    }
 }
 
 fn to_row(moment: &str, source: &str, gap: &PolicyGap) -> Gap {

@@ -93,9 +93,7 @@ impl<'a> Source<'a> {
 
     /// Rows of a table whose key starts with problems in `first..=last`.
     fn read<R: Row>(&self, stage: &str, first: &str, last: &str) -> Result<Vec<R>> {
-        let table = self.finished.table::<R>(stage);
-        let parts = table.overlapping(first, last);
-        Ok(parts.iter().map(|part| table.read(part)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        self.finished.table::<R>(stage).overlapping(first, last).read_all()
     }
 
     fn rows(&self, policies: &[String], first: &str, last: &str) -> Result<Rows> {

@@ -11,6 +11,7 @@ use crate::table::logprobs::Logprob;
 use crate::table::problems::Problem;
 use crate::table::rewrites::{Rewrite, Untargeted};
 use crate::table::verdicts::VerdictRow;
+use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The finished stages of a pipeline.
@@ -172,19 +173,35 @@ fn label(pipeline: &Pipeline, stage: &str) -> String {
     labelled.unwrap_or_else(|| name.to_string())
 }
 
+#[derive(Deserialize)]
+struct Chosen {
+    choice_index: u32,
+    source: String,
+}
+
+#[derive(Deserialize)]
+struct Judged {
+    problem_id: String,
+    verdict: String,
+}
+
+#[derive(Deserialize)]
+struct ScoredRow {
+    source: String,
+    logprob_policy: Vec<f32>,
+}
+
 fn cascade(finished: &Finished, name: &str, params: &rewrite::Params) -> Result<Cascade> {
     let targets = match finished.manifest(name) {
         None => None,
         Some(_) => {
             let mut targets = Targets { none: rows(&finished.table::<Untargeted>(name)), ..Targets::default() };
-            let table = finished.table::<Rewrite>(name);
-            for part in table.parts() {
-                for row in table.read(part)?.iter().filter(|row| row.choice_index == 0) {
-                    match row.source.as_str() {
-                        "self" => targets.own += 1,
-                        "guided" => targets.guided += 1,
-                        _ => targets.expert += 1,
-                    }
+            let chosen: Vec<Chosen> = finished.table::<Rewrite>(name).select(&["choice_index", "source"])?;
+            for row in chosen.iter().filter(|row| row.choice_index == 0) {
+                match row.source.as_str() {
+                    "self" => targets.own += 1,
+                    "guided" => targets.guided += 1,
+                    _ => targets.expert += 1,
                 }
             }
             Some(targets)
@@ -203,7 +220,7 @@ fn samples(finished: &Finished, verdicts: &[String]) -> Result<Samples> {
     let mut problems = BTreeSet::new();
     for name in verdicts {
         samples.rollouts.extend(finished.rollouts_of(name).map(str::to_string));
-        for row in finished.table::<VerdictRow>(name).read_all()? {
+        for row in finished.table::<VerdictRow>(name).select::<Judged>(&["problem_id", "verdict"])? {
             samples.samples += 1;
             samples.correct += u64::from(row.verdict == "correct");
             problems.insert(row.problem_id);
@@ -225,7 +242,8 @@ fn histograms(finished: &Finished) -> Result<Vec<Histograms>> {
         histograms.stages.push(scored.stage.to_string());
         let table = finished.table::<Logprob>(scored.stage);
         for part in table.parts() {
-            for row in table.read(part)? {
+            let one = Table::<Logprob>::new(finished.store, vec![part.clone()]);
+            for row in one.select::<ScoredRow>(&["source", "logprob_policy"])? {
                 let label = match (is_baseline(scored.of), row.source.as_str()) {
                     (true, _) => "expert, before",
                     (false, "expert") => "expert, kept",

@@ -1,13 +1,10 @@
 //! What looks wrong with targets and samples. Every check is a row, raised or not, with problems to look at.
 
+use super::Target;
 use crate::stats::gap::{PolicyGap, Scored};
 use crate::stats::text::{NGRAM_WORDS, copied_share, is_answer_only, meta_phrase};
 use crate::table::gaps::GapWarning;
-use crate::table::logprobs::Logprob;
-use crate::table::problems::Problem;
-use crate::table::rewrites::Rewrite;
-use crate::table::rollouts::Rollout;
-use crate::table::verdicts::VerdictRow;
+use serde::Deserialize;
 use std::collections::HashMap;
 
 /// Raised when min(1/p, 100) is worth less than this share of the tokens.
@@ -22,6 +19,37 @@ const SHARE: f64 = 0.05;
 const RARE: f64 = 0.01;
 const EXAMPLES: usize = 10;
 
+/// What the checks ask of a problem.
+#[derive(Deserialize)]
+pub struct Expert {
+    problem_id: String,
+    solution: Option<String>,
+}
+
+/// What they ask of a target.
+#[derive(Deserialize)]
+pub struct Rewritten {
+    problem_id: String,
+    choice_index: u32,
+    completion: String,
+}
+
+/// What they ask of a sample.
+#[derive(Deserialize)]
+pub struct Sample {
+    problem_id: String,
+    prompt_kind: String,
+    stop_reason: String,
+}
+
+/// And of what a judge said of it.
+#[derive(Deserialize)]
+pub struct Verdict {
+    problem_id: String,
+    sample_index: u32,
+    verdict: String,
+}
+
 /// The texts behind the targets, by problem.
 pub struct Texts {
     experts: HashMap<String, String>,
@@ -29,7 +57,7 @@ pub struct Texts {
 }
 
 impl Texts {
-    pub fn new(problems: Vec<Problem>, rewrites: Vec<Rewrite>) -> Texts {
+    pub fn new(problems: Vec<Expert>, rewrites: Vec<Rewritten>) -> Texts {
         Texts {
             experts: problems.into_iter().filter_map(|p| Some((p.problem_id, p.solution?))).collect(),
             targets: rewrites.into_iter().map(|r| ((r.problem_id, r.choice_index), r.completion)).collect(),
@@ -42,7 +70,7 @@ pub fn check_targets(
     moment: &str,
     source: &str,
     gap: &PolicyGap,
-    rows: &[&Logprob],
+    rows: &[&Target],
     targets: &[Scored],
     texts: Option<&Texts>,
 ) -> Vec<GapWarning> {
@@ -53,10 +81,10 @@ pub fn check_targets(
     let cut = ids().zip(targets).filter(|(_, target)| !target.ended).map(|(id, _)| id);
     found.push(check.share("truncated", SHARE, cut, rows.len(), "targets have no end-of-sequence token"));
     if let (Some(texts), true) = (texts, source != "expert") {
-        let text = |row: &Logprob| texts.targets.get(&(row.problem_id.clone(), row.choice_index));
+        let text = |row: &Target| texts.targets.get(&(row.problem_id.clone(), row.choice_index));
         let showing = |test: &dyn Fn(&str, &str) -> bool| -> Vec<&str> {
-            let expert = |row: &Logprob| texts.experts.get(&row.problem_id).map_or("", String::as_str);
-            let shows = |row: &&&Logprob| text(row).is_some_and(|target| test(target, expert(row)));
+            let expert = |row: &Target| texts.experts.get(&row.problem_id).map_or("", String::as_str);
+            let shows = |row: &&&Target| text(row).is_some_and(|target| test(target, expert(row)));
             rows.iter().filter(shows).map(|row| row.problem_id.as_str()).collect()
         };
         let copied = showing(&|target, expert| copied_share(target, expert) >= COPIED_ROW);
@@ -83,12 +111,12 @@ pub fn check_targets(
 }
 
 /// Checks of the samples of one rollout stage, and of the judges that looked at them.
-pub fn check_samples(rollouts: &[Rollout], verdicts: &[Vec<VerdictRow>]) -> Vec<GapWarning> {
-    let Some(first) = rollouts.first() else { return Vec::new() };
+pub fn check_samples(samples: &[Sample], verdicts: &[Vec<Verdict>]) -> Vec<GapWarning> {
+    let Some(first) = samples.first() else { return Vec::new() };
     let check = Check { moment: "sampling", source: &first.prompt_kind };
-    let cut = rollouts.iter().filter(|row| row.stop_reason == "max_tokens").map(|row| row.problem_id.as_str());
+    let cut = samples.iter().filter(|row| row.stop_reason == "max_tokens").map(|row| row.problem_id.as_str());
     let mut found =
-        vec![check.share("truncated", SHARE, cut, rollouts.len(), "samples were cut off at the token limit")];
+        vec![check.share("truncated", SHARE, cut, samples.len(), "samples were cut off at the token limit")];
     let rows = || verdicts.iter().flatten();
     let open = rows().filter(|row| matches!(row.verdict.as_str(), "unparsed" | "budget_exceeded"));
     let open = open.map(|row| row.problem_id.as_str());
@@ -190,16 +218,14 @@ mod tests {
     use super::*;
     use crate::stats::gap::policy_gap;
 
-    fn logprob(id: &str, lp: f32) -> Logprob {
-        Logprob {
+    fn target(id: &str, lp: f32) -> Target {
+        Target {
             problem_id: id.to_string(),
             choice_index: 0,
             source: "guided".to_string(),
-            prompt_token_count: 3,
             token_ids: vec![7; 40],
             logprob_policy: vec![lp; 40],
             logprob_behavior: None,
-            entropy: vec![0.0; 40],
         }
     }
 
@@ -212,8 +238,8 @@ mod tests {
         found.iter().filter(|row| row.raised).map(|row| row.warning.as_str()).collect()
     }
 
-    fn check(rows: &[Logprob], ended: bool, texts: &Texts) -> Vec<GapWarning> {
-        let rows: Vec<&Logprob> = rows.iter().collect();
+    fn check(rows: &[Target], ended: bool, texts: &Texts) -> Vec<GapWarning> {
+        let rows: Vec<&Target> = rows.iter().collect();
         let targets: Vec<Scored> =
             rows.iter().map(|r| Scored { policy: &r.logprob_policy, behavior: None, ended }).collect();
         check_targets("after", "guided", &policy_gap(&targets), &rows, &targets, Some(texts))
@@ -221,7 +247,7 @@ mod tests {
 
     #[test]
     fn each_target_check_raises_on_what_it_is_for() {
-        let rows = [logprob("a", -0.1), logprob("b", -0.1)];
+        let rows = [target("a", -0.1), target("b", -0.1)];
         let fine = texts("first we add three and four, then double it, so \\boxed{14}", "x = 14");
         assert_eq!(raised(&check(&rows, true, &fine)), [""; 0]);
         assert_eq!(raised(&check(&rows, false, &fine)), ["truncated"]);
@@ -236,38 +262,19 @@ mod tests {
         let meta = texts("as the reference solution says, we add and double, so \\boxed{14}", "");
         assert_eq!(raised(&check(&rows, true, &meta)), ["meta_phrase"]);
         assert_eq!(raised(&check(&rows, true, &texts("so \\boxed{14}", ""))), ["answer_only"]);
-        assert_eq!(raised(&check(&[logprob("a", -3.0)], true, &fine)), ["eos_not_learned"]);
-        let mut uneven = logprob("a", -0.001);
+        assert_eq!(raised(&check(&[target("a", -3.0)], true, &fine)), ["eos_not_learned"]);
+        let mut uneven = target("a", -0.001);
         uneven.logprob_policy[3] = -9.0;
         assert_eq!(raised(&check(&[uneven], true, &fine)), ["low_ess"]);
     }
 
     #[test]
     fn sample_checks_compare_judges() {
-        let rollout = |stop: &str| Rollout {
-            problem_id: "a".into(),
-            sample_index: 0,
-            prompt_kind: "plain".into(),
-            completion: String::new(),
-            prompt_ids: Vec::new(),
-            token_ids: Vec::new(),
-            logprob_behavior: Vec::new(),
-            logprob_policy: Vec::new(),
-            stop_reason: stop.into(),
-            special_count: 0,
-            seed: 0,
-        };
-        let verdict = |verdict: &str| VerdictRow {
-            problem_id: "a".into(),
-            sample_index: 0,
-            verdict: verdict.into(),
-            extracted: None,
-            method: String::new(),
-            eligible: true,
-            judge_version: "math-v1".into(),
-        };
-        assert_eq!(raised(&check_samples(&[rollout("eos")], &[vec![verdict("incorrect")]])), [""; 0]);
-        let found = check_samples(&[rollout("max_tokens")], &[vec![verdict("correct")], vec![verdict("unparsed")]]);
+        let sample =
+            |stop: &str| Sample { problem_id: "a".into(), prompt_kind: "plain".into(), stop_reason: stop.into() };
+        let verdict = |verdict: &str| Verdict { problem_id: "a".into(), sample_index: 0, verdict: verdict.into() };
+        assert_eq!(raised(&check_samples(&[sample("eos")], &[vec![verdict("incorrect")]])), [""; 0]);
+        let found = check_samples(&[sample("max_tokens")], &[vec![verdict("correct")], vec![verdict("unparsed")]]);
         assert_eq!(raised(&found), ["truncated", "undecided", "judges_disagree"]);
         assert!(check_samples(&[], &[]).is_empty());
     }
