@@ -26,7 +26,11 @@ fn missing(report: &Report) -> String {
         report.stages.iter().filter(|s| !s.done).map(|s| format!("`{}`", cell(&s.name))).collect();
     match missing.len() {
         0 => String::new(),
-        n => format!("\n{n} of {} stages have not run yet: {}.\n", report.stages.len(), missing.join(", ")),
+        n => {
+            let (named, more) = missing.split_at(n.min(12));
+            let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+            format!("\n{n} of {} stages have not run yet: {}{more}.\n", report.stages.len(), named.join(", "))
+        }
     }
 }
 

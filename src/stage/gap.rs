@@ -20,7 +20,7 @@ use crate::table::rollouts::Rollout;
 use crate::table::verdicts::VerdictRow;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use warnings::{Texts, check_samples, check_targets};
+use warnings::{Sample, Texts, check_samples, check_targets};
 
 const VERSION: u32 = 1;
 /// Every target together.
@@ -146,11 +146,14 @@ impl Stage for GapStage {
             }
             context.check_cancelled()?;
         }
+        let mut kinds: Vec<String> = Vec::new();
         for judged in &self.judged {
             let columns = ["problem_id", "sample_index", "verdict"];
             let verdicts = judged.verdicts.iter().map(|table| table.select(&columns)).collect::<Result<Vec<_>>>()?;
             let samples = judged.rollouts.select(&["problem_id", "prompt_kind", "stop_reason"])?;
-            warnings.extend(check_samples(&samples, &verdicts));
+            kinds.extend(samples.first().map(|sample: &Sample| sample.prompt_kind.clone()));
+            let number = kinds.iter().filter(|kind| Some(*kind) == kinds.last()).count();
+            warnings.extend(check_samples(number, &samples, &verdicts));
         }
         gaps.sort_by(|a, b| (&a.rewriting, &a.source).cmp(&(&b.rewriting, &b.source)));
         let key = |row: &GapWarning| (row.warning.clone(), row.moment.clone(), row.source.clone());

@@ -53,7 +53,7 @@ row! {
         warning: String,
         /// `sampling`, `before` or `after` rewriting
         moment: String,
-        /// `self`, `guided`, `expert`; `plain` or `guided` samples
+        /// `self`, `guided` or `expert` targets; `plain` or `guided` samples, numbered from the second set on
         source: String,
         /// The warning is raised
         raised: bool,

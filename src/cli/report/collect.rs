@@ -10,6 +10,7 @@ use crate::table::Row;
 use crate::table::logprobs::Logprob;
 use crate::table::problems::Problem;
 use crate::table::rewrites::{Rewrite, Untargeted};
+use crate::table::train_steps::TrainStep;
 use crate::table::verdicts::VerdictRow;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,17 +145,21 @@ pub fn collect(store: &Store, pipeline: &Pipeline, with_rows: bool) -> Result<Re
 fn state(finished: &Finished, spec: &StageSpec) -> StageState {
     let manifest = finished.manifest(&spec.name);
     let folder = finished.store.view_path(&finished.pipeline.name, &spec.name).display().to_string();
-    let has_table = manifest.is_some_and(|m| m.main_table.is_some());
+    // What people mean by a train stage is its policy; the figures of a report are from the table beside it.
+    let is_training = matches!(spec.params, Params::Train(_));
     StageState {
         name: spec.name.clone(),
         kind: spec.params.kind().to_string(),
         done: manifest.is_some(),
-        rows: manifest.map_or(0, Manifest::rows),
+        rows: match is_training {
+            true => rows(&finished.table::<TrainStep>(&spec.name)),
+            false => manifest.map_or(0, Manifest::rows),
+        },
         address: manifest.map(|m| m.content().short().to_string()).unwrap_or_default(),
-        path: match (manifest, has_table) {
+        path: match (manifest, is_training) {
             (None, _) => String::new(),
-            (Some(_), true) => format!("{folder}/*.parquet"),
-            (Some(_), false) => folder,
+            (Some(_), true) => format!("{folder}/{}/*.parquet", TrainStep::TABLE),
+            (Some(_), false) => format!("{folder}/*.parquet"),
         },
     }
 }

@@ -38,7 +38,7 @@ pub struct Rewritten {
 #[derive(Deserialize)]
 pub struct Sample {
     problem_id: String,
-    prompt_kind: String,
+    pub prompt_kind: String,
     stop_reason: String,
 }
 
@@ -110,10 +110,12 @@ pub fn check_targets(
     found
 }
 
-/// Checks of the samples of one rollout stage, and of the judges that looked at them.
-pub fn check_samples(samples: &[Sample], verdicts: &[Vec<Verdict>]) -> Vec<GapWarning> {
+/// Checks of the samples of one rollout stage, and of the judges that looked at them. `number` tells several stages of one
+/// prompt kind apart, from 1.
+pub fn check_samples(number: usize, samples: &[Sample], verdicts: &[Vec<Verdict>]) -> Vec<GapWarning> {
     let Some(first) = samples.first() else { return Vec::new() };
-    let check = Check { moment: "sampling", source: &first.prompt_kind };
+    let source = if number > 1 { format!("{} {number}", first.prompt_kind) } else { first.prompt_kind.clone() };
+    let check = Check { moment: "sampling", source: &source };
     let cut = samples.iter().filter(|row| row.stop_reason == "max_tokens").map(|row| row.problem_id.as_str());
     let mut found =
         vec![check.share("truncated", SHARE, cut, samples.len(), "samples were cut off at the token limit")];
@@ -273,9 +275,10 @@ mod tests {
         let sample =
             |stop: &str| Sample { problem_id: "a".into(), prompt_kind: "plain".into(), stop_reason: stop.into() };
         let verdict = |verdict: &str| Verdict { problem_id: "a".into(), sample_index: 0, verdict: verdict.into() };
-        assert_eq!(raised(&check_samples(&[sample("eos")], &[vec![verdict("incorrect")]])), [""; 0]);
-        let found = check_samples(&[sample("max_tokens")], &[vec![verdict("correct")], vec![verdict("unparsed")]]);
+        assert_eq!(raised(&check_samples(1, &[sample("eos")], &[vec![verdict("incorrect")]])), [""; 0]);
+        let found = check_samples(1, &[sample("max_tokens")], &[vec![verdict("correct")], vec![verdict("unparsed")]]);
         assert_eq!(raised(&found), ["truncated", "undecided", "judges_disagree"]);
-        assert!(check_samples(&[], &[]).is_empty());
+        assert!(check_samples(2, &[sample("eos")], &[]).iter().all(|row| row.source == "plain 2"));
+        assert!(check_samples(1, &[], &[]).is_empty());
     }
 }
