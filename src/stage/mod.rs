@@ -4,6 +4,7 @@
 mod buckets;
 pub mod documents;
 pub mod evaluate;
+pub mod gap;
 pub mod ingest;
 pub mod judge;
 pub mod logprob;

@@ -11,6 +11,7 @@ mod math;
 mod oracle;
 mod power;
 mod properties;
+mod report;
 mod scores;
 mod stages;
 mod support;
