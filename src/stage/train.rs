@@ -1,7 +1,7 @@
 //! train: rewrites (or examples) + policy -> a new policy and train_steps.  A part is a span of steps that ends in a
 //! checkpoint; the batch plan is fixed before the first step.
 
-use super::spec::load_policy;
+use super::policy::load_policy;
 use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
 use crate::base::address::Address;
 use crate::base::error::{Error, Result};

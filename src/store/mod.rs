@@ -5,6 +5,7 @@
 pub mod fault;
 pub mod fs;
 mod handle;
+pub mod hub;
 mod manifest;
 mod memo;
 mod object;

@@ -5,6 +5,7 @@ mod cli;
 mod crash;
 mod docs;
 mod engine;
+mod hub;
 mod math;
 #[cfg(feature = "oracle")]
 mod oracle;
