@@ -53,7 +53,7 @@ pub enum Command {
     Score(Score),
     /// Sample completions, as JSON lines with token ids and log-probs.
     Generate(Generate),
-    /// Measure generation and scoring speed beside the machine's ceilings.
+    /// Measure generation, scoring and training speed beside the machine's ceilings.
     Bench(Bench),
     /// Print shell completions.
     Completions { shell: Shell },

@@ -12,6 +12,7 @@ mod gradients;
 mod pass;
 pub mod metrics;
 pub mod step;
+pub mod bench;
 
 pub use adamw::AdamWParams;
 pub use loss::Loss;
