@@ -29,6 +29,7 @@ mod sets;
 mod matrix;
 mod identity;
 mod canon;
+mod fraction;
 mod poly;
 // numbers with error bounds
 mod eval;
