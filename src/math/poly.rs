@@ -138,6 +138,11 @@ impl Poly {
                 {
                     return Err(NoForm::TooLarge);
                 }
+                // the greatest common divisors of long fractions cost about a product each
+                if !(left_value.is_integer() && right_value.is_integer()) {
+                    let words = |value: &BigRational| 1 + (value.numer().bits() + value.denom().bits()) / 64;
+                    budget.spend(words(left_value) * words(right_value) / 4)?;
+                }
                 let (monomial, factor) = multiply(left, right)?;
                 product.insert(monomial, multiplied(&multiplied(left_value, right_value), &factor));
             }

@@ -1,6 +1,6 @@
 //! brackets: groups, sequences, intervals, sets, bars.
 
-use super::super::ast::{Bracket, Expr, Func, NamedSet};
+use super::super::ast::{Bracket, Expr, Func, NamedSet, RelOp};
 use super::super::token::{Cmd, Delim, Tok};
 use super::{Failure, Parser, Result, closes};
 
@@ -64,7 +64,11 @@ impl Parser {
             };
             return Ok(Expr::Tuple(bracket, items));
         }
-        // (1011)_2
+        self.in_base_behind(start, items.pop().expect("a list of items has one"))
+    }
+
+    /// `(1011)_2`, `{1011}_2`: brackets, just closed, around nothing but the digits at `start`, and a base.
+    fn in_base_behind(&mut self, start: usize, inside: Expr) -> Result<Expr> {
         if self.at - start == 2
             && self.peek() == Some(&Tok::Op('_'))
             && let Tok::Num(_, _, Some(digits)) = self.tokens[start].tok.clone()
@@ -72,7 +76,7 @@ impl Parser {
             self.at += 1;
             return self.based(&digits);
         }
-        Ok(items.pop().expect("a list of items has one"))
+        Ok(inside)
     }
 
     /// `]a, b[`.
@@ -98,7 +102,13 @@ impl Parser {
 
     /// TeX's braces: transparent, unless they hold `\over`, `\choose` or several items.
     pub(super) fn group(&mut self) -> Result<Expr> {
+        let start = self.at;
         if self.take(&Tok::Close(Delim::Group)) {
+            if matches!(self.peek(), Some(Tok::Op('_' | '^')))
+                && let Some(count) = self.choose()?
+            {
+                return Ok(count);
+            }
             // an empty group next to something is nothing
             return if self.at < self.end
                 && self.peek().is_some_and(|tok| self.starts_factor(tok) || matches!(tok, Tok::Op('^')))
@@ -112,7 +122,7 @@ impl Parser {
         let operator = match self.peek() {
             Some(Tok::Close(Delim::Group)) => {
                 self.at += 1;
-                return Ok(first);
+                return self.in_base_behind(start, first);
             }
             Some(Tok::Cmd(cmd @ (Cmd::Over | Cmd::Choose))) => cmd.clone(),
             _ => return Err(Failure::Syntax),
@@ -124,6 +134,31 @@ impl Parser {
             Cmd::Over => Expr::Div(Box::new(first), Box::new(second)),
             _ => Expr::Func(Func::Binom, vec![first, second]),
         })
+    }
+
+    /// `{}_n C_k`, `{}^n C_k`, `{}_n P_k` behind the empty group.
+    fn choose(&mut self) -> Result<Option<Expr>> {
+        let start = self.at;
+        self.at += 1;
+        let all = self.nested(Self::subscript)?;
+        let name = match self.peek() {
+            Some(Tok::Ident(name)) if name == "C" || name == "P" => name.clone(),
+            _ => String::new(),
+        };
+        if name.is_empty() || self.peek_at(1) != Some(&Tok::Op('_')) {
+            self.at = start;
+            return Ok(None);
+        }
+        self.at += 2;
+        let some = self.nested(Self::subscript)?;
+        let factorial = |value| Expr::Func(Func::Factorial, vec![value]);
+        Ok(Some(match name.as_str() {
+            "C" => Expr::Func(Func::Binom, vec![all, some]),
+            _ => {
+                let rest = Expr::Add(vec![all.clone(), Expr::Neg(Box::new(some))]);
+                Expr::Div(Box::new(factorial(all)), Box::new(factorial(rest)))
+            }
+        }))
     }
 
     /// `\{ .. \}`: elements, or an element and a condition.
@@ -155,14 +190,20 @@ impl Parser {
             let condition = self.condition()?;
             return Ok(Expr::SetBuilder(Box::new([super::assemble(items, &separators), condition])));
         }
-        // x : x > 0 read as a ratio on the left of a relation
+        // x : x > 0 and x in R : x > 0, with the colon read as a ratio
         if let [Expr::Rel(terms, operators)] = items.as_slice()
-            && let Some(Expr::Ratio(parts)) = terms.first()
-            && let [element, start] = parts.as_slice()
+            && let Some(at) = terms.iter().position(|term| matches!(term, Expr::Ratio(_)))
+            && at < operators.len()
+            && let Expr::Ratio(parts) = &terms[at]
+            && let [last, first] = parts.as_slice()
         {
-            let mut terms = terms.clone();
-            terms[0] = start.clone();
-            return Ok(Expr::SetBuilder(Box::new([element.clone(), Expr::Rel(terms, operators.clone())])));
+            let chain = |before: &[Expr], operators: &[RelOp]| match before {
+                [only] => only.clone(),
+                _ => Expr::Rel(before.to_vec(), operators.to_vec()),
+            };
+            let element = chain(&[&terms[..at], std::slice::from_ref(last)].concat(), &operators[..at]);
+            let condition = chain(&[std::slice::from_ref(first), &terms[at + 1..]].concat(), &operators[at..]);
+            return Ok(Expr::SetBuilder(Box::new([element, condition])));
         }
         Ok(Expr::Set(items))
     }

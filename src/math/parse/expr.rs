@@ -141,6 +141,7 @@ impl Parser {
         match tok {
             Tok::Num(..) | Tok::Func(_) | Tok::Const(_) | Tok::Named(_) | Tok::Begin(_) | Tok::Norm => true,
             Tok::Ident(_) => !self.unit_ahead(),
+            Tok::Cmd(Cmd::Frac) if self.unit_fraction().is_some() => false,
             Tok::Open(Delim::Square) => !self.outward,
             Tok::Open(_) => true,
             Tok::Bar => self.bars == 0,
@@ -262,6 +263,14 @@ impl Parser {
             self.at += 1 + 2 * skip;
             return Ok(self.degree(base));
         }
+        // 45^o
+        if matches!(base, Expr::Num(..))
+            && matches!(self.peek_at(skip), Some(Tok::Ident(name) | Tok::Word(name)) if name == "o")
+            && (!group || self.peek_at(2) == Some(&Tok::Close(Delim::Group)))
+        {
+            self.at += 1 + 2 * skip;
+            return Ok(self.degree(base));
+        }
         if matches!(self.peek_at(skip), Some(Tok::Prime(_))) {
             self.at += skip;
             let base = self.primed(base);
@@ -278,6 +287,10 @@ impl Parser {
             return Ok(Expr::Shape("mark".to_string(), vec![base]));
         }
         let exponent = self.nested(Self::script)?;
+        // (1, 2, 3)^T is the vector
+        if matches!((&base, &exponent), (Expr::Tuple(..), Expr::Sym(name)) if name == "T") {
+            return Ok(base);
+        }
         Ok(Expr::Pow(Box::new(base), Box::new(exponent)))
     }
 

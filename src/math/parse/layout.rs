@@ -1,6 +1,6 @@
 //! layout: tokens that only lay out an answer go before it is parsed.
 
-use super::super::token::{Delim, Tok, Token};
+use super::super::token::{Cmd, Delim, Tok, Token};
 
 /// Removes what only lays out lines: alignment marks, their environments, punctuation at the ends.
 pub(super) fn prepared(tokens: Vec<Token>) -> Vec<Token> {
@@ -47,6 +47,21 @@ pub(super) fn prepared(tokens: Vec<Token>) -> Vec<Token> {
     }
     let start = kept.iter().position(|token| !idle(&token.tok)).unwrap_or(kept.len());
     kept.drain(..start);
+    let mut depth = 0usize;
+    let over = kept.iter().any(|token| {
+        match token.tok {
+            Tok::Open(_) | Tok::Begin(_) => depth += 1,
+            Tok::Close(_) | Tok::End(_) => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0 && matches!(token.tok, Tok::Cmd(Cmd::Over | Cmd::Choose))
+    });
+    if over {
+        // `1 \over 3` without braces: the answer is the group
+        let brace = |tok| Token { tok, spaced: false, upright: false };
+        kept.insert(0, brace(Tok::Open(Delim::Group)));
+        kept.push(brace(Tok::Close(Delim::Group)));
+    }
     without_double_brackets(kept)
 }
 

@@ -57,6 +57,9 @@ fn parse_tokens(tokens: Vec<Token>) -> Result<Expr> {
     if let Some(text) = words::pure_text(&tokens) {
         return Ok(words::known(text));
     }
+    let mut tokens = tokens;
+    tokens.truncate(words::before_quantifier(&tokens));
+    tokens.drain(..words::announcement(&tokens));
     let end = tokens.len();
     let work_limit = 500 + WORK_PER_TOKEN * end;
     let mut parser =
@@ -340,8 +343,10 @@ fn assemble(mut items: Vec<Expr>, separators: &[Separator]) -> Expr {
         }
     }
     if items.iter().all(is_order) {
-        let all = !separators.contains(&Separator::Or);
-        return Expr::Logic(all && separators.contains(&Separator::And), items);
+        // x in R, x != 0: a membership in all numbers is a declaration, what follows it a condition
+        let declared = items.iter().any(|item| matches!(item, Expr::Rel(terms, operators) if operators.as_slice() == [RelOp::In] && matches!(terms[1], Expr::Named(_))));
+        let all = !separators.contains(&Separator::Or) && (declared || separators.contains(&Separator::And));
+        return Expr::Logic(all, items);
     }
     Expr::List(items)
 }

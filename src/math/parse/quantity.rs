@@ -1,10 +1,10 @@
 //! quantity: what stands behind a term: its unit, the thing counted, the base of its digits.
 
 use num_rational::BigRational;
-use num_traits::One;
+use num_traits::{One, ToPrimitive};
 
 use super::super::ast::{Const, Expr};
-use super::super::token::Tok;
+use super::super::token::{Cmd, Delim, Tok};
 use super::super::units::Unit;
 use super::words::is_clause_word;
 use super::{Parser, Result};
@@ -54,7 +54,41 @@ impl Parser {
         ((1..=3).contains(&words.len()) && ends).then(|| words.join(" "))
     }
 
+    /// `\frac{\text{m}}{\text{s}^2}` ahead, and the tokens it takes.
+    pub(super) fn unit_fraction(&self) -> Option<(Unit, usize)> {
+        if self.peek() != Some(&Tok::Cmd(Cmd::Frac)) {
+            return None;
+        }
+        let (over, middle) = self.unit_group(1)?;
+        let (under, end) = self.unit_group(middle)?;
+        Some((over.times(&under, -1), end))
+    }
+
+    /// `{\text{s}^2}`: a unit and its power, `ahead` tokens on, and where its group ends.
+    fn unit_group(&self, ahead: usize) -> Option<(Unit, usize)> {
+        if self.peek_at(ahead) != Some(&Tok::Open(Delim::Group)) {
+            return None;
+        }
+        let unit = match self.peek_at(ahead + 1)? {
+            Tok::Word(word) => Unit::named(word)?,
+            Tok::Ident(name) if self.tokens[self.at + ahead + 1].upright => Unit::named(name)?,
+            _ => return None,
+        };
+        match (self.peek_at(ahead + 2)?, self.peek_at(ahead + 3), self.peek_at(ahead + 4)) {
+            (Tok::Close(Delim::Group), ..) => Some((unit, ahead + 3)),
+            (Tok::Op('^'), Some(Tok::Num(power, None, Some(_))), Some(Tok::Close(Delim::Group))) => {
+                let power = power.to_integer().to_i32().filter(|power| (1..=9).contains(power))?;
+                Some((unit.power(power), ahead + 5))
+            }
+            _ => None,
+        }
+    }
+
     fn unit(&mut self) -> Option<Unit> {
+        if let Some((unit, length)) = self.unit_fraction() {
+            self.at += length;
+            return Some(unit);
+        }
         let mut unit = self.one_unit()?;
         loop {
             let sign = match self.peek() {
