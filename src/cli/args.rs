@@ -1,5 +1,6 @@
 //! The command line as typed.
 
+use crate::pipeline::execute::Share;
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -34,7 +35,7 @@ Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 bad input, 4 disk or devi
 #[derive(Subcommand)]
 pub enum Command {
     /// Run what is missing: all stages, or the named ones and what they need.
-    Run(Stages),
+    Run(Run),
     /// Say what would run and why, without running it.
     Plan(Stages),
     /// Say how far each stage is.
@@ -45,6 +46,10 @@ pub enum Command {
     Show(Show),
     /// List past runs.
     Log(Log),
+    /// Read everything in the store and say what is damaged, missing or inconsistent.
+    Check(Check),
+    /// Remove what no finished stage refers to. Says what it would remove, unless told to --delete.
+    Gc(Gc),
     /// Print the results of a pipeline as Markdown.
     Report(Report),
     /// Judge final answers: JSON lines {"id","gold","response"} in, {"id","verdict","extracted","method"} out.
@@ -85,6 +90,27 @@ pub struct Stages {
 }
 
 #[derive(ClapArgs)]
+pub struct Run {
+    #[command(flatten)]
+    pub stages: Stages,
+    /// Compute only the Ith of N shares of the named stages' parts, then stop. For schedulers that start N processes on one
+    /// store; a run without it, or the last of them, puts the stages together.
+    #[arg(long, value_name = "I/N", value_parser = share)]
+    pub part: Option<Share>,
+}
+
+fn share(text: &str) -> Result<Share, String> {
+    let parse = || {
+        let (index, count) = text.split_once('/')?;
+        Some((index.parse::<usize>().ok()?, count.parse::<usize>().ok()?))
+    };
+    match parse() {
+        Some((index, count)) if (1..=count).contains(&index) => Ok(Share { index: index - 1, count }),
+        _ => Err("expected I/N with I from 1 to N".to_string()),
+    }
+}
+
+#[derive(ClapArgs)]
 pub struct Status {
     #[command(flatten)]
     pub pipeline: Pipeline,
@@ -119,6 +145,34 @@ pub struct Log {
     /// Runs to list, the newest first.
     #[arg(long, default_value_t = 20)]
     pub limit: usize,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs)]
+#[command(after_help = "Exit code 1 if anything was found. `mindgap run` makes what is damaged or missing again.")]
+pub struct Check {
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:
+  mindgap gc                       what could go
+  mindgap gc --delete              remove it
+  mindgap gc --forget old-trial    what could go if the pipeline `old-trial` were no more
+
+Safe while pipelines run. Parts of an interrupted run are kept: nothing is removed that was used in the last days.")]
+pub struct Gc {
+    /// Remove it; without this nothing is changed.
+    #[arg(long)]
+    pub delete: bool,
+    /// Let go of a pipeline's results. May be repeated.
+    #[arg(long, value_name = "PIPELINE")]
+    pub forget: Vec<String>,
+    /// Keep parts used in the last so many days, even if no finished stage refers to them.
+    #[arg(long, value_name = "DAYS", default_value_t = 7)]
+    pub keep_days: u64,
     #[arg(long)]
     pub json: bool,
 }

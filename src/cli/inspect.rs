@@ -3,7 +3,7 @@
 use super::pipelines::load;
 use super::{args, render};
 use crate::base::error::{Error, Result};
-use crate::store::{Manifest, Store, fs};
+use crate::store::{Manifest, Store};
 use polars::prelude::*;
 use serde_json::{Value, json};
 use std::io::Cursor;
@@ -139,10 +139,7 @@ fn value_json(value: &AnyValue) -> Value {
 }
 
 pub fn log(store: &Path, args: args::Log) -> Result<()> {
-    if !store.is_dir() {
-        return Err(fs::error("open store", store, std::io::ErrorKind::NotFound.into()));
-    }
-    let store = Store::open(store)?;
+    let store = Store::open_existing(store)?;
     for run in store.logs()?.iter().rev().take(args.limit) {
         let Some(first) = run.iter().find(|event| event["event"] == "run") else { continue };
         let computed = run.iter().filter(|event| event["event"] == "part").count();

@@ -7,6 +7,7 @@ mod pipelines;
 mod policies;
 mod render;
 mod report;
+mod upkeep;
 
 use crate::base::error::{Error, Kind, Result};
 use args::{Args, Command};
@@ -42,6 +43,8 @@ fn dispatch(args: Args) -> Result<()> {
         Command::Path(command) => inspect::path(&args.store, command),
         Command::Show(command) => inspect::show(&args.store, command),
         Command::Log(command) => inspect::log(&args.store, command),
+        Command::Check(command) => upkeep::check(&args.store, command),
+        Command::Gc(command) => upkeep::gc(&args.store, command),
         Command::Report(command) => report::report(&args.store, command),
         Command::Judge(command) => policies::judge(command),
         Command::Score(command) => policies::score(command, threads, cancel_on_signal()?),

@@ -32,6 +32,28 @@ pub fn error(error: &Error) {
     eprintln!("error: {error}");
 }
 
+/// How much of a known number of things is done: a bar on a terminal, nothing in a log.
+pub struct Counter(ProgressBar);
+
+impl Counter {
+    pub fn new(what: &'static str) -> Counter {
+        let bar = ProgressBar::new(0);
+        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}");
+        bar.set_style(style.expect("the template is valid"));
+        bar.set_message(what);
+        Counter(bar)
+    }
+
+    pub fn show(&self, done: u64, total: u64) {
+        self.0.set_length(total);
+        self.0.set_position(done);
+    }
+
+    pub fn finish(self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// Progress of a run: a bar on a terminal, a line now and then in a log.
 pub struct Progress {
     state: Mutex<State>,

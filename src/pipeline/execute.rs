@@ -14,7 +14,7 @@ use crate::store::parquet::Footer;
 use crate::store::{Manifest, Oplog, PartRecord, Pointer, Store};
 use serde::Serialize;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,8 @@ pub struct Outcome {
     pub kind: &'static str,
     pub state: &'static str,
     pub fingerprint: Fingerprint,
-    pub address: Address,
+    /// Absent while only a share of the parts is there.
+    pub address: Option<Address>,
     pub rows: u64,
     pub parts: usize,
     pub computed_parts: usize,
@@ -63,7 +64,23 @@ pub struct Outcome {
 pub struct Options<'a> {
     pub threads: usize,
     pub cancel: &'a AtomicBool,
+    /// Compute only this share of the selected stages' parts; all where none is given.
+    pub share: Option<Share>,
     pub observer: &'a (dyn Fn(Event) + Sync),
+}
+
+/// One of several equal shares of a stage's parts, for schedulers that start many processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// From 0.
+    pub index: usize,
+    pub count: usize,
+}
+
+impl Share {
+    fn holds(self, part: usize) -> bool {
+        part % self.count == self.index
+    }
 }
 
 /// Damaged objects are dropped and made again at most this often per run.
@@ -104,6 +121,24 @@ fn drop_damaged(session: &Session, store: &Store, options: &Options) -> Result<b
     Ok(dropped)
 }
 
+/// A stage of which only a share was computed, and whose other parts are not there yet.
+fn partial(spec: &StageSpec, bound: &Bound, computed_parts: usize, started: Instant) -> Outcome {
+    let records = bound.parts.iter().filter_map(|part| part.record.as_ref());
+    let table = bound.stage.main_table().unwrap_or_default();
+    let rows = records.filter_map(|record| record.tables.get(table)).flatten().map(|part| part.rows).sum();
+    Outcome {
+        name: spec.name.clone(),
+        kind: spec.params.kind(),
+        state: "partial",
+        fingerprint: bound.fingerprint(),
+        address: None,
+        rows,
+        parts: bound.parts.len(),
+        computed_parts,
+        seconds: started.elapsed().as_secs_f64(),
+    }
+}
+
 struct Runner<'a, 'b> {
     session: Session<'a>,
     options: &'b Options<'b>,
@@ -113,20 +148,72 @@ struct Runner<'a, 'b> {
 
 impl Runner<'_, '_> {
     fn run(&mut self, names: &[String]) -> Result<()> {
+        let targets = self.targets(names)?;
         for spec in self.session.pipeline.select(names)? {
             self.check_cancelled()?;
             let started = Instant::now();
-            let mut bound = self.session.bind(spec).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
+            let mut bound = self.take(spec).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
             let plan = stage_plan(self.session.store, spec, &bound)?;
             (self.options.observer)(Event::StageStarted { plan: &plan });
-            let computed_parts = self.compute(spec, &mut bound).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
-            let manifest = manifest(spec, &bound).ok_or_else(|| Error::internal("a computed stage misses a part"))?;
+            let share = self.options.share.filter(|_| targets.contains(&spec.name));
+            let computed_parts =
+                self.compute(spec, &mut bound, share).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
+            let Some(manifest) = manifest(spec, &bound) else {
+                let outcome = partial(spec, &bound, computed_parts, started);
+                (self.options.observer)(Event::StageDone { outcome: &outcome });
+                self.outcomes.push(outcome);
+                continue;
+            };
             let outcome = self.publish(spec, &bound, &manifest, computed_parts, started)?;
             (self.options.observer)(Event::StageDone { outcome: &outcome });
             self.outcomes.push(outcome);
             self.session.finish(spec, manifest);
         }
         Ok(())
+    }
+
+    /// The stages of which only a share is computed: those asked for by name. What they need is computed in full.
+    fn targets(&self, names: &[String]) -> Result<BTreeSet<String>> {
+        if self.options.share.is_none() {
+            return Ok(BTreeSet::new());
+        }
+        let named = |spec: &&StageSpec| names.contains(&spec.name) || names.contains(&spec.written);
+        let targets: Vec<&StageSpec> = self.session.pipeline.stages.iter().filter(named).collect();
+        if targets.is_empty() {
+            return Err(Error::usage("a share of the parts is of named stages, and none is named")
+                .hint("name the stage to share: mindgap run PIPELINE rollouts --part 1/4"));
+        }
+        for spec in &targets {
+            if spec.params.kind() == "train" {
+                return Err(Error::usage(format!(
+                    "stage `{}` cannot be shared: each part needs the one before",
+                    spec.name
+                )));
+            }
+            let others: BTreeSet<&str> = targets.iter().map(|target| target.name.as_str()).collect();
+            if let Some(need) = self.session.pipeline.needs(spec).into_iter().find(|need| others.contains(need)) {
+                return Err(Error::usage(format!("stage `{}` needs all of `{need}`, which is shared too", spec.name))
+                    .hint("share one stage at a time"));
+            }
+        }
+        Ok(targets.into_iter().map(|spec| spec.name.clone()).collect())
+    }
+
+    /// Looks up the stage's parts, and marks those found as used before a collection can take them.
+    fn take(&self, spec: &StageSpec) -> Result<Bound> {
+        let _gate = self.session.store.gate()?.pass()?;
+        let bound = self.session.bind(spec)?;
+        let found = bound.parts.iter().filter_map(|part| part.record.as_ref());
+        self.session.store.mark_used(&bound.family, found)?;
+        Ok(bound)
+    }
+
+    /// Parts made before with the same recipe, marked as used.
+    fn earlier(&self, bound: &Bound) -> Result<Vec<PartRecord>> {
+        let _gate = self.session.store.gate()?.pass()?;
+        let earlier = self.session.store.family_parts(&bound.family)?;
+        self.session.store.mark_used(&bound.family, earlier.iter())?;
+        Ok(earlier)
     }
 
     fn check_cancelled(&self) -> Result<()> {
@@ -139,11 +226,18 @@ impl Runner<'_, '_> {
     }
 
     /// Computes every missing part, leaving those another process holds for later. Returns how many it computed.
-    fn compute(&mut self, spec: &StageSpec, bound: &mut Bound) -> Result<usize> {
+    fn compute(&mut self, spec: &StageSpec, bound: &mut Bound, share: Option<Share>) -> Result<usize> {
+        let wanted = |index: usize| share.is_none_or(|share| share.holds(index));
         let (mut computed, count) = (0, bound.parts.len());
-        while bound.parts.iter().any(|part| part.record.is_none()) {
+        let missing = |bound: &Bound| (0..count).any(|index| wanted(index) && bound.parts[index].record.is_none());
+        if !missing(bound) {
+            return Ok(0);
+        }
+        // What parts made before hold serves the missing ones; each part made now serves the next.
+        let mut earlier = self.earlier(bound)?;
+        while missing(bound) {
             let mut held_elsewhere = 0;
-            for index in 0..count {
+            for index in (0..count).filter(|index| wanted(*index)) {
                 if bound.parts[index].record.is_some() {
                     continue;
                 }
@@ -155,29 +249,37 @@ impl Runner<'_, '_> {
                 };
                 // It may have been published between planning and locking.
                 let published = self.session.store.find_part(&bound.family, &fingerprint)?;
-                bound.parts[index].record = match published {
-                    Some(record) => Some(record),
+                let record = match published {
+                    Some(record) => record,
                     None => {
                         (self.options.observer)(Event::PartStarted { stage: &spec.name, index, count });
                         computed += 1;
-                        Some(self.compute_part(spec, bound, index)?)
+                        self.compute_part(spec, bound, index, &earlier)?
                     }
                 };
+                earlier.push(record.clone());
+                bound.parts[index].record = Some(record);
             }
             if held_elsewhere > 0 {
                 (self.options.observer)(Event::Waiting { stage: &spec.name });
                 std::thread::sleep(Duration::from_millis(200));
                 for part in bound.parts.iter_mut().filter(|part| part.record.is_none()) {
                     part.record = self.session.store.find_part(&bound.family, &part.fingerprint)?;
+                    earlier.extend(part.record.clone());
                 }
             }
         }
         Ok(computed)
     }
 
-    fn compute_part(&mut self, spec: &StageSpec, bound: &Bound, index: usize) -> Result<PartRecord> {
+    fn compute_part(
+        &mut self,
+        spec: &StageSpec,
+        bound: &Bound,
+        index: usize,
+        earlier: &[PartRecord],
+    ) -> Result<PartRecord> {
         let started = Instant::now();
-        let earlier = self.session.store.family_parts(&bound.family)?;
         let observer = self.options.observer;
         let tick = |tick: Tick| observer(Event::Progress { stage: &spec.name, tick });
         let context = Context {
@@ -187,7 +289,7 @@ impl Runner<'_, '_> {
             footer: Footer { stage: &spec.name, fingerprint: bound.family.as_str() },
         };
         let part = &bound.parts[index];
-        let output = bound.stage.run_part(&context, &part.part, &earlier)?;
+        let output = bound.stage.run_part(&context, &part.part, earlier)?;
         let record = self.publish_part(bound, index, output)?;
         self.log.append(&json!({"event": "part", "time": Oplog::now(), "stage": spec.name, "part": index,
             "fingerprint": part.fingerprint, "seconds": started.elapsed().as_secs_f64()}))?;
@@ -196,6 +298,7 @@ impl Runner<'_, '_> {
 
     fn publish_part(&self, bound: &Bound, index: usize, output: Output) -> Result<PartRecord> {
         let store = self.session.store;
+        let _gate = store.gate()?.pass()?;
         let mut tables: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for encoded in output.tables {
             tables.entry(encoded.table.to_string()).or_default().push(store.put_part(encoded)?);
@@ -220,6 +323,7 @@ impl Runner<'_, '_> {
     ) -> Result<Outcome> {
         let (store, pipeline) = (self.session.store, &self.session.pipeline.name);
         let fingerprint = bound.fingerprint();
+        let _gate = store.gate()?.pass()?;
         let address = store.put_manifest(manifest)?;
         store.set_pointer(
             pipeline,
@@ -232,7 +336,7 @@ impl Runner<'_, '_> {
             kind: spec.params.kind(),
             state: "done",
             fingerprint,
-            address: manifest.content(),
+            address: Some(manifest.content()),
             rows: manifest.rows(),
             parts: manifest.parts.len(),
             computed_parts,

@@ -70,7 +70,10 @@ impl<'a> Session<'a> {
             policies: &self.policies,
         };
         let stage = spec.params.bind(&inputs)?;
-        let recipe = stage.recipe();
+        let recipe = match &spec.salt {
+            None => stage.recipe(),
+            Some(salt) => stage.recipe().with("salt", salt),
+        };
         let family = recipe.fingerprint();
         let look_up = |part: Part| -> Result<LookedUp> {
             let fingerprint = part.fingerprint(&family);

@@ -29,6 +29,8 @@ pub struct StageSpec {
     /// The name as written, before expansion.
     pub written: String,
     pub params: Params,
+    /// Part of the recipe, and of nothing else: another text makes the stage anew.
+    pub salt: Option<String>,
 }
 
 /// A checked pipeline. Stages are in an order in which each comes after what it needs.
@@ -227,6 +229,13 @@ impl Reader<'_> {
                 *items = items.iter().flat_map(|item| glob(item, names)).collect();
             }
         }
+        let salt = match body.remove("salt") {
+            None => None,
+            Some(Value::String(salt)) => Some(salt),
+            Some(_) => {
+                return Err(self.error(&["stages", &written, "salt"], format!("stage `{name}`: `salt` is not a text")));
+            }
+        };
         let params = Params::parse(kind, body).map_err(|misfit| {
             let field = quoted(&misfit.message).next().filter(|_| misfit.message.starts_with("unknown field"));
             let mut path = vec!["stages", written.as_str()];
@@ -248,7 +257,7 @@ impl Reader<'_> {
                 None => error,
             }
         })?;
-        Ok(StageSpec { name, written, params })
+        Ok(StageSpec { name, written, params, salt })
     }
 
     fn check_references(&self, policies: &BTreeMap<String, PolicySpec>, stages: &[StageSpec]) -> Result<()> {

@@ -1,11 +1,13 @@
 //! Files: the only place that creates, syncs and renames them. Every error names its path.
 
 use super::fault;
+use crate::base::address::Address;
 use crate::base::error::{Error, Result};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// What went wrong with a path, and what usually helps.
 pub fn error(action: &str, path: &Path, source: std::io::Error) -> Error {
@@ -35,6 +37,14 @@ pub fn error(action: &str, path: &Path, source: std::io::Error) -> Error {
 
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| error("read file", path, e))
+}
+
+/// The hash of a file's bytes, which are read in pieces.
+pub fn address(path: &Path) -> Result<Address> {
+    let mut hasher = blake3::Hasher::new();
+    let file = File::open(path).map_err(|e| error("open file", path, e))?;
+    hasher.update_reader(file).map_err(|e| error("read file", path, e))?;
+    Ok(hasher.finalize().into())
 }
 
 /// Maps a file read only. It must not be changed in place while mapped; objects of the store never are.
@@ -121,8 +131,73 @@ pub fn try_lock(path: &Path) -> Result<Option<File>> {
         .open(path)
         .map_err(|e| error("open lock file", path, e))?;
     match file.try_lock() {
+        // A collection may have removed the file in between: then this lock is on a name that others no longer see.
+        Ok(()) if !is_same_file(&file, path) => try_lock(path),
         Ok(()) => Ok(Some(file)),
         Err(fs::TryLockError::WouldBlock) => Ok(None),
         Err(fs::TryLockError::Error(e)) => Err(error("lock", path, e)),
     }
+}
+
+fn is_same_file(file: &File, path: &Path) -> bool {
+    let id = |found: fs::Metadata| (found.dev(), found.ino());
+    let (open, named) = (file.metadata().map(id), fs::metadata(path).map(id));
+    matches!((open, named), (Ok(open), Ok(named)) if open == named)
+}
+
+/// A lock that many may hold together and one may hold alone. Both wait.
+pub struct Gate {
+    file: File,
+    path: PathBuf,
+}
+
+impl Gate {
+    pub fn open(path: &Path) -> Result<Gate> {
+        create_dir(path.parent().expect("a lock file has a folder"))?;
+        let file = File::options().create(true).truncate(false).write(true).open(path);
+        Ok(Gate { file: file.map_err(|e| error("open lock file", path, e))?, path: path.to_path_buf() })
+    }
+
+    /// Holds it together with others, until the result is dropped.
+    pub fn pass(self) -> Result<Gate> {
+        self.file.lock_shared().map_err(|e| error("lock", &self.path, e))?;
+        Ok(self)
+    }
+
+    /// Holds it alone, until the result is dropped.
+    pub fn close(self) -> Result<Gate> {
+        self.file.lock().map_err(|e| error("lock", &self.path, e))?;
+        Ok(self)
+    }
+}
+
+/// Removes a file, a link, or a folder with all in it; one that is gone already is no error.
+pub fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(error("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+pub fn size(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path).map_err(|e| error("look at", path, e))?.len())
+}
+
+/// When a file was last written, or touched.
+pub fn modified(path: &Path) -> Result<SystemTime> {
+    fs::metadata(path).and_then(|found| found.modified()).map_err(|e| error("look at", path, e))
+}
+
+/// Marks a file as used now.
+pub fn touch(path: &Path) -> Result<()> {
+    File::options()
+        .append(true)
+        .open(path)
+        .and_then(|file| file.set_modified(SystemTime::now()))
+        .map_err(|e| error("mark as used", path, e))
 }

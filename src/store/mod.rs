@@ -2,8 +2,10 @@
 //!
 //! Layout, write order and promises: docs/design/store.md. The only module that touches files.
 
+mod check;
 pub mod fault;
 pub mod fs;
+mod gc;
 mod handle;
 mod manifest;
 mod memo;
@@ -12,11 +14,14 @@ mod oplog;
 pub mod parquet;
 mod view;
 
+pub use check::{Checked, Finding, Problem};
+pub use gc::{Garbage, Rules};
 pub use handle::{PolicyHandle, Table};
 pub use manifest::{Manifest, PartRecord, PartRef, Pointer, Span};
 pub use oplog::Oplog;
 
 use crate::base::error::{Error, Result};
+use memo::RECIPE;
 use std::path::{Path, PathBuf};
 
 /// Layout version, in `<store>/VERSION`.
@@ -45,6 +50,16 @@ impl Store {
             }
         }
         Ok(Store { root })
+    }
+
+    /// Opens a store that must be there: for commands that only look.
+    pub fn open_existing(root: &Path) -> Result<Store> {
+        match root.join("VERSION").is_file() {
+            true => Store::open(root),
+            false => Err(Error::usage("there is no store here")
+                .at(root.display().to_string())
+                .hint("name it with --store or MINDGAP_STORE; `mindgap run` makes one")),
+        }
     }
 
     pub fn root(&self) -> &Path {

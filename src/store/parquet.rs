@@ -6,11 +6,13 @@ use crate::base::error::{Error, Result};
 use crate::table::{Row, from_batches, to_batch};
 use arrow::array::{Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 
 /// What a stray file says about itself, in its footer.
 #[derive(Clone, Debug)]
@@ -52,10 +54,54 @@ fn encode<R: Row>(batch: &RecordBatch, footer: &Footer) -> Result<Vec<u8>> {
 
 /// Record batches of Parquet bytes. Damaged bytes are an error.
 pub fn decode_batches(bytes: Vec<u8>) -> Result<Vec<RecordBatch>> {
+    decode_columns(bytes, None)
+}
+
+fn decode_columns(bytes: Vec<u8>, columns: Option<&[&str]>) -> Result<Vec<RecordBatch>> {
     let failed = |e: Box<dyn std::error::Error + Send + Sync>| Error::input("not a readable Parquet file").source(e);
     let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).map_err(|e| failed(e.into()))?;
-    let reader = reader.with_batch_size(8192).build().map_err(|e| failed(e.into()))?;
+    let wanted = match columns {
+        Some(columns) => ProjectionMask::columns(reader.parquet_schema(), columns.iter().copied()),
+        None => ProjectionMask::all(),
+    };
+    let reader = reader.with_projection(wanted).with_batch_size(8192).build().map_err(|e| failed(e.into()))?;
     reader.collect::<Result<Vec<_>, _>>().map_err(|e| failed(e.into()))
+}
+
+/// What a Parquet file says of itself.
+pub struct FileFacts {
+    /// Names and Arrow types.
+    pub columns: Vec<(String, String)>,
+    pub rows: u64,
+    /// Key-value metadata.
+    pub footer: BTreeMap<String, String>,
+    /// Content address of the rows.
+    pub content: Address,
+}
+
+/// Facts of Parquet bytes; `None` for any other file.
+pub fn facts(bytes: Bytes) -> Option<FileFacts> {
+    if !(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1") && bytes.len() > 12) {
+        return None;
+    }
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).ok()?;
+    let file = reader.metadata().file_metadata();
+    let rows = file.num_rows().max(0) as u64;
+    let pairs = file.key_value_metadata().into_iter().flatten();
+    let footer: BTreeMap<String, String> =
+        pairs.filter_map(|pair| Some((pair.key.clone(), pair.value.clone()?))).collect();
+    let columns = reader.schema().fields().iter().map(|f| (f.name().clone(), f.data_type().to_string())).collect();
+    let named = |key: &str| footer.get(key).map_or("", String::as_str);
+    let content = content(named("mindgap.table"), named("mindgap.schema_version"), rows, &bytes);
+    Some(FileFacts { columns, rows, content, footer })
+}
+
+/// The hash of a part's rows alone, whatever recipe its footer names.
+fn content(table: &str, version: &str, rows: u64, bytes: &[u8]) -> Address {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(format!("{table} v{version} {rows} rows\n").as_bytes());
+    hasher.update(without_footer(bytes));
+    hasher.finalize().into()
 }
 
 /// First and last value of the key's first column.
@@ -99,11 +145,9 @@ impl Encoded {
         let batch = to_batch(rows)?;
         let bytes = encode::<R>(&batch, footer)?;
         let (first, last) = key_range::<R>(&batch);
-        let mut content = blake3::Hasher::new();
-        content.update(format!("{} v{} {} rows\n", R::TABLE, R::VERSION, rows.len()).as_bytes());
-        content.update(without_footer(&bytes));
-        let content = Address::parse(&content.finalize().to_hex()).expect("64 hex digits");
-        Ok(Encoded { table: R::TABLE, bytes, content, rows: rows.len() as u64, first, last })
+        let rows = rows.len() as u64;
+        let content = content(R::TABLE, &R::VERSION.to_string(), rows, &bytes);
+        Ok(Encoded { table: R::TABLE, bytes, content, rows, first, last })
     }
 }
 
@@ -120,6 +164,19 @@ impl Store {
         let at = || format!("table `{}`, object {}", R::TABLE, part.address);
         let batches = decode_batches(self.get(&part.address)?).map_err(|e| e.at(at()))?;
         from_batches(&batches).map_err(|e| e.at(at()))
+    }
+
+    /// Reads some columns of one part, its hash checked.
+    pub fn read_columns<R: Row, T: DeserializeOwned>(&self, part: &PartRef, columns: &[&str]) -> Result<Vec<T>> {
+        let at = || format!("table `{}`, object {}", R::TABLE, part.address);
+        let mut rows = Vec::with_capacity(part.rows as usize);
+        for batch in decode_columns(self.get(&part.address)?, Some(columns)).map_err(|e| e.at(at()))? {
+            let fitting: Vec<T> = serde_arrow::from_record_batch(&batch).map_err(|e| {
+                Error::input(format!("rows do not fit the schema of `{}`", R::TABLE)).at(at()).source(e)
+            })?;
+            rows.extend(fitting);
+        }
+        Ok(rows)
     }
 
     /// Reads parts one after the other.

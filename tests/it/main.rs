@@ -12,4 +12,5 @@ mod scores;
 mod stages;
 mod support;
 mod tidy;
+mod upkeep;
 mod world;
