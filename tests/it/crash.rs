@@ -223,7 +223,7 @@ fn fingerprint(text: &str) -> Fingerprint {
 #[test]
 fn a_dead_holder_blocks_nobody() {
     let folder = tempfile::tempdir().unwrap();
-    let long = TINY.replace("steps = 2", "steps = 300").replace("checkpoint_steps = 1", "checkpoint_steps = 300");
+    let long = TINY.replace("steps = 2", "steps = 150").replace("checkpoint_steps = 1", "checkpoint_steps = 150");
     let file = pipeline(folder.path(), "p.toml", &long);
     let store = folder.path().join("store");
     let mut holder = start(&store, &file);
