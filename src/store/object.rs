@@ -56,6 +56,15 @@ impl Store {
         found.len() == bytes && (!touched || fs::address(&path).is_ok_and(|hash| hash == *address))
     }
 
+    /// Removes an object that nothing names any more.
+    pub fn remove_object(&self, address: &Address) -> Result<()> {
+        let path = self.object_path(address);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(fs::error("remove", &path, e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes an object whose bytes no longer match its name, so that the next run makes it again. True if it did.
     pub fn drop_if_damaged(&self, address: &Address) -> Result<bool> {
         let path = self.object_path(address);
