@@ -145,7 +145,7 @@ fn killed_at_many_random_moments() {
         eprintln!("skipped: set MINDGAP_SLOW_TESTS=1 for the long kill loop");
         return;
     }
-    killed_at_random_moments(&root().join("pipelines/demo.toml"), 50, 5.0);
+    killed_at_random_moments(&root().join("pipelines/demo.toml"), 50, 20.0);
 }
 
 fn start(store: &Path, file: &Path) -> Child {
