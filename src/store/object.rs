@@ -16,6 +16,7 @@ impl Store {
         let address = Address::of(bytes);
         let path = self.object_path(&address);
         if fs::read_if_present(&path)?.is_some_and(|found| found == bytes) {
+            fs::settle(&path)?;
             return Ok(address);
         }
         fs::publish(&path, bytes, "object")?;
@@ -69,7 +70,7 @@ impl Store {
         let path = self.object_path(address);
         match fs::read_if_present(&path)? {
             Some(bytes) if Address::of(&bytes) == *address => Ok(false),
-            Some(_) => std::fs::remove_file(&path).map(|()| true).map_err(|e| fs::error("remove damaged", &path, e)),
+            Some(_) => fs::remove(&path).map(|()| true),
             None => Ok(true),
         }
     }

@@ -6,6 +6,7 @@ mod row;
 
 pub mod evals;
 pub mod examples;
+pub mod gaps;
 pub mod logprobs;
 pub mod problems;
 pub mod rewrites;
@@ -45,5 +46,7 @@ pub fn declared() -> Vec<Declared> {
         Declared::of::<train_steps::TrainEval>(),
         Declared::of::<train_steps::BatchPlan>(),
         Declared::of::<evals::Eval>(),
+        Declared::of::<gaps::Gap>(),
+        Declared::of::<gaps::GapWarning>(),
     ]
 }
