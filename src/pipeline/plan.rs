@@ -1,12 +1,13 @@
 //! What would run, and why. Computes nothing and changes nothing.
 
 use super::explain::differences;
-use super::session::{Bound, Session, manifest};
+use super::session::{Bound, LookedUp, Session, manifest};
 use super::spec::{Pipeline, StageSpec};
 use crate::base::error::Result;
 use crate::base::fingerprint::Fingerprint;
 use crate::stage::Work;
 use crate::store::{PartRecord, Store};
+use rayon::prelude::*;
 use serde::Serialize;
 
 /// A stage's standing.
@@ -72,8 +73,10 @@ pub fn stage_plan(store: &Store, spec: &StageSpec, bound: &Bound) -> Result<Stag
     let mut rows_hit: u64 = hits.iter().map(|record| rows(record)).sum();
     let mut rows_miss = 0;
     let earlier = if parts_miss > 0 { store.family_parts(&bound.family)? } else { Vec::new() };
-    for missing in bound.parts.iter().filter(|part| part.record.is_none()) {
-        let Work { rows, reusable } = bound.stage.work(&missing.part, &earlier)?;
+    // What is missing may have to be read to be counted: on all threads.
+    let missing: Vec<&LookedUp> = bound.parts.iter().filter(|part| part.record.is_none()).collect();
+    let work = missing.par_iter().map(|missing| bound.stage.work(&missing.part, &earlier));
+    for Work { rows, reusable } in work.collect::<Result<Vec<_>>>()? {
         rows_hit += reusable;
         rows_miss += rows - reusable.min(rows);
     }

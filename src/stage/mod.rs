@@ -44,6 +44,11 @@ pub trait Stage: Sync {
         Ok(Work { rows: part.rows, reusable: 0 })
     }
 
+    /// A file of the parts before this one that nothing needs any more once this one is published.
+    fn superseded(&self, _part: &Part) -> Option<&'static str> {
+        None
+    }
+
     /// True where a part needs the one before it.
     fn ordered(&self) -> bool {
         false

@@ -43,6 +43,7 @@ pub fn declared() -> Vec<Declared> {
         Declared::of::<logprobs::Logprob>(),
         Declared::of::<examples::Example>(),
         Declared::of::<train_steps::TrainStep>(),
+        Declared::of::<train_steps::TrainEval>(),
         Declared::of::<train_steps::BatchPlan>(),
         Declared::of::<evals::Eval>(),
         Declared::of::<gaps::Gap>(),
