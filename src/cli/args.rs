@@ -58,7 +58,7 @@ pub enum Command {
     Score(Score),
     /// Sample completions, as JSON lines with token ids and log-probs.
     Generate(Generate),
-    /// Measure generation and scoring speed beside the machine's ceilings.
+    /// Measure generation, scoring and training speed beside the machine's ceilings.
     Bench(Bench),
     /// Print shell completions.
     Completions { shell: Shell },
@@ -207,9 +207,9 @@ pub struct Judge {
 
 #[derive(ClapArgs)]
 pub struct Score {
-    /// Policy folder in Hugging Face layout.
+    /// Folder in Hugging Face layout, or `hub:org/name[@revision]`.
     #[arg(long)]
-    pub policy: PathBuf,
+    pub policy: String,
     /// Take prompt and completion as they are: no chat template, no end-of-sequence token.
     #[arg(long)]
     pub raw: bool,
@@ -219,9 +219,9 @@ pub struct Score {
 
 #[derive(ClapArgs)]
 pub struct Generate {
-    /// Policy folder in Hugging Face layout.
+    /// Folder in Hugging Face layout, or `hub:org/name[@revision]`.
     #[arg(long)]
-    pub policy: PathBuf,
+    pub policy: String,
     /// JSON lines {"id","prompt"}; `-` reads stdin.
     #[arg(required_unless_present = "prompt", conflicts_with = "prompt")]
     pub file: Option<PathBuf>,
@@ -254,9 +254,9 @@ pub struct Generate {
 
 #[derive(ClapArgs)]
 pub struct Bench {
-    /// Policy folder in Hugging Face layout.
+    /// Folder in Hugging Face layout, or `hub:org/name[@revision]`.
     #[arg(long)]
-    pub policy: PathBuf,
+    pub policy: String,
     #[arg(long)]
     pub json: bool,
 }

@@ -3,7 +3,8 @@
 use crate::base::error::{Error, Result};
 use crate::pipeline::Event;
 use crate::store::fs;
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use crate::store::hub::Transfer;
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -82,6 +83,7 @@ impl Progress {
         // A poisoned lock only means that another thread died while printing.
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
         match event {
+            Event::Download { transfer } => state.download(&transfer, self.terminal),
             Event::StageStarted { plan } if plan.parts_miss > 0 => {
                 let reused = if plan.rows_hit > 0 {
                     format!(", {} rows are there already", plan.rows_hit)
@@ -125,6 +127,34 @@ impl State {
             bar.set_style(style.expect("the template is valid"));
             bar.set_prefix(self.part.clone());
             self.bar = Some(bar);
+        }
+    }
+
+    /// A bar per file, or a line when it is complete and now and then before.
+    fn download(&mut self, transfer: &Transfer, terminal: bool) {
+        let Transfer { file, done, total } = *transfer;
+        if self.part != file {
+            self.finish_bar();
+            self.part = file.to_string();
+            self.part_started = Instant::now();
+            if terminal {
+                let style =
+                    ProgressStyle::with_template("{prefix} {bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  eta {eta}");
+                let bar = ProgressBar::new(total).with_style(style.expect("the template is valid"));
+                bar.set_prefix(file.to_string());
+                self.bar = Some(bar);
+            }
+        }
+        match &self.bar {
+            Some(bar) => bar.set_position(done),
+            None if done == total || self.last_line.elapsed() > LINE_EVERY => {
+                self.last_line = Instant::now();
+                note(&format!("download of {file}: {} of {}", HumanBytes(done), HumanBytes(total)));
+            }
+            None => {}
+        }
+        if done == total {
+            self.finish_bar();
         }
     }
 

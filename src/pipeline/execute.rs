@@ -10,6 +10,7 @@ use crate::base::address::Address;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fingerprint::Fingerprint;
 use crate::stage::{Context, Output, Tick};
+use crate::store::hub::{Transfer, Watch};
 use crate::store::parquet::Footer;
 use crate::store::{Manifest, Oplog, PartRecord, Pointer, Store};
 use serde::Serialize;
@@ -20,6 +21,10 @@ use std::time::{Duration, Instant};
 
 /// What happens during a run, for whoever shows it.
 pub enum Event<'a> {
+    /// A file of a policy comes from the hub.
+    Download {
+        transfer: Transfer<'a>,
+    },
     StageStarted {
         plan: &'a StagePlan,
     },
@@ -92,13 +97,9 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
     log.append(&json!({"event": "run", "time": Oplog::now(), "pipeline": pipeline.name, "stages": names,
         "file": pipeline.source.path, "text": pipeline.source.text, "version": env!("CARGO_PKG_VERSION")}))?;
     for attempt in 0.. {
-        let mut runner = Runner {
-            session: Session::new(pipeline, store)?,
-            options,
-            log: &mut log,
-            outcomes: Vec::new(),
-            family: None,
-        };
+        let on_transfer = |transfer: Transfer| (options.observer)(Event::Download { transfer });
+        let session = Session::new(pipeline, store, &Watch { cancel: options.cancel, on_transfer: &on_transfer })?;
+        let mut runner = Runner { session, options, log: &mut log, outcomes: Vec::new(), family: None };
         let result = runner.run(names);
         let Runner { session, outcomes, family, .. } = runner;
         let Err(error) = result else {

@@ -1,4 +1,4 @@
-//! What would run, and why. Computes nothing and changes nothing.
+//! What would run, and why. Computes nothing and changes nothing in the store.
 
 use super::explain::differences;
 use super::session::{Bound, LookedUp, Session, manifest};
@@ -6,6 +6,7 @@ use super::spec::{Pipeline, StageSpec};
 use crate::base::error::Result;
 use crate::base::fingerprint::Fingerprint;
 use crate::stage::Work;
+use crate::store::hub::Watch;
 use crate::store::{PartRecord, Store};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -26,9 +27,9 @@ pub struct StagePlan {
     pub why: Vec<String>,
 }
 
-/// Plans the selected stages.
-pub fn plan(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<Vec<StagePlan>> {
-    let mut session = Session::new(pipeline, store)?;
+/// Plans the selected stages. A policy of the hub is fetched if it is not there: its bytes are part of every recipe.
+pub fn plan(pipeline: &Pipeline, store: &Store, names: &[String], watch: &Watch) -> Result<Vec<StagePlan>> {
+    let mut session = Session::new(pipeline, store, watch)?;
     let mut plans = Vec::new();
     for spec in pipeline.select(names)? {
         let waits_for: Vec<String> = session.waiting_for(spec).into_iter().map(str::to_string).collect();

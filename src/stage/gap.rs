@@ -5,7 +5,7 @@
 
 mod warnings;
 
-use super::spec::load_policy;
+use super::policy::load_policy;
 use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
 use crate::base::error::{Error, Result};
 use crate::base::fingerprint::Recipe;

@@ -8,6 +8,7 @@ pub mod gap;
 pub mod ingest;
 pub mod judge;
 pub mod logprob;
+mod policy;
 pub mod rewrite;
 pub mod rollout;
 pub mod sources;
@@ -15,7 +16,8 @@ mod spec;
 mod template;
 pub mod train;
 
-pub use spec::{Inputs, KINDS, Misfit, Params, Reference, Wants, load_policy};
+pub use policy::{hub_policy, load_policy};
+pub use spec::{Inputs, KINDS, Misfit, Params, Reference, Wants};
 
 use crate::base::error::{Error, Result};
 use crate::base::fingerprint::{Fingerprint, Recipe};

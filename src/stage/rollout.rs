@@ -3,7 +3,7 @@
 //! Samples and nothing else: no grading, no filtering. Cost: generated tokens.
 
 use super::buckets::{at_least_one, group};
-use super::spec::load_policy;
+use super::policy::load_policy;
 use super::template::{PLAIN, Template};
 use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants, Work};
 use crate::base::error::{Error, Result};

@@ -248,16 +248,3 @@ impl Inputs<'_> {
             .map_err(|_| Error::input("template is not UTF-8").at(file.path.display().to_string()))
     }
 }
-
-/// Loads a policy from its files, all read and verified.
-pub fn load_policy(handle: &PolicyHandle) -> Result<crate::model::policy::Policy> {
-    let mut files = crate::model::policy::PolicyFiles::default();
-    for name in handle.file_names() {
-        if name.ends_with(".safetensors") {
-            files.insert(name, handle.map(name)?);
-        } else {
-            files.insert(name, handle.read(name)?);
-        }
-    }
-    crate::model::policy::Policy::from_files(files).map_err(|e| e.at(format!("policy `{}`", handle.name)))
-}

@@ -7,7 +7,8 @@ mod run;
 
 pub use params::{Dtype, Keep, Params, Publish, RowWeights};
 
-use super::spec::{SourceFile, load_policy};
+use super::policy::load_policy;
+use super::spec::SourceFile;
 use super::{Context, Inputs, Output, Part, Stage, Tick};
 use crate::base::address::Address;
 use crate::base::error::Result;

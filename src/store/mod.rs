@@ -7,6 +7,7 @@ pub mod fault;
 pub mod fs;
 mod gc;
 mod handle;
+pub mod hub;
 mod manifest;
 mod memo;
 mod object;

@@ -14,6 +14,7 @@ mod pass;
 mod recompute;
 pub mod metrics;
 pub mod step;
+pub mod bench;
 
 pub use adamw::AdamWParams;
 pub use lora::LoraParams;

@@ -6,6 +6,7 @@ mod crash;
 mod disk;
 mod docs;
 mod engine;
+mod hub;
 mod math;
 #[cfg(feature = "oracle")]
 mod oracle;

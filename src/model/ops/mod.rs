@@ -27,6 +27,7 @@ pub mod tape;
 mod tests;
 
 pub use attention::{KeyValues, Queries, Visible, attend};
+pub use gemm::PANEL;
 pub use linear::{Packed, linear_packed};
 pub use segments::Segments;
 
