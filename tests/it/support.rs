@@ -4,6 +4,7 @@ use mindgap::base::error::Result;
 use mindgap::pipeline::execute::{Options, Outcome};
 use mindgap::pipeline::{Pipeline, StagePlan};
 use mindgap::store::Store;
+use mindgap::store::hub::Watch;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -164,7 +165,8 @@ pub fn run_stages_here(store: &Path, file: &Path, stages: &[String]) -> Result<V
 }
 
 pub fn plan_here(store: &Path, file: &Path) -> Vec<StagePlan> {
-    mindgap::pipeline::plan(&Pipeline::load(file, &[]).unwrap(), &Store::open(store).unwrap(), &[]).unwrap()
+    let watch = Watch { cancel: &AtomicBool::new(false), on_transfer: &|_| () };
+    mindgap::pipeline::plan(&Pipeline::load(file, &[]).unwrap(), &Store::open(store).unwrap(), &[], &watch).unwrap()
 }
 
 /// Address of what each stage made, and how many parts were computed.
