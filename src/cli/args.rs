@@ -27,7 +27,7 @@ const EXAMPLES: &str = "Examples:
   mindgap run pipelines/demo.toml rewrites        only what the rewrites need
   mindgap plan pipelines/demo.toml                what would run, and why
   mindgap show pipelines/demo.toml rewrites --row 0b1f   one problem through all tables
-  mindgap report pipelines/demo.toml              the results as tables
+  mindgap report pipelines/demo.toml              the results as one HTML page
   echo '{\"id\":1,\"gold\":\"1/2\",\"response\":\"so \\\\boxed{0.5}\"}' | mindgap judge -
 
 Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 bad input, 4 disk or device, 70 internal, 130 interrupted.";
@@ -50,7 +50,7 @@ pub enum Command {
     Check(Check),
     /// Remove what no finished stage refers to. Says what it would remove, unless told to --delete.
     Gc(Gc),
-    /// Print the results of a pipeline as Markdown.
+    /// Write the results of a pipeline as one HTML page and as Markdown; print where.
     Report(Report),
     /// Judge final answers: JSON lines {"id","gold","response"} in, {"id","verdict","extracted","method"} out.
     Judge(Judge),
@@ -181,7 +181,14 @@ pub struct Gc {
 pub struct Report {
     #[command(flatten)]
     pub pipeline: Pipeline,
-    #[arg(long)]
+    /// The page; the Markdown lies beside it. STORE/reports/PIPELINE.html by default.
+    #[arg(long, value_name = "FILE.html")]
+    pub out: Option<PathBuf>,
+    /// Print the Markdown instead of writing files.
+    #[arg(long, conflicts_with = "out")]
+    pub markdown: bool,
+    /// Print the figures as JSON instead of writing files.
+    #[arg(long, conflicts_with_all = ["out", "markdown"])]
     pub json: bool,
 }
 

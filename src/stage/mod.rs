@@ -4,6 +4,7 @@
 mod buckets;
 pub mod documents;
 pub mod evaluate;
+pub mod gap;
 pub mod ingest;
 pub mod judge;
 pub mod logprob;
@@ -43,6 +44,11 @@ pub trait Stage: Sync {
     /// What a missing part would take.
     fn work(&self, part: &Part, _earlier: &[PartRecord]) -> Result<Work> {
         Ok(Work { rows: part.rows, reusable: 0 })
+    }
+
+    /// A file of the parts before this one that nothing needs any more once this one is published.
+    fn superseded(&self, _part: &Part) -> Option<&'static str> {
+        None
     }
 
     /// True where a part needs the one before it.

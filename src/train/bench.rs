@@ -43,6 +43,9 @@ pub fn bench(config: &Config, tensors: HashMap<String, Tensor>, clock: &dyn Fn()
         eos_token_ids: Vec::new(),
         skip_limit: 1,
         dtype: DType::F32,
+        lora: None,
+        gradient_checkpointing: false,
+        seed: 0,
     };
     let mut trainer = Trainer::new(config, tensors, params, &Device::Cpu)?;
     let rows = rows(config);

@@ -74,6 +74,11 @@ pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     if cpu::ready(&[x, y]) { tape::add(x, y) } else { x + y }
 }
 
+/// `factor * x`.
+pub fn scale(x: &Tensor, factor: f32) -> Result<Tensor> {
+    if cpu::ready(&[x]) { tape::scale(x, factor) } else { x * f64::from(factor) }
+}
+
 /// Log-prob of each row's target under `softmax(hidden @ head^T)`: hidden `[N, H]`, head `[V, H]` -> `[N]` f32,
 /// differentiable; and the entropy of each distribution in nats, detached. Logits exist for a chunk at a time.
 pub fn token_logprobs(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
