@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 const SAMPLES: u32 = 4;
@@ -132,7 +133,8 @@ struct Asked {
 fn make_up_samples(store: &Path, pipeline: &Path) -> Result<usize> {
     let pipeline = Pipeline::load(pipeline, &[])?;
     let store = Store::open(store)?;
-    let mut session = Session::new(&pipeline, &store, &[], &Watch::none())?;
+    let watch = Watch { cancel: &AtomicBool::new(false), on_transfer: &|_| {} };
+    let mut session = Session::new(&pipeline, &store, &[], &watch)?;
     let ingest = pipeline.stage("problems")?;
     let problems = manifest(ingest, &session.bind(ingest)?).expect("the problems were ingested");
     let table = Table::<Problem>::new(&store, problems.table("problems"));

@@ -194,7 +194,7 @@ pub struct Report {
 
 #[derive(ClapArgs)]
 pub struct Judge {
-    /// JSON lines; `-` reads stdin.
+    /// JSON lines {"id","gold","response"}; `-` reads stdin. Verdicts come out line by line, in order.
     #[arg(required_unless_present = "gold", conflicts_with_all = ["gold", "answer"])]
     pub file: Option<PathBuf>,
     /// Gold answer, for one pair.
@@ -203,6 +203,15 @@ pub struct Judge {
     /// Response to judge, for one pair.
     #[arg(long, requires = "gold")]
     pub answer: Option<String>,
+    /// How answers are compared.
+    #[arg(long, default_value = "math", value_parser = ["math", "exact", "numeric", "choice", "json"])]
+    pub judge: String,
+    /// Relative tolerance of `--judge numeric` [default: 1e-6].
+    #[arg(long)]
+    pub rel_tol: Option<f64>,
+    /// Absolute tolerance of `--judge numeric` [default: 0].
+    #[arg(long)]
+    pub abs_tol: Option<f64>,
 }
 
 #[derive(ClapArgs)]

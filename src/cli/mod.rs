@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod inspect;
+mod judge;
 mod pipelines;
 mod policies;
 mod render;
@@ -46,7 +47,7 @@ fn dispatch(args: Args) -> Result<()> {
         Command::Check(command) => upkeep::check(&args.store, command),
         Command::Gc(command) => upkeep::gc(&args.store, command),
         Command::Report(command) => report::report(&args.store, command),
-        Command::Judge(command) => policies::judge(command),
+        Command::Judge(command) => judge::judge(command),
         Command::Score(command) => policies::score(command, threads, cancel_on_signal()?),
         Command::Generate(command) => policies::generate(command, threads, cancel_on_signal()?),
         Command::Bench(command) => bench::bench(command, threads, cancel_on_signal()?),

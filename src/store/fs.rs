@@ -42,17 +42,22 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| error("read file", path, e))
 }
 
+/// A file to read from the front; it may be a pipe.
+pub fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|e| error("open file", path, e))
+}
+
 /// The hash of a file's bytes, which are read in pieces.
 pub fn address(path: &Path) -> Result<Address> {
     let mut hasher = blake3::Hasher::new();
-    let file = File::open(path).map_err(|e| error("open file", path, e))?;
+    let file = open(path)?;
     hasher.update_reader(file).map_err(|e| error("read file", path, e))?;
     Ok(hasher.finalize().into())
 }
 
 /// Maps a file read only. It must not be changed in place while mapped; objects of the store never are.
 pub fn map(path: &Path) -> Result<memmap2::Mmap> {
-    let file = File::open(path).map_err(|e| error("open file", path, e))?;
+    let file = open(path)?;
     // SAFETY: the mapping is read only, and files that are mapped are replaced as a whole, never rewritten.
     unsafe { memmap2::Mmap::map(&file) }.map_err(|e| error("map file", path, e))
 }

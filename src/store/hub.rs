@@ -69,14 +69,6 @@ pub struct Watch<'a> {
     pub on_transfer: &'a dyn Fn(Transfer),
 }
 
-impl Watch<'static> {
-    /// Nobody watches.
-    pub fn none() -> Watch<'static> {
-        static NEVER: AtomicBool = AtomicBool::new(false);
-        Watch { cancel: &NEVER, on_transfer: &|_| () }
-    }
-}
-
 /// What a revision is on the hub now.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Listing {

@@ -44,8 +44,8 @@ pub fn bench(config: &Config, tensors: HashMap<String, Tensor>, clock: &dyn Fn()
         skip_limit: 1,
         dtype: DType::F32,
         lora: None,
-        gradient_checkpointing: false,
         seed: 0,
+        gradient_checkpointing: false,
     };
     let mut trainer = Trainer::new(config, tensors, params, &Device::Cpu)?;
     let rows = rows(config);

@@ -2,12 +2,10 @@
 //! ends as an undisturbed one.
 
 use crate::disk::{Disk, Entry, Op, Tree, essence, journal, read, write};
-use crate::support::{TINY, by_stage, fails, json, ok, pipeline, run_here, scratch, summary};
+use crate::support::{TINY, by_stage, fails, json, ok, pipeline, plan_here, run_here, scratch, summary};
 use mindgap::base::address::Address;
 use mindgap::base::rng::Stream;
-use mindgap::pipeline::Pipeline;
 use mindgap::store::fault::{Change, watched};
-use mindgap::store::hub::Watch;
 use mindgap::store::{Manifest, PartRecord, Store};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -285,10 +283,7 @@ fn readers_change_nothing() {
     let folder = scratch();
     let whole = whole(folder.path());
     let store = folder.path().join("whole/store");
-    let (plans, ops) = journal(folder.path(), || {
-        let pipeline = Pipeline::load(&whole.file, &[]).unwrap();
-        mindgap::pipeline::plan(&pipeline, &Store::open(&store).unwrap(), &[], &Watch::none()).unwrap()
-    });
+    let (plans, ops) = journal(folder.path(), || plan_here(&store, &whole.file));
     assert!(plans.iter().all(|plan| plan.parts_miss == 0));
     assert!(ops.is_empty(), "{ops:?}");
 }

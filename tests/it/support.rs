@@ -165,8 +165,8 @@ pub fn run_stages_here(store: &Path, file: &Path, stages: &[String]) -> Result<V
 }
 
 pub fn plan_here(store: &Path, file: &Path) -> Vec<StagePlan> {
-    mindgap::pipeline::plan(&Pipeline::load(file, &[]).unwrap(), &Store::open(store).unwrap(), &[], &Watch::none())
-        .unwrap()
+    let watch = Watch { cancel: &AtomicBool::new(false), on_transfer: &|_| () };
+    mindgap::pipeline::plan(&Pipeline::load(file, &[]).unwrap(), &Store::open(store).unwrap(), &[], &watch).unwrap()
 }
 
 /// Address of what each stage made, and how many parts were computed.
