@@ -29,7 +29,7 @@ pub struct StagePlan {
 
 /// Plans the selected stages. A policy of the hub is fetched if it is not there: its bytes are part of every recipe.
 pub fn plan(pipeline: &Pipeline, store: &Store, names: &[String], watch: &Watch) -> Result<Vec<StagePlan>> {
-    let mut session = Session::new(pipeline, store, watch)?;
+    let mut session = Session::new(pipeline, store, names, watch)?;
     let mut plans = Vec::new();
     for spec in pipeline.select(names)? {
         let waits_for: Vec<String> = session.waiting_for(spec).into_iter().map(str::to_string).collect();

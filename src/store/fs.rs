@@ -281,6 +281,15 @@ impl Appender {
     fn sync(&self) -> std::io::Result<()> {
         announce(Change::SyncFile(&self.path)).and_then(|()| self.file.sync_all())
     }
+
+    /// Gives a file that is whole now its final name.
+    pub fn publish(self, path: &Path) -> Result<()> {
+        self.sync().map_err(|e| error("sync", &self.path, e))?;
+        announce(Change::Rename { from: &self.path, to: path })
+            .and_then(|()| fs::rename(&self.path, path))
+            .map_err(|e| error("rename into", path, e))?;
+        settle(path)
+    }
 }
 
 /// Takes an advisory lock on `path` without waiting. `None` while another process holds it; the lock ends with the
