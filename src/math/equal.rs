@@ -173,8 +173,7 @@ impl<'a> Comparison<'a> {
         }
         if let Expr::Rel(terms, operators) = other {
             // a name for the whole: x = 1, 2 is read as x = 1 and 2; S = {1, 2}; (x, y) = (1, 2)
-            if operators.iter().all(|operator| *operator == RelOp::Eq) {
-                let value = terms.last().expect("relations have terms");
+            if let Some((_, value)) = relations::assignment(other) {
                 return Ok(Some(if swapped { self.same(value, whole)? } else { self.same(whole, value)? }));
             }
             if let ([_, set], [RelOp::In]) = (terms.as_slice(), operators.as_slice()) {
