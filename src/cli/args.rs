@@ -27,7 +27,7 @@ const EXAMPLES: &str = "Examples:
   mindgap run pipelines/demo.toml rewrites        only what the rewrites need
   mindgap plan pipelines/demo.toml                what would run, and why
   mindgap show pipelines/demo.toml rewrites --row 0b1f   one problem through all tables
-  mindgap report pipelines/demo.toml              the results as tables
+  mindgap report pipelines/demo.toml              the results as one HTML page
   echo '{\"id\":1,\"gold\":\"1/2\",\"response\":\"so \\\\boxed{0.5}\"}' | mindgap judge -
 
 Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 bad input, 4 disk or device, 70 internal, 130 interrupted.";
@@ -50,7 +50,7 @@ pub enum Command {
     Check(Check),
     /// Remove what no finished stage refers to. Says what it would remove, unless told to --delete.
     Gc(Gc),
-    /// Print the results of a pipeline as Markdown.
+    /// Write the results of a pipeline as one HTML page and as Markdown; print where.
     Report(Report),
     /// Judge final answers: JSON lines {"id","gold","response"} in, {"id","verdict","extracted","method"} out.
     Judge(Judge),
@@ -58,7 +58,7 @@ pub enum Command {
     Score(Score),
     /// Sample completions, as JSON lines with token ids and log-probs.
     Generate(Generate),
-    /// Measure generation and scoring speed beside the machine's ceilings.
+    /// Measure generation, scoring and training speed beside the machine's ceilings.
     Bench(Bench),
     /// Print shell completions.
     Completions { shell: Shell },
@@ -181,7 +181,14 @@ pub struct Gc {
 pub struct Report {
     #[command(flatten)]
     pub pipeline: Pipeline,
-    #[arg(long)]
+    /// The page; the Markdown lies beside it. STORE/reports/PIPELINE.html by default.
+    #[arg(long, value_name = "FILE.html")]
+    pub out: Option<PathBuf>,
+    /// Print the Markdown instead of writing files.
+    #[arg(long, conflicts_with = "out")]
+    pub markdown: bool,
+    /// Print the figures as JSON instead of writing files.
+    #[arg(long, conflicts_with_all = ["out", "markdown"])]
     pub json: bool,
 }
 
@@ -209,9 +216,9 @@ pub struct Judge {
 
 #[derive(ClapArgs)]
 pub struct Score {
-    /// Policy folder in Hugging Face layout.
+    /// Folder in Hugging Face layout, or `hub:org/name[@revision]`.
     #[arg(long)]
-    pub policy: PathBuf,
+    pub policy: String,
     /// Take prompt and completion as they are: no chat template, no end-of-sequence token.
     #[arg(long)]
     pub raw: bool,
@@ -221,9 +228,9 @@ pub struct Score {
 
 #[derive(ClapArgs)]
 pub struct Generate {
-    /// Policy folder in Hugging Face layout.
+    /// Folder in Hugging Face layout, or `hub:org/name[@revision]`.
     #[arg(long)]
-    pub policy: PathBuf,
+    pub policy: String,
     /// JSON lines {"id","prompt"}; `-` reads stdin.
     #[arg(required_unless_present = "prompt", conflicts_with = "prompt")]
     pub file: Option<PathBuf>,
@@ -256,9 +263,9 @@ pub struct Generate {
 
 #[derive(ClapArgs)]
 pub struct Bench {
-    /// Policy folder in Hugging Face layout.
+    /// Folder in Hugging Face layout, or `hub:org/name[@revision]`.
     #[arg(long)]
-    pub policy: PathBuf,
+    pub policy: String,
     #[arg(long)]
     pub json: bool,
 }

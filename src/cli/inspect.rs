@@ -149,6 +149,7 @@ pub fn log(store: &Path, args: args::Log) -> Result<()> {
         let state = match last["event"].as_str() {
             Some("done") => "done",
             Some("failed") => "failed",
+            Some("stopped") => "stopped",
             _ => "unfinished",
         };
         if args.json {

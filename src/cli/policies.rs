@@ -1,10 +1,13 @@
 //! score, generate: the compute libraries alone, over JSON lines.
 
+use super::pipelines::watched;
 use super::{args, render};
 use crate::base::error::{Error, Result};
 use crate::base::rng::Stream;
 use crate::engine::{self, Limits, Request, Sampling, ScoreRequest};
 use crate::model::policy::{Policy, PolicyFiles};
+use crate::stage::{hub_policy, load_policy};
+use crate::store::hub::{Hub, HubModel};
 use crate::store::{PolicyHandle, fs};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -97,9 +100,17 @@ pub fn limits(threads: usize, cancel: &AtomicBool) -> Limits<'_> {
     Limits { slots: 64, kv_budget_bytes: 2 << 30, threads, cancel }
 }
 
-pub fn load(folder: &Path) -> Result<Policy> {
-    let name = folder.display().to_string();
-    crate::stage::load_policy(&PolicyHandle::of_folder(&name, folder, PolicyFiles::wants)?)
+/// A folder, or `hub:org/name` with `@revision` where not `main` is meant.
+pub fn load(policy: &str) -> Result<Policy> {
+    let handle = match policy.strip_prefix("hub:") {
+        Some(model) => {
+            let (id, revision) = model.split_once('@').map_or((model, None), |(id, revision)| (id, Some(revision)));
+            let model = HubModel::new(id, revision)?;
+            watched(|watch| hub_policy(policy, &Hub::from_env(), &model, watch))?
+        }
+        None => PolicyHandle::of_folder(policy, Path::new(policy), PolicyFiles::wants)?,
+    };
+    load_policy(&handle)
 }
 
 fn read_text(file: &Path) -> Result<String> {

@@ -10,6 +10,7 @@ use crate::base::address::Address;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fingerprint::Fingerprint;
 use crate::stage::{Context, Output, Tick};
+use crate::store::hub::{Transfer, Watch};
 use crate::store::parquet::Footer;
 use crate::store::{Manifest, Oplog, PartRecord, Pointer, Store};
 use serde::Serialize;
@@ -20,6 +21,10 @@ use std::time::{Duration, Instant};
 
 /// What happens during a run, for whoever shows it.
 pub enum Event<'a> {
+    /// A file of a policy comes from the hub.
+    Download {
+        transfer: Transfer<'a>,
+    },
     StageStarted {
         plan: &'a StagePlan,
     },
@@ -92,28 +97,33 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
     log.append(&json!({"event": "run", "time": Oplog::now(), "pipeline": pipeline.name, "stages": names,
         "file": pipeline.source.path, "text": pipeline.source.text, "version": env!("CARGO_PKG_VERSION")}))?;
     for attempt in 0.. {
-        let mut runner =
-            Runner { session: Session::new(pipeline, store)?, options, log: &mut log, outcomes: Vec::new() };
+        let on_transfer = |transfer: Transfer| (options.observer)(Event::Download { transfer });
+        let session = Session::new(pipeline, store, &Watch { cancel: options.cancel, on_transfer: &on_transfer })?;
+        let mut runner = Runner { session, options, log: &mut log, outcomes: Vec::new(), family: None };
         let result = runner.run(names);
-        let Runner { session, outcomes, .. } = runner;
+        let Runner { session, outcomes, family, .. } = runner;
         let Err(error) = result else {
             log.append(&json!({"event": "done", "time": Oplog::now()}))?;
             return Ok(outcomes);
         };
         // An error may come from a damaged input: drop it, so that the next attempt makes it again.
-        if error.kind() == Kind::Input && attempt < REPAIRS && drop_damaged(&session, store, options)? {
+        if error.kind() == Kind::Input && attempt < REPAIRS && drop_damaged(&session, family, options)? {
             continue;
         }
-        log.append(&json!({"event": "failed", "time": Oplog::now(), "error": error.to_string()}))?;
+        // What stopped the run may well keep the log from being written; the first error is the one to tell.
+        let event = if error.kind() == Kind::Interrupted { "stopped" } else { "failed" };
+        let _ = log.append(&json!({"event": event, "time": Oplog::now(), "error": error.to_string()}));
         return Err(error);
     }
     unreachable!("the loop returns")
 }
 
-fn drop_damaged(session: &Session, store: &Store, options: &Options) -> Result<bool> {
+/// Drops damaged objects of the finished stages, and of earlier parts of the stage that failed.
+fn drop_damaged(session: &Session, family: Option<Fingerprint>, options: &Options) -> Result<bool> {
     let mut dropped = false;
-    for address in session.objects() {
-        if store.drop_if_damaged(address)? {
+    let earlier = family.map(|family| session.store.family_parts(&family)).transpose()?.unwrap_or_default();
+    for address in session.objects().chain(earlier.iter().flat_map(PartRecord::objects).map(|(address, _)| address)) {
+        if session.store.drop_if_damaged(address)? {
             (options.observer)(Event::Repairing { address });
             dropped = true;
         }
@@ -144,6 +154,8 @@ struct Runner<'a, 'b> {
     options: &'b Options<'b>,
     log: &'b mut Oplog,
     outcomes: Vec<Outcome>,
+    /// Recipe of the stage at work: its earlier parts may be read.
+    family: Option<Fingerprint>,
 }
 
 impl Runner<'_, '_> {
@@ -153,6 +165,7 @@ impl Runner<'_, '_> {
             self.check_cancelled()?;
             let started = Instant::now();
             let mut bound = self.take(spec).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
+            self.family = Some(bound.family.clone());
             let plan = stage_plan(self.session.store, spec, &bound)?;
             (self.options.observer)(Event::StageStarted { plan: &plan });
             let share = self.options.share.filter(|_| targets.contains(&spec.name));
@@ -259,6 +272,7 @@ impl Runner<'_, '_> {
                 };
                 earlier.push(record.clone());
                 bound.parts[index].record = Some(record);
+                self.drop_superseded(bound, index, &mut earlier)?;
             }
             if held_elsewhere > 0 {
                 (self.options.observer)(Event::Waiting { stage: &spec.name });
@@ -270,6 +284,23 @@ impl Runner<'_, '_> {
             }
         }
         Ok(computed)
+    }
+
+    /// Removes what a new part makes superfluous: first the mention of it, so that no record ever misses a file.
+    fn drop_superseded(&self, bound: &mut Bound, index: usize, earlier: &mut [PartRecord]) -> Result<()> {
+        let Some(name) = bound.stage.superseded(&bound.parts[index].part) else { return Ok(()) };
+        let _gate = self.session.store.gate()?.pass()?;
+        let recipe = &bound.recipe;
+        for record in bound.parts[..index].iter_mut().filter_map(|part| part.record.as_mut()) {
+            if let Some((address, _)) = record.files.remove(name) {
+                for known in earlier.iter_mut().filter(|known| known.fingerprint == record.fingerprint) {
+                    known.files.remove(name);
+                }
+                self.session.store.remember_part(recipe, record)?;
+                self.session.store.remove_object(&address)?;
+            }
+        }
+        Ok(())
     }
 
     fn compute_part(

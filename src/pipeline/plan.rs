@@ -1,12 +1,14 @@
-//! What would run, and why. Computes nothing and changes nothing.
+//! What would run, and why. Computes nothing and changes nothing in the store.
 
 use super::explain::differences;
-use super::session::{Bound, Session, manifest};
+use super::session::{Bound, LookedUp, Session, manifest};
 use super::spec::{Pipeline, StageSpec};
 use crate::base::error::Result;
 use crate::base::fingerprint::Fingerprint;
 use crate::stage::Work;
+use crate::store::hub::Watch;
 use crate::store::{PartRecord, Store};
+use rayon::prelude::*;
 use serde::Serialize;
 
 /// A stage's standing.
@@ -25,9 +27,9 @@ pub struct StagePlan {
     pub why: Vec<String>,
 }
 
-/// Plans the selected stages.
-pub fn plan(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<Vec<StagePlan>> {
-    let mut session = Session::new(pipeline, store)?;
+/// Plans the selected stages. A policy of the hub is fetched if it is not there: its bytes are part of every recipe.
+pub fn plan(pipeline: &Pipeline, store: &Store, names: &[String], watch: &Watch) -> Result<Vec<StagePlan>> {
+    let mut session = Session::new(pipeline, store, watch)?;
     let mut plans = Vec::new();
     for spec in pipeline.select(names)? {
         let waits_for: Vec<String> = session.waiting_for(spec).into_iter().map(str::to_string).collect();
@@ -72,8 +74,10 @@ pub fn stage_plan(store: &Store, spec: &StageSpec, bound: &Bound) -> Result<Stag
     let mut rows_hit: u64 = hits.iter().map(|record| rows(record)).sum();
     let mut rows_miss = 0;
     let earlier = if parts_miss > 0 { store.family_parts(&bound.family)? } else { Vec::new() };
-    for missing in bound.parts.iter().filter(|part| part.record.is_none()) {
-        let Work { rows, reusable } = bound.stage.work(&missing.part, &earlier)?;
+    // What is missing may have to be read to be counted: on all threads.
+    let missing: Vec<&LookedUp> = bound.parts.iter().filter(|part| part.record.is_none()).collect();
+    let work = missing.par_iter().map(|missing| bound.stage.work(&missing.part, &earlier));
+    for Work { rows, reusable } in work.collect::<Result<Vec<_>>>()? {
         rows_hit += reusable;
         rows_miss += rows - reusable.min(rows);
     }

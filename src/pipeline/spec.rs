@@ -5,6 +5,7 @@ use super::matrix::{self, Variables};
 use crate::base::error::{Error, Result};
 use crate::stage::{Params, Reference, Wants};
 use crate::store::fs;
+use crate::store::hub::HubModel;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -14,12 +15,39 @@ use toml::{Spanned, Table, Value};
 
 /// Where a policy comes from.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(try_from = "WrittenPolicy")]
 pub enum PolicySpec {
     /// A Hugging Face folder; relative paths start at the pipeline file's folder.
     Path(String),
+    /// A model of the Hugging Face hub.
+    Hub(HubModel),
     /// The output of a train stage of this pipeline.
     Stage(String),
+}
+
+/// A policy as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenPolicy {
+    path: Option<String>,
+    hub: Option<String>,
+    revision: Option<String>,
+    stage: Option<String>,
+}
+
+impl TryFrom<WrittenPolicy> for PolicySpec {
+    type Error = String;
+
+    fn try_from(written: WrittenPolicy) -> Result<PolicySpec, String> {
+        match written {
+            WrittenPolicy { path: Some(path), hub: None, revision: None, stage: None } => Ok(PolicySpec::Path(path)),
+            WrittenPolicy { path: None, hub: None, revision: None, stage: Some(stage) } => Ok(PolicySpec::Stage(stage)),
+            WrittenPolicy { path: None, hub: Some(id), revision, stage: None } => {
+                HubModel::new(&id, revision.as_deref()).map(PolicySpec::Hub).map_err(|e| e.what().to_string())
+            }
+            _ => Err("names not exactly one of `path`, `hub` and `stage`".to_string()),
+        }
+    }
 }
 
 /// A stage, its matrix expanded.
@@ -183,7 +211,9 @@ impl Reader<'_> {
             let fail = |message: String| self.error(&["policies", name], format!("policy `{name}`: {message}"));
             let value = matrix::substitute(value, variables).map_err(fail)?;
             let spec = PolicySpec::deserialize(value).map_err(|e| {
-                fail(e.message().to_string()).hint("a policy is { path = \"folder\" } or { stage = \"train stage\" }")
+                fail(e.message().to_string()).hint(
+                    "a policy is { path = \"folder\" }, { hub = \"org/name\", revision = \"main\" } or { stage = \"train stage\" }",
+                )
             })?;
             policies.insert(name.clone(), spec);
         }

@@ -1,3 +1,5 @@
 //! Statistics of samples and tokens.
 
+pub mod gap;
 pub mod metrics;
+pub mod text;

@@ -42,12 +42,19 @@ impl Store {
     /// Remembers a part. Its objects must be durable already.
     pub fn remember_part(&self, recipe: &Recipe, record: &PartRecord) -> Result<()> {
         let folder = self.family_path(&recipe.fingerprint());
-        if !folder.join(RECIPE).exists() {
-            let bytes = serde_json::to_vec_pretty(recipe).expect("a recipe is plain data");
-            fs::publish(&folder.join(RECIPE), &bytes, "recipe")?;
-        }
+        self.remember_recipe(recipe)?;
         let bytes = serde_json::to_vec(record).expect("a part record is plain data");
         fs::publish(&folder.join(format!("{}.json", record.fingerprint)), &bytes, "memo")
+    }
+
+    /// Writes the recipe down, unless it is, and makes durable what is remembered of it.
+    pub(super) fn remember_recipe(&self, recipe: &Recipe) -> Result<()> {
+        let path = self.family_path(&recipe.fingerprint()).join(RECIPE);
+        let bytes = serde_json::to_vec_pretty(recipe).expect("a recipe is plain data");
+        match fs::read_if_present(&path)?.as_ref() == Some(&bytes) {
+            true => fs::settle(&path),
+            false => fs::publish(&path, &bytes, "recipe"),
+        }
     }
 
     /// Marks parts as used now: a collection lets them be for a while. Call it with the gate passed.

@@ -7,6 +7,7 @@ pub mod fault;
 pub mod fs;
 mod gc;
 mod handle;
+pub mod hub;
 mod manifest;
 mod memo;
 mod object;
@@ -39,8 +40,11 @@ impl Store {
         let root = root.into();
         fs::create_dir(&root)?;
         let version = root.join("VERSION");
+        let publish = || fs::publish(&version, VERSION.as_bytes(), "version");
         match fs::read_if_present(&version)? {
-            None => fs::publish(&version, VERSION.as_bytes(), "version")?,
+            // Blank after a power cut on a file system that orders nothing.
+            Some(found) if found.iter().all(|&byte| byte == 0) => publish()?,
+            None => publish()?,
             Some(found) if found == VERSION.as_bytes() => {}
             Some(found) => {
                 let found = String::from_utf8_lossy(&found).trim().to_string();

@@ -16,6 +16,7 @@ impl Store {
         let address = Address::of(bytes);
         let path = self.object_path(&address);
         if fs::read_if_present(&path)?.is_some_and(|found| found == bytes) {
+            fs::settle(&path)?;
             return Ok(address);
         }
         fs::publish(&path, bytes, "object")?;
@@ -55,12 +56,21 @@ impl Store {
         found.len() == bytes && (!touched || fs::address(&path).is_ok_and(|hash| hash == *address))
     }
 
+    /// Removes an object that nothing names any more.
+    pub fn remove_object(&self, address: &Address) -> Result<()> {
+        let path = self.object_path(address);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(fs::error("remove", &path, e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes an object whose bytes no longer match its name, so that the next run makes it again. True if it did.
     pub fn drop_if_damaged(&self, address: &Address) -> Result<bool> {
         let path = self.object_path(address);
         match fs::read_if_present(&path)? {
             Some(bytes) if Address::of(&bytes) == *address => Ok(false),
-            Some(_) => std::fs::remove_file(&path).map(|()| true).map_err(|e| fs::error("remove damaged", &path, e)),
+            Some(_) => fs::remove(&path).map(|()| true),
             None => Ok(true),
         }
     }

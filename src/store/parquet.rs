@@ -188,3 +188,34 @@ impl Store {
         Ok(rows)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::problems::Problem;
+
+    /// Pinned: other bytes for the same rows mean that every address of every user changes.
+    #[test]
+    fn equal_rows_give_the_pinned_bytes() {
+        let row = |id: &str, solution: Option<&str>| Problem {
+            problem_id: id.to_string(),
+            source: "golden".to_string(),
+            question: "What is 6 times 7?".to_string(),
+            solution: solution.map(str::to_string),
+            answer: "42".to_string(),
+            meta: None,
+        };
+        let rows = [row("00", Some("6 * 7 = \\boxed{42}")), row("01", None)];
+        let encoded = Encoded::new(&rows, &Footer { stage: "problems", fingerprint: "f" }).unwrap();
+        assert_eq!((Address::of(&encoded.bytes).short(), encoded.content.short()), (PINNED_FILE, PINNED_CONTENT));
+        // Another recipe in the footer: another file, the same content.
+        let other = Encoded::new(&rows, &Footer { stage: "problems", fingerprint: "g" }).unwrap();
+        assert_ne!(other.bytes, encoded.bytes);
+        assert_eq!(other.content, encoded.content);
+        let facts = facts(encoded.bytes.into()).unwrap();
+        assert_eq!((facts.content, facts.rows), (other.content, 2));
+        assert_eq!(facts.footer["mindgap.stage"], "problems");
+    }
+    const PINNED_FILE: &str = "379a2e3a9bb8";
+    const PINNED_CONTENT: &str = "e328a2cce22f";
+}

@@ -6,6 +6,7 @@ mod row;
 
 pub mod evals;
 pub mod examples;
+pub mod gaps;
 pub mod logprobs;
 pub mod problems;
 pub mod rewrites;
@@ -42,7 +43,10 @@ pub fn declared() -> Vec<Declared> {
         Declared::of::<logprobs::Logprob>(),
         Declared::of::<examples::Example>(),
         Declared::of::<train_steps::TrainStep>(),
+        Declared::of::<train_steps::TrainEval>(),
         Declared::of::<train_steps::BatchPlan>(),
         Declared::of::<evals::Eval>(),
+        Declared::of::<gaps::Gap>(),
+        Declared::of::<gaps::GapWarning>(),
     ]
 }

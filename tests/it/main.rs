@@ -3,14 +3,21 @@
 mod bad_input;
 mod cli;
 mod crash;
+mod disk;
 mod docs;
 mod engine;
+mod hub;
 mod math;
 #[cfg(feature = "oracle")]
 mod oracle;
+mod power;
+mod properties;
+mod report;
 mod scores;
 mod stages;
 mod support;
 mod tidy;
+mod train;
+mod transcripts;
 mod upkeep;
 mod world;
