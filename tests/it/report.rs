@@ -369,3 +369,15 @@ fn the_page_works_in_a_browser() {
         assert_eq!(&seen[key], value, "`{key}` in {seen}");
     }
 }
+
+/// Goal: the tokens of a text are the text, characters of several tokens included.
+#[test]
+fn pieces_are_the_whole_text() {
+    let bytes = std::fs::read(root().join("data/base-policy/tokenizer.json")).unwrap();
+    let tokenizer = mindgap::model::tokenizer::Tokenizer::from_bytes(&bytes).unwrap();
+    for text in ["So 16 + 27 = 43. The answer is \\boxed{43}.", "naïve 😀 日本語 ½", "one<|end|>", ""] {
+        let ids = tokenizer.encode(text, false).unwrap();
+        let pieces = tokenizer.pieces(&ids).unwrap();
+        assert_eq!((pieces.len(), pieces.concat()), (ids.len(), text.to_string()));
+    }
+}
