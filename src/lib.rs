@@ -11,6 +11,7 @@ pub mod pipeline;
 pub mod stage;
 // L3 compute libraries: no disk, no clock, no printing; none uses another
 pub mod engine;
+pub mod export;
 pub mod math;
 pub mod stats;
 pub mod train;

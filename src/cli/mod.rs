@@ -2,11 +2,14 @@
 
 mod args;
 mod bench;
+mod export;
 mod inspect;
 mod pipelines;
 mod policies;
 mod render;
 mod report;
+mod results;
+mod show;
 
 use crate::base::error::{Error, Kind, Result};
 use args::{Args, Command};
@@ -40,9 +43,11 @@ fn dispatch(args: Args) -> Result<()> {
         Command::Plan(command) => pipelines::plan(&args.store, command),
         Command::Status(command) => pipelines::status(&args.store, command),
         Command::Path(command) => inspect::path(&args.store, command),
-        Command::Show(command) => inspect::show(&args.store, command),
+        Command::Show(command) => show::show(&args.store, command),
         Command::Log(command) => inspect::log(&args.store, command),
         Command::Report(command) => report::report(&args.store, command),
+        Command::Results(command) => results::results(&args.store, command),
+        Command::Export(command) => export::export(&args.store, command),
         Command::Judge(command) => policies::judge(command),
         Command::Score(command) => policies::score(command, threads, cancel_on_signal()?),
         Command::Generate(command) => policies::generate(command, threads, cancel_on_signal()?),

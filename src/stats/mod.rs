@@ -1,3 +1,4 @@
 //! Statistics of samples and tokens.
 
+pub mod crossed;
 pub mod metrics;

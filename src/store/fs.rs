@@ -17,11 +17,12 @@ pub fn error(action: &str, path: &Path, source: std::io::Error) -> Error {
             Some("check who owns the folder, or choose another store with --store or MINDGAP_STORE")
         }
         ErrorKind::ReadOnlyFilesystem => Some("choose a writable store with --store or MINDGAP_STORE"),
+        ErrorKind::AlreadyExists => Some("remove it first, or choose another folder: nothing is overwritten"),
         ErrorKind::NotFound => Some("check the path; relative paths in a pipeline file start at that file's folder"),
         _ => None,
     };
     let kind_error = match source.kind() {
-        ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory => {
+        ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
             Error::input(format!("cannot {action}"))
         }
         _ => Error::environment(format!("cannot {action}")),
@@ -77,12 +78,7 @@ pub fn list(path: &Path) -> Result<Vec<String>> {
 pub fn publish(path: &Path, bytes: &[u8], name: &str) -> Result<()> {
     let folder = path.parent().expect("a published file has a folder");
     create_dir(folder)?;
-    let mut temp = tempfile::Builder::new()
-        .prefix(".tmp-")
-        // Others may read, as the umask allows: stores are shared.
-        .permissions(fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder)
-        .map_err(|e| error("create a temporary file in", folder, e))?;
+    let mut temp = temp_in(folder)?;
     temp.write_all(bytes).map_err(|e| error("write", path, e))?;
     fault::point(&format!("{name}.written"));
     temp.as_file().sync_all().map_err(|e| error("sync", path, e))?;
@@ -91,6 +87,26 @@ pub fn publish(path: &Path, bytes: &[u8], name: &str) -> Result<()> {
     sync_dir(folder)?;
     fault::point(&format!("{name}.renamed"));
     Ok(())
+}
+
+/// Writes a file of the user's, whole or not at all. A file that is there already stays, and is an error.
+pub fn publish_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_dir(folder)?;
+    let mut temp = temp_in(folder)?;
+    temp.write_all(bytes).map_err(|e| error("write", path, e))?;
+    temp.as_file().sync_all().map_err(|e| error("sync", path, e))?;
+    temp.persist_noclobber(path).map_err(|e| error("create file", path, e.error))?;
+    sync_dir(folder)
+}
+
+fn temp_in(folder: &Path) -> Result<tempfile::NamedTempFile> {
+    tempfile::Builder::new()
+        .prefix(".tmp-")
+        // Others may read, as the umask allows: stores are shared.
+        .permissions(fs::Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(|e| error("create a temporary file in", folder, e))
 }
 
 /// Points `link` at `target` (relative to the link's folder), replacing what was there in one step.

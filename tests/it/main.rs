@@ -5,10 +5,12 @@ mod cli;
 mod crash;
 mod docs;
 mod engine;
+mod export;
 mod math;
 #[cfg(feature = "oracle")]
 mod oracle;
 mod scores;
+mod show;
 mod stages;
 mod support;
 mod tidy;
