@@ -260,11 +260,13 @@ fn sources(pipeline: &Pipeline, store: &Store, finished: &Finished) -> Result<Ve
     for stage in pipeline.stages.iter().filter(|stage| matches!(stage.params, Params::Rewrite(_))) {
         let parts: Vec<&str> = stage.name.split('-').filter(|part| !part.bytes().all(|b| b.is_ascii_digit())).collect();
         let name = parts.join("-");
+        // Targets nobody has trained on yet say nothing about the policies.
+        let Ok(manifest) = finished.manifest(&stage.name) else { continue };
         let at = counts.iter().position(|(found, _)| *found == name).unwrap_or_else(|| {
             counts.push((name, [0.0; 3]));
             counts.len() - 1
         });
-        for row in store.read_rows::<Rewrite>(&finished.manifest(&stage.name)?.table(Rewrite::TABLE))? {
+        for row in store.read_rows::<Rewrite>(&manifest.table(Rewrite::TABLE))? {
             let source = ["self", "guided", "expert"].iter().position(|source| *source == row.source);
             counts[at].1[source.expect("targets have one of three sources")] += 1.0;
         }

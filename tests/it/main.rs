@@ -6,9 +6,11 @@ mod crash;
 mod docs;
 mod engine;
 mod export;
+mod inspect;
 mod math;
 #[cfg(feature = "oracle")]
 mod oracle;
+mod results;
 mod scores;
 mod show;
 mod stages;
