@@ -10,7 +10,7 @@ pub struct Address(String);
 
 impl Address {
     pub fn of(bytes: &[u8]) -> Address {
-        Address(blake3::hash(bytes).to_hex().to_string())
+        blake3::hash(bytes).into()
     }
 
     /// Reads 64 hexadecimal digits; anything else is `None`.
@@ -26,6 +26,12 @@ impl Address {
     /// The first 12 digits, for people.
     pub fn short(&self) -> &str {
         &self.0[..12]
+    }
+}
+
+impl From<blake3::Hash> for Address {
+    fn from(hash: blake3::Hash) -> Address {
+        Address(hash.to_hex().to_string())
     }
 }
 

@@ -141,6 +141,11 @@ impl Runner<'_, '_> {
     /// Computes every missing part, leaving those another process holds for later. Returns how many it computed.
     fn compute(&mut self, spec: &StageSpec, bound: &mut Bound) -> Result<usize> {
         let (mut computed, count) = (0, bound.parts.len());
+        if bound.parts.iter().all(|part| part.record.is_some()) {
+            return Ok(0);
+        }
+        // What parts made before hold serves the missing ones; each part made now serves the next.
+        let mut earlier = self.session.store.family_parts(&bound.family)?;
         while bound.parts.iter().any(|part| part.record.is_none()) {
             let mut held_elsewhere = 0;
             for index in 0..count {
@@ -155,29 +160,37 @@ impl Runner<'_, '_> {
                 };
                 // It may have been published between planning and locking.
                 let published = self.session.store.find_part(&bound.family, &fingerprint)?;
-                bound.parts[index].record = match published {
-                    Some(record) => Some(record),
+                let record = match published {
+                    Some(record) => record,
                     None => {
                         (self.options.observer)(Event::PartStarted { stage: &spec.name, index, count });
                         computed += 1;
-                        Some(self.compute_part(spec, bound, index)?)
+                        self.compute_part(spec, bound, index, &earlier)?
                     }
                 };
+                earlier.push(record.clone());
+                bound.parts[index].record = Some(record);
             }
             if held_elsewhere > 0 {
                 (self.options.observer)(Event::Waiting { stage: &spec.name });
                 std::thread::sleep(Duration::from_millis(200));
                 for part in bound.parts.iter_mut().filter(|part| part.record.is_none()) {
                     part.record = self.session.store.find_part(&bound.family, &part.fingerprint)?;
+                    earlier.extend(part.record.clone());
                 }
             }
         }
         Ok(computed)
     }
 
-    fn compute_part(&mut self, spec: &StageSpec, bound: &Bound, index: usize) -> Result<PartRecord> {
+    fn compute_part(
+        &mut self,
+        spec: &StageSpec,
+        bound: &Bound,
+        index: usize,
+        earlier: &[PartRecord],
+    ) -> Result<PartRecord> {
         let started = Instant::now();
-        let earlier = self.session.store.family_parts(&bound.family)?;
         let observer = self.options.observer;
         let tick = |tick: Tick| observer(Event::Progress { stage: &spec.name, tick });
         let context = Context {
@@ -187,7 +200,7 @@ impl Runner<'_, '_> {
             footer: Footer { stage: &spec.name, fingerprint: bound.family.as_str() },
         };
         let part = &bound.parts[index];
-        let output = bound.stage.run_part(&context, &part.part, &earlier)?;
+        let output = bound.stage.run_part(&context, &part.part, earlier)?;
         let record = self.publish_part(bound, index, output)?;
         self.log.append(&json!({"event": "part", "time": Oplog::now(), "stage": spec.name, "part": index,
             "fingerprint": part.fingerprint, "seconds": started.elapsed().as_secs_f64()}))?;

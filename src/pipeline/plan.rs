@@ -5,6 +5,7 @@ use super::session::{Bound, Session, manifest};
 use super::spec::{Pipeline, StageSpec};
 use crate::base::error::{Error, Result};
 use crate::base::fingerprint::Fingerprint;
+use crate::stage::Work;
 use crate::stage::train::policy_files;
 use crate::store::{Manifest, PartRecord, PolicyHandle, Store};
 use serde::Serialize;
@@ -115,9 +116,9 @@ pub fn stage_plan(store: &Store, spec: &StageSpec, bound: &Bound) -> Result<Stag
     let mut rows_miss = 0;
     let earlier = if parts_miss > 0 { store.family_parts(&bound.family)? } else { Vec::new() };
     for missing in bound.parts.iter().filter(|part| part.record.is_none()) {
-        let reusable = bound.stage.reusable_rows(&missing.part, &earlier)?;
+        let Work { rows, reusable } = bound.stage.work(&missing.part, &earlier)?;
         rows_hit += reusable;
-        rows_miss += missing.part.rows - reusable.min(missing.part.rows);
+        rows_miss += rows - reusable.min(rows);
     }
     let why = match (parts_miss, earlier.is_empty()) {
         (0, _) => Vec::new(),

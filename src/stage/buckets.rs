@@ -2,6 +2,7 @@
 //! adding or removing a problem touches the part it falls in and no other.
 
 use crate::base::error::{Error, Result};
+use crate::store::PartRef;
 use std::ops::Range;
 
 /// Cuts sorted rows into ranges of `target` rows on average. A new range starts at an id whose value is a multiple of
@@ -19,6 +20,12 @@ pub fn cut<T>(rows: &[T], id: impl Fn(&T) -> &str, target: u32) -> Vec<Range<usi
         ranges.push(start..rows.len());
     }
     ranges
+}
+
+/// Groups parts of a table that was cut by [`cut`] into units of work of `target` rows on average, on boundaries the table
+/// has. With a target that is a multiple of the table's own the groups are those `cut` would make of the rows.
+pub fn group(parts: &[PartRef], target: u32) -> Vec<Range<usize>> {
+    cut(parts, |part| &part.first, target)
 }
 
 fn starts_range(id: &str, target: u32) -> bool {
@@ -51,6 +58,27 @@ mod tests {
         let ranges = cut(&ids, |id| id, 50);
         assert!(ranges.len() > 10 && ranges.len() < 40, "{} ranges", ranges.len());
         assert_eq!(ranges.iter().flat_map(Clone::clone).collect::<Vec<_>>(), (0..1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn groups_of_parts_are_cuts_of_rows() {
+        let ids = ids(4000);
+        let part = |range: &Range<usize>| PartRef {
+            address: crate::base::address::Address::of(b""),
+            content: crate::base::address::Address::of(b""),
+            rows: range.len() as u64,
+            bytes: 0,
+            first: ids[range.start].clone(),
+            last: ids[range.end - 1].clone(),
+        };
+        let fine = cut(&ids, |id| id, 16);
+        let parts: Vec<PartRef> = fine.iter().map(part).collect();
+        let rows = |groups: Vec<Range<usize>>| -> Vec<Range<usize>> {
+            groups.into_iter().map(|g| fine[g.start].start..fine[g.end - 1].end).collect()
+        };
+        assert_eq!(rows(group(&parts, 64)), cut(&ids, |id| id, 64));
+        // The table's own boundaries are the finest there are.
+        assert_eq!(rows(group(&parts, 1)), fine);
     }
 
     #[test]

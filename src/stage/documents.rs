@@ -81,7 +81,7 @@ impl Stage for DocumentsStage {
         let policy = load_policy(&self.policy)?;
         let at = || file.path.display().to_string();
         let mut rows = Vec::new();
-        for batch in decode_batches(file.bytes.clone()).map_err(|e| e.at(at()))? {
+        for batch in decode_batches(file.read()?).map_err(|e| e.at(at()))? {
             context.check_cancelled()?;
             rows.extend(examples(policy.tokenizer(), &batch).map_err(|e| e.at(at()))?);
             (context.tick)(Tick { rows_done: rows.len() as u64, ..Tick::default() });

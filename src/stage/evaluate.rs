@@ -1,17 +1,17 @@
 //! evaluate: judged rollouts on benchmarks -> evals.  A benchmark is a source of the problems table.
 
-use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
+use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
 use crate::base::error::{Error, Result};
 use crate::base::fingerprint::Recipe;
 use crate::stats::metrics::{bootstrap_interval, majority_correct, mean, pass_at_k};
-use crate::store::{PartRecord, Span, Table};
+use crate::store::{PartRecord, PartRef, Span, Table};
 use crate::table::Row;
 use crate::table::evals::Eval;
 use crate::table::problems::Problem;
 use crate::table::rollouts::Rollout;
 use crate::table::verdicts::VerdictRow;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 const VERSION: u32 = 1;
 const RESAMPLES: u32 = 2000;
@@ -90,53 +90,128 @@ impl Stage for EvaluateStage {
         Ok(self.runs.iter().enumerate().map(part).collect())
     }
 
+    /// Goes through the problems part by part: of a benchmark only one number per problem is held.
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
         let run = &self.runs[part.index];
-        let mut truncated = HashMap::new();
-        for row in run.rollouts.read_all()? {
-            truncated.insert((row.problem_id, row.sample_index), row.stop_reason == "max_tokens");
+        let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
+        for (index, problems) in self.problems.parts().iter().enumerate() {
+            context.check_cancelled()?;
+            let samples = run.samples(problems)?;
+            for Source { problem_id, source } in
+                self.problems.overlapping(&problems.first, &problems.last).select(&["problem_id", "source"])?
+            {
+                let tally = tallies.entry(source).or_default();
+                if let Some(samples) = samples.get(&problem_id) {
+                    tally.add(samples, run.samples);
+                }
+            }
+            let rows_total = self.problems.parts().len() as u64;
+            (context.tick)(Tick { rows_done: index as u64 + 1, rows_total, ..Tick::default() });
         }
-        let mut samples: BTreeMap<String, Vec<VerdictRow>> = BTreeMap::new();
-        for row in run.verdicts.read_all()? {
-            samples.entry(row.problem_id.clone()).or_default().push(row);
-        }
-        let mut benchmarks: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for problem in self.problems.read_all()? {
-            benchmarks.entry(problem.source).or_default().push(problem.problem_id);
-        }
-        let mut rows = Vec::new();
-        for (benchmark, problems) in benchmarks {
-            let judged: Vec<&[VerdictRow]> =
-                problems.iter().filter_map(|id| samples.get(id).map(Vec::as_slice)).collect();
-            rows.push(evaluate(&benchmark, run, &judged, &truncated));
-        }
+        let rows: Vec<Eval> = tallies.into_iter().map(|(benchmark, tally)| tally.finish(benchmark, run)).collect();
         Ok(Output { tables: vec![context.encode(&rows)?], files: Vec::new() })
     }
 }
 
-fn evaluate(benchmark: &str, run: &Run, judged: &[&[VerdictRow]], truncated: &HashMap<(String, u32), bool>) -> Eval {
-    let correct = |rows: &[VerdictRow]| rows.iter().filter(|row| row.verdict == "correct").count() as u64;
-    let per_problem: Vec<f64> = judged.iter().map(|rows| correct(rows) as f64 / rows.len() as f64).collect();
-    let (ci_low, ci_high) = bootstrap_interval(&per_problem, 0.95, RESAMPLES, 0);
-    let all: Vec<&VerdictRow> = judged.iter().copied().flatten().collect();
-    let share = |test: &dyn Fn(&VerdictRow) -> bool| mean(all.iter().map(|row| f64::from(u8::from(test(row)))));
-    Eval {
-        benchmark: benchmark.to_string(),
-        policy: run.policy.clone(),
-        n: judged.len() as u32,
-        k: run.samples,
-        temperature: f64::from(run.temperature),
-        mean_at_k: mean(per_problem.iter().copied()),
-        pass_at_k: mean(judged.iter().map(|rows| pass_at_k(rows.len() as u64, correct(rows), u64::from(run.samples)))),
-        maj_at_k: mean(judged.iter().map(|rows| {
-            let votes = rows.iter().map(|row| (row.extracted.as_deref(), row.verdict == "correct"));
-            f64::from(u8::from(majority_correct(votes)))
-        })),
-        ci_low,
-        ci_high,
-        truncated_share: share(&|row| {
-            truncated.get(&(row.problem_id.clone(), row.sample_index)).copied().unwrap_or(false)
-        }),
-        no_answer_share: share(&|row| row.verdict == "no_answer"),
+#[derive(Deserialize)]
+struct Source {
+    problem_id: String,
+    source: String,
+}
+
+#[derive(Deserialize)]
+struct Judged {
+    problem_id: String,
+    sample_index: u32,
+    verdict: String,
+    extracted: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Stopped {
+    problem_id: String,
+    sample_index: u32,
+    stop_reason: String,
+}
+
+/// What evaluation asks of a sample.
+struct Sample {
+    correct: bool,
+    no_answer: bool,
+    truncated: bool,
+    extracted: Option<String>,
+}
+
+impl Run {
+    /// The samples of the problems of one part, by problem, in order.
+    fn samples(&self, problems: &PartRef) -> Result<HashMap<String, Vec<Sample>>> {
+        let (first, last) = (&problems.first, &problems.last);
+        let stopped: Vec<Stopped> =
+            self.rollouts.overlapping(first, last).select(&["problem_id", "sample_index", "stop_reason"])?;
+        let truncated: HashSet<(String, u32)> = stopped
+            .into_iter()
+            .filter(|row| row.stop_reason == "max_tokens")
+            .map(|row| (row.problem_id, row.sample_index))
+            .collect();
+        let judged: Vec<Judged> =
+            self.verdicts.overlapping(first, last).select(&["problem_id", "sample_index", "verdict", "extracted"])?;
+        let mut samples: HashMap<String, Vec<Sample>> = HashMap::new();
+        for row in judged {
+            let key = (row.problem_id, row.sample_index);
+            let sample = Sample {
+                correct: row.verdict == "correct",
+                no_answer: row.verdict == "no_answer",
+                truncated: truncated.contains(&key),
+                extracted: row.extracted,
+            };
+            samples.entry(key.0).or_default().push(sample);
+        }
+        Ok(samples)
+    }
+}
+
+/// A benchmark's sums.
+#[derive(Default)]
+struct Tally {
+    /// Share of correct samples of each problem.
+    accuracy: Vec<f64>,
+    pass_at_k: f64,
+    maj_at_k: f64,
+    samples: u64,
+    truncated: u64,
+    no_answer: u64,
+}
+
+impl Tally {
+    fn add(&mut self, samples: &[Sample], k: u32) {
+        let count = |test: fn(&Sample) -> bool| samples.iter().filter(|sample| test(sample)).count() as u64;
+        let (n, correct) = (samples.len() as u64, count(|sample| sample.correct));
+        let votes = samples.iter().map(|sample| (sample.extracted.as_deref(), sample.correct));
+        self.accuracy.push(correct as f64 / n as f64);
+        self.pass_at_k += pass_at_k(n, correct, u64::from(k));
+        self.maj_at_k += f64::from(u8::from(majority_correct(votes)));
+        self.samples += n;
+        self.truncated += count(|sample| sample.truncated);
+        self.no_answer += count(|sample| sample.no_answer);
+    }
+
+    fn finish(self, benchmark: String, run: &Run) -> Eval {
+        let (ci_low, ci_high) = bootstrap_interval(&self.accuracy, 0.95, RESAMPLES, 0);
+        let per_problem = |sum: f64| sum / (self.accuracy.len().max(1)) as f64;
+        let share = |count: u64| count as f64 / self.samples.max(1) as f64;
+        Eval {
+            benchmark,
+            policy: run.policy.clone(),
+            n: self.accuracy.len() as u32,
+            k: run.samples,
+            temperature: f64::from(run.temperature),
+            mean_at_k: mean(self.accuracy.iter().copied()),
+            pass_at_k: per_problem(self.pass_at_k),
+            maj_at_k: per_problem(self.maj_at_k),
+            ci_low,
+            ci_high,
+            truncated_share: share(self.truncated),
+            no_answer_share: share(self.no_answer),
+        }
     }
 }

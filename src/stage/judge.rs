@@ -86,6 +86,12 @@ impl Params {
     }
 }
 
+#[derive(Deserialize)]
+struct Gold {
+    problem_id: String,
+    answer: String,
+}
+
 pub struct JudgeStage {
     judge: Judge,
     rollouts: Table<Rollout>,
@@ -115,8 +121,9 @@ impl Stage for JudgeStage {
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
         let rollouts = self.rollouts.read(&self.rollouts.parts()[part.index])?;
         let mut answers = HashMap::new();
-        for problems in self.problems.overlapping(&part.span.first, &part.span.last) {
-            answers.extend(self.problems.read(&problems)?.into_iter().map(|p| (p.problem_id, p.answer)));
+        let problems = self.problems.overlapping(&part.span.first, &part.span.last);
+        for Gold { problem_id, answer } in problems.select(&["problem_id", "answer"])? {
+            answers.insert(problem_id, answer);
         }
         let judge_version = self.judge.name();
         let verdict = |rollout: &Rollout| -> Result<VerdictRow> {

@@ -38,9 +38,9 @@ pub trait Stage: Sync {
     /// Computes one part. `earlier` are finished parts of the same recipe: rows to reuse, a checkpoint to go on from.
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output>;
 
-    /// Rows of a missing part that need not be computed, because `earlier` parts hold them.
-    fn reusable_rows(&self, _part: &Part, _earlier: &[PartRecord]) -> Result<u64> {
-        Ok(0)
+    /// What a missing part would take.
+    fn work(&self, part: &Part, _earlier: &[PartRecord]) -> Result<Work> {
+        Ok(Work { rows: part.rows, reusable: 0 })
     }
 
     /// True where a part needs the one before it.
@@ -55,9 +55,16 @@ pub struct Part {
     pub span: Span,
     /// What the rows depend on beyond the recipe: content addresses, unit digests.
     pub key: Vec<String>,
-    /// Rows it will have, where that is known before.
+    /// Rows it will have, where that is known without reading anything.
     pub rows: u64,
     pub index: usize,
+}
+
+/// Rows of a missing part, and how many of them parts made before hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    pub rows: u64,
+    pub reusable: u64,
 }
 
 impl Part {

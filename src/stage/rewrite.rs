@@ -3,7 +3,7 @@
 //! Without any verdicts named, every target is the expert's: the off-policy baseline. A problem with neither a correct
 //! sample nor an expert solution is listed in `untargeted`, never dropped.
 
-use super::buckets::{at_least_one, cut};
+use super::buckets::{at_least_one, group};
 use super::spec::load_policy;
 use super::template::{PLAIN, Template};
 use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
@@ -46,7 +46,7 @@ pub struct Params {
     pub seed: u64,
     #[serde(default)]
     pub round: u32,
-    /// Problems per part, on average.
+    /// Problems per part, on average; no fewer than the problems table has per part.
     #[serde(default = "part_problems")]
     pub part_problems: u32,
 }
@@ -94,7 +94,7 @@ impl Params {
         };
         Ok(RewriteStage {
             params: self.clone(),
-            problems: inputs.table::<Problem>(&self.problems)?.read_all()?,
+            problems: inputs.table(&self.problems)?,
             self_aligned: judged(&self.self_aligned)?,
             guided: judged(&self.guided)?,
             template: Template::new(&inputs.template(self.template.as_deref(), PLAIN)?)?,
@@ -111,7 +111,7 @@ struct Judged {
 
 pub struct RewriteStage {
     params: Params,
-    problems: Vec<Problem>,
+    problems: Table<Problem>,
     self_aligned: Vec<Judged>,
     guided: Vec<Judged>,
     template: Template,
@@ -140,23 +140,20 @@ impl Stage for RewriteStage {
 
     fn parts(&self) -> Result<Vec<Part>> {
         let mut parts = Vec::new();
-        if self.problems.is_empty() {
-            // A table has at least one part, so that it can be opened.
-            parts.push(Part { span: Span::default(), key: Vec::new(), rows: 0, index: 0 });
-        }
-        for range in cut(&self.problems, |problem| &problem.problem_id, self.params.part_problems) {
-            let problems = &self.problems[range];
-            let (first, last) = (problems[0].problem_id.clone(), problems[problems.len() - 1].problem_id.clone());
-            let mut key: Vec<String> = problems.iter().map(unit_key).collect();
+        for range in group(self.problems.parts(), self.params.part_problems) {
+            let problems = &self.problems.parts()[range];
+            let (first, last) = (problems[0].first.clone(), problems[problems.len() - 1].last.clone());
+            let mut key: Vec<String> = problems.iter().map(|part| part.content.to_string()).collect();
             for (name, judged) in [("self", &self.self_aligned), ("guided", &self.guided)] {
                 for judged in judged {
                     key.push(name.to_string());
-                    key.extend(judged.rollouts.overlapping(&first, &last).iter().map(|p| p.content.to_string()));
-                    key.extend(judged.verdicts.overlapping(&first, &last).iter().map(|p| p.content.to_string()));
+                    key.extend(judged.rollouts.overlapping(&first, &last).contents().iter().map(ToString::to_string));
+                    key.extend(judged.verdicts.overlapping(&first, &last).contents().iter().map(ToString::to_string));
                 }
             }
             let span = Span { first, last, samples: None };
-            parts.push(Part { span, key, rows: problems.len() as u64, index: parts.len() });
+            let rows = problems.iter().map(|part| part.rows).sum();
+            parts.push(Part { span, key, rows, index: parts.len() });
         }
         Ok(parts)
     }
@@ -165,9 +162,9 @@ impl Stage for RewriteStage {
         let policy = load_policy(&self.policy)?;
         let plain = Samples::read(&self.self_aligned, &part.span)?;
         let guided = Samples::read(&self.guided, &part.span)?;
-        let inside = |p: &&Problem| p.problem_id >= part.span.first && p.problem_id <= part.span.last;
+        let problems = self.problems.overlapping(&part.span.first, &part.span.last);
         let (mut rewrites, mut untargeted) = (Vec::new(), Vec::new());
-        for problem in self.problems.iter().filter(inside) {
+        for problem in &problems.read_all()? {
             let attempts = plain.attempts(problem) + guided.attempts(problem);
             let rows = self.targets(&policy, problem, attempts, &plain, &guided)?;
             if rows.is_empty() {
@@ -182,17 +179,6 @@ impl Stage for RewriteStage {
         }
         Ok(Output { tables: vec![context.encode(&rewrites)?, context.encode(&untargeted)?], files: Vec::new() })
     }
-}
-
-/// What a problem's target depends on beyond the samples: id (question and answer) and the expert's solution.
-fn unit_key(problem: &Problem) -> String {
-    let solution = problem.solution.as_deref().unwrap_or("");
-    let source = &problem.source;
-    format!(
-        "{} {}",
-        problem.problem_id,
-        crate::base::address::Address::of(format!("{source}\n{solution}").as_bytes()).short()
-    )
 }
 
 impl RewriteStage {
@@ -253,17 +239,13 @@ impl Samples {
         let mut samples = Samples(BTreeMap::new());
         for judged in judged {
             let mut choosable = BTreeMap::new();
-            for part in judged.verdicts.overlapping(&span.first, &span.last) {
-                let rows = judged.verdicts.read(&part)?;
-                choosable.extend(
-                    rows.into_iter().map(|row| ((row.problem_id.clone(), row.sample_index), row.may_be_chosen())),
-                );
+            for row in judged.verdicts.overlapping(&span.first, &span.last).read_all()? {
+                let may = row.may_be_chosen();
+                choosable.insert((row.problem_id, row.sample_index), may);
             }
-            for part in judged.rollouts.overlapping(&span.first, &span.last) {
-                for row in judged.rollouts.read(&part)? {
-                    let may = choosable.get(&(row.problem_id.clone(), row.sample_index)).copied().unwrap_or(false);
-                    samples.0.entry(row.problem_id.clone()).or_default().push((row, may));
-                }
+            for row in judged.rollouts.overlapping(&span.first, &span.last).read_all()? {
+                let may = choosable.get(&(row.problem_id.clone(), row.sample_index)).copied().unwrap_or(false);
+                samples.0.entry(row.problem_id.clone()).or_default().push((row, may));
             }
         }
         for rows in samples.0.values_mut() {

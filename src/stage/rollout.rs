@@ -2,11 +2,10 @@
 //!
 //! Samples and nothing else: no grading, no filtering. Cost: generated tokens.
 
-use super::buckets::{at_least_one, cut};
+use super::buckets::{at_least_one, group};
 use super::spec::load_policy;
 use super::template::{PLAIN, Template};
-use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
-use crate::base::address::Address;
+use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants, Work};
 use crate::base::error::{Error, Result};
 use crate::base::fingerprint::Recipe;
 use crate::base::rng::Stream;
@@ -51,7 +50,7 @@ pub struct Params {
     pub stop: Vec<String>,
     #[serde(default)]
     pub seed: u64,
-    /// Problems per part, on average.
+    /// Problems per part, on average; no fewer than the problems table has per part.
     #[serde(default = "part_problems")]
     pub part_problems: u32,
     /// Samples of a problem per part, at most.
@@ -118,26 +117,11 @@ impl Params {
     }
 
     pub fn bind(&self, inputs: &Inputs) -> Result<RolloutStage> {
-        let mut problems: Vec<Problem> = inputs.table::<Problem>(&self.problems)?.read_all()?;
-        let mut solved = BTreeSet::new();
-        for name in &self.unsolved {
-            let verdicts = inputs.table::<VerdictRow>(name)?.read_all()?;
-            solved.extend(verdicts.into_iter().filter(VerdictRow::may_be_chosen).map(|row| row.problem_id));
-        }
-        problems.retain(|problem| !solved.contains(&problem.problem_id));
-        if self.prompt_kind == PromptKind::Guided {
-            // Without an expert solution there is nothing to be guided by.
-            problems.retain(|problem| problem.solution.is_some());
-        }
-        let template = Template::new(&inputs.template(self.template.as_deref(), PLAIN)?)?;
-        let mut tasks = Vec::with_capacity(problems.len());
-        for problem in &problems {
-            tasks.push(Task { problem_id: problem.problem_id.clone(), prompt: template.render(problem)? });
-        }
         Ok(RolloutStage {
             params: self.clone(),
-            tasks,
-            template: template.text().to_string(),
+            problems: inputs.table(&self.problems)?,
+            unsolved: self.unsolved.iter().map(|name| inputs.table(name)).collect::<Result<_>>()?,
+            template: Template::new(&inputs.template(self.template.as_deref(), PLAIN)?)?,
             policy: inputs.policy(&self.policy)?,
             loaded: OnceLock::new(),
             store: inputs.store.clone(),
@@ -153,8 +137,9 @@ struct Task {
 
 pub struct RolloutStage {
     params: Params,
-    tasks: Vec<Task>,
-    template: String,
+    problems: Table<Problem>,
+    unsolved: Vec<Table<VerdictRow>>,
+    template: Template,
     policy: PolicyHandle,
     loaded: OnceLock<Arc<Loaded>>,
     store: Store,
@@ -172,7 +157,7 @@ impl Stage for RolloutStage {
         Recipe::new("rollout", VERSION)
             .with("schema", Rollout::VERSION)
             .with("policy", self.policy.digest())
-            .with("template", &self.template)
+            .with("template", self.template.text())
             .with("prompt_kind", p.prompt_kind)
             .with("temperature", p.temperature)
             .with("top_p", p.top_p)
@@ -187,27 +172,25 @@ impl Stage for RolloutStage {
         Some(Rollout::TABLE)
     }
 
+    /// Groups of the problems table's parts, times ranges of samples. Nothing is read: what a part holds follows from its
+    /// problems' and their verdicts' content addresses.
     fn parts(&self) -> Result<Vec<Part>> {
         let mut parts = Vec::new();
-        if self.tasks.is_empty() {
-            // A table has at least one part, so that it can be opened.
-            let span = Span { samples: Some((0, self.params.samples)), ..Span::default() };
-            parts.push(Part { span, key: Vec::new(), rows: 0, index: 0 });
-        }
-        for range in cut(&self.tasks, |task| &task.problem_id, self.params.part_problems) {
-            let tasks = &self.tasks[range];
-            let keys: Vec<String> = tasks.iter().map(Task::key).collect();
+        for range in group(self.problems.parts(), self.params.part_problems) {
+            let problems = &self.problems.parts()[range];
+            let (first, last) = (&problems[0].first, &problems[problems.len() - 1].last);
+            let mut contents: Vec<String> = problems.iter().map(|part| part.content.to_string()).collect();
+            for verdicts in &self.unsolved {
+                contents.push("unsolved".to_string());
+                contents.extend(verdicts.overlapping(first, last).contents().iter().map(ToString::to_string));
+            }
+            let count: u64 = problems.iter().map(|part| part.rows).sum();
             for from in (0..self.params.samples).step_by(self.params.part_samples as usize) {
                 let to = (from + self.params.part_samples).min(self.params.samples);
-                let span = Span {
-                    first: tasks[0].problem_id.clone(),
-                    last: tasks[tasks.len() - 1].problem_id.clone(),
-                    samples: Some((from, to)),
-                };
-                let mut key = keys.clone();
+                let span = Span { first: first.clone(), last: last.clone(), samples: Some((from, to)) };
+                let mut key = contents.clone();
                 key.push(format!("samples {from}..{to}"));
-                let rows = tasks.len() as u64 * u64::from(to - from);
-                parts.push(Part { span, key, rows, index: parts.len() });
+                parts.push(Part { span, key, rows: count * u64::from(to - from), index: parts.len() });
             }
         }
         Ok(parts)
@@ -217,9 +200,10 @@ impl Stage for RolloutStage {
         let loaded = self.loaded()?;
         let (from, to) = part.span.samples.expect("a rollout part has a sample range");
         let mut known = self.known_rows(part, earlier)?;
+        let tasks = self.tasks(part)?;
         let mut wanted = Vec::new();
         let mut rows = Vec::new();
-        for task in self.tasks_of(part) {
+        for task in &tasks {
             let prompt_ids =
                 loaded.policy.prompt_ids(&task.prompt).map_err(|e| e.at(format!("problem `{}`", task.problem_id)))?;
             let mut missing = Vec::new();
@@ -239,28 +223,82 @@ impl Stage for RolloutStage {
         Ok(Output { tables: vec![context.encode(&rows)?], files: Vec::new() })
     }
 
-    fn reusable_rows(&self, part: &Part, earlier: &[PartRecord]) -> Result<u64> {
+    fn work(&self, part: &Part, earlier: &[PartRecord]) -> Result<Work> {
+        if self.is_plain() && !earlier.iter().any(|record| overlaps(record, part)) {
+            return Ok(Work { rows: part.rows, reusable: 0 });
+        }
         let (from, to) = part.span.samples.expect("a rollout part has a sample range");
-        let known = self.known_rows(part, earlier)?;
-        let reusable =
-            |task: &Task| (from..to).filter(|s| known.contains_key(&(task.problem_id.clone(), *s))).count() as u64;
-        Ok(self.tasks_of(part).map(reusable).sum())
+        let (problems, known) = (self.problem_ids(part)?, self.known_samples(part, earlier)?);
+        let reusable = |id: &String| (from..to).filter(|sample| known.contains(&(id.clone(), *sample))).count() as u64;
+        let rows = problems.len() as u64 * u64::from(to - from);
+        Ok(Work { rows, reusable: problems.iter().map(reusable).sum() })
     }
 }
 
-impl Task {
-    /// What the samples of this problem depend on beyond the recipe.
-    fn key(&self) -> String {
-        format!("{} {}", self.problem_id, Address::of(self.prompt.as_bytes()).short())
+/// Problems of a span with an eligible correct sample in any of the tables.
+fn solved(verdicts: &[Table<VerdictRow>], span: &Span) -> Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Judged {
+        problem_id: String,
+        verdict: String,
+        eligible: bool,
     }
+    let mut solved = BTreeSet::new();
+    for table in verdicts {
+        let rows: Vec<Judged> =
+            table.overlapping(&span.first, &span.last).select(&["problem_id", "verdict", "eligible"])?;
+        let chosen = rows.into_iter().filter(|row| row.eligible && row.verdict == "correct");
+        solved.extend(chosen.map(|row| row.problem_id));
+    }
+    Ok(solved)
+}
+
+/// Whether an earlier part may hold rows of this one.
+fn overlaps(earlier: &PartRecord, part: &Part) -> bool {
+    let (from, to) = part.span.samples.expect("a rollout part has a sample range");
+    earlier.span.samples.is_some_and(|(a, b)| a < to && b > from)
+        && earlier.span.first <= part.span.last
+        && earlier.span.last >= part.span.first
 }
 
 type Known = BTreeMap<(String, u32), Rollout>;
 
 impl RolloutStage {
-    fn tasks_of(&self, part: &Part) -> impl Iterator<Item = &Task> {
-        let first = self.tasks.partition_point(|task| task.problem_id < part.span.first);
-        self.tasks[first..].iter().take_while(|task| task.problem_id <= part.span.last)
+    /// All problems are sampled, whatever they hold.
+    fn is_plain(&self) -> bool {
+        self.unsolved.is_empty() && self.params.prompt_kind == PromptKind::Plain
+    }
+
+    /// The part's problems, less those solved already.
+    fn tasks(&self, part: &Part) -> Result<Vec<Task>> {
+        let solved = solved(&self.unsolved, &part.span)?;
+        let mut tasks = Vec::new();
+        for problem in self.problems.overlapping(&part.span.first, &part.span.last).read_all()? {
+            if !solved.contains(&problem.problem_id) && self.can_be_prompted(problem.solution.is_some()) {
+                let prompt = self.template.render(&problem)?;
+                tasks.push(Task { problem_id: problem.problem_id, prompt });
+            }
+        }
+        Ok(tasks)
+    }
+
+    /// Ids of the tasks, without their texts.
+    fn problem_ids(&self, part: &Part) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Id {
+            problem_id: String,
+            solution: Option<String>,
+        }
+        let solved = solved(&self.unsolved, &part.span)?;
+        let problems = self.problems.overlapping(&part.span.first, &part.span.last);
+        let rows: Vec<Id> = problems.select(&["problem_id", "solution"])?;
+        let wanted = |row: &Id| !solved.contains(&row.problem_id) && self.can_be_prompted(row.solution.is_some());
+        Ok(rows.into_iter().filter(wanted).map(|row| row.problem_id).collect())
+    }
+
+    /// Without an expert solution there is nothing to be guided by.
+    fn can_be_prompted(&self, has_solution: bool) -> bool {
+        has_solution || self.params.prompt_kind == PromptKind::Plain
     }
 
     fn loaded(&self) -> Result<Arc<Loaded>> {
@@ -274,19 +312,32 @@ impl RolloutStage {
 
     /// Rows of earlier parts of the same recipe that fall into this one.
     fn known_rows(&self, part: &Part, earlier: &[PartRecord]) -> Result<Known> {
-        let (from, to) = part.span.samples.expect("a rollout part has a sample range");
         let mut known = Known::new();
-        for record in earlier {
-            let overlaps = record.span.samples.is_some_and(|(a, b)| a < to && b > from);
-            if !overlaps || record.span.first > part.span.last || record.span.last < part.span.first {
-                continue;
-            }
-            let parts = record.tables.get(Rollout::TABLE).cloned().unwrap_or_default();
-            for row in Table::<Rollout>::new(&self.store, parts).read_all()? {
+        for record in earlier.iter().filter(|record| overlaps(record, part)) {
+            for row in self.rollouts(record).read_all()? {
                 known.insert((row.problem_id.clone(), row.sample_index), row);
             }
         }
         Ok(known)
+    }
+
+    /// The keys of those rows.
+    fn known_samples(&self, part: &Part, earlier: &[PartRecord]) -> Result<BTreeSet<(String, u32)>> {
+        #[derive(Deserialize)]
+        struct Key {
+            problem_id: String,
+            sample_index: u32,
+        }
+        let mut known = BTreeSet::new();
+        for record in earlier.iter().filter(|record| overlaps(record, part)) {
+            let rows: Vec<Key> = self.rollouts(record).select(&["problem_id", "sample_index"])?;
+            known.extend(rows.into_iter().map(|row| (row.problem_id, row.sample_index)));
+        }
+        Ok(known)
+    }
+
+    fn rollouts(&self, record: &PartRecord) -> Table<Rollout> {
+        Table::new(&self.store, record.tables.get(Rollout::TABLE).cloned().unwrap_or_default())
     }
 
     /// Tokens that may still follow a prompt.

@@ -62,7 +62,7 @@ impl File {
 }
 
 fn part_problems() -> u32 {
-    1024
+    128
 }
 
 impl Params {
@@ -91,7 +91,7 @@ impl Stage for SourcesStage {
             .files
             .iter()
             .zip(&self.files)
-            .map(|(file, bytes)| format!("{} {}", file.source(), bytes.address))
+            .map(|(file, found)| format!("{} {}", file.source(), found.address))
             .collect();
         Recipe::new("ingest", ingest::VERSION)
             .with("schema", (Problem::VERSION, Reject::VERSION))
@@ -113,14 +113,15 @@ impl Stage for SourcesStage {
     fn run_part(&self, context: &Context, _part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
         let named: Vec<(String, String)> =
             self.params.files.iter().map(|file| (file.path().to_string(), file.source())).collect();
+        let bytes = self.files.iter().map(SourceFile::read).collect::<Result<Vec<_>>>()?;
         let inputs: Vec<Input> = named
             .iter()
             .zip(&self.params.files)
-            .zip(&self.files)
-            .map(|(((file, source), spec), loaded)| Input {
+            .zip(&bytes)
+            .map(|(((file, source), spec), bytes)| Input {
                 file,
                 source,
-                bytes: &loaded.bytes,
+                bytes,
                 format: spec.format(),
                 mapping: &self.params.fields,
             })

@@ -160,12 +160,24 @@ pub struct Inputs<'a> {
     pub policies: &'a BTreeMap<String, PolicyHandle>,
 }
 
-/// A file outside the store, by its bytes.
+/// A file outside the store, known by the hash of its bytes. They are read when they are needed: planning holds none.
 #[derive(Clone, Debug)]
 pub struct SourceFile {
     pub path: PathBuf,
     pub address: Address,
-    pub bytes: Vec<u8>,
+}
+
+impl SourceFile {
+    /// Reads the file, which must still be the one that was hashed.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        let bytes = fs::read(&self.path)?;
+        match Address::of(&bytes) == self.address {
+            true => Ok(bytes),
+            false => Err(Error::input("file changed while the pipeline was running")
+                .at(self.path.display().to_string())
+                .hint("run again")),
+        }
+    }
 }
 
 impl Inputs<'_> {
@@ -211,15 +223,14 @@ impl Inputs<'_> {
 
     pub fn file(&self, path: &str) -> Result<SourceFile> {
         let path = self.folder.join(path);
-        let bytes = fs::read(&path)?;
-        Ok(SourceFile { address: Address::of(&bytes), path, bytes })
+        Ok(SourceFile { address: fs::address(&path)?, path })
     }
 
     /// Text of a prompt template, or the default where none is named.
     pub fn template(&self, path: Option<&str>, default: &str) -> Result<String> {
         let Some(path) = path else { return Ok(default.to_string()) };
         let file = self.file(path)?;
-        String::from_utf8(file.bytes)
+        String::from_utf8(file.read()?)
             .map_err(|_| Error::input("template is not UTF-8").at(file.path.display().to_string()))
     }
 }

@@ -1,6 +1,7 @@
 //! Files: the only place that creates, syncs and renames them. Every error names its path.
 
 use super::fault;
+use crate::base::address::Address;
 use crate::base::error::{Error, Result};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -36,6 +37,14 @@ pub fn error(action: &str, path: &Path, source: std::io::Error) -> Error {
 
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| error("read file", path, e))
+}
+
+/// The hash of a file's bytes, which are read in pieces.
+pub fn address(path: &Path) -> Result<Address> {
+    let mut hasher = blake3::Hasher::new();
+    let file = File::open(path).map_err(|e| error("open file", path, e))?;
+    hasher.update_reader(file).map_err(|e| error("read file", path, e))?;
+    Ok(hasher.finalize().into())
 }
 
 /// Maps a file read only. It must not be changed in place while mapped; objects of the store never are.

@@ -4,6 +4,7 @@ use super::{PartRef, Store, fs};
 use crate::base::address::Address;
 use crate::base::error::{Error, Result};
 use crate::table::Row;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -29,14 +30,23 @@ impl<R: Row> Table<R> {
         self.store.read_part(part)
     }
 
+    /// Some columns of all parts, as rows of a type with just these fields: what a join needs without the rest.
+    pub fn select<T: DeserializeOwned>(&self, columns: &[&str]) -> Result<Vec<T>> {
+        let mut rows = Vec::new();
+        for part in &self.parts {
+            rows.extend(self.store.read_columns::<R, T>(part, columns)?);
+        }
+        Ok(rows)
+    }
+
     pub fn read_all(&self) -> Result<Vec<R>> {
         self.store.read_rows(&self.parts)
     }
 
-    /// Parts whose key range meets `first..=last`.
-    pub fn overlapping(&self, first: &str, last: &str) -> Vec<PartRef> {
+    /// The parts whose key range meets `first..=last`.
+    pub fn overlapping(&self, first: &str, last: &str) -> Table<R> {
         let meets = |part: &&PartRef| part.rows > 0 && part.first.as_str() <= last && part.last.as_str() >= first;
-        self.parts.iter().filter(meets).cloned().collect()
+        Table::new(&self.store, self.parts.iter().filter(meets).cloned().collect())
     }
 
     /// Content addresses of all parts: what a consumer of the whole table depends on.
@@ -65,10 +75,7 @@ impl PolicyHandle {
         let mut files = BTreeMap::new();
         for file in fs::list(folder)?.into_iter().filter(|file| relevant(file)) {
             let path = folder.join(&file);
-            let mut hasher = blake3::Hasher::new();
-            hasher.update_mmap(&path).map_err(|e| fs::error("read file", &path, e))?;
-            let address = Address::parse(&hasher.finalize().to_hex()).expect("64 hex digits");
-            files.insert(file, (address, path));
+            files.insert(file, (fs::address(&path)?, path));
         }
         Ok(PolicyHandle { name: name.to_string(), files })
     }

@@ -6,11 +6,12 @@ use crate::base::error::{Error, Result};
 use crate::table::{Row, from_batches, to_batch};
 use arrow::array::{Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use serde::de::DeserializeOwned;
 
 /// What a stray file says about itself, in its footer.
 #[derive(Clone, Debug)]
@@ -69,9 +70,17 @@ pub fn encode_foreign(batch: &RecordBatch, footer: &Footer) -> Result<Vec<u8>> {
 
 /// Record batches of Parquet bytes. Damaged bytes are an error.
 pub fn decode_batches(bytes: Vec<u8>) -> Result<Vec<RecordBatch>> {
+    decode_columns(bytes, None)
+}
+
+fn decode_columns(bytes: Vec<u8>, columns: Option<&[&str]>) -> Result<Vec<RecordBatch>> {
     let failed = |e: Box<dyn std::error::Error + Send + Sync>| Error::input("not a readable Parquet file").source(e);
     let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).map_err(|e| failed(e.into()))?;
-    let reader = reader.with_batch_size(8192).build().map_err(|e| failed(e.into()))?;
+    let wanted = match columns {
+        Some(columns) => ProjectionMask::columns(reader.parquet_schema(), columns.iter().copied()),
+        None => ProjectionMask::all(),
+    };
+    let reader = reader.with_projection(wanted).with_batch_size(8192).build().map_err(|e| failed(e.into()))?;
     reader.collect::<Result<Vec<_>, _>>().map_err(|e| failed(e.into()))
 }
 
@@ -128,7 +137,7 @@ impl Encoded {
         let mut content = blake3::Hasher::new();
         content.update(format!("{} v{} {} rows\n", R::TABLE, R::VERSION, rows.len()).as_bytes());
         content.update(without_footer(&bytes));
-        let content = Address::parse(&content.finalize().to_hex()).expect("64 hex digits");
+        let content = content.finalize().into();
         Ok(Encoded { table: R::TABLE, bytes, content, rows: rows.len() as u64, first, last })
     }
 }
@@ -146,6 +155,19 @@ impl Store {
         let at = || format!("table `{}`, object {}", R::TABLE, part.address);
         let batches = decode_batches(self.get(&part.address)?).map_err(|e| e.at(at()))?;
         from_batches(&batches).map_err(|e| e.at(at()))
+    }
+
+    /// Reads some columns of one part, its hash checked.
+    pub fn read_columns<R: Row, T: DeserializeOwned>(&self, part: &PartRef, columns: &[&str]) -> Result<Vec<T>> {
+        let at = || format!("table `{}`, object {}", R::TABLE, part.address);
+        let mut rows = Vec::with_capacity(part.rows as usize);
+        for batch in decode_columns(self.get(&part.address)?, Some(columns)).map_err(|e| e.at(at()))? {
+            let fitting: Vec<T> = serde_arrow::from_record_batch(&batch).map_err(|e| {
+                Error::input(format!("rows do not fit the schema of `{}`", R::TABLE)).at(at()).source(e)
+            })?;
+            rows.extend(fitting);
+        }
+        Ok(rows)
     }
 
     /// Reads parts one after the other.

@@ -26,11 +26,11 @@ fn pipeline_mistakes() {
         "max_new_tokens",
         "max_new_tokns",
         2,
-        &["unknown key `max_new_tokns`", "p.toml:14:1", "did you mean `max_new_tokens`?"],
+        &["unknown key `max_new_tokns`", "p.toml:15:1", "did you mean `max_new_tokens`?"],
     );
     refused("kind = \"rollout\"", "kind = \"rolout\"", 2, &["unknown stage kind `rolout`", "did you mean `rollout`?"]);
     refused("policy = \"base\"", "policy = \"bse\"", 2, &["names `bse`, which does not exist", "did you mean `base`?"]);
-    refused("samples = 2", "samples = \"two\"", 2, &["stage `rollouts`", "p.toml:13"]);
+    refused("samples = 2", "samples = \"two\"", 2, &["stage `rollouts`", "p.toml:14"]);
     refused("samples = 2", "samples = 0", 2, &["`samples` must be at least 1"]);
     refused("name = \"small\"", "nam = \"small\"", 2, &["unknown key `nam`", "did you mean `name`?"]);
     refused("problems = \"problems\"", "problems = \"rollouts\"", 2, &["a `rollout` stage; it needs a `ingest` stage"]);

@@ -84,6 +84,7 @@ base = { path = "DATA/base-policy" }
 kind = "ingest"
 files = [{ path = "DATA/world/train-0.parquet", source = "world" }]
 limit = 24
+part_problems = 8
 [stages.rollouts]
 kind = "rollout"
 problems = "problems"
