@@ -1,14 +1,13 @@
 //! show: rows to read. Filtered, wrapped to the terminal, coloured there; one problem through all tables with `--row`.
 
-use super::inspect::{frame, manifest};
+use super::inspect::manifest;
 use super::pipelines::load;
 use super::{args, render};
 use crate::base::error::{Error, Result};
 use crate::pipeline::{Pipeline, did_you_mean};
 use crate::store::{Store, fs, parquet};
-use polars::prelude::*;
+use arrow::array::{AsArray, RecordBatch};
 use serde_json::{Map, Value, json};
-use std::io::Cursor;
 use std::path::Path;
 
 pub fn show(store: &Path, args: args::Show) -> Result<()> {
@@ -35,7 +34,11 @@ pub fn show(store: &Path, args: args::Show) -> Result<()> {
     let stage = args.stage.as_deref().expect("checked above");
     let manifest = manifest(&store, &pipeline.name, stage)?;
     let table = manifest.main_table.clone().unwrap_or_else(|| "train_steps".to_string());
-    rows(&frame(&store, &manifest, &table)?, &table, &args)
+    let mut shown = Shown::new(&args, &table);
+    for part in manifest.table(&table) {
+        shown.add(&parquet::decode_batches(store.get(&part.address)?)?)?;
+    }
+    shown.close()
 }
 
 /// A Parquet file anywhere: what its footer says, and its rows.
@@ -43,87 +46,144 @@ fn show_file(path: &Path, args: &args::Show) -> Result<()> {
     if args.row.is_some() {
         return Err(Error::usage("`--row` follows a problem through a pipeline, not through a file"));
     }
-    let at = || path.display().to_string();
+    let name = path.display().to_string();
     let bytes = fs::read(path)?;
-    let footer: Map<String, Value> =
-        parquet::footer(&bytes).map_err(|e| e.at(at()))?.into_iter().map(|(key, value)| (key, json!(value))).collect();
-    let failed = |e: PolarsError| Error::input("not a readable Parquet file").at(at()).source(e);
-    let frame = ParquetReader::new(Cursor::new(bytes)).finish().map_err(failed)?;
+    let footer = parquet::footer(&bytes).map_err(|e| e.at(name.clone()))?;
+    let footer: Map<String, Value> = footer.into_iter().map(|(key, value)| (key, json!(value))).collect();
+    let batches = parquet::decode_batches(bytes).map_err(|e| e.at(name.clone()))?;
     if args.json {
-        render::json(&json!({"footer": footer, "rows": frame.height()}))?;
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        render::json(&json!({"footer": footer, "rows": rows}))?;
     } else {
-        print_row("footer", &Value::Object(footer))?;
+        print_row("footer", &footer)?;
     }
-    rows(&frame, &at(), args)
+    let mut shown = Shown::new(args, &name);
+    shown.add(&batches)?;
+    shown.close()
 }
 
-/// The rows that fit, down to the columns asked for.
-fn rows(frame: &DataFrame, table: &str, args: &args::Show) -> Result<()> {
-    let known: Vec<&str> = frame.columns().iter().map(|column| column.name().as_str()).collect();
-    let wanted: Vec<&str> = match args.columns.is_empty() {
-        true => known.clone(),
-        false => args.columns.iter().map(String::as_str).collect(),
-    };
-    let named = args.conditions.iter().map(|condition| condition.column.as_str()).chain(wanted.iter().copied());
-    for column in named {
-        if !known.contains(&column) {
-            let error = Error::usage(format!("table `{table}` has no column `{column}`"));
-            return Err(error.hint(did_you_mean(column, known.iter().copied())));
-        }
-    }
-    let mut found = 0;
-    for index in 0..frame.height() {
-        let mut fits = true;
-        for condition in &args.conditions {
-            fits = fits && condition.holds(&cell(frame, &condition.column, index)?)?;
-        }
-        if !fits {
-            continue;
-        }
-        found += 1;
-        if found > args.limit {
-            continue;
-        }
-        let mut row = Map::new();
-        for column in &wanted {
-            row.insert(column.to_string(), cell(frame, column, index)?);
-        }
-        let row = Value::Object(row);
-        if args.json { render::json(&row)? } else { print_row(&format!("row {index}"), &row)? }
-    }
-    if found > args.limit {
-        render::note(&format!("{} of {found} rows; --limit shows more", args.limit));
-    } else if !args.conditions.is_empty() {
-        render::note(&format!("{found} of {} rows", frame.height()));
-    }
-    Ok(())
+/// Prints the rows that fit, down to the columns asked for, and counts.
+struct Shown<'a> {
+    args: &'a args::Show,
+    table: &'a str,
+    /// Rows seen, and those among them that fit.
+    all: usize,
+    fitting: usize,
 }
 
-/// Everything the pipeline knows about the problems whose id starts with `row`, stage by stage.
-fn lineage(store: &Store, pipeline: &Pipeline, row: &str, as_json: bool) -> Result<()> {
+impl<'a> Shown<'a> {
+    fn new(args: &'a args::Show, table: &'a str) -> Shown<'a> {
+        Shown { args, table, all: 0, fitting: 0 }
+    }
+
+    fn add(&mut self, batches: &[RecordBatch]) -> Result<()> {
+        for batch in batches {
+            self.add_batch(batch)?;
+        }
+        Ok(())
+    }
+
+    fn add_batch(&mut self, batch: &RecordBatch) -> Result<()> {
+        let conditions = &self.args.conditions;
+        let wanted = match self.args.columns.is_empty() {
+            true => batch.clone(),
+            false => self.columns(batch, self.args.columns.iter().map(String::as_str))?,
+        };
+        let mut fits = vec![true; batch.num_rows()];
+        if !conditions.is_empty() {
+            let tested = self.columns(batch, conditions.iter().map(|condition| condition.column.as_str()))?;
+            for (fits, row) in fits.iter_mut().zip(rows(&tested)?) {
+                for condition in conditions {
+                    *fits = *fits && condition.holds(&row[&condition.column])?;
+                }
+            }
+        }
+        for (index, _) in fits.iter().enumerate().filter(|(_, fits)| **fits) {
+            self.fitting += 1;
+            if self.fitting > self.args.limit {
+                continue;
+            }
+            // One row at a time: lists of tokens are large as JSON.
+            for row in rows(&wanted.slice(index, 1))? {
+                match self.args.json {
+                    true => render::json(&row)?,
+                    false => print_row(&format!("row {}", self.all + index), &row)?,
+                }
+            }
+        }
+        self.all += batch.num_rows();
+        Ok(())
+    }
+
+    /// Some columns of a batch, in this order, each once.
+    fn columns<'n>(&self, batch: &RecordBatch, names: impl Iterator<Item = &'n str>) -> Result<RecordBatch> {
+        let schema = batch.schema();
+        let mut indices = Vec::new();
+        for name in names {
+            let index = schema.index_of(name).map_err(|_| {
+                let known: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+                Error::usage(format!("table `{}` has no column `{name}`", self.table)).hint(did_you_mean(name, known))
+            })?;
+            if !indices.contains(&index) {
+                indices.push(index);
+            }
+        }
+        batch.project(&indices).map_err(|e| Error::internal("columns of a batch").source(e))
+    }
+
+    fn close(self) -> Result<()> {
+        let Shown { args, all, fitting, .. } = self;
+        if fitting > args.limit {
+            render::note(&format!("{} of {fitting} rows; --limit shows more", args.limit));
+        } else if !args.conditions.is_empty() {
+            render::note(&format!("{fitting} of {all} rows"));
+        }
+        Ok(())
+    }
+}
+
+type JsonRow = Map<String, Value>;
+
+fn rows(batch: &RecordBatch) -> Result<Vec<JsonRow>> {
+    serde_arrow::from_record_batch(batch).map_err(|e| Error::input("rows cannot be shown").source(e))
+}
+
+/// Everything the pipeline knows about the problems whose id starts with `id`, stage by stage.
+fn lineage(store: &Store, pipeline: &Pipeline, id: &str, as_json: bool) -> Result<()> {
     let mut found = false;
     for stage in &pipeline.stages {
         let Some(pointer) = store.pointer(&pipeline.name, &stage.name)? else { continue };
         let manifest = store.get_manifest(&pointer.manifest)?;
         for table in manifest.table_names() {
-            let frame = frame(store, &manifest, table)?;
-            let Ok(ids) = frame.column("problem_id").and_then(|column| column.str().cloned()) else { continue };
-            for index in (0..frame.height()).filter(|&i| ids.get(i).is_some_and(|id| id.starts_with(row))) {
-                found = true;
-                let value = row_json(&frame, index)?;
-                if as_json {
-                    render::json(&json!({"stage": stage.name, "table": table, "row": value}))?;
-                } else {
-                    print_row(&format!("{} ({table})", stage.name), &value)?;
+            for part in manifest.table(table) {
+                for row in rows_of_problem(&parquet::decode_batches(store.get(&part.address)?)?, id)? {
+                    found = true;
+                    match as_json {
+                        true => render::json(&json!({"stage": stage.name, "table": table, "row": row}))?,
+                        false => print_row(&format!("{} ({table})", stage.name), &row)?,
+                    }
                 }
             }
         }
     }
     match found {
         true => Ok(()),
-        false => Err(Error::usage(format!("no finished stage holds a problem whose id starts with `{row}`"))
+        false => Err(Error::usage(format!("no finished stage holds a problem whose id starts with `{id}`"))
             .hint("ids are in the column `problem_id`: mindgap show PIPELINE problems")),
     }
+}
+
+fn rows_of_problem(batches: &[RecordBatch], id: &str) -> Result<Vec<JsonRow>> {
+    let mut found = Vec::new();
+    for batch in batches {
+        let Some(ids) = batch.column_by_name("problem_id").and_then(|column| column.as_string_opt::<i32>()) else {
+            continue;
+        };
+        for index in (0..batch.num_rows()).filter(|&index| ids.value(index).starts_with(id)) {
+            found.extend(rows(&batch.slice(index, 1))?);
+        }
+    }
+    Ok(found)
 }
 
 /// One condition of `--where`: a column, a comparison, a value.
@@ -220,11 +280,10 @@ impl Condition {
 }
 
 /// Prints a row: a line of its own for every column that has a value.
-fn print_row(title: &str, row: &Value) -> Result<()> {
+fn print_row(title: &str, row: &JsonRow) -> Result<()> {
     let terminal = console::Term::stdout();
     let width = terminal.size_checked().map_or(usize::MAX, |(_, width)| usize::from(width));
-    let fields: Vec<(&String, String)> =
-        row.as_object().into_iter().flatten().filter_map(|(name, value)| Some((name, text_of(value)?))).collect();
+    let fields: Vec<(&String, String)> = row.iter().filter_map(|(name, value)| Some((name, text_of(value)?))).collect();
     let indent = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 2;
     render::out(&console::style(title).bold().to_string())?;
     for (name, text) in fields {
@@ -295,34 +354,6 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
         lines.push(line.trim_end().to_string());
     }
     lines
-}
-
-fn row_json(frame: &DataFrame, index: usize) -> Result<Value> {
-    let names = frame.columns().iter().map(|column| column.name().as_str());
-    let row = names.map(|name| Ok((name.to_string(), cell(frame, name, index)?)));
-    Ok(Value::Object(row.collect::<Result<_>>()?))
-}
-
-fn cell(frame: &DataFrame, column: &str, index: usize) -> Result<Value> {
-    let failed = |e: PolarsError| Error::internal("row or column out of range").source(e);
-    Ok(value_json(&frame.column(column).and_then(|column| column.get(index)).map_err(failed)?))
-}
-
-fn value_json(value: &AnyValue) -> Value {
-    match value {
-        AnyValue::Null => Value::Null,
-        AnyValue::Boolean(v) => json!(v),
-        AnyValue::String(v) => json!(v),
-        AnyValue::StringOwned(v) => json!(v.as_str()),
-        AnyValue::UInt32(v) => json!(v),
-        AnyValue::UInt64(v) => json!(v),
-        AnyValue::Int8(v) => json!(v),
-        AnyValue::Int64(v) => json!(v),
-        AnyValue::Float32(v) => json!(v),
-        AnyValue::Float64(v) => json!(v),
-        AnyValue::List(series) => Value::Array(series.iter().map(|v| value_json(&v)).collect()),
-        other => json!(other.to_string()),
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use mindgap::engine::{self, Limits, ScoreRequest};
 use mindgap::model::policy::PolicyFiles;
 use mindgap::stage::load_policy;
 use mindgap::store::PolicyHandle;
+use mindgap::store::parquet::decode_batches;
 use polars::prelude::*;
 use serde_json::Value;
 use std::path::Path;
@@ -82,7 +83,13 @@ fn every_layout_is_written_whole() {
             assert_eq!(lines.len(), rows);
             assert!(lines.iter().all(|line| line["problem_id"].as_str().is_some_and(|id| id.len() == 16)));
         } else {
-            assert_eq!(parquet(&to.join("train.parquet")).height(), rows);
+            let file = to.join("train.parquet");
+            let batches = decode_batches(std::fs::read(&file).unwrap()).unwrap();
+            assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), rows);
+            // Nested columns too can be looked into.
+            let shown = ok(&store, &["show", file.to_str().unwrap(), "--json", "--limit", "1"]);
+            assert_eq!(json(shown.lines().next().unwrap())["footer"]["mindgap.stage"], "rewrites");
+            assert_eq!(shown.lines().count(), 2);
         }
         let card = std::fs::read_to_string(to.join("README.md")).unwrap();
         assert!(card.contains(stage["address"].as_str().unwrap()), "{card}");

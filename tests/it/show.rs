@@ -60,8 +60,9 @@ fn a_parquet_file_says_where_it_came_from() {
     std::fs::copy(part, &stray).unwrap();
     let stray = stray.to_str().unwrap();
     let lines: Vec<_> =
-        ok(&store, &["show", stray, "--json", "--limit", "1", "--columns", "source"]).lines().map(json).collect();
-    assert_eq!(lines[0]["rows"], 24);
+        ok(&store, &["show", stray, "--json", "--limit", "100", "--columns", "source"]).lines().map(json).collect();
+    assert!(lines.len() > 1, "the part has rows");
+    assert_eq!(lines[0]["rows"], lines.len() - 1);
     let footer = &lines[0]["footer"];
     assert_eq!((&footer["mindgap.table"], &footer["mindgap.schema_version"]), (&"problems".into(), &"1".into()));
     assert_eq!(footer["mindgap.stage"], "problems");
