@@ -9,6 +9,8 @@ pub mod cli;
 pub mod pipeline;
 // L4 stages
 pub mod stage;
+// L4 the page people read: tables in, text out
+pub mod report;
 // L3 compute libraries: no disk, no clock, no printing; none uses another
 pub mod engine;
 pub mod export;

@@ -1,6 +1,7 @@
 //! The command line as typed.
 
 use crate::export::{Format, Rejected};
+use crate::pipeline::execute::Share;
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ const EXAMPLES: &str = "Examples:
   mindgap run pipelines/demo.toml rewrites        only what the rewrites need
   mindgap plan pipelines/demo.toml                what would run, and why
   mindgap show pipelines/demo.toml rewrites --row 0b1f   one problem through all tables
-  mindgap report pipelines/demo.toml              the results as tables
+  mindgap report pipelines/demo.toml              the results as one HTML page
   mindgap export pipelines/demo.toml rewrites --format trl --to data/trl   the training targets for another trainer
   echo '{\"id\":1,\"gold\":\"1/2\",\"response\":\"so \\\\boxed{0.5}\"}' | mindgap judge -
 
@@ -36,7 +37,7 @@ Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 bad input, 4 disk or devi
 #[derive(Subcommand)]
 pub enum Command {
     /// Run what is missing: all stages, or the named ones and what they need.
-    Run(Stages),
+    Run(Run),
     /// Say what would run and why, without running it.
     Plan(Stages),
     /// Say how far each stage is.
@@ -47,7 +48,11 @@ pub enum Command {
     Show(Show),
     /// List past runs.
     Log(Log),
-    /// Print the results of a pipeline as Markdown.
+    /// Read everything in the store and say what is damaged, missing or inconsistent.
+    Check(Check),
+    /// Remove what no finished stage refers to. Says what it would remove, unless told to --delete.
+    Gc(Gc),
+    /// Write the results of a pipeline as one HTML page and as Markdown; print where.
     Report(Report),
     /// Print the accuracies of a study over replications, with intervals and paired differences, as Markdown.
     Results(Results),
@@ -59,7 +64,7 @@ pub enum Command {
     Score(Score),
     /// Sample completions, as JSON lines with token ids and log-probs.
     Generate(Generate),
-    /// Measure generation and scoring speed beside the machine's ceilings.
+    /// Measure generation, scoring and training speed beside the machine's ceilings.
     Bench(Bench),
     /// Print shell completions.
     Completions { shell: Shell },
@@ -88,6 +93,27 @@ pub struct Stages {
     /// Print what is said of each stage as JSON on stdout.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(ClapArgs)]
+pub struct Run {
+    #[command(flatten)]
+    pub stages: Stages,
+    /// Compute only the Ith of N shares of the named stages' parts, then stop. For schedulers that start N processes on one
+    /// store; a run without it, or the last of them, puts the stages together.
+    #[arg(long, value_name = "I/N", value_parser = share)]
+    pub part: Option<Share>,
+}
+
+fn share(text: &str) -> Result<Share, String> {
+    let parse = || {
+        let (index, count) = text.split_once('/')?;
+        Some((index.parse::<usize>().ok()?, count.parse::<usize>().ok()?))
+    };
+    match parse() {
+        Some((index, count)) if (1..=count).contains(&index) => Ok(Share { index: index - 1, count }),
+        _ => Err("expected I/N with I from 1 to N".to_string()),
+    }
 }
 
 #[derive(ClapArgs)]
@@ -140,10 +166,45 @@ pub struct Log {
 }
 
 #[derive(ClapArgs)]
+#[command(after_help = "Exit code 1 if anything was found. `mindgap run` makes what is damaged or missing again.")]
+pub struct Check {
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:
+  mindgap gc                       what could go
+  mindgap gc --delete              remove it
+  mindgap gc --forget old-trial    what could go if the pipeline `old-trial` were no more
+
+Safe while pipelines run. Parts of an interrupted run are kept: nothing is removed that was used in the last days.")]
+pub struct Gc {
+    /// Remove it; without this nothing is changed.
+    #[arg(long)]
+    pub delete: bool,
+    /// Let go of a pipeline's results. May be repeated.
+    #[arg(long, value_name = "PIPELINE")]
+    pub forget: Vec<String>,
+    /// Keep parts used in the last so many days, even if no finished stage refers to them.
+    #[arg(long, value_name = "DAYS", default_value_t = 7)]
+    pub keep_days: u64,
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(ClapArgs)]
 pub struct Report {
     #[command(flatten)]
     pub pipeline: Pipeline,
-    #[arg(long)]
+    /// The page; the Markdown lies beside it. STORE/reports/PIPELINE.html by default.
+    #[arg(long, value_name = "FILE.html")]
+    pub out: Option<PathBuf>,
+    /// Print the Markdown instead of writing files.
+    #[arg(long, conflicts_with = "out")]
+    pub markdown: bool,
+    /// Print the figures as JSON instead of writing files.
+    #[arg(long, conflicts_with_all = ["out", "markdown"])]
     pub json: bool,
 }
 
@@ -212,7 +273,7 @@ fn rejected(text: &str) -> Result<Rejected, String> {
 
 #[derive(ClapArgs)]
 pub struct Judge {
-    /// JSON lines; `-` reads stdin.
+    /// JSON lines {"id","gold","response"}; `-` reads stdin. Verdicts come out line by line, in order.
     #[arg(required_unless_present = "gold", conflicts_with_all = ["gold", "answer"])]
     pub file: Option<PathBuf>,
     /// Gold answer, for one pair.
@@ -221,13 +282,22 @@ pub struct Judge {
     /// Response to judge, for one pair.
     #[arg(long, requires = "gold")]
     pub answer: Option<String>,
+    /// How answers are compared.
+    #[arg(long, default_value = "math", value_parser = ["math", "exact", "numeric", "choice", "json"])]
+    pub judge: String,
+    /// Relative tolerance of `--judge numeric` [default: 1e-6].
+    #[arg(long)]
+    pub rel_tol: Option<f64>,
+    /// Absolute tolerance of `--judge numeric` [default: 0].
+    #[arg(long)]
+    pub abs_tol: Option<f64>,
 }
 
 #[derive(ClapArgs)]
 pub struct Score {
-    /// Policy folder in Hugging Face layout.
+    /// Folder in Hugging Face layout, or `hub:org/name[@revision]`.
     #[arg(long)]
-    pub policy: PathBuf,
+    pub policy: String,
     /// Take prompt and completion as they are: no chat template, no end-of-sequence token.
     #[arg(long)]
     pub raw: bool,
@@ -237,9 +307,9 @@ pub struct Score {
 
 #[derive(ClapArgs)]
 pub struct Generate {
-    /// Policy folder in Hugging Face layout.
+    /// Folder in Hugging Face layout, or `hub:org/name[@revision]`.
     #[arg(long)]
-    pub policy: PathBuf,
+    pub policy: String,
     /// JSON lines {"id","prompt"}; `-` reads stdin.
     #[arg(required_unless_present = "prompt", conflicts_with = "prompt")]
     pub file: Option<PathBuf>,
@@ -272,9 +342,9 @@ pub struct Generate {
 
 #[derive(ClapArgs)]
 pub struct Bench {
-    /// Policy folder in Hugging Face layout.
+    /// Folder in Hugging Face layout, or `hub:org/name[@revision]`.
     #[arg(long)]
-    pub policy: PathBuf,
+    pub policy: String,
     #[arg(long)]
     pub json: bool,
 }

@@ -3,43 +3,89 @@
 use super::{args, policies, render};
 use crate::base::error::Result;
 use crate::engine::bench::{Ceilings, Measured, Plan, bench as measure, ceilings};
+use crate::model::policy::Policy;
+use crate::train;
+use candle_core::{DType, Device};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
+
+/// Parameters up to which training is measured: weights, gradients and moments take 16 bytes each.
+const TRAINABLE: usize = 1_000_000_000;
 
 pub fn bench(args: args::Bench, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
     let policy = policies::load(&args.policy)?;
     let started = Instant::now();
     let clock = || started.elapsed().as_secs_f64();
     let ceilings = ceilings(&clock);
-    let runs = measure(&policy.runner()?, &Plan::default(), &policies::limits(threads, &cancel), &clock)?;
+    let limits = policies::limits(threads, &cancel);
+    let mut runs = measure(&policy.runner()?, &Plan::default(), &limits, &clock)?;
+    runs.extend(training(&policy, threads, &clock)?);
     if args.json {
-        let runs: Vec<Value> = runs.iter().map(|run| as_json(run, &ceilings, threads)).collect();
-        return render::json(&json!({"threads": threads, "runs": runs,
+        let runs: Vec<Value> = runs.iter().map(|run| as_json(run, &ceilings)).collect();
+        return render::json(
+            &json!({"threads": threads, "parameters": policy.config().parameter_count(), "runs": runs,
             "read_bytes_per_second_per_core": ceilings.read_bytes_per_second,
-            "gemm_flops_per_second_per_core": ceilings.gemm_flops_per_second}));
+            "gemm_flops_per_second_per_core": ceilings.gemm_flops_per_second}),
+        );
     }
     let (read, gemm) = (ceilings.read_bytes_per_second / 1e9, ceilings.gemm_flops_per_second / 1e9);
     render::out(&format!("one core reads {read:.1} GB/s and multiplies at {gemm:.0} GFLOP/s; {threads} threads\n"))?;
     render::out(&format!(
-        "{:<10} {:>6} {:>8} {:>12} {:>18}",
-        "what", "batch", "prompts", "tokens/s", "of the gemm rate"
+        "{:<9} {:>6} {:>8} {:>12} {:>17} {:>17}",
+        "what", "batch", "prompts", "tokens/s", "of the gemm rate", "of the read rate"
     ))?;
     for run in &runs {
-        let prompts = if run.shared_prompt { "shared" } else { "own" };
-        let (rate, share) = (run.tokens as f64 / run.seconds, 100.0 * gemm_share(run, &ceilings, threads));
-        render::out(&format!("{:<10} {:>6} {prompts:>8} {rate:>12.0} {share:>16.1} %", run.what, run.batch))?;
+        let prompts = match (run.what, run.shared_prompt) {
+            ("generate", true) => "shared",
+            ("generate", false) => "own",
+            _ => "-",
+        };
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        let read = read_share(run, &ceilings).map_or("-".to_string(), percent);
+        let (rate, gemm) = (run.tokens as f64 / run.seconds, percent(gemm_share(run, &ceilings)));
+        render::out(&format!("{:<9} {:>6} {prompts:>8} {rate:>12.0} {gemm:>17} {read:>17}", run.what, run.batch))?;
     }
     Ok(())
 }
 
-fn gemm_share(run: &Measured, ceilings: &Ceilings, threads: usize) -> f64 {
-    run.flops / run.seconds / (ceilings.gemm_flops_per_second * threads as f64)
+/// One step of training, unless its state would not fit an ordinary machine.
+fn training(policy: &Policy, threads: usize, clock: &dyn Fn() -> f64) -> Result<Option<Measured>> {
+    let parameters = policy.config().parameter_count();
+    if parameters > TRAINABLE {
+        render::note(&format!(
+            "training is not measured: {parameters} parameters need {} GB",
+            parameters * 16 / 1_000_000_000
+        ));
+        return Ok(None);
+    }
+    let tensors = policy.checkpoint()?.tensors(policy.config(), DType::F32, &Device::Cpu)?;
+    let step = train::bench::bench(policy.config(), tensors, clock)?;
+    Ok(Some(Measured {
+        what: "train",
+        batch: step.rows,
+        shared_prompt: false,
+        tokens: step.tokens,
+        seconds: step.seconds,
+        flops: step.flops,
+        bytes: 0.0,
+        threads,
+    }))
 }
 
-fn as_json(run: &Measured, ceilings: &Ceilings, threads: usize) -> Value {
+/// Share of what the threads that had work could multiply.
+fn gemm_share(run: &Measured, ceilings: &Ceilings) -> f64 {
+    run.flops / run.seconds / (ceilings.gemm_flops_per_second * run.threads as f64)
+}
+
+/// Share of what they could read from memory; more than all of it when the weights stay in the caches.
+fn read_share(run: &Measured, ceilings: &Ceilings) -> Option<f64> {
+    (run.bytes > 0.0).then(|| run.bytes / run.seconds / (ceilings.read_bytes_per_second * run.threads as f64))
+}
+
+fn as_json(run: &Measured, ceilings: &Ceilings) -> Value {
     json!({"what": run.what, "batch": run.batch, "shared_prompt": run.shared_prompt, "tokens": run.tokens,
-        "seconds": run.seconds, "tokens_per_second": run.tokens as f64 / run.seconds,
-        "gemm_share": gemm_share(run, ceilings, threads)})
+        "seconds": run.seconds, "tokens_per_second": run.tokens as f64 / run.seconds, "threads": run.threads,
+        "gemm_share": gemm_share(run, ceilings), "read_share": read_share(run, ceilings)})
 }

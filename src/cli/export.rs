@@ -1,6 +1,6 @@
 //! export: a rewrite stage's training targets as files for another trainer.
 
-use super::pipelines::load;
+use super::pipelines::{load, watched};
 use super::{args, render};
 use crate::base::error::{Error, Result};
 use crate::export::{self, Content, Export, Format, Lineage, Options, Rejected, Target};
@@ -25,7 +25,7 @@ pub fn export(store: &Path, args: args::Export) -> Result<()> {
         return Err(wrong_kind(&pipeline, stage)?);
     };
     let store = Store::open(store)?;
-    let finished = pipeline::finished(&pipeline, &store, &[stage.to_string()])?;
+    let finished = watched(|watch| pipeline::finished(&pipeline, &store, &[stage.to_string()], watch))?;
     let manifest = finished.manifest(stage)?;
     let rewrites: Vec<Rewrite> = store.read_rows(&manifest.table(Rewrite::TABLE))?;
     let problems = store.read_rows::<Problem>(&finished.manifest(&params.problems)?.table(Problem::TABLE))?;

@@ -3,10 +3,8 @@
 use super::pipelines::load;
 use super::{args, render};
 use crate::base::error::{Error, Result};
-use crate::store::{Manifest, Store, fs};
-use polars::prelude::*;
+use crate::store::{Manifest, Store};
 use serde_json::{Value, json};
-use std::io::Cursor;
 use std::path::Path;
 
 /// The newest manifest of a stage.
@@ -28,25 +26,8 @@ pub fn path(store: &Path, args: args::Stage) -> Result<()> {
     render::out(&if manifest.main_table.is_some() { format!("{folder}/*.parquet") } else { folder.to_string() })
 }
 
-/// A table of a manifest as a polars frame, every part verified.
-pub fn frame(store: &Store, manifest: &Manifest, table: &str) -> Result<DataFrame> {
-    let failed = |e: PolarsError| Error::input(format!("cannot read table `{table}`")).source(e);
-    let mut frame: Option<DataFrame> = None;
-    for part in manifest.table(table) {
-        let rows = ParquetReader::new(Cursor::new(store.get(&part.address)?)).finish().map_err(failed)?;
-        match &mut frame {
-            None => frame = Some(rows),
-            Some(frame) => drop(frame.vstack_mut(&rows).map_err(failed)?),
-        }
-    }
-    frame.ok_or_else(|| Error::usage(format!("the stage has no table `{table}`")))
-}
-
 pub fn log(store: &Path, args: args::Log) -> Result<()> {
-    if !store.is_dir() {
-        return Err(fs::error("open store", store, std::io::ErrorKind::NotFound.into()));
-    }
-    let store = Store::open(store)?;
+    let store = Store::open_existing(store)?;
     for run in store.logs()?.iter().rev().take(args.limit) {
         let Some(first) = run.iter().find(|event| event["event"] == "run") else { continue };
         let computed = run.iter().filter(|event| event["event"] == "part").count();
@@ -56,6 +37,7 @@ pub fn log(store: &Path, args: args::Log) -> Result<()> {
         let state = match last["event"].as_str() {
             Some("done") => "done",
             Some("failed") => "failed",
+            Some("stopped") => "stopped",
             _ => "unfinished",
         };
         if args.json {

@@ -4,12 +4,14 @@ mod args;
 mod bench;
 mod export;
 mod inspect;
+mod judge;
 mod pipelines;
 mod policies;
 mod render;
 mod report;
 mod results;
 mod show;
+mod upkeep;
 
 use crate::base::error::{Error, Kind, Result};
 use args::{Args, Command};
@@ -45,10 +47,12 @@ fn dispatch(args: Args) -> Result<()> {
         Command::Path(command) => inspect::path(&args.store, command),
         Command::Show(command) => show::show(&args.store, command),
         Command::Log(command) => inspect::log(&args.store, command),
+        Command::Check(command) => upkeep::check(&args.store, command),
+        Command::Gc(command) => upkeep::gc(&args.store, command),
         Command::Report(command) => report::report(&args.store, command),
         Command::Results(command) => results::results(&args.store, command),
         Command::Export(command) => export::export(&args.store, command),
-        Command::Judge(command) => policies::judge(command),
+        Command::Judge(command) => judge::judge(command),
         Command::Score(command) => policies::score(command, threads, cancel_on_signal()?),
         Command::Generate(command) => policies::generate(command, threads, cancel_on_signal()?),
         Command::Bench(command) => bench::bench(command, threads, cancel_on_signal()?),

@@ -6,6 +6,7 @@ use crate::base::error::Result;
 use crate::pipeline::execute::Options;
 use crate::pipeline::{self, Pipeline, StagePlan};
 use crate::store::Store;
+use crate::store::hub::{Transfer, Watch};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,12 +17,13 @@ pub fn load(args: &args::Pipeline) -> Result<Pipeline> {
     Pipeline::load(&args.pipeline, &args.settings)
 }
 
-pub fn run(store: &Path, args: args::Stages, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
+pub fn run(store: &Path, args: args::Run, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
+    let args::Run { stages: args, part } = args;
     let pipeline = load(&args.pipeline)?;
     let store = Store::open(store)?;
     let progress = Progress::new();
     let observer = |event: pipeline::Event| progress.show(event);
-    let options = Options { threads, cancel: &cancel, observer: &observer };
+    let options = Options { threads, cancel: &cancel, share: part, observer: &observer };
     let started = Instant::now();
     let outcomes = pipeline::run(&pipeline, &store, &args.stages, &options)?;
     let computed: usize = outcomes.iter().map(|outcome| outcome.computed_parts).sum();
@@ -36,9 +38,16 @@ pub fn run(store: &Path, args: args::Stages, threads: usize, cancel: Arc<AtomicB
     Ok(())
 }
 
+/// Runs something that may download, its progress shown. A signal ends the process at once; the next run goes on.
+pub fn watched<T>(work: impl FnOnce(&Watch) -> Result<T>) -> Result<T> {
+    let progress = Progress::new();
+    let on_transfer = |transfer: Transfer| progress.show(pipeline::Event::Download { transfer });
+    work(&Watch { cancel: &AtomicBool::new(false), on_transfer: &on_transfer })
+}
+
 pub fn plan(store: &Path, args: args::Stages) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
-    let plans = pipeline::plan(&pipeline, &Store::open(store)?, &args.stages)?;
+    let plans = watched(|watch| pipeline::plan(&pipeline, &Store::open(store)?, &args.stages, watch))?;
     if args.json {
         return render::json(&json!({ "stages": plans }));
     }
@@ -59,7 +68,7 @@ pub fn plan(store: &Path, args: args::Stages) -> Result<()> {
 pub fn status(store: &Path, args: args::Status) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
     let store = Store::open(store)?;
-    let plans = pipeline::plan(&pipeline, &store, &[])?;
+    let plans = watched(|watch| pipeline::plan(&pipeline, &store, &[], watch))?;
     let stages = plans.iter().map(|plan| stage_status(&store, &pipeline, plan)).collect::<Result<Vec<Value>>>()?;
     if args.json {
         return render::json(&json!({ "stages": stages }));

@@ -1,13 +1,14 @@
-//! judge, score, generate: the compute libraries alone, over JSON lines.
+//! score, generate: the compute libraries alone, over JSON lines.
 
+use super::pipelines::watched;
 use super::{args, render};
 use crate::base::error::{Error, Result};
 use crate::base::rng::Stream;
 use crate::engine::{self, Limits, Request, Sampling, ScoreRequest};
-use crate::math::Judge;
 use crate::model::policy::{Policy, PolicyFiles};
+use crate::stage::{hub_policy, load_policy};
+use crate::store::hub::{Hub, HubModel};
 use crate::store::{PolicyHandle, fs};
-use rayon::prelude::*;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -15,14 +16,6 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-
-#[derive(Deserialize)]
-struct Pair {
-    #[serde(default)]
-    id: Value,
-    gold: String,
-    response: String,
-}
 
 #[derive(Deserialize)]
 struct Scored {
@@ -37,30 +30,6 @@ struct Prompt {
     #[serde(default)]
     id: Value,
     prompt: String,
-}
-
-pub fn judge(args: args::Judge) -> Result<()> {
-    let judge = Judge::Math(Default::default());
-    let answer = |pair: &Pair| {
-        let judgement = judge.judge(&pair.gold, &pair.response);
-        json!({"id": pair.id, "verdict": judgement.verdict.as_str(), "extracted": judgement.extracted,
-            "method": judgement.method, "judge_version": judge.name()})
-    };
-    if let (Some(gold), Some(response)) = (args.gold, args.answer) {
-        return render::json(&answer(&Pair { id: Value::Null, gold, response }));
-    }
-    let file = args.file.expect("clap requires a file or a pair");
-    let text = read_text(&file)?;
-    let lines: Vec<(usize, &str)> = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
-    // Chunks bound the memory of the answers and keep the order.
-    for chunk in lines.chunks(4096) {
-        let answers: Vec<Result<Value>> =
-            chunk.par_iter().map(|(number, line)| Ok(answer(&parse_line(&file, *number, line)?))).collect();
-        for answer in answers {
-            render::json(&answer?)?;
-        }
-    }
-    Ok(())
 }
 
 pub fn score(args: args::Score, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
@@ -131,9 +100,17 @@ pub fn limits(threads: usize, cancel: &AtomicBool) -> Limits<'_> {
     Limits { slots: 64, kv_budget_bytes: 2 << 30, threads, cancel }
 }
 
-pub fn load(folder: &Path) -> Result<Policy> {
-    let name = folder.display().to_string();
-    crate::stage::load_policy(&PolicyHandle::of_folder(&name, folder, PolicyFiles::wants)?)
+/// A folder, or `hub:org/name` with `@revision` where not `main` is meant.
+pub fn load(policy: &str) -> Result<Policy> {
+    let handle = match policy.strip_prefix("hub:") {
+        Some(model) => {
+            let (id, revision) = model.split_once('@').map_or((model, None), |(id, revision)| (id, Some(revision)));
+            let model = HubModel::new(id, revision)?;
+            watched(|watch| hub_policy(policy, &Hub::from_env(), &model, watch))?
+        }
+        None => PolicyHandle::of_folder(policy, Path::new(policy), PolicyFiles::wants)?,
+    };
+    load_policy(&handle)
 }
 
 fn read_text(file: &Path) -> Result<String> {
@@ -156,7 +133,8 @@ fn read_lines<T: DeserializeOwned>(file: &Path) -> Result<Vec<T>> {
     lines.map(|(number, line)| parse_line(file, number, line)).collect()
 }
 
-fn parse_line<T: DeserializeOwned>(file: &Path, number: usize, line: &str) -> Result<T> {
+/// One line of a file; `number` counts from 0.
+pub fn parse_line<T: DeserializeOwned>(file: &Path, number: usize, line: &str) -> Result<T> {
     serde_json::from_str(line)
         .map_err(|e| Error::input(format!("bad JSON line: {e}")).at(format!("{}:{}", file.display(), number + 1)))
 }

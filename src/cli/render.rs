@@ -2,7 +2,9 @@
 
 use crate::base::error::{Error, Result};
 use crate::pipeline::Event;
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use crate::store::fs;
+use crate::store::hub::Transfer;
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -32,6 +34,28 @@ pub fn error(error: &Error) {
     eprintln!("error: {error}");
 }
 
+/// How much of a known number of things is done: a bar on a terminal, nothing in a log.
+pub struct Counter(ProgressBar);
+
+impl Counter {
+    pub fn new(what: &'static str) -> Counter {
+        let bar = ProgressBar::new(0);
+        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}");
+        bar.set_style(style.expect("the template is valid"));
+        bar.set_message(what);
+        Counter(bar)
+    }
+
+    pub fn show(&self, done: u64, total: u64) {
+        self.0.set_length(total);
+        self.0.set_position(done);
+    }
+
+    pub fn finish(self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// Progress of a run: a bar on a terminal, a line now and then in a log.
 pub struct Progress {
     state: Mutex<State>,
@@ -59,6 +83,7 @@ impl Progress {
         // A poisoned lock only means that another thread died while printing.
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
         match event {
+            Event::Download { transfer } => state.download(&transfer, self.terminal),
             Event::StageStarted { plan } if plan.parts_miss > 0 => {
                 let reused = if plan.rows_hit > 0 {
                     format!(", {} rows are there already", plan.rows_hit)
@@ -105,6 +130,34 @@ impl State {
         }
     }
 
+    /// A bar per file, or a line when it is complete and now and then before.
+    fn download(&mut self, transfer: &Transfer, terminal: bool) {
+        let Transfer { file, done, total } = *transfer;
+        if self.part != file {
+            self.finish_bar();
+            self.part = file.to_string();
+            self.part_started = Instant::now();
+            if terminal {
+                let style =
+                    ProgressStyle::with_template("{prefix} {bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  eta {eta}");
+                let bar = ProgressBar::new(total).with_style(style.expect("the template is valid"));
+                bar.set_prefix(file.to_string());
+                self.bar = Some(bar);
+            }
+        }
+        match &self.bar {
+            Some(bar) => bar.set_position(done),
+            None if done == total || self.last_line.elapsed() > LINE_EVERY => {
+                self.last_line = Instant::now();
+                note(&format!("download of {file}: {} of {}", HumanBytes(done), HumanBytes(total)));
+            }
+            None => {}
+        }
+        if done == total {
+            self.finish_bar();
+        }
+    }
+
     fn progress(&mut self, tick: &crate::stage::Tick) {
         let seconds = self.part_started.elapsed().as_secs_f64();
         let rate = if seconds > 0.0 { tick.tokens as f64 / seconds } else { 0.0 };
@@ -116,7 +169,7 @@ impl State {
                 bar.set_length(tick.rows_total);
             }
             bar.set_position(tick.rows_done);
-            bar.set_message(format!("{rate}{}", tick.note));
+            bar.set_message(format!("{rate}{}{}", memory(), tick.note));
         } else if self.last_line.elapsed() > LINE_EVERY && self.part_started.elapsed() > LINE_EVERY {
             let left = match tick.rows_done {
                 0 => String::new(),
@@ -125,8 +178,8 @@ impl State {
                     format!("  eta {}", HumanDuration(Duration::from_secs_f64(eta)))
                 }
             };
-            let text = format!("{}  {}/{}  {rate}{}{left}", self.part, tick.rows_done, tick.rows_total, tick.note);
-            self.line(&text);
+            let done = format!("{}  {}/{}", self.part, tick.rows_done, tick.rows_total);
+            self.line(&format!("{done}  {rate}{}{}{left}", memory(), tick.note));
         }
     }
 
@@ -140,6 +193,34 @@ impl State {
     fn finish_bar(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
+        }
+    }
+}
+
+/// What the process holds in memory, for the progress line.
+fn memory() -> String {
+    fs::resident_bytes().map_or(String::new(), |bytes| format!("{}  ", size(bytes)))
+}
+
+fn size(bytes: u64) -> String {
+    match bytes as f64 / 1e6 {
+        megabytes if megabytes < 1000.0 => format!("{megabytes:.0} MB"),
+        megabytes => format!("{:.1} GB", megabytes / 1e3),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_told_in_round_numbers() {
+        assert_eq!((size(244_300_000), size(15_260_000_000)), ("244 MB".to_string(), "15.3 GB".to_string()));
+        if cfg!(target_os = "linux") {
+            let before = fs::resident_bytes().expect("the system tells");
+            let held = vec![1u8; 64 << 20];
+            assert!(fs::resident_bytes().expect("the system tells") > before + (48 << 20), "{}", held.len());
+            assert!(memory().ends_with("B  "));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! results: a study's accuracies as Markdown: every policy over all replications, changes, and paired differences.
 
-use super::pipelines::load;
+use super::pipelines::{load, watched};
 use super::{args, render};
 use crate::base::error::{Error, Result};
 use crate::pipeline::{self, Finished, Pipeline};
@@ -74,7 +74,7 @@ type Accuracy = Vec<Stratum>;
 pub fn results(store: &Path, args: args::Results) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
     let store = Store::open(store)?;
-    let finished = pipeline::finished(&pipeline, &store, &[])?;
+    let finished = watched(|watch| pipeline::finished(&pipeline, &store, &[], watch))?;
     let results = collect(&pipeline, &store, &finished, &args.pairs)?;
     if args.json {
         return render::json(&results);
@@ -89,7 +89,8 @@ pub fn results(store: &Path, args: args::Results) -> Result<()> {
                     .at(page.display().to_string())
                     .hint(format!("put the lines `{BEGIN}` and `{END}` where they belong"))
             })?;
-            fs::publish(page, written.as_bytes(), "page")?;
+            // A bare name has no folder to be renamed in.
+            fs::publish(&Path::new(".").join(page), written.as_bytes(), "page")?;
             render::note(&page.display().to_string());
             Ok(())
         }

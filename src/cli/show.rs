@@ -48,8 +48,14 @@ fn show_file(path: &Path, args: &args::Show) -> Result<()> {
     }
     let name = path.display().to_string();
     let bytes = fs::read(path)?;
-    let footer = parquet::footer(&bytes).map_err(|e| e.at(name.clone()))?;
-    let footer: Map<String, Value> = footer.into_iter().map(|(key, value)| (key, json!(value))).collect();
+    let facts = parquet::facts(bytes.clone().into())
+        .ok_or_else(|| Error::input("not a readable Parquet file").at(name.clone()))?;
+    let footer: Map<String, Value> = facts
+        .footer
+        .into_iter()
+        .filter(|(key, _)| key.starts_with("mindgap."))
+        .map(|(key, value)| (key, json!(value)))
+        .collect();
     let batches = parquet::decode_batches(bytes).map_err(|e| e.at(name.clone()))?;
     if args.json {
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();

@@ -29,15 +29,19 @@ impl Default for Plan {
 /// One timed run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
-    /// `generate` or `score`.
+    /// `generate`, `score` or `train`.
     pub what: &'static str,
     pub batch: usize,
     pub shared_prompt: bool,
-    /// Tokens drawn, or scored (prompt included).
+    /// Tokens drawn, scored (prompt included) or trained on.
     pub tokens: usize,
     pub seconds: f64,
     /// Floating-point operations done in weight products.
     pub flops: f64,
+    /// Bytes of weights read while decoding, once per step and thread; 0 where each read serves many rows.
+    pub bytes: f64,
+    /// Threads that had work.
+    pub threads: usize,
 }
 
 /// What one core of this machine reaches.
@@ -65,9 +69,13 @@ pub fn bench(runner: &Runner, plan: &Plan, limits: &Limits, clock: &dyn Fn() -> 
             let prompts: usize = requests.iter().map(|r| r.prompt_ids.len()).sum();
             // The last token of a sample is drawn and not fed; the prompts' last rows alone reach the head.
             let fed = prompts + tokens - batch;
-            let flops =
-                fed as f64 * layer_flops(runner) + (tokens + requests.len() - batch) as f64 * head_flops(runner);
-            all.push(Measured { what: "generate", batch, shared_prompt, tokens, seconds, flops });
+            let config = runner.config();
+            let logits = tokens + requests.len() - batch;
+            let flops = fed as f64 * config.block_flops() + logits as f64 * config.head_flops();
+            // Four bytes per weight, two operations with it. The first token of a sample comes with its prompt.
+            let threads = limits.threads.clamp(1, batch);
+            let bytes = 2.0 * (config.block_flops() + config.head_flops()) * (threads * plan.new_tokens) as f64;
+            all.push(Measured { what: "generate", batch, shared_prompt, tokens, seconds, flops, bytes, threads });
         }
     }
     if plan.score_sequences > 0 {
@@ -80,9 +88,10 @@ pub fn bench(runner: &Runner, plan: &Plan, limits: &Limits, clock: &dyn Fn() -> 
         let start = clock();
         score(runner, &to_score, limits, &quiet)?;
         let (seconds, tokens) = (clock() - start, plan.score_sequences * plan.score_tokens);
-        let flops = tokens as f64 * (layer_flops(runner) + head_flops(runner));
+        let flops = tokens as f64 * (runner.config().block_flops() + runner.config().head_flops());
         let batch = plan.score_sequences;
-        all.push(Measured { what: "score", batch, shared_prompt: false, tokens, seconds, flops });
+        let threads = limits.threads.clamp(1, batch);
+        all.push(Measured { what: "score", batch, shared_prompt: false, tokens, seconds, flops, bytes: 0.0, threads });
     }
     Ok(all)
 }
@@ -99,17 +108,6 @@ fn requests(runner: &Runner, plan: &Plan, batch: usize, shared_prompt: bool) -> 
 fn random_ids(runner: &Runner, index: usize, count: usize) -> Arc<[u32]> {
     let mut cursor = Stream::at(1, &[b"bench", &index.to_le_bytes()]).cursor();
     (0..count).map(|_| cursor.below(runner.config().vocab_size as u64) as u32).collect()
-}
-
-/// Two operations per weight of the blocks.
-fn layer_flops(runner: &Runner) -> f64 {
-    let c = runner.config();
-    let attention = c.hidden_size * (2 * c.query_width() + 2 * c.kv_width());
-    2.0 * (c.layer_count * (attention + 3 * c.hidden_size * c.intermediate_size)) as f64
-}
-
-fn head_flops(runner: &Runner) -> f64 {
-    2.0 * (runner.config().vocab_size * runner.config().hidden_size) as f64
 }
 
 /// Reads 256 MB and multiplies matrices on one thread.

@@ -1,10 +1,11 @@
 //! Teacher-forced scoring: the log-prob of each given token, and the entropy of the distribution it came from. Rows are packed,
-//! and logits exist for a few rows at a time.
+//! and logits exist for a few rows and a part of the vocabulary at a time.
 
 use super::{Limits, Progress};
 use crate::base::error::{Error, Result};
 use crate::model::kv_cache::Sequence;
-use crate::model::ops::sampling::tally;
+use crate::model::ops::PANEL;
+use crate::model::ops::logprobs::{ENTRIES, Tally};
 use crate::model::runner::{Feed, Runner, Workspace};
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,8 +29,11 @@ pub struct TokenScores {
 
 /// Rows fed in one call of the model.
 const ROWS: usize = 512;
-/// Logits that exist at once on one thread: 32 MB.
-const LOGITS: usize = 8 << 20;
+/// Rows and vocabulary entries whose logits exist at once on one thread: 1.5 MB. Whole panels of the head, and whole chunks of
+/// the tally.
+const TILE_ROWS: usize = 128;
+const TILE_ENTRIES: usize = 3 * ENTRIES;
+const _: () = assert!(TILE_ENTRIES.is_multiple_of(PANEL));
 
 /// Scores all requests, in order. Errors: an empty prompt, a sequence longer than the model's positions, a token id outside
 /// the vocabulary, logits that are not finite, or `limits.cancel`.
@@ -179,36 +183,76 @@ impl Shared<'_> {
             buffers.hidden.extend_from_slice(self.runner.step(&mut buffers.workspace, &mut feeds)?);
             fed += ROWS;
         }
-        let scores = self.targets(buffers, requests)?;
+        let targets: Vec<u32> = requests.iter().flat_map(|r| r.token_ids.iter().copied()).collect();
+        let scores = token_scores(self.runner, &buffers.hidden, &targets, &mut buffers.logits)?;
         self.scored.fetch_add(requests.iter().map(|r| r.token_ids.len()).sum(), Ordering::Relaxed);
         self.prompted.fetch_add(requests.iter().map(|r| r.prompt_ids.len()).sum(), Ordering::Relaxed);
-        Ok(scores)
+        let mut scores = scores.into_iter();
+        let of_request = |r: &ScoreRequest| {
+            let (logprob_policy, entropy) = scores.by_ref().take(r.token_ids.len()).unzip();
+            TokenScores { logprob_policy, entropy }
+        };
+        Ok(requests.iter().map(of_request).collect())
     }
+}
 
-    /// Log-probs and entropies of all targets, from the hidden states before them.
-    fn targets(&self, buffers: &mut Buffers, requests: &[ScoreRequest]) -> Result<Vec<TokenScores>> {
-        let (size, entries) = (self.runner.config().hidden_size, self.runner.config().vocab_size);
-        let rows = (LOGITS / entries).max(1);
-        let targets: Vec<u32> = requests.iter().flat_map(|r| r.token_ids.iter().copied()).collect();
-        let (mut log_probs, mut entropies) = (Vec::with_capacity(targets.len()), Vec::with_capacity(targets.len()));
-        for (hidden, targets) in buffers.hidden.chunks(rows * size).zip(targets.chunks(rows)) {
-            self.runner.logits(hidden, &mut buffers.logits);
-            for (logits, target) in buffers.logits.chunks_exact(entries).zip(targets) {
-                let tally = tally(logits);
-                let log_sum = tally.log_sum_exp();
-                if !log_sum.is_finite() {
-                    return Err(Error::input("logits are not finite numbers")
-                        .hint("the policy's weights hold NaN or infinity; a training run may have diverged"));
+/// Log-probs and entropies of targets, from the hidden states before them. Rows and vocabulary go by in tiles.
+fn token_scores(runner: &Runner, hidden: &[f32], targets: &[u32], logits: &mut Vec<f32>) -> Result<Vec<(f32, f32)>> {
+    let (size, vocabulary) = (runner.config().hidden_size, runner.config().vocab_size);
+    let mut tallies = vec![Tally::default(); targets.len()];
+    let mut chosen = vec![0.0; targets.len()];
+    for first in (0..vocabulary).step_by(TILE_ENTRIES) {
+        let entries = first..vocabulary.min(first + TILE_ENTRIES);
+        let rows = hidden.chunks(TILE_ROWS * size).zip(targets.chunks(TILE_ROWS));
+        let rows = rows.zip(tallies.chunks_mut(TILE_ROWS)).zip(chosen.chunks_mut(TILE_ROWS));
+        for (((hidden, targets), tallies), chosen) in rows {
+            runner.logits_of(hidden, entries.clone(), logits);
+            let logits = logits.chunks_exact(entries.len());
+            for (((logits, target), tally), chosen) in logits.zip(targets).zip(tallies).zip(chosen) {
+                // Cut as everywhere, so that the sums agree to the bit.
+                logits.chunks(ENTRIES).for_each(|chunk| tally.add(chunk));
+                if let Some(logit) = (*target as usize).checked_sub(first).and_then(|index| logits.get(index)) {
+                    *chosen = *logit;
                 }
-                log_probs.push(logits[*target as usize] - log_sum);
-                entropies.push(tally.entropy());
             }
         }
-        let (mut log_probs, mut entropies) = (log_probs.into_iter(), entropies.into_iter());
-        let scores = requests.iter().map(|r| TokenScores {
-            logprob_policy: log_probs.by_ref().take(r.token_ids.len()).collect(),
-            entropy: entropies.by_ref().take(r.token_ids.len()).collect(),
-        });
-        Ok(scores.collect())
+    }
+    let score = |(tally, logit): (Tally, f32)| match tally.log_sum_exp() {
+        sum if sum.is_finite() => Ok((logit - sum, tally.entropy())),
+        _ => Err(Error::input("logits are not finite numbers")
+            .hint("the policy's weights hold NaN or infinity; a training run may have diverged")),
+    };
+    tallies.into_iter().zip(chosen).map(score).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::Config;
+    use crate::model::ops::sampling::tally;
+    use crate::model::testing::{tiny_config, tiny_tensors};
+    use crate::model::transformer::Transformer;
+    use candle_core::{DType, Device};
+
+    /// Goal: however large the vocabulary and long the text, logits exist for one tile at a time, and nothing changes by it.
+    #[test]
+    fn a_large_vocabulary_is_scored_in_tiles() {
+        let config = Config { vocab_size: 151_936, ..tiny_config() };
+        let transformer =
+            Transformer::from_tensors(&config, tiny_tensors(&config, 3), DType::F32, &Device::Cpu).unwrap();
+        let runner = Runner::from_transformer(&transformer).unwrap();
+        let rows = TILE_ROWS + 7;
+        let hidden: Vec<f32> = (0..rows * config.hidden_size).map(|i| (i as f32 * 0.7).sin()).collect();
+        let targets: Vec<u32> = (0..rows as u32).map(|i| i * 7919 % 151_936).chain([151_935]).skip(1).collect();
+        let mut logits = Vec::new();
+        let scores = token_scores(&runner, &hidden, &targets, &mut logits).unwrap();
+        assert!(logits.capacity() <= 2 * TILE_ROWS * TILE_ENTRIES, "{} logits at once", logits.capacity());
+        let mut whole = Vec::new();
+        for row in [0, 1, TILE_ROWS - 1, TILE_ROWS, rows - 1] {
+            runner.logits(&hidden[row * config.hidden_size..][..config.hidden_size], &mut whole);
+            let expected = tally(&whole);
+            let log_prob = whole[targets[row] as usize] - expected.log_sum_exp();
+            assert_eq!(scores[row], (log_prob, expected.entropy()), "row {row}");
+        }
     }
 }

@@ -9,7 +9,8 @@ use num_traits::{One, Signed, ToPrimitive, Zero};
 
 use super::ast::{BigOp, Const, Expr, Func};
 use super::budget::Budget;
-use super::poly::{Atom, Exponent, Fraction, NoForm, Poly, factors};
+use super::fraction::Fraction;
+use super::poly::{Atom, Exponent, NoForm, Poly, factors};
 
 /// Builds canonical forms and remembers what their opaque atoms stand for.
 pub struct Canon<'a> {

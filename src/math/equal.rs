@@ -181,7 +181,10 @@ impl<'a> Comparison<'a> {
                 return Ok(Some(if swapped { self.same(set, whole)? } else { self.same(whole, set)? }));
             }
         }
-        if let [only] = items {
+        // a set that holds the empty set is not empty
+        if let [only] = items
+            && !matches!(only, Expr::Named(_))
+        {
             return Ok(Some(if swapped { self.same(other, only)? } else { self.same(only, other)? }));
         }
         // one answer in several forms: 15 39/40 or 639/40

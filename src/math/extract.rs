@@ -275,8 +275,13 @@ const ANNOUNCEMENTS: [&str; 14] = [
 fn announced(text: &str) -> Option<Found> {
     let lower = text.to_ascii_lowercase();
     let start = ANNOUNCEMENTS.iter().filter_map(|phrase| lower.rfind(phrase).map(|at| at + phrase.len())).max()?;
-    let rest =
-        text[start..].trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*' | '#' | '"' | '='));
+    let behind = &text[start..];
+    // the announcement may end a group: $\text{Answer: }5$
+    let rest = behind
+        .trim_start_matches([' ', ':'])
+        .strip_prefix('}')
+        .map_or(behind, |rest| rest.trim_end_matches(['.', '$', ' ']));
+    let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*' | '#' | '"' | '='));
     if tidy(rest).is_empty() {
         return Some(Found::Withheld(None, "answer/empty"));
     }
@@ -288,7 +293,8 @@ fn announced(text: &str) -> Option<Found> {
         let chosen = if before <= 1 { chain(sentence, &found) } else { found.last()?.range.clone() };
         // a short phrase is the answer as a whole: units, signs and words belong to it
         if first.place == "number" && words_in(tidied) <= 3 && (before <= 1 || tidied.starts_with('\\')) {
-            return Some(Found::Answer(tidied.to_string(), "answer"));
+            // the end of emphasis, as in **5** apples, is no power
+            return Some(Found::Answer(tidied.replace("** ", " "), "answer"));
         }
         return Some(Found::Answer(sentence[chosen].to_string(), "answer"));
     }

@@ -11,7 +11,8 @@ use super::budget::{Budget, Exhausted};
 use super::canon::Canon;
 use super::complex::Complex;
 use super::eval::{Point, eval};
-use super::poly::{Fraction, NoForm};
+use super::fraction::Fraction;
+use super::poly::NoForm;
 
 /// How a comparison ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

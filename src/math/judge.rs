@@ -203,6 +203,15 @@ fn compared(options: &Options, gold: &str, answer: &str) -> (Verdict, &'static s
     if same_text {
         return (Verdict::Correct, "string");
     }
+    if !options.times_across_fonts
+        && matches!(first.expr, Expr::Time(..))
+        && matches!(second.expr, Expr::Time(..))
+        && wholly_text(gold)
+        && answer.contains('\\')
+        && !wholly_text(answer)
+    {
+        return (Verdict::Incorrect, "text");
+    }
     let result = trees(options, &first.expr, &second.expr);
     if result.0 == Verdict::Correct || !(first.ambiguous || second.ambiguous) {
         return result;
@@ -224,6 +233,14 @@ fn compared(options: &Options, gold: &str, answer: &str) -> (Verdict, &'static s
         }
     }
     result
+}
+
+/// True for one group of text and nothing around it: `\text{4:30 p.m.}`.
+fn wholly_text(answer: &str) -> bool {
+    let bare = answer.trim().trim_matches('$').trim();
+    let inside =
+        ["\\text{", "\\mbox{", "\\textbf{", "\\textrm{", "\\mathrm{"].iter().find_map(|name| bare.strip_prefix(name));
+    inside.and_then(|inside| inside.strip_suffix('}')).is_some_and(|inside| !inside.contains(['{', '}', '\\']))
 }
 
 fn trees(options: &Options, gold: &Expr, answer: &Expr) -> (Verdict, &'static str) {

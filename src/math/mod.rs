@@ -29,6 +29,7 @@ mod sets;
 mod matrix;
 mod identity;
 mod canon;
+mod fraction;
 mod poly;
 // numbers with error bounds
 mod eval;
@@ -43,7 +44,7 @@ pub use judge::{Judge, Judgement, Verdict};
 pub use options::Options;
 
 /// Bumped whenever a verdict can change; part of every verdict's fingerprint.
-pub const JUDGE_VERSION: u32 = 1;
+pub const JUDGE_VERSION: u32 = 2;
 
 /// The content of the last box of `text`, if its braces close.
 pub fn last_boxed(text: &str) -> Option<&str> {

@@ -31,8 +31,16 @@ fn digits_at(bytes: &[u8], at: usize) -> usize {
     bytes[at.min(bytes.len())..].iter().take_while(|byte| byte.is_ascii_digit()).count()
 }
 
+/// The length of a plain numeral: digits, and decimals behind a point.
+pub fn plain_length(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let whole = digits_at(bytes, 0);
+    let decimals = if bytes.get(whole) == Some(&b'.') { digits_at(bytes, whole + 1) } else { 0 };
+    if decimals > 0 { whole + 1 + decimals } else { whole }
+}
+
 /// Separators of thousands that cannot be anything else, longest first.
-const FIRM: [&str; 9] = ["{,}\\!", ", \\!", ",\\!", "{,}", "{\\,}", "\\,", "\\ ", "\\;", "\\:"];
+const FIRM: [&str; 10] = ["\\thinspace", "{,}\\!", ", \\!", ",\\!", "{,}", "{\\,}", "\\,", "\\ ", "\\;", "\\:"];
 
 /// Reads a numeral. `groups` allows commas between thousands, `decimal_comma` reads a comma as a decimal point.
 pub fn scan(text: &str, groups: bool, decimal_comma: bool) -> Scan {
@@ -193,14 +201,23 @@ fn value(digits: &str, decimals: &str, repeating: &str, exponent: i64) -> BigRat
         if text.is_empty() { BigInt::zero() } else { text.parse().expect("only digits were scanned") }
     };
     let ten = BigInt::from(10);
-    let shift = ten.pow(decimals.len() as u32);
-    let mut value = BigRational::new(integer(&format!("{digits}{decimals}")), shift.clone());
+    // whole numbers need no greatest common divisor
+    let mut value = if decimals.is_empty() {
+        BigRational::from_integer(integer(digits))
+    } else {
+        BigRational::new(integer(&format!("{digits}{decimals}")), ten.pow(decimals.len() as u32))
+    };
     if !repeating.is_empty() {
         let nines = ten.pow(repeating.len() as u32) - BigInt::one();
-        value += BigRational::new(integer(repeating), nines * shift);
+        value += BigRational::new(integer(repeating), nines * ten.pow(decimals.len() as u32));
     }
     let size = exponent.unsigned_abs() as u32;
-    if exponent >= 0 { value * ten.pow(size) } else { value / ten.pow(size) }
+    match exponent {
+        0 => value,
+        1.. if value.is_integer() => BigRational::from_integer(value.to_integer() * ten.pow(size)),
+        1.. => value * ten.pow(size),
+        _ => value / ten.pow(size),
+    }
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub struct Options {
     pub choice_letters: bool,
     /// Digits without their base equal the same digits with it: `4210` for `4210_5`.
     pub base_optional: bool,
+    /// A time of day set as text equals one that is half a formula: `\text{4:30 p.m.}` and `4:30 \text{ p.m.}`.
+    pub times_across_fonts: bool,
     /// Boxes that stand next to each other are one answer with several parts.
     pub join_boxes: bool,
     /// Steps for one comparison. A step is about a machine word of exact arithmetic.
@@ -42,6 +44,7 @@ impl Default for Options {
             assignment_as_value: true,
             choice_letters: true,
             base_optional: true,
+            times_across_fonts: false,
             join_boxes: true,
             step_budget: 60_000,
         }
@@ -68,6 +71,7 @@ impl Options {
         flag("assignment_as_value", self.assignment_as_value, default.assignment_as_value);
         flag("choice_letters", self.choice_letters, default.choice_letters);
         flag("base_optional", self.base_optional, default.base_optional);
+        flag("times_across_fonts", self.times_across_fonts, default.times_across_fonts);
         flag("join_boxes", self.join_boxes, default.join_boxes);
         if self.step_budget != default.step_budget {
             parts.push(format!("step_budget={}", self.step_budget));

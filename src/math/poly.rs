@@ -1,5 +1,5 @@
-//! poly: a canonical form for algebra. Quotients of polynomials over the rationals in atoms: variables, pi, e, i, roots of
-//! primes, and any other subexpression as an atom of its own. Two forms are equal when their cross difference is zero.
+//! poly: a canonical form for algebra. Polynomials over the rationals in atoms: variables, pi, e, i, roots of primes, and
+//! any other subexpression as an atom of its own. Two quotients of them are equal when their cross difference is zero.
 
 use std::collections::BTreeMap;
 
@@ -41,14 +41,6 @@ pub struct Poly {
 }
 
 /// A quotient; the denominator is never the zero polynomial.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fraction {
-    /// Numerator.
-    pub over: Poly,
-    /// Denominator.
-    pub under: Poly,
-}
-
 /// Why there is no canonical form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoForm {
@@ -70,7 +62,7 @@ impl From<Exhausted> for NoForm {
 const TERM_LIMIT: usize = 600;
 
 /// Numbers longer than this (bits) are not multiplied out.
-const BIT_LIMIT: u64 = 40_000;
+pub const BIT_LIMIT: u64 = 40_000;
 
 impl Poly {
     /// A constant.
@@ -146,6 +138,11 @@ impl Poly {
                 {
                     return Err(NoForm::TooLarge);
                 }
+                // the greatest common divisors of long fractions cost about a product each
+                if !(left_value.is_integer() && right_value.is_integer()) {
+                    let words = |value: &BigRational| 1 + (value.numer().bits() + value.denom().bits()) / 64;
+                    budget.spend(words(left_value) * words(right_value) / 4)?;
+                }
                 let (monomial, factor) = multiply(left, right)?;
                 product.insert(monomial, multiplied(&multiplied(left_value, right_value), &factor));
             }
@@ -174,7 +171,7 @@ impl Poly {
     }
 
     /// `1 / self`, when it has one term.
-    fn inverse_term(&self) -> Option<Poly> {
+    pub fn inverse_term(&self) -> Option<Poly> {
         if self.terms.len() != 1 {
             return None;
         }
@@ -283,7 +280,7 @@ fn multiply(left: &Monomial, right: &Monomial) -> Result<(Monomial, BigRational)
 }
 
 /// Moves whole powers of primes and of i into the factor.
-fn reduce(atom: &Atom, exponent: Exponent, factor: &mut BigRational) -> Result<Exponent, NoForm> {
+pub fn reduce(atom: &Atom, exponent: Exponent, factor: &mut BigRational) -> Result<Exponent, NoForm> {
     if exponent.numer().unsigned_abs() > 1 << 30 || *exponent.denom() > 1 << 20 {
         return Err(NoForm::TooLarge);
     }
@@ -308,131 +305,6 @@ fn reduce(atom: &Atom, exponent: Exponent, factor: &mut BigRational) -> Result<E
             Ok(Exponent::from_integer(turn % 2))
         }
         _ => Ok(exponent),
-    }
-}
-
-impl Fraction {
-    /// A polynomial.
-    pub fn whole(over: Poly) -> Fraction {
-        Fraction { over, under: Poly::constant(BigRational::one()) }
-    }
-
-    /// A rational number.
-    pub fn number(value: BigRational) -> Fraction {
-        Fraction::whole(Poly::constant(value))
-    }
-
-    /// The rational number this is.
-    pub fn as_rational(&self) -> Option<BigRational> {
-        let under = self.under.as_rational()?;
-        let over = self.over.as_rational()?;
-        Some(if under.is_one() { over } else { over / under })
-    }
-
-    /// The sum.
-    pub fn plus(&self, other: &Fraction, budget: &mut Budget) -> Result<Fraction, NoForm> {
-        if self.under == other.under {
-            return Ok(Fraction { over: self.over.clone().plus(&other.over), under: self.under.clone() });
-        }
-        let over = self.over.times(&other.under, budget)?.plus(&other.over.times(&self.under, budget)?);
-        Ok(Fraction { over, under: self.under.times(&other.under, budget)? })
-    }
-
-    /// The negative.
-    pub fn negative(self) -> Fraction {
-        Fraction { over: self.over.negative(), under: self.under }
-    }
-
-    /// The product.
-    pub fn times(&self, other: &Fraction, budget: &mut Budget) -> Result<Fraction, NoForm> {
-        Ok(Fraction { over: self.over.times(&other.over, budget)?, under: self.under.times(&other.under, budget)? })
-    }
-
-    /// The reciprocal.
-    pub fn inverse(self) -> Result<Fraction, NoForm> {
-        if self.over.is_zero() {
-            return Err(NoForm::Undefined);
-        }
-        match self.over.inverse_term() {
-            Some(inverse) => {
-                let mut budget = Budget::new(100_000);
-                Ok(Fraction::whole(self.under.times(&inverse, &mut budget)?))
-            }
-            None => Ok(Fraction { over: self.under, under: self.over }),
-        }
-    }
-
-    /// An integer power.
-    pub fn power(&self, exponent: i64, budget: &mut Budget) -> Result<Fraction, NoForm> {
-        let size = u32::try_from(exponent.unsigned_abs()).map_err(|_| NoForm::TooLarge)?;
-        let single = self.over.terms.len() <= 1 && self.under.terms.len() <= 1;
-        if size > if single { 1 << 20 } else { 40 } {
-            return Err(NoForm::TooLarge);
-        }
-        let bits = self
-            .over
-            .terms
-            .values()
-            .chain(self.under.terms.values())
-            .map(|value| value.numer().bits().max(value.denom().bits()))
-            .max()
-            .unwrap_or(0);
-        if bits > 1 && bits * u64::from(size) > BIT_LIMIT {
-            return Err(NoForm::TooLarge);
-        }
-        let base = if exponent < 0 { self.clone().inverse()? } else { self.clone() };
-        Ok(Fraction { over: base.over.power(size, budget)?, under: base.under.power(size, budget)? })
-    }
-
-    /// A broken power of a quotient with one term; none when the form cannot express it.
-    pub fn root(&self, exponent: Exponent, uncertain: &mut bool) -> Option<Fraction> {
-        if self.under.as_rational() != Some(BigRational::one()) {
-            return None;
-        }
-        if self.over.is_zero() {
-            return exponent.is_positive().then(|| self.clone());
-        }
-        if self.over.terms.len() != 1 || *exponent.denom() > 1000 {
-            return None;
-        }
-        let (monomial, value) = self.over.terms.first_key_value()?;
-        let mut factor = BigRational::one();
-        let mut result: BTreeMap<Atom, Exponent> = BTreeMap::new();
-        for (atom, power) in monomial {
-            let allowed = match atom {
-                Atom::Pi | Atom::E | Atom::Prime(_) => true,
-                Atom::Sym(_) => power.numer().is_odd() || exponent.denom().is_odd(),
-                _ => false,
-            };
-            if !allowed {
-                return None;
-            }
-            result.insert(atom.clone(), num_traits::CheckedMul::checked_mul(power, &exponent)?);
-        }
-        if value.is_negative() {
-            if *exponent.denom() == 2 {
-                // the square root of a negative: i to the odd numerator
-                let turn = exponent.numer().rem_euclid(4);
-                result.insert(Atom::I, Exponent::from_integer(turn));
-            } else if exponent.denom().is_odd() {
-                if exponent.numer().is_odd() {
-                    factor = -factor;
-                }
-            } else {
-                return None;
-            }
-        }
-        for (prime, power) in factors(value, uncertain)? {
-            *result.entry(Atom::Prime(prime)).or_insert_with(Exponent::zero) += exponent * power;
-        }
-        let mut reduced = Monomial::new();
-        for (atom, power) in result {
-            let power = reduce(&atom, power, &mut factor).ok()?;
-            if !power.is_zero() {
-                reduced.push((atom, power));
-            }
-        }
-        Some(Fraction::whole(Poly { terms: BTreeMap::from([(reduced, factor)]) }))
     }
 }
 

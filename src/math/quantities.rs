@@ -10,6 +10,7 @@ use super::identity;
 use super::sets;
 use super::shapes::{is_collection, is_scalar, radians, value_of};
 use super::signs::{expanded, is_plus_minus};
+use super::units::Unit;
 
 impl Comparison<'_> {
     /// Signs, units, percents, degrees, bases, times: what stands around a number.
@@ -35,6 +36,15 @@ impl Comparison<'_> {
                 }
                 let scaled = |x: &Expr, scale: &BigRational| Expr::Mul(vec![x.clone(), Expr::num(scale.clone())]);
                 self.same(&scaled(x, &unit.scale), &scaled(y, &other.scale))?
+            }
+            // 5cm without a space, where the other side says that it is a length
+            (Expr::Quantity(..), Expr::Mul(factors)) if glued_unit(factors).is_some() => {
+                let glued = glued_unit(factors).expect("just seen");
+                return self.same(a, &glued).map(Some);
+            }
+            (Expr::Mul(factors), Expr::Quantity(..)) if glued_unit(factors).is_some() => {
+                let glued = glued_unit(factors).expect("just seen");
+                return self.same(&glued, b).map(Some);
             }
             (Expr::Quantity(x, _), y) if self.options.units_optional && !y.is_text() => self.same(x, y)?,
             (x, Expr::Quantity(y, _)) if self.options.units_optional && !x.is_text() => self.same(x, y)?,
@@ -145,4 +155,21 @@ impl Comparison<'_> {
         }
         Ok(inside)
     }
+}
+
+/// `5 * c * m` as 5 cm: a numeral, and letters that spell a unit, perhaps to a power.
+fn glued_unit(factors: &[Expr]) -> Option<Expr> {
+    let [value @ Expr::Num(..), letters @ .., last] = factors else { return None };
+    let (last, power) = match last {
+        Expr::Pow(base, exponent) => (base.as_ref(), i32::try_from(exponent.as_int()?).ok()?),
+        other => (other, 1),
+    };
+    let mut name = String::new();
+    for letter in letters.iter().chain([last]) {
+        match letter {
+            Expr::Sym(letter) if letter.len() == 1 => name.push_str(letter),
+            _ => return None,
+        }
+    }
+    Some(Expr::Quantity(Box::new(value.clone()), Unit::named(&name)?.power(power)))
 }

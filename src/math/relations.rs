@@ -5,8 +5,9 @@ use super::budget::{Budget, Exhausted};
 use super::complex::Complex;
 use super::equal::Comparison;
 use super::eval::{Point, eval};
+use super::fraction::Fraction;
 use super::identity;
-use super::poly::{Fraction, NoForm, Poly};
+use super::poly::{NoForm, Poly};
 use super::shapes::is_plain_function;
 
 /// The name and the value of `x = 5`, `S_n = 2 + 3 = 5`, `P(A) = 1/2`, `x = 1/3 \approx 0.33`.

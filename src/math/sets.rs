@@ -78,11 +78,30 @@ pub fn real_set(expr: &Expr, budget: &mut Budget) -> Result<Option<RealSet>, Exh
             }
             Some(if *all { RealSet::Intersection(sets) } else { RealSet::Union(sets) })
         }
-        Expr::SetBuilder(parts) => match &parts[1] {
-            condition @ (Expr::Rel(..) | Expr::Logic(..)) => real_set(condition, budget)?,
-            _ => None,
-        },
+        Expr::SetBuilder(parts) => builder(&parts[0], &parts[1], budget)?,
         _ => None,
+    })
+}
+
+/// `{x : condition}` and `{x in S : condition}`, where the condition is about x alone.
+fn builder(element: &Expr, condition: &Expr, budget: &mut Budget) -> Result<Option<RealSet>, Exhausted> {
+    let (name, of) = match element {
+        Expr::Sym(name) => (name, None),
+        Expr::Rel(terms, operators) => match (terms.as_slice(), operators.as_slice()) {
+            ([Expr::Sym(name), of], [RelOp::In]) => (name, Some(of)),
+            _ => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    if !matches!(condition, Expr::Rel(..) | Expr::Logic(..))
+        || identity::variables(condition).iter().any(|other| other != name)
+    {
+        return Ok(None);
+    }
+    let Some(kept) = real_set(condition, budget)? else { return Ok(None) };
+    Ok(match of {
+        None => Some(kept),
+        Some(of) => real_set(of, budget)?.map(|of| RealSet::Intersection(vec![of, kept])),
     })
 }
 
@@ -159,8 +178,25 @@ fn relation(terms: &[Expr], operators: &[RelOp], budget: &mut Budget) -> Result<
         if !(operator.is_order() || *operator == RelOp::Ne) {
             return Ok(None);
         }
-        // an infinite bound says nothing
-        if pair.iter().any(|side| infinity(side).is_some()) {
+        // an infinite bound says nothing, or cannot be met
+        let ends = (infinity(&pair[0]), infinity(&pair[1]));
+        if ends != (None, None) {
+            let (Expr::Sym(name), side, operator) = (match ends {
+                (None, Some(positive)) => (&pair[0], positive, *operator),
+                (Some(positive), None) => (&pair[1], positive, operator.flipped()),
+                _ => return Ok(None),
+            }) else {
+                continue;
+            };
+            let met = match operator {
+                RelOp::Lt | RelOp::Le => side,
+                RelOp::Gt | RelOp::Ge => !side,
+                _ => true,
+            };
+            if variable.get_or_insert_with(|| name.clone()) != name {
+                return Ok(None);
+            }
+            sets.push(if met { RealSet::All } else { RealSet::Empty });
             continue;
         }
         let Some((set, name)) = solve(&pair[0], *operator, &pair[1], budget)? else { return Ok(None) };

@@ -106,14 +106,6 @@ const UNITS: &[Entry] = &[
     ("rad", "angle", 1, 1),
     ("revolution", "turn", 1, 1),
     ("rpm", "rpm", 1, 1),
-    ("N", "newton", 1, 1),
-    ("newton", "newton", 1, 1),
-    ("J", "joule", 1, 1),
-    ("joule", "joule", 1, 1),
-    ("kJ", "joule", 1000, 1),
-    ("W", "watt", 1, 1),
-    ("watt", "watt", 1, 1),
-    ("kW", "watt", 1000, 1),
     ("V", "volt", 1, 1),
     ("volt", "volt", 1, 1),
     ("A", "ampere", 1, 1),
@@ -124,8 +116,6 @@ const UNITS: &[Entry] = &[
     ("kHz", "hertz", 1000, 1),
     ("MHz", "hertz", 1_000_000, 1),
     ("GHz", "hertz", 1_000_000_000, 1),
-    ("Pa", "pascal", 1, 1),
-    ("kPa", "pascal", 1000, 1),
     ("K", "kelvin", 1, 1),
     ("kelvin", "kelvin", 1, 1),
     ("mol", "mole", 1, 1),
@@ -136,10 +126,7 @@ const UNITS: &[Entry] = &[
     ("MeV", "electronvolt", 1_000_000, 1),
     ("keV", "electronvolt", 1000, 1),
     ("GeV", "electronvolt", 1_000_000_000, 1),
-    ("mph", "mph", 1, 1),
     ("acre", "acre", 1, 1),
-    ("hectare", "hectare", 1, 1),
-    ("ha", "hectare", 1, 1),
     ("bit", "bit", 1, 1),
     ("byte", "bit", 8, 1),
     ("unit", "#unit", 1, 1),
@@ -157,6 +144,29 @@ const UNITS: &[Entry] = &[
     ("women", "#women", 1, 1),
     ("men", "#men", 1, 1),
     ("boxes", "#box", 1, 1),
+];
+
+/// Units made of others: powers of metre, kilogram and second, and the scale as a fraction.
+type Derived = (&'static str, [i32; 3], i64, i64);
+
+/// As in [`UNITS`].
+const DERIVED: &[Derived] = &[
+    ("mph", [1, 0, -1], 1397, 3125),
+    ("kph", [1, 0, -1], 5, 18),
+    ("N", [1, 1, -2], 1, 1),
+    ("newton", [1, 1, -2], 1, 1),
+    ("kN", [1, 1, -2], 1000, 1),
+    ("J", [2, 1, -2], 1, 1),
+    ("joule", [2, 1, -2], 1, 1),
+    ("kJ", [2, 1, -2], 1000, 1),
+    ("W", [2, 1, -3], 1, 1),
+    ("watt", [2, 1, -3], 1, 1),
+    ("kW", [2, 1, -3], 1000, 1),
+    ("Pa", [-1, 1, -2], 1, 1),
+    ("pascal", [-1, 1, -2], 1, 1),
+    ("kPa", [-1, 1, -2], 1000, 1),
+    ("hectare", [2, 0, 0], 10_000, 1),
+    ("ha", [2, 0, 0], 10_000, 1),
 ];
 
 /// Counted things: words that may follow a number without changing it.
@@ -277,6 +287,20 @@ impl Unit {
                 dimension: vec![dimension],
                 scale: BigRational::new(BigInt::from(over), BigInt::from(under)),
             });
+        }
+        let derived = |name: &str| DERIVED.iter().find(|entry| entry.0 == name);
+        if let Some(&(_, powers, over, under)) =
+            derived(name).or_else(|| singular(&lower).and_then(|stem| derived(&stem)))
+        {
+            let names = ["length", "mass", "time"];
+            let mut dimension: Vec<(String, i32)> = names
+                .into_iter()
+                .zip(powers)
+                .filter(|(_, power)| *power != 0)
+                .map(|(name, power)| (name.to_string(), power))
+                .collect();
+            dimension.sort();
+            return Some(Unit { dimension, scale: BigRational::new(BigInt::from(over), BigInt::from(under)) });
         }
         let stem = lower
             .strip_suffix("es")

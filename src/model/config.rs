@@ -215,6 +215,17 @@ impl Config {
         super::weights::expected_tensors(self).iter().map(|t| t.shape.iter().product::<usize>()).sum()
     }
 
+    /// Floating-point operations of one token in the blocks' weight products: two per weight.
+    pub fn block_flops(&self) -> f64 {
+        let attention = self.hidden_size * (2 * self.query_width() + 2 * self.kv_width());
+        2.0 * (self.layer_count * (attention + 3 * self.hidden_size * self.intermediate_size)) as f64
+    }
+
+    /// Those of one row of logits.
+    pub fn head_flops(&self) -> f64 {
+        2.0 * (self.vocab_size * self.hidden_size) as f64
+    }
+
     /// config.json, with keys in a fixed order. `dtype` is the weights' type on disk (`float32`, `bfloat16`, `float16`).
     pub fn to_json(&self, dtype: &str) -> String {
         let mut value = json!({

@@ -20,6 +20,7 @@ use crate::base::error::{Error, Result};
 use cached::Cached;
 use candle_core::{DType, Device, Tensor};
 use packed::{Layer, Load};
+use std::ops::Range;
 use workspace::Rows;
 
 /// Packed weights of one transformer, read only: threads share it.
@@ -103,6 +104,13 @@ impl Runner {
         let rows = hidden.len() / self.config.hidden_size;
         out.resize(rows * self.config.vocab_size, 0.0);
         self.head.apply(hidden, rows, None, out);
+    }
+
+    /// The same for a range of the vocabulary, `[rows, entries.len()]`; it starts at a multiple of [`PANEL`](super::ops::PANEL).
+    pub fn logits_of(&self, hidden: &[f32], entries: Range<usize>, out: &mut Vec<f32>) {
+        let rows = hidden.len() / self.config.hidden_size;
+        out.resize(rows * entries.len(), 0.0);
+        self.head.apply_to(hidden, rows, entries, out);
     }
 
     /// Embeddings of all rows, and the rotary angles of their positions.

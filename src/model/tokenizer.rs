@@ -42,6 +42,35 @@ impl Tokenizer {
             .map_err(|e| Error::input("token ids cannot be decoded by this tokenizer").source(e))
     }
 
+    /// The text of each token; together they are the whole text, special tokens included. A character of several tokens
+    /// belongs to the last of them.
+    pub fn pieces(&self, token_ids: &[u32]) -> Result<Vec<String>> {
+        let whole = self.decode(token_ids, false)?;
+        let alone = token_ids.iter().map(|id| self.decode(&[*id], false)).collect::<Result<Vec<String>>>()?;
+        if alone.concat() == whole {
+            return Ok(alone);
+        }
+        // The text of a token depends on its neighbours: take what each adds to the tokens before it.
+        let (mut settled, mut read) = (0, 0);
+        let mut pieces = vec![String::new(); token_ids.len()];
+        let mut length = 0;
+        for index in 0..token_ids.len() {
+            let before = self.decode(&token_ids[settled..read], false)?;
+            let after = self.decode(&token_ids[settled..=index], false)?;
+            let Some(new) = after.strip_prefix(&before).filter(|new| !new.is_empty() && !new.ends_with('\u{fffd}'))
+            else {
+                continue;
+            };
+            length += new.len();
+            pieces[index] = new.to_string();
+            (settled, read) = (read, index + 1);
+        }
+        if let (Some(last), Some(rest)) = (pieces.last_mut(), whole.get(length..)) {
+            last.push_str(rest);
+        }
+        Ok(pieces)
+    }
+
     /// Entries, added tokens included. The embedding may have more rows.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)

@@ -57,20 +57,42 @@ pub(super) fn rotary_angles(inverse_frequencies: &[f32], positions: impl Iterato
     (cos, sin)
 }
 
-/// A projection: weight `[out, in]` and perhaps a bias `[out]`.
+/// The projections of a block by their names in a checkpoint: what adapters can be added to.
+pub const PROJECTIONS: [&str; 7] = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+];
+
+/// A low-rank addition to a projection: `scale * (x @ a^T) @ b^T`, a `[rank, in]`, b `[out, rank]`.
+pub struct Adapter {
+    pub a: Tensor,
+    pub b: Tensor,
+    pub scale: f32,
+}
+
+/// A projection: weight `[out, in]` and perhaps a bias `[out]` and an adapter.
 struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    adapter: Option<Adapter>,
 }
 
 impl Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::linear(x, &self.weight, self.bias.as_ref()).map_err(tensor_error)
+        let y = ops::linear(x, &self.weight, self.bias.as_ref()).map_err(tensor_error)?;
+        let Some(Adapter { a, b, scale }) = &self.adapter else { return Ok(y) };
+        let narrow = ops::linear(x, a, None).and_then(|z| ops::scale(&z, *scale)).map_err(tensor_error)?;
+        ops::linear(&narrow, b, None).and_then(|z| ops::add(&y, &z)).map_err(tensor_error)
     }
 }
 
 /// The tensors of one block.
-struct Layer {
+pub(super) struct Layer {
     input_norm: Tensor,
     q: Linear,
     k: Linear,
@@ -82,6 +104,13 @@ struct Layer {
     gate: Linear,
     up: Linear,
     down: Linear,
+}
+
+impl Layer {
+    fn projection(&mut self, name: &str) -> Option<&mut Linear> {
+        let places = [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down];
+        PROJECTIONS.iter().zip(places).find(|(known, _)| **known == name).map(|(_, linear)| linear)
+    }
 }
 
 /// A transformer over tensors. Built from `Var`s it is differentiable, and sees every update of them.
@@ -158,19 +187,49 @@ impl Transformer {
         self.named.get(name)
     }
 
+    /// Adds an adapter to a projection, named as its weight without `.weight`. Errors if there is no such projection.
+    pub fn adapt(&mut self, projection: &str, adapter: Adapter) -> Result<()> {
+        let place = projection.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+        let layer = place.and_then(|(index, _)| self.layers.get_mut(index.parse::<usize>().ok()?));
+        let linear = layer.zip(place).and_then(|(layer, (_, name))| layer.projection(name));
+        let linear = linear.ok_or_else(|| Error::internal(format!("no projection `{projection}` to adapt")))?;
+        linear.adapter = Some(adapter);
+        Ok(())
+    }
+
     /// Hidden states after the last norm, `[tokens, hidden_size]`, of sequences packed one after the other. Row t predicts
     /// token t + 1 of its segment. Errors: a token id outside the vocabulary, a segment longer than `max_positions`,
     /// segments that do not cover the tokens.
     pub fn hidden(&self, token_ids: &[u32], segments: &Segments) -> Result<Tensor> {
+        let mut packed = self.pack(token_ids, segments)?;
+        let x = self.embed(token_ids)?;
+        let x = blocks(&mut packed, &self.layers, x)?;
+        self.finish(&x)
+    }
+
+    /// The steps of [`Transformer::hidden`], for those who hold no more than they need: checked sequences with their angles,
+    pub fn pack<'a>(&'a self, token_ids: &[u32], segments: &'a Segments) -> Result<Packed<'a>> {
         self.check_input(token_ids, segments)?;
         let width = self.config.head_dim / 2;
         let (cos, sin) = rotary_angles(&self.inverse_frequencies, segments.positions().into_iter());
         let angles = |values| Tensor::from_vec(values, (token_ids.len(), width), &self.device).map_err(tensor_error);
-        let mut packed = Packed { config: &self.config, segments, cos: angles(cos)?, sin: angles(sin)? };
+        Ok(Packed { config: &self.config, segments, cos: angles(cos)?, sin: angles(sin)? })
+    }
+
+    /// the embeddings of their tokens,
+    pub fn embed(&self, token_ids: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(token_ids, &self.device).map_err(tensor_error)?;
-        let x = ops::embedding(&self.embedding, &ids).map_err(tensor_error)?;
-        let x = blocks(&mut packed, &self.layers, x)?;
-        packed.norm(&x, &self.norm)
+        ops::embedding(&self.embedding, &ids).map_err(tensor_error)
+    }
+
+    /// one block after the other,
+    pub fn block(&self, index: usize, x: &Tensor, packed: &mut Packed) -> Result<Tensor> {
+        blocks(packed, &self.layers[index..=index], x.clone())
+    }
+
+    /// and the last norm.
+    pub fn finish(&self, x: &Tensor) -> Result<Tensor> {
+        ops::rms_norm(x, &self.norm, self.config.rms_norm_eps).map_err(tensor_error)
     }
 
     fn check_input(&self, token_ids: &[u32], segments: &Segments) -> Result<()> {
@@ -213,6 +272,7 @@ impl Take {
         let mut linear = |name: &str, bias: bool| Linear {
             weight: self.tensor(&at(&format!("{name}.weight"))),
             bias: bias.then(|| self.tensor(&at(&format!("{name}.bias")))),
+            adapter: None,
         };
         let q = linear("self_attn.q_proj", config.qkv_bias);
         let k = linear("self_attn.k_proj", config.qkv_bias);
@@ -240,7 +300,7 @@ impl Take {
 }
 
 /// The differentiable back end: whole sequences, one after the other.
-struct Packed<'a> {
+pub struct Packed<'a> {
     config: &'a Config,
     segments: &'a Segments,
     cos: Tensor,
@@ -293,73 +353,4 @@ impl Backend for Packed<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::testing::{every_shape, tiny_config, tiny_tensors};
-    use candle_core::Var;
-
-    fn build(config: &Config) -> Transformer {
-        Transformer::from_tensors(config, tiny_tensors(config, 3), DType::F32, &Device::Cpu).unwrap()
-    }
-
-    fn rows(tensor: &Tensor) -> Vec<Vec<f32>> {
-        tensor.to_vec2::<f32>().unwrap()
-    }
-
-    #[test]
-    fn packing_changes_nothing() {
-        for config in every_shape() {
-            let model = build(&config);
-            let (a, b) = ([5, 9, 1, 60, 3], [7, 7, 8]);
-            let packed = model.hidden(&[&a[..], &b[..]].concat(), &Segments::new(&[5, 3])).unwrap();
-            let alone =
-                [model.hidden(&a, &Segments::new(&[5])).unwrap(), model.hidden(&b, &Segments::new(&[3])).unwrap()];
-            let expected: Vec<Vec<f32>> = alone.iter().flat_map(rows).collect();
-            for (found, expected) in rows(&packed).iter().zip(&expected) {
-                let gap = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                assert!(gap < 1e-5, "{:?}: {gap}", config.architecture);
-            }
-        }
-    }
-
-    #[test]
-    fn later_tokens_do_not_reach_back() {
-        let model = build(&tiny_config());
-        let segments = Segments::new(&[4]);
-        let a = rows(&model.hidden(&[5, 9, 1, 60], &segments).unwrap());
-        let b = rows(&model.hidden(&[5, 9, 1, 4], &segments).unwrap());
-        assert_eq!(a[..3], b[..3]);
-        assert_ne!(a[3], b[3]);
-    }
-
-    #[test]
-    fn every_variable_receives_a_gradient() {
-        for config in every_shape() {
-            let vars: HashMap<String, Var> =
-                tiny_tensors(&config, 3).into_iter().map(|(n, t)| (n, Var::from_tensor(&t).unwrap())).collect();
-            let tensors = vars.iter().map(|(n, v)| (n.clone(), v.as_tensor().clone())).collect();
-            let model = Transformer::from_tensors(&config, tensors, DType::F32, &Device::Cpu).unwrap();
-            let hidden = model.hidden(&[5, 9, 1, 60], &Segments::new(&[4])).unwrap();
-            let (log_probs, _) = ops::token_logprobs(&hidden, model.head(), &[9, 1, 60, 2]).unwrap();
-            let gradients = log_probs.sum_all().unwrap().backward().unwrap();
-            for (name, var) in &vars {
-                // Without rotation a key bias would shift every score of a row alike and have no gradient at all.
-                let gradient = gradients.get(var.as_tensor()).unwrap_or_else(|| panic!("{name} has no gradient"));
-                let size = gradient.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
-                assert!(size > 1e-6, "{name}: {size}");
-            }
-        }
-    }
-
-    #[test]
-    fn bad_input_is_an_error() {
-        let config = tiny_config();
-        let model = build(&config);
-        assert!(model.hidden(&[61], &Segments::new(&[1])).unwrap_err().what().contains("token id 61"));
-        assert!(model.hidden(&[1; 97], &Segments::new(&[97])).unwrap_err().what().contains("97 tokens"));
-        let mut tensors = tiny_tensors(&config, 3);
-        tensors.remove("model.norm.weight");
-        let error = Transformer::from_tensors(&config, tensors, DType::F32, &Device::Cpu).err().unwrap();
-        assert!(error.what().contains("`model.norm.weight` is missing"));
-    }
-}
+mod tests;

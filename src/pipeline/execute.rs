@@ -10,16 +10,21 @@ use crate::base::address::Address;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fingerprint::Fingerprint;
 use crate::stage::{Context, Output, Tick};
+use crate::store::hub::{Transfer, Watch};
 use crate::store::parquet::Footer;
 use crate::store::{Manifest, Oplog, PartRecord, Pointer, Store};
 use serde::Serialize;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// What happens during a run, for whoever shows it.
 pub enum Event<'a> {
+    /// A file of a policy comes from the hub.
+    Download {
+        transfer: Transfer<'a>,
+    },
     StageStarted {
         plan: &'a StagePlan,
     },
@@ -52,7 +57,8 @@ pub struct Outcome {
     pub kind: &'static str,
     pub state: &'static str,
     pub fingerprint: Fingerprint,
-    pub address: Address,
+    /// Absent while only a share of the parts is there.
+    pub address: Option<Address>,
     pub rows: u64,
     pub parts: usize,
     pub computed_parts: usize,
@@ -63,7 +69,23 @@ pub struct Outcome {
 pub struct Options<'a> {
     pub threads: usize,
     pub cancel: &'a AtomicBool,
+    /// Compute only this share of the selected stages' parts; all where none is given.
+    pub share: Option<Share>,
     pub observer: &'a (dyn Fn(Event) + Sync),
+}
+
+/// One of several equal shares of a stage's parts, for schedulers that start many processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// From 0.
+    pub index: usize,
+    pub count: usize,
+}
+
+impl Share {
+    fn holds(self, part: usize) -> bool {
+        part % self.count == self.index
+    }
 }
 
 /// Damaged objects are dropped and made again at most this often per run.
@@ -75,28 +97,33 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
     log.append(&json!({"event": "run", "time": Oplog::now(), "pipeline": pipeline.name, "stages": names,
         "file": pipeline.source.path, "text": pipeline.source.text, "version": env!("CARGO_PKG_VERSION")}))?;
     for attempt in 0.. {
-        let mut runner =
-            Runner { session: Session::new(pipeline, store)?, options, log: &mut log, outcomes: Vec::new() };
+        let on_transfer = |transfer: Transfer| (options.observer)(Event::Download { transfer });
+        let session = Session::new(pipeline, store, &Watch { cancel: options.cancel, on_transfer: &on_transfer })?;
+        let mut runner = Runner { session, options, log: &mut log, outcomes: Vec::new(), family: None };
         let result = runner.run(names);
-        let Runner { session, outcomes, .. } = runner;
+        let Runner { session, outcomes, family, .. } = runner;
         let Err(error) = result else {
             log.append(&json!({"event": "done", "time": Oplog::now()}))?;
             return Ok(outcomes);
         };
         // An error may come from a damaged input: drop it, so that the next attempt makes it again.
-        if error.kind() == Kind::Input && attempt < REPAIRS && drop_damaged(&session, store, options)? {
+        if error.kind() == Kind::Input && attempt < REPAIRS && drop_damaged(&session, family, options)? {
             continue;
         }
-        log.append(&json!({"event": "failed", "time": Oplog::now(), "error": error.to_string()}))?;
+        // What stopped the run may well keep the log from being written; the first error is the one to tell.
+        let event = if error.kind() == Kind::Interrupted { "stopped" } else { "failed" };
+        let _ = log.append(&json!({"event": event, "time": Oplog::now(), "error": error.to_string()}));
         return Err(error);
     }
     unreachable!("the loop returns")
 }
 
-fn drop_damaged(session: &Session, store: &Store, options: &Options) -> Result<bool> {
+/// Drops damaged objects of the finished stages, and of earlier parts of the stage that failed.
+fn drop_damaged(session: &Session, family: Option<Fingerprint>, options: &Options) -> Result<bool> {
     let mut dropped = false;
-    for address in session.objects() {
-        if store.drop_if_damaged(address)? {
+    let earlier = family.map(|family| session.store.family_parts(&family)).transpose()?.unwrap_or_default();
+    for address in session.objects().chain(earlier.iter().flat_map(PartRecord::objects).map(|(address, _)| address)) {
+        if session.store.drop_if_damaged(address)? {
             (options.observer)(Event::Repairing { address });
             dropped = true;
         }
@@ -104,29 +131,102 @@ fn drop_damaged(session: &Session, store: &Store, options: &Options) -> Result<b
     Ok(dropped)
 }
 
+/// A stage of which only a share was computed, and whose other parts are not there yet.
+fn partial(spec: &StageSpec, bound: &Bound, computed_parts: usize, started: Instant) -> Outcome {
+    let records = bound.parts.iter().filter_map(|part| part.record.as_ref());
+    let table = bound.stage.main_table().unwrap_or_default();
+    let rows = records.filter_map(|record| record.tables.get(table)).flatten().map(|part| part.rows).sum();
+    Outcome {
+        name: spec.name.clone(),
+        kind: spec.params.kind(),
+        state: "partial",
+        fingerprint: bound.fingerprint(),
+        address: None,
+        rows,
+        parts: bound.parts.len(),
+        computed_parts,
+        seconds: started.elapsed().as_secs_f64(),
+    }
+}
+
 struct Runner<'a, 'b> {
     session: Session<'a>,
     options: &'b Options<'b>,
     log: &'b mut Oplog,
     outcomes: Vec<Outcome>,
+    /// Recipe of the stage at work: its earlier parts may be read.
+    family: Option<Fingerprint>,
 }
 
 impl Runner<'_, '_> {
     fn run(&mut self, names: &[String]) -> Result<()> {
+        let targets = self.targets(names)?;
         for spec in self.session.pipeline.select(names)? {
             self.check_cancelled()?;
             let started = Instant::now();
-            let mut bound = self.session.bind(spec).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
+            let mut bound = self.take(spec).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
+            self.family = Some(bound.family.clone());
             let plan = stage_plan(self.session.store, spec, &bound)?;
             (self.options.observer)(Event::StageStarted { plan: &plan });
-            let computed_parts = self.compute(spec, &mut bound).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
-            let manifest = manifest(spec, &bound).ok_or_else(|| Error::internal("a computed stage misses a part"))?;
+            let share = self.options.share.filter(|_| targets.contains(&spec.name));
+            let computed_parts =
+                self.compute(spec, &mut bound, share).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
+            let Some(manifest) = manifest(spec, &bound) else {
+                let outcome = partial(spec, &bound, computed_parts, started);
+                (self.options.observer)(Event::StageDone { outcome: &outcome });
+                self.outcomes.push(outcome);
+                continue;
+            };
             let outcome = self.publish(spec, &bound, &manifest, computed_parts, started)?;
             (self.options.observer)(Event::StageDone { outcome: &outcome });
             self.outcomes.push(outcome);
             self.session.finish(spec, manifest);
         }
         Ok(())
+    }
+
+    /// The stages of which only a share is computed: those asked for by name. What they need is computed in full.
+    fn targets(&self, names: &[String]) -> Result<BTreeSet<String>> {
+        if self.options.share.is_none() {
+            return Ok(BTreeSet::new());
+        }
+        let named = |spec: &&StageSpec| names.contains(&spec.name) || names.contains(&spec.written);
+        let targets: Vec<&StageSpec> = self.session.pipeline.stages.iter().filter(named).collect();
+        if targets.is_empty() {
+            return Err(Error::usage("a share of the parts is of named stages, and none is named")
+                .hint("name the stage to share: mindgap run PIPELINE rollouts --part 1/4"));
+        }
+        for spec in &targets {
+            if spec.params.kind() == "train" {
+                return Err(Error::usage(format!(
+                    "stage `{}` cannot be shared: each part needs the one before",
+                    spec.name
+                )));
+            }
+            let others: BTreeSet<&str> = targets.iter().map(|target| target.name.as_str()).collect();
+            if let Some(need) = self.session.pipeline.needs(spec).into_iter().find(|need| others.contains(need)) {
+                return Err(Error::usage(format!("stage `{}` needs all of `{need}`, which is shared too", spec.name))
+                    .hint("share one stage at a time"));
+            }
+        }
+        Ok(targets.into_iter().map(|spec| spec.name.clone()).collect())
+    }
+
+    /// Looks up the stage's parts, and marks those found as used before a collection can take them.
+    fn take(&self, spec: &StageSpec) -> Result<Bound> {
+        let _gate = self.session.store.gate()?.pass()?;
+        let bound = self.session.bind(spec)?;
+        let found = bound.parts.iter().filter_map(|part| part.record.as_ref());
+        self.session.store.mark_used(&bound.family, found)?;
+        Ok(bound)
+    }
+
+    /// Parts made before with the same recipe, marked as used.
+    fn earlier(&self, bound: &Bound) -> Result<Vec<PartRecord>> {
+        let _gate = self.session.store.gate()?.pass()?;
+        let earlier = self.session.store.family_parts(&bound.family)?;
+        self.session.store.mark_used(&bound.family, earlier.iter())?;
+        Ok(earlier)
     }
 
     fn check_cancelled(&self) -> Result<()> {
@@ -139,16 +239,18 @@ impl Runner<'_, '_> {
     }
 
     /// Computes every missing part, leaving those another process holds for later. Returns how many it computed.
-    fn compute(&mut self, spec: &StageSpec, bound: &mut Bound) -> Result<usize> {
+    fn compute(&mut self, spec: &StageSpec, bound: &mut Bound, share: Option<Share>) -> Result<usize> {
+        let wanted = |index: usize| share.is_none_or(|share| share.holds(index));
         let (mut computed, count) = (0, bound.parts.len());
-        if bound.parts.iter().all(|part| part.record.is_some()) {
+        let missing = |bound: &Bound| (0..count).any(|index| wanted(index) && bound.parts[index].record.is_none());
+        if !missing(bound) {
             return Ok(0);
         }
         // What parts made before hold serves the missing ones; each part made now serves the next.
-        let mut earlier = self.session.store.family_parts(&bound.family)?;
-        while bound.parts.iter().any(|part| part.record.is_none()) {
+        let mut earlier = self.earlier(bound)?;
+        while missing(bound) {
             let mut held_elsewhere = 0;
-            for index in 0..count {
+            for index in (0..count).filter(|index| wanted(*index)) {
                 if bound.parts[index].record.is_some() {
                     continue;
                 }
@@ -170,6 +272,7 @@ impl Runner<'_, '_> {
                 };
                 earlier.push(record.clone());
                 bound.parts[index].record = Some(record);
+                self.drop_superseded(bound, index, &mut earlier)?;
             }
             if held_elsewhere > 0 {
                 (self.options.observer)(Event::Waiting { stage: &spec.name });
@@ -181,6 +284,23 @@ impl Runner<'_, '_> {
             }
         }
         Ok(computed)
+    }
+
+    /// Removes what a new part makes superfluous: first the mention of it, so that no record ever misses a file.
+    fn drop_superseded(&self, bound: &mut Bound, index: usize, earlier: &mut [PartRecord]) -> Result<()> {
+        let Some(name) = bound.stage.superseded(&bound.parts[index].part) else { return Ok(()) };
+        let _gate = self.session.store.gate()?.pass()?;
+        let recipe = &bound.recipe;
+        for record in bound.parts[..index].iter_mut().filter_map(|part| part.record.as_mut()) {
+            if let Some((address, _)) = record.files.remove(name) {
+                for known in earlier.iter_mut().filter(|known| known.fingerprint == record.fingerprint) {
+                    known.files.remove(name);
+                }
+                self.session.store.remember_part(recipe, record)?;
+                self.session.store.remove_object(&address)?;
+            }
+        }
+        Ok(())
     }
 
     fn compute_part(
@@ -209,6 +329,7 @@ impl Runner<'_, '_> {
 
     fn publish_part(&self, bound: &Bound, index: usize, output: Output) -> Result<PartRecord> {
         let store = self.session.store;
+        let _gate = store.gate()?.pass()?;
         let mut tables: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for encoded in output.tables {
             tables.entry(encoded.table.to_string()).or_default().push(store.put_part(encoded)?);
@@ -233,6 +354,7 @@ impl Runner<'_, '_> {
     ) -> Result<Outcome> {
         let (store, pipeline) = (self.session.store, &self.session.pipeline.name);
         let fingerprint = bound.fingerprint();
+        let _gate = store.gate()?.pass()?;
         let address = store.put_manifest(manifest)?;
         store.set_pointer(
             pipeline,
@@ -245,7 +367,7 @@ impl Runner<'_, '_> {
             kind: spec.params.kind(),
             state: "done",
             fingerprint,
-            address: manifest.content(),
+            address: Some(manifest.content()),
             rows: manifest.rows(),
             parts: manifest.parts.len(),
             computed_parts,

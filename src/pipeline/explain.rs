@@ -24,7 +24,11 @@ fn compare(old: &Recipe, new: &Recipe) -> Vec<String> {
     names.dedup();
     let line = |name: &&String| {
         let (before, after) = (old.get(*name), new.get(*name));
-        (before != after).then(|| format!("{name}: {} -> {}", shown(before), shown(after)))
+        (before != after).then(|| {
+            let (before, after) = (text(before), text(after));
+            let skip = shared_start(&before, &after);
+            format!("{name}: {} -> {}", excerpt(&before, skip), excerpt(&after, skip))
+        })
     };
     names.iter().filter_map(line).collect()
 }
@@ -41,17 +45,58 @@ fn flatten(recipe: &Recipe) -> BTreeMap<String, Value> {
     flat
 }
 
-/// A value short enough for one line; hashes by their first digits.
-fn shown(value: Option<&Value>) -> String {
-    let text = match value {
-        None => return "nothing".to_string(),
+/// A value as text; hashes by their first digits.
+fn text(value: Option<&Value>) -> String {
+    match value {
+        None => "nothing".to_string(),
         Some(Value::String(text)) if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) => {
             text[..12].to_string()
         }
         Some(value) => value.to_string(),
-    };
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
+    }
+}
+
+/// Longest text shown of a value, in characters.
+const SHOWN: usize = 60;
+/// What is shown of the text before a difference.
+const CONTEXT: usize = 12;
+
+/// Characters both texts begin with and that need not be shown: none unless a text is too long to be shown whole.
+fn shared_start(a: &str, b: &str) -> usize {
+    let shared = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
+    match a.chars().count().max(b.chars().count()) > SHOWN {
+        true => shared.saturating_sub(CONTEXT),
+        false => 0,
+    }
+}
+
+/// A text short enough for one line, from a character on.
+fn excerpt(text: &str, skip: usize) -> String {
+    let rest: Vec<char> = text.chars().skip(skip).collect();
+    let (before, after) = (if skip > 0 { "..." } else { "" }, if rest.len() > SHOWN { "..." } else { "" });
+    format!("{before}{}{after}", rest.iter().take(SHOWN).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn difference(old: &str, new: &str) -> String {
+        let recipe = |text: &str| Recipe::new("rollout", 1).with("template", text);
+        compare(&recipe(old), &recipe(new)).join("; ")
+    }
+
+    #[test]
+    fn a_long_text_is_shown_where_it_differs() {
+        let start = "A long instruction that both templates begin with, word for word. ".repeat(3);
+        let said = difference(&format!("{start}Solve it."), &format!("{start}Answer it."));
+        assert_eq!(said, "template: ...d for word. Solve it.\" -> ...d for word. Answer it.\"");
+    }
+
+    #[test]
+    fn short_values_are_shown_whole_and_hashes_short() {
+        assert_eq!(difference("a", "b"), "template: \"a\" -> \"b\"");
+        let (old, new) = ("0".repeat(64), "f".repeat(64));
+        assert_eq!(difference(&old, &new), "template: 000000000000 -> ffffffffffff");
     }
 }

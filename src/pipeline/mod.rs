@@ -5,7 +5,7 @@ pub mod execute;
 pub mod explain;
 mod matrix;
 pub mod plan;
-mod session;
+pub mod session;
 pub mod spec;
 
 pub use excerpt::did_you_mean;

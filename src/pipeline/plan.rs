@@ -1,13 +1,15 @@
-//! What would run, and why. Computes nothing and changes nothing.
+//! What would run, and why. Computes nothing and changes nothing in the store.
 
 use super::explain::differences;
-use super::session::{Bound, Session, manifest};
+use super::session::{Bound, LookedUp, Session, manifest};
 use super::spec::{Pipeline, StageSpec};
 use crate::base::error::{Error, Result};
 use crate::base::fingerprint::Fingerprint;
 use crate::stage::Work;
 use crate::stage::train::policy_files;
+use crate::store::hub::Watch;
 use crate::store::{Manifest, PartRecord, PolicyHandle, Store};
+use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -27,9 +29,9 @@ pub struct StagePlan {
     pub why: Vec<String>,
 }
 
-/// Plans the selected stages.
-pub fn plan(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<Vec<StagePlan>> {
-    let mut session = Session::new(pipeline, store)?;
+/// Plans the selected stages. A policy of the hub is fetched if it is not there: its bytes are part of every recipe.
+pub fn plan(pipeline: &Pipeline, store: &Store, names: &[String], watch: &Watch) -> Result<Vec<StagePlan>> {
+    let mut session = Session::new(pipeline, store, watch)?;
     let mut plans = Vec::new();
     for spec in pipeline.select(names)? {
         let waits_for: Vec<String> = session.waiting_for(spec).into_iter().map(str::to_string).collect();
@@ -55,8 +57,8 @@ pub struct Finished {
 }
 
 /// Looks up the selected stages and all they need.
-pub fn finished(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<Finished> {
-    let mut session = Session::new(pipeline, store)?;
+pub fn finished(pipeline: &Pipeline, store: &Store, names: &[String], watch: &Watch) -> Result<Finished> {
+    let mut session = Session::new(pipeline, store, watch)?;
     for spec in pipeline.select(names)? {
         if !session.waiting_for(spec).is_empty() {
             continue;
@@ -115,8 +117,10 @@ pub fn stage_plan(store: &Store, spec: &StageSpec, bound: &Bound) -> Result<Stag
     let mut rows_hit: u64 = hits.iter().map(|record| rows(record)).sum();
     let mut rows_miss = 0;
     let earlier = if parts_miss > 0 { store.family_parts(&bound.family)? } else { Vec::new() };
-    for missing in bound.parts.iter().filter(|part| part.record.is_none()) {
-        let Work { rows, reusable } = bound.stage.work(&missing.part, &earlier)?;
+    // What is missing may have to be read to be counted: on all threads.
+    let missing: Vec<&LookedUp> = bound.parts.iter().filter(|part| part.record.is_none()).collect();
+    let work = missing.par_iter().map(|missing| bound.stage.work(&missing.part, &earlier));
+    for Work { rows, reusable } in work.collect::<Result<Vec<_>>>()? {
         rows_hit += reusable;
         rows_miss += rows - reusable.min(rows);
     }

@@ -4,7 +4,8 @@ use super::spec::{Pipeline, PolicySpec, StageSpec};
 use crate::base::error::Result;
 use crate::base::fingerprint::{Fingerprint, Recipe};
 use crate::model::policy::PolicyFiles;
-use crate::stage::{Inputs, Params, Part, Stage, train};
+use crate::stage::{Inputs, Params, Part, Stage, hub_policy, train};
+use crate::store::hub::{Hub, Watch};
 use crate::store::{Manifest, PartRecord, PolicyHandle, Store};
 use std::collections::BTreeMap;
 
@@ -40,16 +41,19 @@ impl Bound {
 }
 
 impl<'a> Session<'a> {
-    /// Hashes the policies that are folders.
-    pub fn new(pipeline: &'a Pipeline, store: &'a Store) -> Result<Session<'a>> {
+    /// Fetches the policies of the hub that are not there yet, and hashes all that are files.
+    pub fn new(pipeline: &'a Pipeline, store: &'a Store, watch: &Watch) -> Result<Session<'a>> {
         let mut policies = BTreeMap::new();
         for (name, spec) in &pipeline.policies {
-            if let PolicySpec::Path(path) = spec {
-                let folder = pipeline.folder.join(path);
-                let handle = PolicyHandle::of_folder(name, &folder, PolicyFiles::wants)
-                    .map_err(|e| e.at(format!("policy `{name}` of {}", pipeline.source.path)))?;
-                policies.insert(name.clone(), handle);
-            }
+            let handle = match spec {
+                PolicySpec::Path(path) => {
+                    PolicyHandle::of_folder(name, &pipeline.folder.join(path), PolicyFiles::wants)
+                }
+                PolicySpec::Hub(model) => hub_policy(name, &Hub::from_env(), model, watch),
+                PolicySpec::Stage(_) => continue,
+            };
+            let handle = handle.map_err(|e| e.at(format!("policy `{name}` of {}", pipeline.source.path)))?;
+            policies.insert(name.clone(), handle);
         }
         let params = pipeline.stages.iter().map(|stage| (stage.name.clone(), stage.params.clone())).collect();
         Ok(Session { pipeline, store, manifests: BTreeMap::new(), policies, params })
@@ -70,7 +74,10 @@ impl<'a> Session<'a> {
             policies: &self.policies,
         };
         let stage = spec.params.bind(&inputs)?;
-        let recipe = stage.recipe();
+        let recipe = match &spec.salt {
+            None => stage.recipe(),
+            Some(salt) => stage.recipe().with("salt", salt),
+        };
         let family = recipe.fingerprint();
         let look_up = |part: Part| -> Result<LookedUp> {
             let fingerprint = part.fingerprint(&family);

@@ -5,6 +5,7 @@ use super::matrix::{self, Variables};
 use crate::base::error::{Error, Result};
 use crate::stage::{Params, Reference, Wants};
 use crate::store::fs;
+use crate::store::hub::HubModel;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -14,12 +15,39 @@ use toml::{Spanned, Table, Value};
 
 /// Where a policy comes from.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(try_from = "WrittenPolicy")]
 pub enum PolicySpec {
     /// A Hugging Face folder; relative paths start at the pipeline file's folder.
     Path(String),
+    /// A model of the Hugging Face hub.
+    Hub(HubModel),
     /// The output of a train stage of this pipeline.
     Stage(String),
+}
+
+/// A policy as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenPolicy {
+    path: Option<String>,
+    hub: Option<String>,
+    revision: Option<String>,
+    stage: Option<String>,
+}
+
+impl TryFrom<WrittenPolicy> for PolicySpec {
+    type Error = String;
+
+    fn try_from(written: WrittenPolicy) -> Result<PolicySpec, String> {
+        match written {
+            WrittenPolicy { path: Some(path), hub: None, revision: None, stage: None } => Ok(PolicySpec::Path(path)),
+            WrittenPolicy { path: None, hub: None, revision: None, stage: Some(stage) } => Ok(PolicySpec::Stage(stage)),
+            WrittenPolicy { path: None, hub: Some(id), revision, stage: None } => {
+                HubModel::new(&id, revision.as_deref()).map(PolicySpec::Hub).map_err(|e| e.what().to_string())
+            }
+            _ => Err("names not exactly one of `path`, `hub` and `stage`".to_string()),
+        }
+    }
 }
 
 /// A stage, its matrix expanded.
@@ -29,6 +57,8 @@ pub struct StageSpec {
     /// The name as written, before expansion.
     pub written: String,
     pub params: Params,
+    /// Part of the recipe, and of nothing else: another text makes the stage anew.
+    pub salt: Option<String>,
 }
 
 /// A checked pipeline. Stages are in an order in which each comes after what it needs.
@@ -181,7 +211,9 @@ impl Reader<'_> {
             let fail = |message: String| self.error(&["policies", name], format!("policy `{name}`: {message}"));
             let value = matrix::substitute(value, variables).map_err(fail)?;
             let spec = PolicySpec::deserialize(value).map_err(|e| {
-                fail(e.message().to_string()).hint("a policy is { path = \"folder\" } or { stage = \"train stage\" }")
+                fail(e.message().to_string()).hint(
+                    "a policy is { path = \"folder\" }, { hub = \"org/name\", revision = \"main\" } or { stage = \"train stage\" }",
+                )
             })?;
             policies.insert(name.clone(), spec);
         }
@@ -227,6 +259,13 @@ impl Reader<'_> {
                 *items = items.iter().flat_map(|item| glob(item, names)).collect();
             }
         }
+        let salt = match body.remove("salt") {
+            None => None,
+            Some(Value::String(salt)) => Some(salt),
+            Some(_) => {
+                return Err(self.error(&["stages", &written, "salt"], format!("stage `{name}`: `salt` is not a text")));
+            }
+        };
         let params = Params::parse(kind, body).map_err(|misfit| {
             let field = quoted(&misfit.message).next().filter(|_| misfit.message.starts_with("unknown field"));
             let mut path = vec!["stages", written.as_str()];
@@ -248,7 +287,7 @@ impl Reader<'_> {
                 None => error,
             }
         })?;
-        Ok(StageSpec { name, written, params })
+        Ok(StageSpec { name, written, params, salt })
     }
 
     fn check_references(&self, policies: &BTreeMap<String, PolicySpec>, stages: &[StageSpec]) -> Result<()> {

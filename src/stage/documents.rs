@@ -1,6 +1,7 @@
 //! documents: text segments + tokenizer -> examples.  For pre-training; each segment says whether it is trained on.
 
-use super::spec::{SourceFile, load_policy};
+use super::policy::load_policy;
+use super::spec::SourceFile;
 use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
 use crate::base::address::Address;
 use crate::base::error::{Error, Result};

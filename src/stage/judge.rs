@@ -46,18 +46,32 @@ pub enum JudgeKind {
     Json,
 }
 
-fn rel_tol() -> f64 {
+/// The default relative tolerance of the `numeric` judge.
+pub fn rel_tol() -> f64 {
     1e-6
 }
 
-impl Params {
-    pub fn validate(&self) -> Result<()> {
-        for (name, value) in [("rel_tol", self.rel_tol), ("abs_tol", self.abs_tol)] {
+impl JudgeKind {
+    /// The judge of this kind; only `numeric` looks at the tolerances.
+    pub fn with(self, rel_tol: f64, abs_tol: f64) -> Result<Judge> {
+        for (name, value) in [("rel_tol", rel_tol), ("abs_tol", abs_tol)] {
             if !value.is_finite() || value < 0.0 {
                 return Err(Error::usage(format!("`{name}` is `{value}`, it must be 0 or more")));
             }
         }
-        Ok(())
+        Ok(match self {
+            JudgeKind::Math => Judge::Math(Default::default()),
+            JudgeKind::Exact => Judge::Exact,
+            JudgeKind::Numeric => Judge::Numeric { rel_tol, abs_tol },
+            JudgeKind::Choice => Judge::Choice,
+            JudgeKind::Json => Judge::Json,
+        })
+    }
+}
+
+impl Params {
+    pub fn validate(&self) -> Result<()> {
+        self.judge.with(self.rel_tol, self.abs_tol).map(drop)
     }
 
     pub fn references(&self) -> Vec<Reference> {
@@ -67,19 +81,9 @@ impl Params {
         ]
     }
 
-    pub fn judge(&self) -> Judge {
-        match self.judge {
-            JudgeKind::Math => Judge::Math(Default::default()),
-            JudgeKind::Exact => Judge::Exact,
-            JudgeKind::Numeric => Judge::Numeric { rel_tol: self.rel_tol, abs_tol: self.abs_tol },
-            JudgeKind::Choice => Judge::Choice,
-            JudgeKind::Json => Judge::Json,
-        }
-    }
-
     pub fn bind(&self, inputs: &Inputs) -> Result<JudgeStage> {
         Ok(JudgeStage {
-            judge: self.judge(),
+            judge: self.judge.with(self.rel_tol, self.abs_tol)?,
             rollouts: inputs.table(&self.rollouts)?,
             problems: inputs.table(&self.problems)?,
         })

@@ -1,6 +1,6 @@
 //! logprob: rewrites + policy -> logprobs.  Teacher-forced, per token, given the plain training prompt.
 
-use super::spec::load_policy;
+use super::policy::load_policy;
 use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
 use crate::base::error::Result;
 use crate::base::fingerprint::Recipe;

@@ -4,9 +4,11 @@
 mod buckets;
 pub mod documents;
 pub mod evaluate;
+pub mod gap;
 pub mod ingest;
 pub mod judge;
 pub mod logprob;
+mod policy;
 pub mod rewrite;
 pub mod rollout;
 pub mod sources;
@@ -14,7 +16,8 @@ mod spec;
 mod template;
 pub mod train;
 
-pub use spec::{Inputs, KINDS, Misfit, Params, Reference, Wants, load_policy};
+pub use policy::{hub_policy, load_policy};
+pub use spec::{Inputs, KINDS, Misfit, Params, Reference, Wants};
 
 use crate::base::error::{Error, Result};
 use crate::base::fingerprint::{Fingerprint, Recipe};
@@ -41,6 +44,11 @@ pub trait Stage: Sync {
     /// What a missing part would take.
     fn work(&self, part: &Part, _earlier: &[PartRecord]) -> Result<Work> {
         Ok(Work { rows: part.rows, reusable: 0 })
+    }
+
+    /// A file of the parts before this one that nothing needs any more once this one is published.
+    fn superseded(&self, _part: &Part) -> Option<&'static str> {
+        None
     }
 
     /// True where a part needs the one before it.

@@ -4,7 +4,7 @@
 //! sample nor an expert solution is listed in `untargeted`, never dropped.
 
 use super::buckets::{at_least_one, group};
-use super::spec::load_policy;
+use super::policy::load_policy;
 use super::template::{PLAIN, Template};
 use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
 use crate::base::error::Result;

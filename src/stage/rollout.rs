@@ -3,7 +3,7 @@
 //! Samples and nothing else: no grading, no filtering. Cost: generated tokens.
 
 use super::buckets::{at_least_one, group};
-use super::spec::load_policy;
+use super::policy::load_policy;
 use super::template::{PLAIN, Template};
 use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants, Work};
 use crate::base::error::{Error, Result};
@@ -287,11 +287,16 @@ impl RolloutStage {
         #[derive(Deserialize)]
         struct Id {
             problem_id: String,
+            #[serde(default)]
             solution: Option<String>,
         }
         let solved = solved(&self.unsolved, &part.span)?;
         let problems = self.problems.overlapping(&part.span.first, &part.span.last);
-        let rows: Vec<Id> = problems.select(&["problem_id", "solution"])?;
+        let columns: &[&str] = match self.params.prompt_kind {
+            PromptKind::Plain => &["problem_id"],
+            PromptKind::Guided => &["problem_id", "solution"],
+        };
+        let rows: Vec<Id> = problems.select(columns)?;
         let wanted = |row: &Id| !solved.contains(&row.problem_id) && self.can_be_prompted(row.solution.is_some());
         Ok(rows.into_iter().filter(wanted).map(|row| row.problem_id).collect())
     }

@@ -1,6 +1,6 @@
 //! Stage parameters as written in a pipeline file, what they refer to, and how they become a stage.
 
-use super::{Stage, documents, evaluate, judge, logprob, rewrite, rollout, sources, train};
+use super::{Stage, documents, evaluate, gap, judge, logprob, rewrite, rollout, sources, train};
 use crate::base::address::Address;
 use crate::base::error::{Error, Result};
 use crate::store::{Manifest, PolicyHandle, Store, Table, fs};
@@ -62,10 +62,12 @@ pub enum Params {
     Logprob(logprob::Params),
     Train(Box<train::Params>),
     Evaluate(evaluate::Params),
+    Gap(gap::Params),
 }
 
 /// Every stage kind, in data-flow order.
-pub const KINDS: &[&str] = &["ingest", "documents", "rollout", "judge", "rewrite", "logprob", "train", "evaluate"];
+pub const KINDS: &[&str] =
+    &["ingest", "documents", "rollout", "judge", "rewrite", "logprob", "gap", "train", "evaluate"];
 
 /// A parameter that does not fit: the path to it inside the stage's table, and what is wrong.
 pub struct Misfit {
@@ -89,6 +91,7 @@ impl Params {
             "logprob" => Params::Logprob(typed(table)?),
             "train" => Params::Train(Box::new(typed(table)?)),
             "evaluate" => Params::Evaluate(typed(table)?),
+            "gap" => Params::Gap(typed(table)?),
             other => return Err(Misfit { path: "kind".into(), message: format!("unknown stage kind `{other}`") }),
         })
     }
@@ -103,6 +106,7 @@ impl Params {
             Params::Logprob(_) => "logprob",
             Params::Train(_) => "train",
             Params::Evaluate(_) => "evaluate",
+            Params::Gap(_) => "gap",
         }
     }
 
@@ -129,6 +133,7 @@ impl Params {
             Params::Logprob(p) => p.references(),
             Params::Train(p) => p.references(),
             Params::Evaluate(p) => p.references(),
+            Params::Gap(p) => p.references(),
         }
     }
 
@@ -143,6 +148,7 @@ impl Params {
             Params::Logprob(p) => Box::new(p.bind(inputs)?),
             Params::Train(p) => Box::new(p.bind(inputs)?),
             Params::Evaluate(p) => Box::new(p.bind(inputs)?),
+            Params::Gap(p) => Box::new(p.bind(inputs)?),
         })
     }
 }
@@ -221,6 +227,14 @@ impl Inputs<'_> {
         }
     }
 
+    /// What a logprob stage scored, and under which policy.
+    pub fn scored_by(&self, logprobs: &str) -> Result<&logprob::Params> {
+        match self.params.get(logprobs) {
+            Some(Params::Logprob(params)) => Ok(params),
+            _ => Err(Error::internal(format!("`{logprobs}` is not a logprob stage"))),
+        }
+    }
+
     pub fn file(&self, path: &str) -> Result<SourceFile> {
         let path = self.folder.join(path);
         Ok(SourceFile { address: fs::address(&path)?, path })
@@ -233,17 +247,4 @@ impl Inputs<'_> {
         String::from_utf8(file.read()?)
             .map_err(|_| Error::input("template is not UTF-8").at(file.path.display().to_string()))
     }
-}
-
-/// Loads a policy from its files, all read and verified.
-pub fn load_policy(handle: &PolicyHandle) -> Result<crate::model::policy::Policy> {
-    let mut files = crate::model::policy::PolicyFiles::default();
-    for name in handle.file_names() {
-        if name.ends_with(".safetensors") {
-            files.insert(name, handle.map(name)?);
-        } else {
-            files.insert(name, handle.read(name)?);
-        }
-    }
-    crate::model::policy::Policy::from_files(files).map_err(|e| e.at(format!("policy `{}`", handle.name)))
 }

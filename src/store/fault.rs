@@ -1,7 +1,11 @@
-//! Named points at which a test can kill the process, to prove that every state in between is recoverable.
+//! Where tests break things: named points at which a process dies, and a watcher that sees every change to the file system
+//! before it is made, to record it or to refuse it.
 //!
 //! `MINDGAP_FAULT=object.renamed:3` ends the process with SIGKILL the third time that point is passed.
 
+use std::cell::RefCell;
+use std::io;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,4 +38,53 @@ pub fn point(name: &str) {
     if plan.point == name && plan.countdown.fetch_sub(1, Ordering::SeqCst) == 1 {
         let _ = signal_hook::low_level::raise(signal_hook::consts::SIGKILL);
     }
+}
+
+/// One change to the file system. `store::fs` makes no other, times of files aside.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    CreateDir(&'a Path),
+    /// A file opened for writing; new and empty unless it is there.
+    Create(&'a Path),
+    /// Bytes added to the end of a file.
+    Append(&'a Path, &'a [u8]),
+    SyncFile(&'a Path),
+    /// Within one folder, in one step.
+    Rename {
+        from: &'a Path,
+        to: &'a Path,
+    },
+    /// A new symbolic link.
+    Link {
+        target: &'a Path,
+        link: &'a Path,
+    },
+    /// Makes the names in a folder durable.
+    SyncDir(&'a Path),
+    /// A file, a link or an empty folder goes away.
+    Remove(&'a Path),
+}
+
+type Watcher = Box<dyn FnMut(Change) -> io::Result<()>>;
+
+thread_local! {
+    static WATCHER: RefCell<Option<Watcher>> = const { RefCell::new(None) };
+}
+
+/// Shows `watcher` every change that this thread makes while `work` runs. An error from it is what the change fails with.
+pub fn watched<T>(watcher: impl FnMut(Change) -> io::Result<()> + 'static, work: impl FnOnce() -> T) -> T {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            WATCHER.with(|cell| cell.borrow_mut().take());
+        }
+    }
+    WATCHER.with(|cell| *cell.borrow_mut() = Some(Box::new(watcher)));
+    let _reset = Reset;
+    work()
+}
+
+/// Announces a change. Nothing happens unless this thread is watched.
+pub(super) fn announce(change: Change) -> io::Result<()> {
+    WATCHER.with(|cell| cell.borrow_mut().as_mut().map_or(Ok(()), |watcher| watcher(change)))
 }

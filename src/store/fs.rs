@@ -1,12 +1,16 @@
 //! Files: the only place that creates, syncs and renames them. Every error names its path.
 
-use super::fault;
+use super::fault::{self, Change, announce};
 use crate::base::address::Address;
 use crate::base::error::{Error, Result};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 /// What went wrong with a path, and what usually helps.
 pub fn error(action: &str, path: &Path, source: std::io::Error) -> Error {
@@ -39,17 +43,22 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| error("read file", path, e))
 }
 
+/// A file to read from the front; it may be a pipe.
+pub fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|e| error("open file", path, e))
+}
+
 /// The hash of a file's bytes, which are read in pieces.
 pub fn address(path: &Path) -> Result<Address> {
     let mut hasher = blake3::Hasher::new();
-    let file = File::open(path).map_err(|e| error("open file", path, e))?;
+    let file = open(path)?;
     hasher.update_reader(file).map_err(|e| error("read file", path, e))?;
     Ok(hasher.finalize().into())
 }
 
 /// Maps a file read only. It must not be changed in place while mapped; objects of the store never are.
 pub fn map(path: &Path) -> Result<memmap2::Mmap> {
-    let file = std::fs::File::open(path).map_err(|e| error("open file", path, e))?;
+    let file = open(path)?;
     // SAFETY: the mapping is read only, and files that are mapped are replaced as a whole, never rewritten.
     unsafe { memmap2::Mmap::map(&file) }.map_err(|e| error("map file", path, e))
 }
@@ -60,10 +69,6 @@ pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(error("read file", path, e)),
     }
-}
-
-pub fn create_dir(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|e| error("create folder", path, e))
 }
 
 /// Names in a folder, sorted; an absent folder is empty.
@@ -82,72 +87,270 @@ pub fn list(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Publishes `bytes` at `path` whole or not at all: temp file, sync, rename, sync of the folder.
+/// Size of a file in bytes.
+pub fn size(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path).map_err(|e| error("look at", path, e))?.len())
+}
+
+/// True for a folder; an error where there is nothing.
+pub fn is_dir(path: &Path) -> Result<bool> {
+    fs::metadata(path).map(|m| m.is_dir()).map_err(|e| error("open folder", path, e))
+}
+
+/// Where a symbolic link points; `None` where there is none.
+pub fn link_target(path: &Path) -> Option<PathBuf> {
+    fs::read_link(path).ok()
+}
+
+/// Creates a folder and those above it, durably: a synced file in a folder that a power cut takes away is lost with it.
+pub fn create_dir(path: &Path) -> Result<()> {
+    // Folders whose own names this process knows to be durable. One that is merely there may come from a process that died
+    // before it synced.
+    static DURABLE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let durable = || DURABLE.lock().unwrap_or_else(|e| e.into_inner());
+    let there = path.is_dir();
+    if there && durable().contains(path) {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if !there {
+        parent.map_or(Ok(()), create_dir)?;
+        let created = announce(Change::CreateDir(path)).and_then(|()| fs::create_dir(path));
+        match created {
+            // Another process was first.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
+            other => other.map_err(|e| error("create folder", path, e))?,
+        }
+    }
+    sync_dir(parent.unwrap_or(Path::new(".")))?;
+    durable().insert(path.to_path_buf());
+    Ok(())
+}
+
+/// Makes the names in a folder durable.
+pub fn sync_dir(folder: &Path) -> Result<()> {
+    let synced = announce(Change::SyncDir(folder)).and_then(|()| File::open(folder)).and_then(|f| f.sync_all());
+    match synced {
+        // The folder above a store need not be ours to open, and some file systems sync no folders.
+        Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput) => Ok(()),
+        other => other.map_err(|e| error("sync folder", folder, e)),
+    }
+}
+
+/// Makes the name of something found there durable: whoever published it may have died before it synced the folder.
+pub fn settle(path: &Path) -> Result<()> {
+    sync_dir(path.parent().expect("what is published has a folder"))
+}
+
+/// A name beside the final one, for what is not whole yet. What bears it is removed unless it was renamed away.
+struct Temp {
+    path: PathBuf,
+    renamed: bool,
+}
+
+/// How the names of unfinished files, links and folders begin. A process that is killed leaves them behind.
+pub const TEMP_PREFIX: &str = ".tmp-";
+
+impl Temp {
+    /// A name that nothing bears. Names hold the process id; another host's process may have the same.
+    fn beside(path: &Path) -> Result<Temp> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let folder = path.parent().expect("what is published has a folder");
+        create_dir(folder)?;
+        loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = folder.join(format!("{TEMP_PREFIX}{}-{count}", std::process::id()));
+            if fs::symlink_metadata(&path).is_err() {
+                return Ok(Temp { path, renamed: false });
+            }
+        }
+    }
+
+    fn rename(mut self, to: &Path) -> std::io::Result<()> {
+        announce(Change::Rename { from: &self.path, to }).and_then(|()| fs::rename(&self.path, to))?;
+        self.renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.renamed {
+            let _ = remove(&self.path);
+        }
+    }
+}
+
+/// Publishes `bytes` at `path` whole or not at all: temporary file, sync, rename, sync of the folder.
 /// `name` is the fault point's prefix.
 pub fn publish(path: &Path, bytes: &[u8], name: &str) -> Result<()> {
-    let folder = path.parent().expect("a published file has a folder");
-    create_dir(folder)?;
-    let mut temp = temp_in(folder)?;
-    temp.write_all(bytes).map_err(|e| error("write", path, e))?;
+    let temp = Temp::beside(path)?;
+    let mut file = Appender::open(&temp.path)?;
+    file.append(bytes).map_err(|e| error("write", path, e))?;
     fault::point(&format!("{name}.written"));
-    temp.as_file().sync_all().map_err(|e| error("sync", path, e))?;
+    file.sync().map_err(|e| error("sync", path, e))?;
     fault::point(&format!("{name}.synced"));
-    temp.persist(path).map_err(|e| error("rename into", path, e.error))?;
-    sync_dir(folder)?;
+    temp.rename(path).map_err(|e| error("rename into", path, e))?;
+    settle(path)?;
     fault::point(&format!("{name}.renamed"));
     Ok(())
 }
 
 /// Writes a file of the user's, whole or not at all. A file that is there already stays, and is an error.
 pub fn publish_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    create_dir(folder)?;
-    let mut temp = temp_in(folder)?;
-    temp.write_all(bytes).map_err(|e| error("write", path, e))?;
-    temp.as_file().sync_all().map_err(|e| error("sync", path, e))?;
-    temp.persist_noclobber(path).map_err(|e| error("create file", path, e.error))?;
-    sync_dir(folder)
+    match fs::symlink_metadata(path) {
+        Ok(_) => Err(error("create file", path, ErrorKind::AlreadyExists.into())),
+        Err(_) => publish(path, bytes, "file"),
+    }
 }
 
-fn temp_in(folder: &Path) -> Result<tempfile::NamedTempFile> {
-    tempfile::Builder::new()
-        .prefix(".tmp-")
-        // Others may read, as the umask allows: stores are shared.
-        .permissions(fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder)
-        .map_err(|e| error("create a temporary file in", folder, e))
+/// Memory this process holds now, in bytes; none where the system does not say.
+pub fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
 }
 
 /// Points `link` at `target` (relative to the link's folder), replacing what was there in one step.
 pub fn publish_link(link: &Path, target: &Path) -> Result<()> {
-    let folder = link.parent().expect("a link has a folder");
-    create_dir(folder)?;
-    let temp = folder.join(format!(".tmp-link-{}", std::process::id()));
-    let _ = fs::remove_file(&temp);
-    std::os::unix::fs::symlink(target, &temp).map_err(|e| error("create link", &temp, e))?;
-    fs::rename(&temp, link).map_err(|e| error("rename into", link, e))?;
-    sync_dir(folder)?;
+    let temp = Temp::beside(link)?;
+    symlink(&temp.path, target)?;
+    temp.rename(link).map_err(|e| error("rename into", link, e))?;
+    settle(link)?;
     fault::point("view.linked");
     Ok(())
 }
 
-pub fn sync_dir(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| error("sync folder", folder, e))
+/// Publishes a folder of links, whole or not at all, unless it is there. Links are (path inside the folder, target).
+pub fn publish_folder(folder: &Path, links: &[(PathBuf, PathBuf)]) -> Result<()> {
+    if folder.is_dir() {
+        return settle(folder);
+    }
+    let temp = Temp::beside(folder)?;
+    create_dir(&temp.path)?;
+    let mut folders = BTreeSet::from([temp.path.clone()]);
+    for (inside, target) in links {
+        let link = temp.path.join(inside);
+        let parent = link.parent().expect("a link has a folder").to_path_buf();
+        if folders.insert(parent.clone()) {
+            create_dir(&parent)?;
+        }
+        symlink(&link, target)?;
+    }
+    // The names inside must be durable before the folder's own: a half view that is there would stay.
+    folders.iter().try_for_each(|folder| sync_dir(folder))?;
+    match temp.rename(folder) {
+        Err(e) if !folder.is_dir() => Err(error("rename into", folder, e)),
+        // Renamed, or another process built the same folder first.
+        _ => settle(folder),
+    }
+}
+
+fn symlink(link: &Path, target: &Path) -> Result<()> {
+    announce(Change::Link { target, link })
+        .and_then(|()| std::os::unix::fs::symlink(target, link))
+        .map_err(|e| error("create link", link, e))
+}
+
+/// Removes a file, a link, or a folder with all in it; one that is gone already is no error.
+pub fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => {
+            list(path)?.iter().try_for_each(|name| remove(&path.join(name)))?;
+            announce(Change::Remove(path)).and_then(|()| fs::remove_dir(path))
+        }
+        Ok(_) => announce(Change::Remove(path)).and_then(|()| fs::remove_file(path)),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(error("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// A file that grows at its end.
+pub struct Appender {
+    file: File,
+    path: PathBuf,
+}
+
+impl Appender {
+    /// Opens a file, creating it where there is none. Others may read it, as the umask allows: stores are shared.
+    pub fn open(path: &Path) -> Result<Appender> {
+        let file = announce(Change::Create(path)).and_then(|()| File::options().create(true).append(true).open(path));
+        Ok(Appender { file: file.map_err(|e| error("create file", path, e))?, path: path.to_path_buf() })
+    }
+
+    /// Writes bytes; they are not durable yet.
+    pub fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        announce(Change::Append(&self.path, bytes)).and_then(|()| self.file.write_all(bytes))
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        announce(Change::SyncFile(&self.path)).and_then(|()| self.file.sync_all())
+    }
 }
 
 /// Takes an advisory lock on `path` without waiting. `None` while another process holds it; the lock ends with the
 /// returned file, or with the process, however it ends.
 pub fn try_lock(path: &Path) -> Result<Option<File>> {
     create_dir(path.parent().expect("a lock file has a folder"))?;
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
+    let file = announce(Change::Create(path))
+        .and_then(|()| File::options().create(true).truncate(false).write(true).open(path))
         .map_err(|e| error("open lock file", path, e))?;
     match file.try_lock() {
+        // A collection may have removed the file in between: then this lock is on a name that others no longer see.
+        Ok(()) if !is_same_file(&file, path) => try_lock(path),
         Ok(()) => Ok(Some(file)),
         Err(fs::TryLockError::WouldBlock) => Ok(None),
         Err(fs::TryLockError::Error(e)) => Err(error("lock", path, e)),
     }
+}
+
+fn is_same_file(file: &File, path: &Path) -> bool {
+    let id = |found: fs::Metadata| (found.dev(), found.ino());
+    let (open, named) = (file.metadata().map(id), fs::metadata(path).map(id));
+    matches!((open, named), (Ok(open), Ok(named)) if open == named)
+}
+
+/// A lock that many may hold together and one may hold alone. Both wait.
+pub struct Gate {
+    file: File,
+    path: PathBuf,
+}
+
+impl Gate {
+    pub fn open(path: &Path) -> Result<Gate> {
+        create_dir(path.parent().expect("a lock file has a folder"))?;
+        let file = announce(Change::Create(path))
+            .and_then(|()| File::options().create(true).truncate(false).write(true).open(path));
+        Ok(Gate { file: file.map_err(|e| error("open lock file", path, e))?, path: path.to_path_buf() })
+    }
+
+    /// Holds it together with others, until the result is dropped.
+    pub fn pass(self) -> Result<Gate> {
+        self.file.lock_shared().map_err(|e| error("lock", &self.path, e))?;
+        Ok(self)
+    }
+
+    /// Holds it alone, until the result is dropped.
+    pub fn close(self) -> Result<Gate> {
+        self.file.lock().map_err(|e| error("lock", &self.path, e))?;
+        Ok(self)
+    }
+}
+
+/// When a file was last written, or touched.
+pub fn modified(path: &Path) -> Result<SystemTime> {
+    fs::metadata(path).and_then(|found| found.modified()).map_err(|e| error("look at", path, e))
+}
+
+/// Marks a file as used now.
+pub fn touch(path: &Path) -> Result<()> {
+    File::options()
+        .append(true)
+        .open(path)
+        .and_then(|file| file.set_modified(SystemTime::now()))
+        .map_err(|e| error("mark as used", path, e))
 }

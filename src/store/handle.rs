@@ -14,12 +14,20 @@ use std::path::PathBuf;
 pub struct Table<R> {
     store: Store,
     parts: Vec<PartRef>,
+    /// Parts that hold rows, if both ends of their key ranges go up: then a range is found by bisection.
+    ascending: Option<Vec<u32>>,
     rows: PhantomData<R>,
 }
 
 impl<R: Row> Table<R> {
     pub fn new(store: &Store, parts: Vec<PartRef>) -> Table<R> {
-        Table { store: store.clone(), parts, rows: PhantomData }
+        let filled: Vec<u32> = (0..parts.len() as u32).filter(|&i| parts[i as usize].rows > 0).collect();
+        let go_up = |pair: &[u32]| {
+            let (a, b) = (&parts[pair[0] as usize], &parts[pair[1] as usize]);
+            a.first <= b.first && a.last <= b.last
+        };
+        let ascending = filled.windows(2).all(go_up).then_some(filled);
+        Table { store: store.clone(), parts, ascending, rows: PhantomData }
     }
 
     pub fn parts(&self) -> &[PartRef] {
@@ -46,7 +54,15 @@ impl<R: Row> Table<R> {
     /// The parts whose key range meets `first..=last`.
     pub fn overlapping(&self, first: &str, last: &str) -> Table<R> {
         let meets = |part: &&PartRef| part.rows > 0 && part.first.as_str() <= last && part.last.as_str() >= first;
-        Table::new(&self.store, self.parts.iter().filter(meets).cloned().collect())
+        let parts = match &self.ascending {
+            None => self.parts.iter().filter(meets).cloned().collect(),
+            Some(filled) => {
+                let part = |index: &u32| &self.parts[*index as usize];
+                let from = filled.partition_point(|index| part(index).last.as_str() < first);
+                filled[from..].iter().map(part).take_while(meets).cloned().collect()
+            }
+        };
+        Table::new(&self.store, parts)
     }
 
     /// Content addresses of all parts: what a consumer of the whole table depends on.
@@ -66,7 +82,7 @@ pub struct PolicyHandle {
 impl PolicyHandle {
     /// A Hugging Face folder. `relevant` picks the files that make the policy what it is.
     pub fn of_folder(name: &str, folder: &std::path::Path, relevant: impl Fn(&str) -> bool) -> Result<PolicyHandle> {
-        let is_folder = std::fs::metadata(folder).map_err(|e| fs::error("open policy folder", folder, e))?.is_dir();
+        let is_folder = fs::is_dir(folder)?;
         if !is_folder {
             return Err(Error::input("policy is not a folder").at(folder.display().to_string()).hint(
                 "a policy is a Hugging Face folder: config.json, tokenizer.json, tokenizer_config.json, *.safetensors",
@@ -128,4 +144,41 @@ fn verify(bytes: &[u8], address: &Address, path: &std::path::Path) -> Result<()>
     }
     let error = Error::input("policy file changed or is damaged").at(path.display().to_string());
     Err(error.hint("run again: a damaged object of the store is made anew"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::problems::Problem;
+
+    fn part(first: &str, last: &str, rows: u64) -> PartRef {
+        let nothing = Address::of(b"");
+        PartRef { address: nothing.clone(), content: nothing, rows, bytes: 0, first: first.into(), last: last.into() }
+    }
+
+    /// Goal: bisection finds what looking at every part finds.
+    #[test]
+    fn overlapping_parts_are_found_by_bisection() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        // Two ranges of samples per range of problems, an empty part between.
+        let ranges = [("b", "d"), ("b", "d"), ("", ""), ("f", "f"), ("f", "f"), ("h", "k")];
+        let parts: Vec<PartRef> = ranges.iter().map(|(a, b)| part(a, b, u64::from(!a.is_empty()))).collect();
+        let table: Table<Problem> = Table::new(&store, parts.clone());
+        assert!(table.ascending.is_some());
+        let unsorted: Table<Problem> = Table { ascending: None, ..table.clone() };
+        let ends = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "k", "l"];
+        for (index, first) in ends.iter().enumerate() {
+            for last in &ends[index..] {
+                assert_eq!(
+                    table.overlapping(first, last).parts(),
+                    unsorted.overlapping(first, last).parts(),
+                    "{first}..{last}"
+                );
+            }
+        }
+        assert_eq!(table.overlapping("c", "g").parts().len(), 4);
+        let mixed: Table<Problem> = Table::new(&store, vec![part("f", "g", 1), part("a", "b", 1)]);
+        assert!(mixed.ascending.is_none());
+    }
 }

@@ -103,7 +103,9 @@ pub struct Pointer {
 }
 
 impl Store {
+    /// Stores a manifest. What is remembered of its parts is durable by then.
     pub fn put_manifest(&self, manifest: &Manifest) -> Result<Address> {
+        self.remember_recipe(&manifest.recipe)?;
         let bytes = serde_json::to_vec_pretty(manifest).expect("a manifest is plain data");
         let address = self.put(&bytes)?;
         super::fault::point("manifest.renamed");
@@ -128,10 +130,11 @@ impl Store {
     }
 
     pub fn set_pointer(&self, pipeline: &str, stage: &str, pointer: &Pointer) -> Result<()> {
+        let path = self.pointer_path(pipeline, stage);
         if self.pointer(pipeline, stage)?.as_ref() == Some(pointer) {
-            return Ok(());
+            return fs::settle(&path);
         }
         let bytes = serde_json::to_vec_pretty(pointer).expect("a pointer is plain data");
-        fs::publish(&self.pointer_path(pipeline, stage), &bytes, "pointer")
+        fs::publish(&path, &bytes, "pointer")
     }
 }

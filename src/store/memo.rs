@@ -5,7 +5,7 @@ use super::{PartRecord, Store, fs};
 use crate::base::error::Result;
 use crate::base::fingerprint::{Fingerprint, Recipe};
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 impl Store {
     fn family_path(&self, family: &Fingerprint) -> PathBuf {
@@ -14,9 +14,7 @@ impl Store {
 
     /// The part of this fingerprint, if it was made and all its objects are still there in full size.
     pub fn find_part(&self, family: &Fingerprint, part: &Fingerprint) -> Result<Option<PartRecord>> {
-        let path = self.family_path(family).join(format!("{part}.json"));
-        let Some(bytes) = fs::read_if_present(&path)? else { return Ok(None) };
-        Ok(self.parse_part(&bytes))
+        self.read_record(&self.family_path(family).join(format!("{part}.json")))
     }
 
     /// Every part made with this stage recipe.
@@ -27,28 +25,42 @@ impl Store {
             if !name.ends_with(".json") || name == RECIPE || name.starts_with('.') {
                 continue;
             }
-            let bytes = fs::read_if_present(&folder.join(&name))?;
-            parts.extend(bytes.and_then(|bytes| self.parse_part(&bytes)));
+            parts.extend(self.read_record(&folder.join(&name))?);
         }
         Ok(parts)
     }
 
     /// A record that does not parse, or lacks an object, counts as not made: it can be made again.
-    fn parse_part(&self, bytes: &[u8]) -> Option<PartRecord> {
-        let record: PartRecord = serde_json::from_slice(bytes).ok()?;
-        let complete = record.objects().all(|(address, bytes)| self.has(address, bytes));
-        complete.then_some(record)
+    fn read_record(&self, path: &Path) -> Result<Option<PartRecord>> {
+        let Some(bytes) = fs::read_if_present(path)? else { return Ok(None) };
+        let Ok(record) = serde_json::from_slice::<PartRecord>(&bytes) else { return Ok(None) };
+        let published = fs::modified(path)?;
+        let whole = record.objects().all(|(address, bytes)| self.is_whole(address, bytes, published));
+        Ok(whole.then_some(record))
     }
 
     /// Remembers a part. Its objects must be durable already.
     pub fn remember_part(&self, recipe: &Recipe, record: &PartRecord) -> Result<()> {
         let folder = self.family_path(&recipe.fingerprint());
-        if !folder.join(RECIPE).exists() {
-            let bytes = serde_json::to_vec_pretty(recipe).expect("a recipe is plain data");
-            fs::publish(&folder.join(RECIPE), &bytes, "recipe")?;
-        }
+        self.remember_recipe(recipe)?;
         let bytes = serde_json::to_vec(record).expect("a part record is plain data");
         fs::publish(&folder.join(format!("{}.json", record.fingerprint)), &bytes, "memo")
+    }
+
+    /// Writes the recipe down, unless it is, and makes durable what is remembered of it.
+    pub(super) fn remember_recipe(&self, recipe: &Recipe) -> Result<()> {
+        let path = self.family_path(&recipe.fingerprint()).join(RECIPE);
+        let bytes = serde_json::to_vec_pretty(recipe).expect("a recipe is plain data");
+        match fs::read_if_present(&path)?.as_ref() == Some(&bytes) {
+            true => fs::settle(&path),
+            false => fs::publish(&path, &bytes, "recipe"),
+        }
+    }
+
+    /// Marks parts as used now: a collection lets them be for a while. Call it with the gate passed.
+    pub fn mark_used<'a>(&self, family: &Fingerprint, parts: impl Iterator<Item = &'a PartRecord>) -> Result<()> {
+        let folder = self.family_path(family);
+        parts.map(|part| folder.join(format!("{}.json", part.fingerprint))).try_for_each(|path| fs::touch(&path))
     }
 
     /// Every stage recipe that ever made a part.
@@ -68,4 +80,4 @@ impl Store {
     }
 }
 
-const RECIPE: &str = "recipe.json";
+pub(super) const RECIPE: &str = "recipe.json";

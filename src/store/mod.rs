@@ -2,9 +2,12 @@
 //!
 //! Layout, write order and promises: docs/design/store.md. The only module that touches files.
 
+mod check;
 pub mod fault;
 pub mod fs;
+mod gc;
 mod handle;
+pub mod hub;
 mod manifest;
 mod memo;
 mod object;
@@ -12,11 +15,14 @@ mod oplog;
 pub mod parquet;
 mod view;
 
+pub use check::{Checked, Finding, Problem};
+pub use gc::{Garbage, Rules};
 pub use handle::{PolicyHandle, Table};
 pub use manifest::{Manifest, PartRecord, PartRef, Pointer, Span};
 pub use oplog::Oplog;
 
 use crate::base::error::{Error, Result};
+use memo::RECIPE;
 use std::path::{Path, PathBuf};
 
 /// Layout version, in `<store>/VERSION`.
@@ -34,8 +40,11 @@ impl Store {
         let root = root.into();
         fs::create_dir(&root)?;
         let version = root.join("VERSION");
+        let publish = || fs::publish(&version, VERSION.as_bytes(), "version");
         match fs::read_if_present(&version)? {
-            None => fs::publish(&version, VERSION.as_bytes(), "version")?,
+            // Blank after a power cut on a file system that orders nothing.
+            Some(found) if found.iter().all(|&byte| byte == 0) => publish()?,
+            None => publish()?,
             Some(found) if found == VERSION.as_bytes() => {}
             Some(found) => {
                 let found = String::from_utf8_lossy(&found).trim().to_string();
@@ -45,6 +54,16 @@ impl Store {
             }
         }
         Ok(Store { root })
+    }
+
+    /// Opens a store that must be there: for commands that only look.
+    pub fn open_existing(root: &Path) -> Result<Store> {
+        match root.join("VERSION").is_file() {
+            true => Store::open(root),
+            false => Err(Error::usage("there is no store here")
+                .at(root.display().to_string())
+                .hint("name it with --store or MINDGAP_STORE; `mindgap run` makes one")),
+        }
     }
 
     pub fn root(&self) -> &Path {

@@ -4,17 +4,19 @@ use super::{Store, fs};
 use crate::base::address::Address;
 use crate::base::error::{Error, Result};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 impl Store {
     pub fn object_path(&self, address: &Address) -> PathBuf {
         self.root.join("objects").join(&address.as_str()[..2]).join(address.as_str())
     }
 
-    /// Stores bytes; storing them again is a no-op.
+    /// Stores bytes. Those that are there already stay, unless they are damaged.
     pub fn put(&self, bytes: &[u8]) -> Result<Address> {
         let address = Address::of(bytes);
         let path = self.object_path(&address);
-        if std::fs::metadata(&path).is_ok_and(|m| m.len() == bytes.len() as u64) {
+        if fs::read_if_present(&path)?.is_some_and(|found| found == bytes) {
+            fs::settle(&path)?;
             return Ok(address);
         }
         fs::publish(&path, bytes, "object")?;
@@ -34,9 +36,33 @@ impl Store {
         Ok(bytes)
     }
 
-    /// True when the object is there with this many bytes. Its hash is checked when it is read.
-    pub fn has(&self, address: &Address, bytes: u64) -> bool {
-        std::fs::metadata(self.object_path(address)).is_ok_and(|m| m.len() == bytes)
+    /// Name and path of every file among the objects, temporary files left out.
+    pub(super) fn object_files(&self) -> Result<Vec<(String, PathBuf)>> {
+        let folder = self.root.join("objects");
+        let mut files = Vec::new();
+        for group in fs::list(&folder)? {
+            let names = fs::list(&folder.join(&group))?.into_iter().filter(|name| !name.starts_with('.'));
+            files.extend(names.map(|name| (name.clone(), folder.join(&group).join(name))));
+        }
+        Ok(files)
+    }
+
+    /// True when the object is there with this many bytes and was not written to since its record was published or used:
+    /// objects never change. One that was is hashed. Every object is hashed when it is read, too.
+    pub(super) fn is_whole(&self, address: &Address, bytes: u64, published: SystemTime) -> bool {
+        let path = self.object_path(address);
+        let Ok(found) = std::fs::metadata(&path) else { return false };
+        let touched = found.modified().is_ok_and(|modified| modified > published);
+        found.len() == bytes && (!touched || fs::address(&path).is_ok_and(|hash| hash == *address))
+    }
+
+    /// Removes an object that nothing names any more.
+    pub fn remove_object(&self, address: &Address) -> Result<()> {
+        let path = self.object_path(address);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(fs::error("remove", &path, e)),
+            _ => Ok(()),
+        }
     }
 
     /// Removes an object whose bytes no longer match its name, so that the next run makes it again. True if it did.
@@ -44,7 +70,7 @@ impl Store {
         let path = self.object_path(address);
         match fs::read_if_present(&path)? {
             Some(bytes) if Address::of(&bytes) == *address => Ok(false),
-            Some(_) => std::fs::remove_file(&path).map(|()| true).map_err(|e| fs::error("remove damaged", &path, e)),
+            Some(_) => fs::remove(&path).map(|()| true),
             None => Ok(true),
         }
     }

@@ -3,14 +3,12 @@
 use super::{Store, fs};
 use crate::base::error::Result;
 use serde_json::Value;
-use std::fs::File;
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An open run log.
 pub struct Oplog {
-    file: File,
+    file: fs::Appender,
     path: PathBuf,
 }
 
@@ -18,7 +16,7 @@ impl Oplog {
     /// Appends one event. Lines are whole or, after a crash, the last one is ignored by readers.
     pub fn append(&mut self, event: &Value) -> Result<()> {
         let line = format!("{event}\n");
-        self.file.write_all(line.as_bytes()).map_err(|e| fs::error("append to run log", &self.path, e))
+        self.file.append(line.as_bytes()).map_err(|e| fs::error("append to run log", &self.path, e))
     }
 
     /// Seconds since 1970, for events. Never part of a fingerprint.
@@ -33,8 +31,7 @@ impl Store {
         let folder = self.root.join("runs");
         fs::create_dir(&folder)?;
         let path = folder.join(format!("{:017.6}-{}.jsonl", Oplog::now(), std::process::id()));
-        let file =
-            File::options().create(true).append(true).open(&path).map_err(|e| fs::error("open run log", &path, e))?;
+        let file = fs::Appender::open(&path)?;
         Ok(Oplog { file, path })
     }
 

@@ -12,6 +12,7 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 
 /// What a stray file says about itself, in its footer.
 #[derive(Clone, Debug)]
@@ -84,13 +85,40 @@ fn decode_columns(bytes: Vec<u8>, columns: Option<&[&str]>) -> Result<Vec<Record
     reader.collect::<Result<Vec<_>, _>>().map_err(|e| failed(e.into()))
 }
 
-/// What a file says about itself in its footer: the pairs this crate wrote.
-pub fn footer(bytes: &[u8]) -> Result<Vec<(String, String)>> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::copy_from_slice(bytes))
-        .map_err(|e| Error::input("not a readable Parquet file").source(e))?;
-    let pairs = reader.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
-    let ours = pairs.into_iter().filter(|pair| pair.key.starts_with("mindgap."));
-    Ok(ours.map(|pair| (pair.key, pair.value.unwrap_or_default())).collect())
+/// What a Parquet file says of itself.
+pub struct FileFacts {
+    /// Names and Arrow types.
+    pub columns: Vec<(String, String)>,
+    pub rows: u64,
+    /// Key-value metadata.
+    pub footer: BTreeMap<String, String>,
+    /// Content address of the rows.
+    pub content: Address,
+}
+
+/// Facts of Parquet bytes; `None` for any other file.
+pub fn facts(bytes: Bytes) -> Option<FileFacts> {
+    if !(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1") && bytes.len() > 12) {
+        return None;
+    }
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).ok()?;
+    let file = reader.metadata().file_metadata();
+    let rows = file.num_rows().max(0) as u64;
+    let pairs = file.key_value_metadata().into_iter().flatten();
+    let footer: BTreeMap<String, String> =
+        pairs.filter_map(|pair| Some((pair.key.clone(), pair.value.clone()?))).collect();
+    let columns = reader.schema().fields().iter().map(|f| (f.name().clone(), f.data_type().to_string())).collect();
+    let named = |key: &str| footer.get(key).map_or("", String::as_str);
+    let content = content(named("mindgap.table"), named("mindgap.schema_version"), rows, &bytes);
+    Some(FileFacts { columns, rows, content, footer })
+}
+
+/// The hash of a part's rows alone, whatever recipe its footer names.
+fn content(table: &str, version: &str, rows: u64, bytes: &[u8]) -> Address {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(format!("{table} v{version} {rows} rows\n").as_bytes());
+    hasher.update(without_footer(bytes));
+    hasher.finalize().into()
 }
 
 /// First and last value of the key's first column.
@@ -134,11 +162,9 @@ impl Encoded {
         let batch = to_batch(rows)?;
         let bytes = encode::<R>(&batch, footer)?;
         let (first, last) = key_range::<R>(&batch);
-        let mut content = blake3::Hasher::new();
-        content.update(format!("{} v{} {} rows\n", R::TABLE, R::VERSION, rows.len()).as_bytes());
-        content.update(without_footer(&bytes));
-        let content = content.finalize().into();
-        Ok(Encoded { table: R::TABLE, bytes, content, rows: rows.len() as u64, first, last })
+        let rows = rows.len() as u64;
+        let content = content(R::TABLE, &R::VERSION.to_string(), rows, &bytes);
+        Ok(Encoded { table: R::TABLE, bytes, content, rows, first, last })
     }
 }
 
@@ -178,4 +204,35 @@ impl Store {
         }
         Ok(rows)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::problems::Problem;
+
+    /// Pinned: other bytes for the same rows mean that every address of every user changes.
+    #[test]
+    fn equal_rows_give_the_pinned_bytes() {
+        let row = |id: &str, solution: Option<&str>| Problem {
+            problem_id: id.to_string(),
+            source: "golden".to_string(),
+            question: "What is 6 times 7?".to_string(),
+            solution: solution.map(str::to_string),
+            answer: "42".to_string(),
+            meta: None,
+        };
+        let rows = [row("00", Some("6 * 7 = \\boxed{42}")), row("01", None)];
+        let encoded = Encoded::new(&rows, &Footer { stage: "problems", fingerprint: "f" }).unwrap();
+        assert_eq!((Address::of(&encoded.bytes).short(), encoded.content.short()), (PINNED_FILE, PINNED_CONTENT));
+        // Another recipe in the footer: another file, the same content.
+        let other = Encoded::new(&rows, &Footer { stage: "problems", fingerprint: "g" }).unwrap();
+        assert_ne!(other.bytes, encoded.bytes);
+        assert_eq!(other.content, encoded.content);
+        let facts = facts(encoded.bytes.into()).unwrap();
+        assert_eq!((facts.content, facts.rows), (other.content, 2));
+        assert_eq!(facts.footer["mindgap.stage"], "problems");
+    }
+    const PINNED_FILE: &str = "379a2e3a9bb8";
+    const PINNED_CONTENT: &str = "e328a2cce22f";
 }

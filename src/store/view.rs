@@ -1,6 +1,6 @@
 //! The human view: `<store>/tables/<pipeline>/<stage>/` always shows the newest version, switched in one step.
 
-use super::{Manifest, PartRef, Store, fs};
+use super::{Manifest, Store, fs};
 use crate::base::address::Address;
 use crate::base::error::Result;
 use std::path::{Path, PathBuf};
@@ -16,50 +16,31 @@ impl Store {
         let name = Path::new("views").join(address.as_str());
         let link = self.view_path(pipeline, stage);
         let target = Path::new("../..").join(&name);
-        if std::fs::read_link(&link).is_ok_and(|current| current == target) && self.root.join(&name).is_dir() {
-            return Ok(());
+        fs::publish_folder(&self.root.join(&name), &self.view_links(manifest))?;
+        match fs::link_target(&link).as_ref() == Some(&target) {
+            true => fs::settle(&link),
+            false => fs::publish_link(&link, &target),
         }
-        self.build_view(&self.root.join(&name), manifest)?;
-        fs::publish_link(&link, &target)
     }
 
-    /// Builds the folder beside its final name and renames it, so that no reader meets half a view.
-    fn build_view(&self, folder: &Path, manifest: &Manifest) -> Result<()> {
-        if folder.is_dir() {
-            return Ok(());
-        }
-        let temp = folder.with_extension(format!("tmp-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&temp);
-        fs::create_dir(&temp)?;
+    /// The view's links: path inside it, and the object relative to the link's folder.
+    fn view_links(&self, manifest: &Manifest) -> Vec<(PathBuf, PathBuf)> {
+        let object = |up: &str, address: &Address| {
+            let object = self.object_path(address);
+            Path::new(up).join(object.strip_prefix(&self.root).expect("objects are inside the store"))
+        };
+        let mut links = Vec::new();
         for table in manifest.table_names() {
-            let parts = manifest.table(table);
-            match manifest.main_table.as_deref() == Some(table) {
-                true => self.link_parts(&temp, "../..", &parts)?,
-                false => self.link_parts(&temp.join(table), "../../..", &parts)?,
+            let (folder, up) = match manifest.main_table.as_deref() == Some(table) {
+                true => ("", "../.."),
+                false => (table, "../../.."),
+            };
+            for (index, part) in manifest.table(table).iter().enumerate() {
+                let name = format!("part-{index:05}.parquet");
+                links.push((Path::new(folder).join(name), object(up, &part.address)));
             }
         }
-        for (file, (address, _)) in manifest.files() {
-            self.link_object(&temp.join(file), "../..", &address)?;
-        }
-        match std::fs::rename(&temp, folder) {
-            Ok(()) => fs::sync_dir(folder.parent().expect("views have a folder")),
-            // Another process built the same view first.
-            Err(_) if folder.is_dir() => std::fs::remove_dir_all(&temp).map_err(|e| fs::error("remove", &temp, e)),
-            Err(e) => Err(fs::error("rename into", folder, e)),
-        }
-    }
-
-    fn link_parts(&self, folder: &Path, up: &str, parts: &[PartRef]) -> Result<()> {
-        fs::create_dir(folder)?;
-        for (index, part) in parts.iter().enumerate() {
-            self.link_object(&folder.join(format!("part-{index:05}.parquet")), up, &part.address)?;
-        }
-        Ok(())
-    }
-
-    fn link_object(&self, link: &Path, up: &str, address: &Address) -> Result<()> {
-        let object = self.object_path(address);
-        let relative = object.strip_prefix(&self.root).expect("objects are inside the store");
-        std::os::unix::fs::symlink(Path::new(up).join(relative), link).map_err(|e| fs::error("create link", link, e))
+        links.extend(manifest.files().into_iter().map(|(file, (address, _))| (file.into(), object("../..", &address))));
+        links
     }
 }

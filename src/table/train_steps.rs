@@ -1,4 +1,5 @@
-//! train_steps: what happened in each optimizer step. And the batch plan that was fixed before the first one.
+//! train_steps: what happened in each optimizer step; train_evals: how held-out rows fared on the way. And the batch plan
+//! that was fixed before the first step.
 
 use super::row::row;
 
@@ -37,6 +38,30 @@ row! {
         nll_guided: Option<f64>,
         /// nll over the expert's rows of the step
         nll_expert: Option<f64>,
+    }
+}
+
+row! {
+    /// One row per evaluation of the held-out rows during training.
+    TrainEval in "train_evals" v 1 key [step] {
+        /// Steps done before; 0 is the policy that training starts from
+        step: u32,
+        /// Mean over the held-out target tokens of the negative log-prob, nats
+        nll: f64,
+        /// The training loss on the held-out rows; null where it needs log-probs that they lack
+        loss: Option<f64>,
+        /// Held-out target tokens
+        token_count: u64,
+        /// Mean probability of the end of sequence where it is the target
+        eos_probability: Option<f64>,
+        /// nll over the self-aligned held-out rows
+        nll_self: Option<f64>,
+        /// nll over the guided held-out rows
+        nll_guided: Option<f64>,
+        /// nll over the expert's held-out rows
+        nll_expert: Option<f64>,
+        /// The lowest nll so far: these weights are kept as the best
+        best: bool,
     }
 }
 

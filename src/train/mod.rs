@@ -6,14 +6,18 @@ pub mod plan;
 pub mod packing;
 pub mod init;
 pub mod loss;
+pub mod lora;
 pub mod adamw;
 pub mod schedule;
 mod gradients;
 mod pass;
+mod recompute;
 pub mod metrics;
 pub mod step;
+pub mod bench;
 
 pub use adamw::AdamWParams;
+pub use lora::LoraParams;
 pub use loss::Loss;
 pub use metrics::{SourceMetrics, StepMetrics};
 pub use packing::{PackingParams, TooLong, TrainExample};

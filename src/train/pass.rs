@@ -37,12 +37,12 @@ pub(super) struct Pass<'a> {
 }
 
 /// A micro-batch's part of the loss: the sum of `values * factors` over the terms.
-struct Objective {
+pub(super) struct Objective {
     /// Log-probs of the targets, and divergences from the reference if the loss has such a penalty.
-    terms: Vec<(Tensor, Tensor)>,
+    pub terms: Vec<(Tensor, Tensor)>,
     /// The reference's hidden states behind the second term.
     reference: Option<Tensor>,
-    sums: Sums,
+    pub sums: Sums,
 }
 
 /// Targets whose logits candle's graph holds at once.
@@ -52,8 +52,10 @@ impl Pass<'_> {
     /// Gradients of all variables and the sums of one micro-batch.
     pub fn backward(&self, batch: &MicroBatch, vars: &BTreeMap<String, Var>) -> Result<(Gradients, Sums)> {
         let model = &self.policies.model;
-        if !self.on_tape {
-            return self.backward_in_graph(batch, vars);
+        match (self.on_tape, self.params.gradient_checkpointing) {
+            (_, true) => return self.backward_by_blocks(batch, vars),
+            (false, _) => return self.backward_in_graph(batch, vars),
+            _ => (),
         }
         let recorded = tape::record(|| {
             picked(model, batch).and_then(|hidden| self.objective(model, &hidden, batch)).map_err(Failed)
@@ -72,24 +74,26 @@ impl Pass<'_> {
         let (slope, head_gradient) = self.head_backward(&hidden.detach(), &objective, batch).map_err(tensor_error)?;
         let total = (hidden * slope).and_then(|product| product.sum_all());
         let mut gradients = total.and_then(|total| total.backward()).map_err(tensor_error)?;
-        let head = model.head();
-        let sum = match gradients.remove(head) {
-            Some(own) => (own + head_gradient).map_err(tensor_error)?,
-            None => head_gradient,
-        };
-        gradients.insert(head, sum);
+        if let Some(head_gradient) = head_gradient {
+            let head = model.head();
+            let sum = match gradients.remove(head) {
+                Some(own) => (own + head_gradient).map_err(tensor_error)?,
+                None => head_gradient,
+            };
+            gradients.insert(head, sum);
+        }
         Ok((Gradients::take(|var| gradients.remove(var), vars)?, objective.sums))
     }
 
-    /// Gradients of the objective with respect to the hidden states and the head.
-    fn head_backward(
+    /// Gradients of the objective with respect to the hidden states, and to the head if it is trained.
+    pub(super) fn head_backward(
         &self,
         hidden: &Tensor,
         objective: &Objective,
         batch: &MicroBatch,
-    ) -> candle_core::Result<(Tensor, Tensor)> {
+    ) -> candle_core::Result<(Tensor, Option<Tensor>)> {
         let head = self.policies.model.head();
-        let (mut slopes, mut sum) = (Vec::new(), head.zeros_like()?);
+        let (mut slopes, mut sum) = (Vec::new(), head.is_variable().then(|| head.zeros_like()).transpose()?);
         for start in (0..batch.targets.len()).step_by(GRAPH_ROWS) {
             let count = GRAPH_ROWS.min(batch.targets.len() - start);
             let part = |x: &Tensor| x.narrow(0, start, count);
@@ -104,7 +108,9 @@ impl Pass<'_> {
             let missing = || candle_core::Error::Msg("the loss does not lead back to the hidden states".to_string());
             // Detached: candle's gradients of leaves carry a graph that leads back to the weights.
             slopes.push(gradients.remove(&rows).ok_or_else(missing)?.detach());
-            sum = (sum + gradients.remove(head).ok_or_else(missing)?.detach())?;
+            if let Some(sum) = &mut sum {
+                *sum = (&*sum + gradients.remove(head).ok_or_else(missing)?.detach())?;
+            }
         }
         Ok((Tensor::cat(&slopes, 0)?, sum))
     }
@@ -122,14 +128,14 @@ impl Pass<'_> {
     }
 
     /// From the hidden states that predict the targets.
-    fn objective(&self, model: &Transformer, hidden: &Tensor, batch: &MicroBatch) -> Result<Objective> {
+    pub(super) fn objective(&self, model: &Transformer, hidden: &Tensor, batch: &MicroBatch) -> Result<Objective> {
         let (log_probs, mut tokens) = self.tokens(model, hidden, batch)?;
         self.complete(&mut tokens, model, hidden, batch)?;
         let weights = self.params.loss.weights(&tokens, &self.facts);
         let row_weight = |token: &Token| f64::from(self.examples[token.example].weight);
         let divisor = match self.params.accumulation {
             Accumulation::TokenMean => self.total,
-            Accumulation::MicroBatchSum => tokens.iter().map(row_weight).sum(),
+            Accumulation::MicroBatchSum { ranks } => f64::from(ranks) * tokens.iter().map(row_weight).sum::<f64>(),
         };
         let mut sums = Sums::default();
         sums.input_tokens = batch.token_ids.len() as u64;
@@ -204,9 +210,13 @@ impl Pass<'_> {
 
 /// Hidden states of the rows that predict the targets.
 fn picked(model: &Transformer, batch: &MicroBatch) -> Result<Tensor> {
-    let hidden = model.hidden(&batch.token_ids, &batch.segments)?;
+    pick(&model.hidden(&batch.token_ids, &batch.segments)?, batch)
+}
+
+/// The rows of these hidden states that predict the targets.
+pub(super) fn pick(hidden: &Tensor, batch: &MicroBatch) -> Result<Tensor> {
     let rows = Tensor::new(&batch.rows[..], hidden.device()).map_err(tensor_error)?;
-    ops::embedding(&hidden, &rows).map_err(tensor_error)
+    ops::embedding(hidden, &rows).map_err(tensor_error)
 }
 
 fn sum_of_products(terms: Vec<(Tensor, Tensor)>) -> candle_core::Result<Tensor> {
@@ -216,7 +226,7 @@ fn sum_of_products(terms: Vec<(Tensor, Tensor)>) -> candle_core::Result<Tensor> 
 }
 
 /// Carries an error of ours through a recording, which itself can only fail with candle's.
-struct Failed(Error);
+pub(super) struct Failed(pub Error);
 
 impl From<candle_core::Error> for Failed {
     fn from(error: candle_core::Error) -> Failed {

@@ -62,6 +62,9 @@ impl Fixture {
             eos_token_ids: vec![2],
             skip_limit: 1,
             dtype: DType::F32,
+            lora: None,
+            seed: 0,
+            gradient_checkpointing: false,
         };
         Trainer::new(&self.config, self.starting_with("weights."), params, &Device::Cpu).unwrap()
     }

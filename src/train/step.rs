@@ -5,6 +5,7 @@
 
 use super::adamw::{AdamW, AdamWParams};
 use super::gradients::Gradients;
+use super::lora::LoraParams;
 use super::loss::{Loss, StepFacts, Talr, Token};
 use super::metrics::{StepMetrics, Sums};
 use super::packing::{MicroBatch, Origin, PackingParams, TooLong, TrainExample, pack};
@@ -24,8 +25,9 @@ use std::collections::{BTreeMap, HashMap};
 pub enum Accumulation {
     /// One weighted mean over all target tokens of the step.
     TokenMean,
-    /// Every micro-batch by its own tokens, the sum not divided: what the paper's released trainer does.
-    MicroBatchSum,
+    /// Every micro-batch by its own tokens; summed over the micro-batches of a rank without dividing, averaged over the ranks
+    /// that take turns with them: what the paper's released trainer does.
+    MicroBatchSum { ranks: u32 },
 }
 
 /// What a trainer depends on besides its initial weights.
@@ -42,15 +44,22 @@ pub struct TrainerParams {
     pub eos_token_ids: Vec<u32>,
     /// Steps in a row without an update after which training stops with an error.
     pub skip_limit: u32,
-    /// What weights and activations are held in; gradients' sums and moments are always f32.
+    /// What weights and activations are held in; gradients' sums and moments are always f32. There is no second copy of the
+    /// weights: an update is computed in f32 and rounded to this type.
     pub dtype: DType,
+    /// Train adapters, and leave the weights as they are.
+    pub lora: Option<LoraParams>,
+    /// Of what the trainer draws itself: the adapters' first values.
+    pub seed: u64,
+    /// Hold only the inputs of the blocks on the way forward, and compute the rest again on the way back. Same gradients.
+    pub gradient_checkpointing: bool,
 }
 
 impl TrainerParams {
-    /// The paper's released trainer, quirks included: accumulated gradients not divided, micro-batches of four rows weighed
-    /// alike, moments in bf16, right truncation at 2,048 tokens.
+    /// The paper's released trainer, quirks included: on each of its two GPUs accumulated gradients are not divided,
+    /// micro-batches of four rows are weighed alike, moments are bf16, rows are truncated on the right at 2,048 tokens.
     pub fn with_reference_quirks(mut self) -> TrainerParams {
-        self.accumulation = Accumulation::MicroBatchSum;
+        self.accumulation = Accumulation::MicroBatchSum { ranks: 2 };
         self.optimizer.bf16_moments = true;
         self.packing = PackingParams {
             micro_batch_tokens: usize::MAX,
@@ -66,9 +75,12 @@ impl TrainerParams {
 pub struct Trainer {
     config: Config,
     params: TrainerParams,
+    /// Weights that are not trained: the policy's own where adapters are trained, else none.
+    frozen: HashMap<String, Tensor>,
+    /// What is trained.
     vars: BTreeMap<String, Var>,
     policies: Policies,
-    /// The weights behind `policies.old`, for the saved state.
+    /// The values of `vars` behind `policies.old`, for the saved state.
     old_weights: BTreeMap<String, Tensor>,
     optimizer: AdamW,
     step: u32,
@@ -87,7 +99,7 @@ impl Trainer {
     ) -> Result<Trainer> {
         params.loss.check()?;
         params.schedule.check()?;
-        let mut vars = BTreeMap::new();
+        let mut frozen = HashMap::new();
         for spec in expected_tensors(config) {
             let Some(tensor) = tensors.remove(&spec.name) else {
                 return Err(Error::input(format!(
@@ -95,38 +107,48 @@ impl Trainer {
                     spec.name, spec.shape
                 )));
             };
-            // A copy: an update must not reach into tensors that others hold.
-            let var = tensor
-                .to_device(device)
-                .and_then(|t| t.to_dtype(params.dtype)?.copy())
-                .and_then(|t| Var::from_tensor(&t))
-                .map_err(tensor_error)?;
-            vars.insert(spec.name, var);
+            let tensor = tensor.to_device(device).and_then(|t| t.to_dtype(params.dtype)).map_err(tensor_error)?;
+            frozen.insert(spec.name, tensor);
         }
-        let build = |tensor: fn(&Var) -> Tensor| {
-            let tensors = vars.iter().map(|(name, var)| (name.clone(), tensor(var))).collect();
-            Transformer::from_tensors(config, tensors, params.dtype, device)
+        let trained = match &params.lora {
+            Some(lora) => lora.init(config, params.seed)?,
+            None => std::mem::take(&mut frozen).into_iter().collect(),
         };
-        let frozen = |var: &Var| var.as_detached_tensor().copy();
-        let reference = match params.loss.reference_kl() {
-            None => None,
-            Some(_) => {
-                let tensors = vars.iter().map(|(name, var)| Ok((name.clone(), frozen(var)?)));
-                let tensors = tensors.collect::<candle_core::Result<_>>().map_err(tensor_error)?;
-                Some(Transformer::from_tensors(config, tensors, params.dtype, device)?)
-            }
+        let mut vars = BTreeMap::new();
+        for (name, tensor) in trained {
+            // A copy: an update must not reach into tensors that others hold.
+            let tensor = tensor.to_device(device).and_then(|t| t.to_dtype(params.dtype)?.copy());
+            vars.insert(name, tensor.and_then(|t| Var::from_tensor(&t)).map_err(tensor_error)?);
+        }
+        let over = |tensor: fn(&Var) -> Tensor| {
+            let trained = vars.iter().map(|(name, var)| (name.clone(), tensor(var))).collect();
+            transformer(config, &params, &frozen, trained, device)
+        };
+        let reference = match (params.loss.reference_kl(), &params.lora) {
+            (None, _) => None,
+            // Without its adapters the policy is what it was at first.
+            (Some(_), Some(_)) => Some(Transformer::from_tensors(config, frozen.clone(), params.dtype, device)?),
+            (Some(_), None) => Some(transformer(config, &params, &frozen, copies(&vars)?, device)?),
         };
         let policies = Policies {
-            model: build(|var| var.as_tensor().clone())?,
-            plain: build(Var::as_detached_tensor)?,
+            model: over(|var| var.as_tensor().clone())?,
+            plain: over(Var::as_detached_tensor)?,
             reference,
             old: None,
         };
-        let optimizer = AdamW::new(params.optimizer, &vars)?;
-        let config = config.clone();
-        let old_weights = BTreeMap::new();
         let on_tape = device.is_cpu() && params.dtype == DType::F32;
-        Ok(Trainer { config, params, vars, policies, old_weights, optimizer, step: 0, skipped_in_a_row: 0, on_tape })
+        Ok(Trainer {
+            config: config.clone(),
+            optimizer: AdamW::new(params.optimizer, &vars)?,
+            params,
+            frozen,
+            vars,
+            policies,
+            old_weights: BTreeMap::new(),
+            step: 0,
+            skipped_in_a_row: 0,
+            on_tape,
+        })
     }
 
     /// Steps taken, skipped ones included; the next step's number.
@@ -141,11 +163,17 @@ impl Trainer {
         self
     }
 
-    /// Copies of the weights by name.
+    /// Copies of what is trained, by name: all weights, or the adapters.
     pub fn weights(&self) -> Result<BTreeMap<String, Tensor>> {
-        let copy =
-            |(name, var): (&String, &Var)| Ok((name.clone(), var.as_detached_tensor().copy().map_err(tensor_error)?));
-        self.vars.iter().map(copy).collect()
+        copies(&self.vars)
+    }
+
+    /// A whole policy's weights, from what [`Trainer::weights`] gave: adapters are merged into theirs.
+    pub fn policy_weights(&self, weights: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
+        match &self.params.lora {
+            Some(lora) => lora.merge(&self.frozen, &weights),
+            None => Ok(weights),
+        }
     }
 
     /// One optimizer step over these examples. A loss or gradient that is not finite, or a step without any target, makes
@@ -168,28 +196,43 @@ impl Trainer {
                 }
             }
         }
-        let loss = match self.params.accumulation {
-            Accumulation::TokenMean => sums.loss,
-            Accumulation::MicroBatchSum => sums.loss / batches.len().max(1) as f64,
-        };
-        let mut metrics = sums.metrics(self.step, loss);
+        let mut metrics = sums.metrics(self.step, self.mean_loss(&sums, batches.len()));
         self.update(gradients, &mut metrics)?;
         self.step += 1;
         Ok(metrics)
     }
 
-    /// Loss and metrics of examples without an update, as if they were one step.
+    /// The loss compares with log-probs that every row must carry.
+    pub fn needs_reference(&self) -> bool {
+        self.params.loss.needs_reference()
+    }
+
+    /// Loss and metrics of examples without an update, as if they were one step. Where the loss needs log-probs that some row
+    /// lacks, they are those of `sft`.
     pub fn evaluate(&self, examples: &[&TrainExample]) -> Result<StepMetrics> {
         let batches = pack(examples, &self.params.packing)?;
-        let pass = self.pass(examples, &batches)?;
+        let mut plain = self.params.clone();
+        plain.loss = Loss::Sft {};
+        let lacking = self.needs_reference() && examples.iter().any(|row| row.logprob_reference.is_none());
+        let mut pass = self.pass(examples, &batches)?;
+        if lacking {
+            pass.params = &plain;
+        }
         let results: Vec<Result<Sums>> = batches.par_iter().map(|batch| pass.evaluate(batch)).collect();
         let mut sums = Sums::default();
         for result in results {
             sums.add(&result?);
         }
-        let mut metrics = sums.metrics(self.step, sums.loss);
+        let mut metrics = sums.metrics(self.step, self.mean_loss(&sums, batches.len()));
         metrics.learning_rate = self.params.schedule.learning_rate(self.step);
         Ok(metrics)
+    }
+
+    fn mean_loss(&self, sums: &Sums, batch_count: usize) -> f64 {
+        match self.params.accumulation {
+            Accumulation::TokenMean => sums.loss,
+            Accumulation::MicroBatchSum { ranks } => sums.loss * f64::from(ranks) / batch_count.max(1) as f64,
+        }
     }
 
     /// Everything a resumed trainer needs: weights, moments, counters.
@@ -259,9 +302,9 @@ impl Trainer {
     }
 
     fn set_old(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        let own = tensors.clone().into_iter().collect();
         let device = self.policies.plain.device();
-        self.policies.old = Some(Transformer::from_tensors(&self.config, own, self.params.dtype, device)?);
+        let old = transformer(&self.config, &self.params, &self.frozen, tensors.clone(), device)?;
+        self.policies.old = Some(old);
         self.old_weights = tensors;
         Ok(())
     }
@@ -293,6 +336,28 @@ impl Trainer {
         metrics.skipped = Some(reason);
         Ok(())
     }
+}
+
+/// A transformer over what is trained and what is not.
+fn transformer(
+    config: &Config,
+    params: &TrainerParams,
+    frozen: &HashMap<String, Tensor>,
+    trained: BTreeMap<String, Tensor>,
+    device: &Device,
+) -> Result<Transformer> {
+    let Some(lora) = &params.lora else {
+        return Transformer::from_tensors(config, trained.into_iter().collect(), params.dtype, device);
+    };
+    let mut model = Transformer::from_tensors(config, frozen.clone(), params.dtype, device)?;
+    lora.attach(&mut model, &trained)?;
+    Ok(model)
+}
+
+fn copies(vars: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Tensor>> {
+    let copy =
+        |(name, var): (&String, &Var)| Ok((name.clone(), var.as_detached_tensor().copy().map_err(tensor_error)?));
+    vars.iter().map(copy).collect()
 }
 
 const COUNTERS: &str = "trainer.counters";

@@ -18,6 +18,9 @@ fn params(loss: &str) -> TrainerParams {
         eos_token_ids: vec![2],
         skip_limit: 3,
         dtype: DType::F32,
+        lora: None,
+        seed: 0,
+        gradient_checkpointing: false,
     }
 }
 
@@ -49,7 +52,7 @@ fn run(trainer: &mut Trainer, rows: &[TrainExample], steps: std::ops::Range<usiz
 }
 
 fn bits(weights: &BTreeMap<String, Tensor>) -> Vec<u32> {
-    let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let values = |t: &Tensor| t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     weights.values().flat_map(values).map(f32::to_bits).collect()
 }
 
@@ -214,16 +217,82 @@ fn trains_in_bf16() {
     assert!(metrics[19].nll < 0.7 * metrics[0].nll, "{} then {}", metrics[0].nll, metrics[19].nll);
 }
 
-/// The paper's released trainer: micro-batches of four rows, summed without dividing, so a gradient that many times larger.
+/// The paper's released trainer: micro-batches of four rows, summed on each of two ranks without dividing, so a gradient half
+/// as many times larger as there are micro-batches.
 #[test]
 fn reference_quirks_sum_over_micro_batches() {
     let rows = examples(4);
     let quirky = || trainer(&tiny_config(), params("dft").with_reference_quirks());
-    let all: Vec<&TrainExample> = (0..12).map(|i| &rows[i % 4]).collect();
-    let three = quirky().step(&all).unwrap();
-    let single = quirky().step(&all[..4]).unwrap();
-    assert!((three.grad_norm / single.grad_norm - 3.0).abs() < 1e-4, "{} and {}", three.grad_norm, single.grad_norm);
-    assert!((three.loss - single.loss).abs() < 1e-6);
+    let all: Vec<&TrainExample> = (0..24).map(|i| &rows[i % 4]).collect();
+    let six = quirky().step(&all).unwrap();
     let corrected = trainer(&tiny_config(), params("dft")).step(&all).unwrap();
-    assert!((corrected.grad_norm / single.grad_norm - 1.0).abs() < 1e-4);
+    assert!((six.grad_norm / corrected.grad_norm - 3.0).abs() < 1e-4, "{} and {}", six.grad_norm, corrected.grad_norm);
+    // Only what is logged is divided.
+    assert!((six.loss - corrected.loss).abs() < 1e-6);
+    assert!((quirky().evaluate(&all).unwrap().loss - six.loss).abs() < 1e-12);
+}
+
+/// A token of a short micro-batch weighs more than one of a long micro-batch; corrected, all weigh the same.
+#[test]
+fn reference_quirks_take_the_mean_per_micro_batch() {
+    let rows = examples(8);
+    let loss = |rows: &[TrainExample], params: TrainerParams| {
+        let rows: Vec<&TrainExample> = rows.iter().collect();
+        trainer(&tiny_config(), params).evaluate(&rows).unwrap()
+    };
+    let quirky = || params("sft").with_reference_quirks();
+    let (first, second) = (loss(&rows[..4], quirky()), loss(&rows[4..], quirky()));
+    assert_ne!(first.token_count, second.token_count);
+    let both = loss(&rows, quirky());
+    assert!((both.loss - 0.5 * (first.loss + second.loss)).abs() < 1e-9);
+    assert!((loss(&rows, params("sft")).loss - both.nll).abs() < 1e-6);
+    assert!((both.loss - both.nll).abs() > 1e-4, "{both:?}");
+}
+
+/// Moments are numbers that bf16 can hold, and long rows lose their end, end-of-sequence token included.
+#[test]
+fn reference_quirks_round_moments_and_truncate() {
+    let mut quirky = trainer(&tiny_config(), params("dft").with_reference_quirks());
+    run(&mut quirky, &examples(5), 0..2);
+    let state = quirky.state().unwrap();
+    let moments = state.iter().filter(|(name, _)| name.starts_with("adamw."));
+    for value in moments.flat_map(|(_, t)| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()) {
+        assert_eq!(value, half::bf16::from_f32(value).to_f32());
+    }
+    let long = TrainExample::new(vec![5; 3000], (0..3000).map(|i| i > 0).collect(), 0);
+    let batches = packing::pack(&[&long], &params("dft").with_reference_quirks().packing).unwrap();
+    assert_eq!(batches[0].targets.len(), 2047);
+}
+
+/// Held-out rows come without reference log-probs: what can be measured is.
+#[test]
+fn evaluates_without_reference_log_probs() {
+    let mut rows = examples(3);
+    let rows_of = |rows: &[TrainExample], loss: &str| {
+        let rows: Vec<&TrainExample> = rows.iter().collect();
+        trainer(&tiny_config(), params(loss)).evaluate(&rows).unwrap()
+    };
+    assert_ne!(rows_of(&rows, "iw-sft").loss, rows_of(&rows, "sft").loss);
+    rows.iter_mut().for_each(|row| row.logprob_reference = None);
+    assert_eq!(rows_of(&rows, "iw-sft"), rows_of(&rows, "sft"));
+}
+
+/// Computing blocks again gives the same bits, whichever way gradients come and whatever is trained.
+#[test]
+fn gradient_checkpointing_changes_no_bit() {
+    let rows = examples(15);
+    let lora = Some(LoraParams { rank: 3, alpha: 6.0, targets: vec!["q_proj".to_string(), "up_proj".to_string()] });
+    for (loss, dtype, lora) in
+        [("dft", DType::F32, None), ("asft", DType::F32, None), ("dft", DType::BF16, None), ("sft", DType::F32, lora)]
+    {
+        for tie_word_embeddings in [true, false] {
+            let config = Config { tie_word_embeddings, ..tiny_config() };
+            let own = |gradient_checkpointing| {
+                let params = TrainerParams { dtype, lora: lora.clone(), gradient_checkpointing, ..params(loss) };
+                let mut trainer = trainer(&config, params);
+                (run(&mut trainer, &rows, 0..3), bits(&trainer.weights().unwrap()))
+            };
+            assert!(own(true) == own(false), "{loss} {dtype:?} tied {tie_word_embeddings}");
+        }
+    }
 }

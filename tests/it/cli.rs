@@ -1,7 +1,7 @@
 //! The commands that need no pipeline, and what scripts rely on.
 
-use crate::support::{fails, json, mindgap, ok};
-use std::io::Write;
+use crate::support::{fails, json, mindgap, ok, run};
+use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
 fn with_stdin(args: &[&str], input: &str) -> String {
@@ -49,6 +49,65 @@ fn bad_json_is_named_by_line() {
     std::fs::write(&file, "{\"id\":1,\"gold\":\"1\",\"response\":\"1\"}\n{\"id\":2,\n").unwrap();
     let error = fails(folder.path(), &["judge", file.to_str().unwrap()], 3);
     assert!(error.contains("rows.jsonl:2"), "{error}");
+}
+
+/// Goal: a line is answered as soon as it has arrived; the pipe need not close.
+#[test]
+fn judge_stands_in_a_pipe() {
+    let store = tempfile::tempdir().unwrap();
+    let mut child =
+        mindgap(store.path(), &["judge", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    for answer in ["7", "8"] {
+        writeln!(stdin, r#"{{"id":"a","gold":"7","response":"\\boxed{{{answer}}}"}}"#).unwrap();
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(json(&line)["verdict"], if answer == "7" { "correct" } else { "incorrect" });
+    }
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
+
+/// Goal: what stands before a bad line is answered, nothing behind it is skipped silently.
+#[test]
+fn judge_stops_at_a_bad_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.jsonl");
+    let good = r#"{"id":1,"gold":"1","response":"1"}"#;
+    for (bad, what) in [("{\"id\":2,", "bad JSON line"), (r#"{"gold":"1"}"#, "missing field `response`")] {
+        std::fs::write(&file, format!("{good}\n\n{good}\n{bad}\n{good}\n")).unwrap();
+        let output = run(folder.path(), &["judge", file.to_str().unwrap()]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        assert!(stderr.contains("rows.jsonl:4") && stderr.contains(what), "{stderr}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 2, "{what}");
+    }
+    std::fs::write(&file, [good.as_bytes(), b"\n{\"gold\":\"\xff"].concat()).unwrap();
+    let error = fails(folder.path(), &["judge", file.to_str().unwrap()], 3);
+    assert!(error.contains("not UTF-8") && error.contains("rows.jsonl:2"), "{error}");
+}
+
+#[test]
+fn every_judge_has_a_name() {
+    let store = tempfile::tempdir().unwrap();
+    for (arguments, gold, answer, expected, name) in [
+        (vec!["--judge", "exact"], "1/2", "0.5", "incorrect", "exact-"),
+        (vec!["--judge", "numeric"], "3.14", "3.15", "incorrect", "numeric-"),
+        (vec!["--judge", "numeric", "--abs-tol", "0.02"], "3.14", "3.15", "correct", "abs_tol=0.02"),
+        (vec!["--judge", "numeric", "--rel-tol", "0.01"], "3.14", "3.15", "correct", "rel_tol=0.01"),
+        (vec!["--judge", "choice"], "B", "The answer is (B).", "correct", "choice-"),
+        (vec!["--judge", "json"], r#"{"a":1,"b":2}"#, r#"{"b":2.0,"a":1}"#, "correct", "json-"),
+        (vec![], "1/2", "\\boxed{0.5}", "correct", "math-"),
+    ] {
+        let pair = ["judge", "--gold", gold, "--answer", answer];
+        let verdict = json(&ok(store.path(), &[&pair[..], &arguments].concat()));
+        assert_eq!(verdict["verdict"], expected, "{arguments:?} {verdict}");
+        assert!(verdict["judge_version"].as_str().unwrap().contains(name), "{verdict}");
+    }
+    for arguments in [["--rel-tol", "0.1"], ["--judge", "guess"], ["--abs-tol", "-1"]] {
+        fails(store.path(), &[&["judge", "--gold", "1", "--answer", "1"][..], &arguments].concat(), 2);
+    }
 }
 
 /// Goal: `generate` and `score` agree: the log-probs of a sample are those of its tokens, teacher-forced.

@@ -1,49 +1,27 @@
 //! docs/tables: one page per table, rendered from the row types, so that it cannot say anything else than the code.
 
-use mindgap::table::evals::Eval;
-use mindgap::table::examples::Example;
-use mindgap::table::logprobs::Logprob;
-use mindgap::table::problems::{Problem, Reject};
-use mindgap::table::rewrites::{Rewrite, Untargeted};
-use mindgap::table::rollouts::Rollout;
-use mindgap::table::train_steps::{BatchPlan, TrainStep};
-use mindgap::table::verdicts::VerdictRow;
-use mindgap::table::{Column, Row};
+use mindgap::table::{Column, Declared, declared};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Every page by table name.
 fn pages() -> BTreeMap<&'static str, String> {
-    fn page<R: Row>() -> (&'static str, String) {
-        (R::TABLE, render(R::TABLE, R::VERSION, R::KEY, R::DOC, &R::columns()))
-    }
-    BTreeMap::from([
-        page::<Problem>(),
-        page::<Reject>(),
-        page::<Rollout>(),
-        page::<VerdictRow>(),
-        page::<Rewrite>(),
-        page::<Untargeted>(),
-        page::<Logprob>(),
-        page::<Example>(),
-        page::<TrainStep>(),
-        page::<BatchPlan>(),
-        page::<Eval>(),
-    ])
+    declared().iter().map(|table| (table.name, render(table))).collect()
 }
 
-fn render(table: &str, version: u32, key: &[&str], doc: &str, columns: &[Column]) -> String {
+fn render(table: &Declared) -> String {
+    let Declared { name, version, key, doc, columns } = table;
     let key = key.iter().map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", ");
     let mut page = format!(
-        "# {table}\n\n<!-- Made from src/table by `make golden`. Do not edit. -->\n\n{}\n\n\
+        "# {name}\n\n<!-- Made from src/table by `make golden`. Do not edit. -->\n\n{}\n\n\
          Schema version {version}. Sorted by its key: {key}.\n\n\
          | column | type | null | meaning |\n|---|---|---|---|\n",
         doc.trim()
     );
-    for column in columns {
-        let (kind, null) = (type_name(&column.data_type), if column.nullable { "yes" } else { "no" });
-        let meaning = column.doc.trim().replace('|', "\\|");
-        page.push_str(&format!("| `{}` | {kind} | {null} | {meaning} |\n", column.name));
+    for Column { name, data_type, nullable, doc } in columns {
+        let (kind, null) = (type_name(data_type), if *nullable { "yes" } else { "no" });
+        let meaning = doc.trim().replace('|', "\\|");
+        page.push_str(&format!("| `{name}` | {kind} | {null} | {meaning} |\n"));
     }
     page
 }
@@ -77,7 +55,7 @@ fn table_pages_match_the_row_types() {
     }
 }
 
-/// A page of a table that no longer exists is stale too, and so is a row type that `pages` forgot.
+/// A page of a table that no longer exists is stale too, and so is a row type that `declared` forgot.
 #[test]
 fn every_row_type_has_a_page_and_every_page_a_row_type() {
     let known = pages();
@@ -91,5 +69,5 @@ fn every_row_type_has_a_page_and_every_page_a_row_type() {
         let code = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         declared += code.lines().filter(|line| *line == "row! {").count();
     }
-    assert_eq!(declared, known.len(), "a `row!` in src/table has no line in `pages`");
+    assert_eq!(declared, known.len(), "a `row!` in src/table has no line in `table::declared`");
 }

@@ -3,17 +3,25 @@
 mod bad_input;
 mod cli;
 mod crash;
+mod disk;
 mod docs;
 mod engine;
 mod export;
+mod hub;
 mod inspect;
 mod math;
 #[cfg(feature = "oracle")]
 mod oracle;
+mod power;
+mod properties;
+mod report;
 mod results;
 mod scores;
 mod show;
 mod stages;
 mod support;
 mod tidy;
+mod train;
+mod transcripts;
+mod upkeep;
 mod world;

@@ -36,7 +36,7 @@ fn smoke_runs_every_stage_once() {
     let (store, done) = smoke();
     let kinds: std::collections::BTreeSet<String> =
         by_stage(done, "kind").into_iter().map(|(_, kind)| kind.as_str().unwrap().to_string()).collect();
-    let all = ["documents", "evaluate", "ingest", "judge", "logprob", "rewrite", "rollout", "train"];
+    let all = ["documents", "evaluate", "gap", "ingest", "judge", "logprob", "rewrite", "rollout", "train"];
     assert_eq!(kinds.iter().map(String::as_str).collect::<Vec<_>>(), all);
     assert!(by_stage(done, "computed_parts").iter().all(|(_, parts)| parts.as_u64() > Some(0)));
 
@@ -76,7 +76,13 @@ fn smoke_runs_every_stage_once() {
     assert_eq!(by_stage(done, "address"), by_stage(&again, "address"));
     let status = json(&ok(store, &["status", "pipelines/smoke.toml", "--json"]));
     assert!(by_stage(&status, "state").iter().all(|(_, state)| state == "done"));
-    let report = ok(store, &["report", "pipelines/smoke.toml"]);
+    let printed = ok(store, &["report", "pipelines/smoke.toml"]);
+    let page = store.join("reports/smoke.html");
+    let twin = page.with_extension("md");
+    assert_eq!(printed, format!("{}\n{}\n", page.display(), twin.display()));
+    assert!(std::fs::read_to_string(&page).unwrap().contains("id=\"browser\""));
+    let report = ok(store, &["report", "pipelines/smoke.toml", "--markdown"]);
+    assert_eq!(report, std::fs::read_to_string(&twin).unwrap());
     assert!(report.contains("| dr+dft |") && report.contains("| rewrites | 64 |"), "{report}");
 }
 

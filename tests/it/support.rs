@@ -1,9 +1,15 @@
 //! The binary, a scratch folder, and the smoke pipeline to run on it.
 
+use mindgap::base::error::Result;
+use mindgap::pipeline::execute::{Options, Outcome};
+use mindgap::pipeline::{Pipeline, StagePlan};
+use mindgap::store::Store;
+use mindgap::store::hub::Watch;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -70,7 +76,11 @@ pub fn pipeline(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     let data = root().join("data");
     let templates = root().join("pipelines/templates");
-    let text = text.replace("DATA", &data.display().to_string()).replace("TEMPLATES", &templates.display().to_string());
+    let fixtures = root().join("tests/fixtures");
+    let text = text
+        .replace("DATA", &data.display().to_string())
+        .replace("TEMPLATES", &templates.display().to_string())
+        .replace("FIXTURES", &fixtures.display().to_string());
     std::fs::write(&path, text).expect("the scratch folder is writable");
     path
 }
@@ -116,3 +126,72 @@ batch_size = 8
 steps = 4
 checkpoint_steps = 1
 "#;
+
+/// Every step from sources to a trained policy, on a random policy of two small layers: tens of milliseconds. Several parts
+/// each, so that publishing is what takes the time.
+pub const TINY: &str = r#"
+name = "tiny"
+[policies]
+base = { path = "FIXTURES/model/qwen2" }
+[stages.problems]
+kind = "ingest"
+files = [{ path = "DATA/world/train-0.parquet", source = "world" }]
+limit = 12
+part_problems = 6
+[stages.rollouts]
+kind = "rollout"
+problems = "problems"
+policy = "base"
+samples = 2
+max_new_tokens = 3
+part_problems = 4
+[stages.verdicts]
+kind = "judge"
+rollouts = "rollouts"
+problems = "problems"
+[stages.rewrites]
+kind = "rewrite"
+problems = "problems"
+policy = "base"
+self_aligned = ["verdicts"]
+part_problems = 6
+[stages.train]
+kind = "train"
+policy = "base"
+data = "rewrites"
+loss = "sft"
+learning_rate = 1e-4
+batch_size = 4
+steps = 2
+checkpoint_steps = 1
+"#;
+
+/// A pipeline run in this process, where a test can watch what it does to the file system.
+pub fn run_here(store: &Path, file: &Path) -> Result<Vec<Outcome>> {
+    run_stages_here(store, file, &[])
+}
+
+pub fn run_stages_here(store: &Path, file: &Path, stages: &[String]) -> Result<Vec<Outcome>> {
+    let pipeline = Pipeline::load(file, &[])?;
+    let options = Options { threads: 1, cancel: &AtomicBool::new(false), observer: &|_| (), share: None };
+    mindgap::pipeline::run(&pipeline, &Store::open(store)?, stages, &options)
+}
+
+pub fn plan_here(store: &Path, file: &Path) -> Vec<StagePlan> {
+    let watch = Watch { cancel: &AtomicBool::new(false), on_transfer: &|_| () };
+    mindgap::pipeline::plan(&Pipeline::load(file, &[]).unwrap(), &Store::open(store).unwrap(), &[], &watch).unwrap()
+}
+
+/// Address of what each stage made, and how many parts were computed.
+pub fn summary(outcomes: &[Outcome]) -> (Vec<(String, String)>, usize) {
+    let addresses = outcomes
+        .iter()
+        .map(|o| (o.name.clone(), o.address.as_ref().map_or(String::new(), ToString::to_string)))
+        .collect();
+    (addresses, outcomes.iter().map(|o| o.computed_parts).sum())
+}
+
+/// A scratch folder in memory where there is one: thousands of syncs cost nothing there.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a scratch folder")
+}

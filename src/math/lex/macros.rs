@@ -50,6 +50,7 @@ impl<'a> Lexer<'a> {
                     }
                 }
                 self.push(Tok::Newline);
+                self.skip_row_space();
             }
             128.. => self.at -= 1,
             _ => self.spaced = true,
@@ -58,6 +59,17 @@ impl<'a> Lexer<'a> {
             b'{' => self.depth += 1,
             b'}' => self.depth = self.depth.saturating_sub(1),
             _ => {}
+        }
+    }
+
+    /// `\\[4pt]`: more space between two rows.
+    fn skip_row_space(&mut self) {
+        let Some(inside) = self.text[self.at..].strip_prefix('[') else { return };
+        let Some(close) = inside.find(']') else { return };
+        let length =
+            inside[..close].trim_start_matches('-').trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+        if matches!(length.trim(), "pt" | "em" | "ex" | "mm" | "cm" | "in" | "mu" | "bp" | "\\jot") {
+            self.at += close + 2;
         }
     }
 

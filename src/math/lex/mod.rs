@@ -162,7 +162,10 @@ impl<'a> Lexer<'a> {
             Comma::Auto => self.depth == 0 && self.text[self.at..].starts_with("0,") && !self.spaced_commas,
             _ => false,
         };
-        let scan = number::scan(&self.text[self.at..], groups_allowed, decimal_comma);
+        let script = matches!(self.tokens.last().map(|token| &token.tok), Some(Tok::Op('^' | '_')));
+        // a script without braces ends where its digits do: `\log_5 625`
+        let end = if script { self.at + number::plain_length(&self.text[self.at..]) } else { self.text.len() };
+        let scan = number::scan(&self.text[self.at..end], groups_allowed, decimal_comma);
         self.at += scan.length.max(1);
         self.ambiguous |= scan.ambiguous;
         self.too_large |= scan.too_large;
@@ -204,6 +207,15 @@ impl<'a> Lexer<'a> {
         if let Some((pair, tok)) = PAIRS.iter().find(|(pair, _)| rest.starts_with(pair)) {
             self.at += pair.len();
             return self.push(tok.clone());
+        }
+        // an operator in braces of its own: `4{:}30`, `a {=} b`
+        let script = matches!(self.tokens.last().map(|token| &token.tok), Some(Tok::Op('^' | '_')));
+        let braced = byte == b'{' && !script && rest.as_bytes().get(2) == Some(&b'}');
+        if braced && matches!(rest.as_bytes()[1], b':' | b'=' | b'<' | b'>' | b'+' | b'-' | b'*' | b'/') {
+            self.at += 1;
+            self.symbol(rest.as_bytes()[1]);
+            self.at += 1;
+            return;
         }
         self.at += 1;
         let tok = match byte {

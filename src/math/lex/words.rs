@@ -51,6 +51,10 @@ impl Lexer<'_> {
             }
             _ => {}
         }
+        // 24 min
+        if matches!(run, "min" | "sec") && self.spaced && self.behind_number() && !self.next_opens() {
+            return self.push_font(Tok::Word(run.to_string()), true);
+        }
         if let Some(func) = token::function(run).filter(|_| !self.prose || run.len() < 4 || upright)
             && !(as_text
                 && matches!(run, "sign" | "floor" | "max" | "min" | "exp" | "abs" | "tan" | "log")
@@ -66,14 +70,16 @@ impl Lexer<'_> {
         {
             return self.push(Tok::Ident(name.to_string()));
         }
-        let after_number =
-            matches!(self.tokens.last().map(|token| &token.tok), Some(Tok::Num(..) | Tok::Close(_) | Tok::Degree));
-        let unit = after_number && self.spaced && units::Unit::named(run).is_some();
+        let unit = self.behind_number() && self.spaced && units::Unit::named(run).is_some();
         if as_text || unit || plain::is_long_word(run) || (token::is_common_word(run) && self.stands_among_words(start))
         {
             return self.push_font(Tok::Word(run.to_string()), true);
         }
         self.product(run);
+    }
+
+    fn behind_number(&self) -> bool {
+        matches!(self.tokens.last().map(|token| &token.tok), Some(Tok::Num(..) | Tok::Close(_) | Tok::Degree))
     }
 
     /// No numeral and no operator on either side: `by` in `4by + z` is a product.

@@ -1,10 +1,10 @@
-//! atom: numbers, names, brackets, macros with arguments, matrices.
+//! atom: numbers, names, what stands alone.
 
 use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::ToPrimitive;
 
-use super::super::ast::{Bracket, Const, Expr, Func, NamedSet};
+use super::super::ast::{Const, Expr};
 use super::super::token::{Cmd, Delim, Tok, Token};
 use super::super::units::Unit;
 use super::{Failure, Parser, Result, closes};
@@ -89,7 +89,7 @@ impl Parser {
     }
 
     /// Digits with a subscript.
-    fn based(&mut self, digits: &str) -> Result<Expr> {
+    pub(super) fn based(&mut self, digits: &str) -> Result<Expr> {
         let label = self.script_text()?;
         let label = label.trim_matches(|c| c == '(' || c == ')').trim();
         const NAMES: [&str; 16] = [
@@ -263,219 +263,6 @@ impl Parser {
         self.at += 1;
         text.push_str(&spelled(&tok));
         Ok(text)
-    }
-
-    /// Runs `inner` with bars that open again.
-    pub(super) fn bracketed<T>(&mut self, inner: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let bars = std::mem::take(&mut self.bars);
-        let outward = std::mem::replace(&mut self.outward, false);
-        let result = inner(self);
-        self.bars = bars;
-        self.outward = outward;
-        result
-    }
-
-    fn bracket(&mut self, delim: Delim) -> Result<Expr> {
-        match delim {
-            Delim::Group => self.group(),
-            Delim::Brace => self.set(),
-            Delim::Floor | Delim::Ceil => {
-                let inner = self.bracketed(Self::sum)?;
-                let close = self.peek().and_then(closes).ok_or(Failure::Syntax)?;
-                self.at += 1;
-                match (delim, close) {
-                    (Delim::Floor, Delim::Floor) => Ok(Expr::Func(Func::Floor, vec![inner])),
-                    (Delim::Ceil, Delim::Ceil) => Ok(Expr::Func(Func::Ceil, vec![inner])),
-                    _ => Err(Failure::Syntax),
-                }
-            }
-            Delim::Paren | Delim::Square | Delim::Angle => self.sequence(delim),
-        }
-    }
-
-    /// A sequence in round, square or angle brackets.
-    fn sequence(&mut self, open: Delim) -> Result<Expr> {
-        if let (Some(Tok::Cmd(Cmd::Mod)), Delim::Paren) = (self.peek(), open) {
-            self.at += 1;
-            let modulus = self.bracketed(Self::sum)?;
-            self.expect(&Tok::Close(Delim::Paren))?;
-            return Ok(Expr::Shape("mod".to_string(), vec![modulus]));
-        }
-        let start = self.at;
-        let (mut items, separators) = self.bracketed(Self::item_list)?;
-        let close = self.peek().and_then(closes).ok_or(Failure::Syntax)?;
-        self.at += 1;
-        match (open, close) {
-            (Delim::Paren, Delim::Square) | (Delim::Square, Delim::Paren) => {
-                let [left, right]: [Expr; 2] = items.try_into().map_err(|_| Failure::Syntax)?;
-                return Ok(Expr::HalfOpen(Box::new([left, right]), open == Delim::Square, close == Delim::Square));
-            }
-            (open, close) if open == close => {}
-            _ => return Err(Failure::Syntax),
-        }
-        if items.len() > 1 {
-            if separators.iter().all(|separator| matches!(separator, super::Separator::And | super::Separator::Or)) {
-                return Ok(super::assemble(items, &separators));
-            }
-            let bracket = match open {
-                Delim::Paren => Bracket::Round,
-                Delim::Square => Bracket::Square,
-                _ => Bracket::Angle,
-            };
-            return Ok(Expr::Tuple(bracket, items));
-        }
-        // (1011)_2
-        if self.at - start == 2
-            && self.peek() == Some(&Tok::Op('_'))
-            && let Tok::Num(_, _, Some(digits)) = self.tokens[start].tok.clone()
-        {
-            self.at += 1;
-            return self.based(&digits);
-        }
-        Ok(items.pop().expect("a list of items has one"))
-    }
-
-    /// `]a, b[`.
-    fn outward_interval(&mut self) -> Result<Expr> {
-        let outward = std::mem::replace(&mut self.outward, true);
-        let bars = std::mem::take(&mut self.bars);
-        let items = self.item_list();
-        self.bars = bars;
-        self.outward = outward;
-        let [left, right]: [Expr; 2] = items?.0.try_into().map_err(|_| Failure::Syntax)?;
-        match self.peek() {
-            Some(Tok::Open(Delim::Square)) => {
-                self.at += 1;
-                Ok(Expr::Tuple(Bracket::Round, vec![left, right]))
-            }
-            Some(Tok::Close(Delim::Square)) => {
-                self.at += 1;
-                Ok(Expr::HalfOpen(Box::new([left, right]), false, true))
-            }
-            _ => Err(Failure::Syntax),
-        }
-    }
-
-    /// TeX's braces: transparent, unless they hold `\over`, `\choose` or several items.
-    pub(super) fn group(&mut self) -> Result<Expr> {
-        if self.take(&Tok::Close(Delim::Group)) {
-            // an empty group next to something is nothing
-            return if self.at < self.end
-                && self.peek().is_some_and(|tok| self.starts_factor(tok) || matches!(tok, Tok::Op('^')))
-            {
-                self.primary()
-            } else {
-                Err(Failure::Syntax)
-            };
-        }
-        let first = self.bracketed(Self::items)?;
-        let operator = match self.peek() {
-            Some(Tok::Close(Delim::Group)) => {
-                self.at += 1;
-                return Ok(first);
-            }
-            Some(Tok::Cmd(cmd @ (Cmd::Over | Cmd::Choose))) => cmd.clone(),
-            _ => return Err(Failure::Syntax),
-        };
-        self.at += 1;
-        let second = self.bracketed(Self::items)?;
-        self.expect(&Tok::Close(Delim::Group))?;
-        Ok(match operator {
-            Cmd::Over => Expr::Div(Box::new(first), Box::new(second)),
-            _ => Expr::Func(Func::Binom, vec![first, second]),
-        })
-    }
-
-    /// `\{ .. \}`: elements, or an element and a condition.
-    fn set(&mut self) -> Result<Expr> {
-        let close = Tok::Close(Delim::Brace);
-        if self.take(&close) {
-            return Ok(Expr::Named(NamedSet::Empty));
-        }
-        let bars = std::mem::replace(&mut self.bars, 1);
-        let inner = self.set_content();
-        self.bars = bars;
-        let set = inner?;
-        self.expect(&close)?;
-        Ok(set)
-    }
-
-    fn set_content(&mut self) -> Result<Expr> {
-        let start = self.at;
-        let (items, separators) = match self.item_list() {
-            Ok(found) => found,
-            Err(failure) => {
-                // { x : x > 0 }: the colon may have been taken for a ratio
-                self.at = start;
-                let element = self.set_expression().map_err(|_| failure)?;
-                (vec![element], Vec::new())
-            }
-        };
-        if self.take(&Tok::Bar) || self.take(&Tok::Op(':')) {
-            let condition = self.condition()?;
-            return Ok(Expr::SetBuilder(Box::new([super::assemble(items, &separators), condition])));
-        }
-        // x : x > 0 read as a ratio on the left of a relation
-        if let [Expr::Rel(terms, operators)] = items.as_slice()
-            && let Some(Expr::Ratio(parts)) = terms.first()
-            && let [element, start] = parts.as_slice()
-        {
-            let mut terms = terms.clone();
-            terms[0] = start.clone();
-            return Ok(Expr::SetBuilder(Box::new([element.clone(), Expr::Rel(terms, operators.clone())])));
-        }
-        Ok(Expr::Set(items))
-    }
-
-    /// What follows the bar of a set: relations and words up to the closing brace.
-    fn condition(&mut self) -> Result<Expr> {
-        let start = self.at;
-        let mut depth = 0;
-        let mut stop = self.at;
-        while stop < self.end {
-            match self.tokens[stop].tok {
-                Tok::Open(Delim::Brace) => depth += 1,
-                Tok::Close(Delim::Brace) if depth == 0 => break,
-                Tok::Close(Delim::Brace) => depth -= 1,
-                _ => {}
-            }
-            stop += 1;
-        }
-        self.work += (stop - start) / 8;
-        let value = self.cell(start, stop)?;
-        self.at = stop;
-        Ok(value)
-    }
-
-    /// Parses the tokens from `start` to `stop` as an answer of its own.
-    pub(super) fn cell(&mut self, start: usize, stop: usize) -> Result<Expr> {
-        if start >= stop {
-            return Err(Failure::Syntax);
-        }
-        let (end, bars) = (std::mem::replace(&mut self.end, stop), std::mem::take(&mut self.bars));
-        self.at = start;
-        let mut result = self.items();
-        if (result.is_err() || self.at != stop) && result != Err(Failure::TooLarge) {
-            self.at = start;
-            result = self.prose();
-        }
-        self.end = end;
-        self.bars = bars;
-        result
-    }
-
-    /// `|x|`, `\|v\|`.
-    fn bars(&mut self, bar: &Tok) -> Result<Expr> {
-        let bars = std::mem::replace(&mut self.bars, 1);
-        let inner = self.items();
-        self.bars = bars;
-        let inner = inner?;
-        self.expect(bar)?;
-        Ok(match (bar, inner) {
-            (Tok::Bar, inner @ Expr::Matrix(_)) => Expr::Shape("det".to_string(), vec![inner]),
-            (Tok::Bar, inner) => Expr::Func(Func::Abs, vec![inner]),
-            (_, inner) => Expr::Shape("norm".to_string(), vec![inner]),
-        })
     }
 }
 

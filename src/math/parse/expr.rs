@@ -1,12 +1,8 @@
 //! expr: sets, sums, products, signs, powers and what follows a factor.
 
-use num_rational::BigRational;
-use num_traits::One;
-
-use super::super::ast::{Const, Expr, Func, SetOp};
+use super::super::ast::{Expr, Func, SetOp};
 use super::super::token::{Cmd, Delim, Tok};
 use super::super::units::Unit;
-use super::words::is_clause_word;
 use super::{Failure, Parser, Result};
 
 impl Parser {
@@ -145,6 +141,7 @@ impl Parser {
         match tok {
             Tok::Num(..) | Tok::Func(_) | Tok::Const(_) | Tok::Named(_) | Tok::Begin(_) | Tok::Norm => true,
             Tok::Ident(_) => !self.unit_ahead(),
+            Tok::Cmd(Cmd::Frac) if self.unit_fraction().is_some() => false,
             Tok::Open(Delim::Square) => !self.outward,
             Tok::Open(_) => true,
             Tok::Bar => self.bars == 0,
@@ -266,6 +263,14 @@ impl Parser {
             self.at += 1 + 2 * skip;
             return Ok(self.degree(base));
         }
+        // 45^o
+        if matches!(base, Expr::Num(..))
+            && matches!(self.peek_at(skip), Some(Tok::Ident(name) | Tok::Word(name)) if name == "o")
+            && (!group || self.peek_at(2) == Some(&Tok::Close(Delim::Group)))
+        {
+            self.at += 1 + 2 * skip;
+            return Ok(self.degree(base));
+        }
         if matches!(self.peek_at(skip), Some(Tok::Prime(_))) {
             self.at += skip;
             let base = self.primed(base);
@@ -282,6 +287,10 @@ impl Parser {
             return Ok(Expr::Shape("mark".to_string(), vec![base]));
         }
         let exponent = self.nested(Self::script)?;
+        // (1, 2, 3)^T is the vector
+        if matches!((&base, &exponent), (Expr::Tuple(..), Expr::Sym(name)) if name == "T") {
+            return Ok(base);
+        }
         Ok(Expr::Pow(Box::new(base), Box::new(exponent)))
     }
 
@@ -305,134 +314,6 @@ impl Parser {
             value = Expr::Pow(Box::new(value), Box::new(upper));
         }
         Ok(if negative_sign { negative(value) } else { value })
-    }
-
-    /// A unit, a counted thing or the base of the digits, behind a term.
-    fn with_unit(&mut self, term: Expr) -> Result<Expr> {
-        if matches!(term, Expr::Text(_) | Expr::Quantity(..)) && !matches!(term, Expr::Quantity(..)) {
-            return Ok(term);
-        }
-        if matches!(self.peek(), Some(Tok::Word(word)) if word == "base")
-            && let (Some(Tok::Num(base, ..)), Tok::Num(_, _, Some(digits))) =
-                (self.peek_at(1), &self.tokens[self.at - 1].tok)
-            && let Some(value) = super::atom::in_base(digits, base)
-        {
-            self.at += 2;
-            return Ok(value);
-        }
-        let start = self.at;
-        if let Some(unit) = self.unit() {
-            return Ok(Expr::Quantity(Box::new(term), unit));
-        }
-        self.at = start;
-        if let Some(name) = self.counted() {
-            let unit = Unit { dimension: vec![(format!("#{name}"), 1)], scale: BigRational::one() };
-            return Ok(Expr::Quantity(Box::new(term), unit));
-        }
-        self.at = start;
-        Ok(term)
-    }
-
-    /// One to three words up to the end of an item that name what is counted.
-    fn counted(&mut self) -> Option<String> {
-        let mut words = Vec::new();
-        while let Some(Tok::Word(word)) = self.peek() {
-            let word = word.to_lowercase();
-            if is_clause_word(&word) || !word.starts_with(|c: char| c.is_alphabetic()) {
-                return None;
-            }
-            words.push(word);
-            self.at += 1;
-        }
-        let ends = matches!(
-            self.peek(),
-            None | Some(Tok::Comma | Tok::Semicolon | Tok::And | Tok::Or | Tok::Newline | Tok::Quad | Tok::Close(_))
-        );
-        ((1..=3).contains(&words.len()) && ends).then(|| words.join(" "))
-    }
-
-    fn unit(&mut self) -> Option<Unit> {
-        let mut unit = self.one_unit()?;
-        loop {
-            let sign = match self.peek() {
-                Some(Tok::Op('/')) => -1,
-                Some(Tok::Op('*')) => 1,
-                Some(Tok::Word(word)) if word == "per" => -1,
-                _ if self.is_unit_here() => 1,
-                _ => return Some(unit),
-            };
-            let before = self.at;
-            if !self.is_unit_here() || matches!(self.peek(), Some(Tok::Word(word)) if word == "per") {
-                self.at += 1;
-            }
-            match self.one_unit() {
-                Some(next) => unit = unit.times(&next, sign),
-                None => {
-                    self.at = before;
-                    return Some(unit);
-                }
-            }
-        }
-    }
-
-    fn is_unit_here(&self) -> bool {
-        match self.peek() {
-            Some(Tok::Word(word)) => Unit::named(word).is_some(),
-            Some(Tok::Ident(name)) => self.tokens[self.at].upright && Unit::named(name).is_some(),
-            _ => false,
-        }
-    }
-
-    fn one_unit(&mut self) -> Option<Unit> {
-        let mut power = 1;
-        if let Some(Tok::Word(word)) = self.peek() {
-            power = match word.to_lowercase().as_str() {
-                "square" | "sq" => 2,
-                "cubic" | "cu" => 3,
-                _ => 1,
-            };
-            if power > 1 {
-                self.at += 1;
-            }
-        }
-        let unit = match self.peek()? {
-            Tok::Word(word) => Unit::named(word)?,
-            Tok::Ident(name)
-                if self.tokens[self.at].upright || matches!(self.tokens[self.at - 1].tok, Tok::Op('/')) =>
-            {
-                Unit::named(name)?
-            }
-            Tok::Const(Const::I) => return None,
-            _ => return None,
-        };
-        self.at += 1;
-        if let (Some(Tok::Word(word)), 1) = (self.peek(), power) {
-            match word.as_str() {
-                "squared" => power = 2,
-                "cubed" => power = 3,
-                _ => {}
-            }
-            if power > 1 {
-                self.at += 1;
-            }
-        }
-        if self.peek() == Some(&Tok::Op('^')) {
-            let before = self.at;
-            self.at += 1;
-            match self
-                .nested(Self::script)
-                .ok()
-                .and_then(|script| script.as_int())
-                .filter(|power| (-9..=9).contains(power))
-            {
-                Some(exponent) => power = exponent as i32,
-                None => {
-                    self.at = before;
-                    return None;
-                }
-            }
-        }
-        Some(unit.power(power))
     }
 }
 

@@ -47,7 +47,7 @@ impl Parser {
 
     fn arguments(&mut self, func: Func) -> Result<Vec<Expr>> {
         match self.peek() {
-            Some(Tok::Open(Delim::Paren | Delim::Square)) => {
+            Some(Tok::Open(Delim::Paren | Delim::Square | Delim::Brace)) => {
                 self.at += 1;
                 let open = self.tokens[self.at - 1].tok.clone();
                 let (items, _) = self.nested(|parser| parser.bracketed(Self::item_list))?;

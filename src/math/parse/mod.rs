@@ -3,8 +3,11 @@
 //! Depth and size are bounded, so the tree can be walked by recursion; on any input the parser ends with a tree or a reason.
 
 mod atom;
+mod brackets;
 mod expr;
+mod layout;
 mod macros;
+mod quantity;
 mod words;
 
 use super::ast::{Expr, RelOp};
@@ -42,7 +45,7 @@ type Result<T> = std::result::Result<T, Failure>;
 /// Reads an answer; commas between digits are read as `comma` says.
 pub fn parse(text: &str, comma: Comma) -> Result<Parsed> {
     let lexed = lex::lex(text, comma).map_err(|_| Failure::TooLarge)?;
-    let tokens = prepared(lexed.tokens);
+    let tokens = layout::prepared(lexed.tokens);
     if tokens.is_empty() {
         return Err(Failure::Empty);
     }
@@ -54,6 +57,9 @@ fn parse_tokens(tokens: Vec<Token>) -> Result<Expr> {
     if let Some(text) = words::pure_text(&tokens) {
         return Ok(words::known(text));
     }
+    let mut tokens = tokens;
+    tokens.truncate(words::before_quantifier(&tokens));
+    tokens.drain(..words::announcement(&tokens));
     let end = tokens.len();
     let work_limit = 500 + WORK_PER_TOKEN * end;
     let mut parser =
@@ -67,87 +73,6 @@ fn parse_tokens(tokens: Vec<Token>) -> Result<Expr> {
     parser.depth = 0;
     parser.bars = 0;
     parser.prose()
-}
-
-/// Removes what only lays out lines: alignment marks, their environments, punctuation at the ends.
-fn prepared(tokens: Vec<Token>) -> Vec<Token> {
-    const LAYOUT: [&str; 12] = [
-        "align",
-        "aligned",
-        "gather",
-        "gathered",
-        "equation",
-        "split",
-        "eqnarray",
-        "multline",
-        "center",
-        "math",
-        "displaymath",
-        "alignat",
-    ];
-    let mut open: Vec<bool> = Vec::new();
-    let mut kept: Vec<Token> = Vec::with_capacity(tokens.len());
-    for token in tokens {
-        match &token.tok {
-            Tok::Begin(name) => {
-                open.push(LAYOUT.contains(&name.as_str()));
-                if open.last() == Some(&true) {
-                    continue;
-                }
-            }
-            Tok::End(_) if open.pop() == Some(true) => {
-                continue;
-            }
-            Tok::Amp if open.last() != Some(&false) => continue,
-            // a line that goes on with a relation belongs to the line before
-            Tok::Rel(_) if kept.last().is_some_and(|last| last.tok == Tok::Newline) => {
-                kept.pop();
-            }
-            _ => {}
-        }
-        kept.push(token);
-    }
-    let idle =
-        |tok: &Tok| matches!(tok, Tok::Comma | Tok::Semicolon | Tok::Newline | Tok::Quad | Tok::Op(':') | Tok::Amp);
-    while kept.last().is_some_and(|token| idle(&token.tok)) {
-        kept.pop();
-    }
-    let start = kept.iter().position(|token| !idle(&token.tok)).unwrap_or(kept.len());
-    kept.drain(..start);
-    without_double_brackets(kept)
-}
-
-/// Brackets directly inside brackets say nothing more, and cost depth.
-fn without_double_brackets(tokens: Vec<Token>) -> Vec<Token> {
-    let mut partner = vec![usize::MAX; tokens.len()];
-    let mut open = Vec::new();
-    for (at, token) in tokens.iter().enumerate() {
-        match token.tok {
-            Tok::Open(delim) => open.push((delim, at)),
-            Tok::Close(delim) => match open.pop() {
-                Some((other, start)) if other == delim => partner[start] = at,
-                // mixed brackets: half-open intervals; their partners stay unknown
-                _ => {}
-            },
-            _ => {}
-        }
-    }
-    let is = |at: usize, wanted: &Tok| tokens.get(at).is_some_and(|token| token.tok == *wanted);
-    let mut dropped = vec![false; tokens.len()];
-    for delim in [Delim::Paren, Delim::Group] {
-        let tok = Tok::Open(delim);
-        for at in 1..tokens.len() {
-            let (inner, outer) = (partner[at], partner[at - 1]);
-            if inner != usize::MAX && outer == inner + 1 && is(at, &tok) && is(at - 1, &tok) {
-                dropped[at] = true;
-                dropped[inner] = true;
-            }
-        }
-    }
-    if !dropped.contains(&true) {
-        return tokens;
-    }
-    tokens.into_iter().zip(dropped).filter(|(_, dropped)| !dropped).map(|(token, _)| token).collect()
 }
 
 struct Parser {
@@ -418,8 +343,10 @@ fn assemble(mut items: Vec<Expr>, separators: &[Separator]) -> Expr {
         }
     }
     if items.iter().all(is_order) {
-        let all = !separators.contains(&Separator::Or);
-        return Expr::Logic(all && separators.contains(&Separator::And), items);
+        // x in R, x != 0: a membership in all numbers is a declaration, what follows it a condition
+        let declared = items.iter().any(|item| matches!(item, Expr::Rel(terms, operators) if operators.as_slice() == [RelOp::In] && matches!(terms[1], Expr::Named(_))));
+        let all = !separators.contains(&Separator::Or) && (declared || separators.contains(&Separator::And));
+        return Expr::Logic(all, items);
     }
     Expr::List(items)
 }

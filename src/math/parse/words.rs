@@ -1,6 +1,6 @@
 //! words: answers in words, and words around mathematics.
 
-use super::super::ast::{Const, Expr, NamedSet};
+use super::super::ast::{Const, Expr, NamedSet, RelOp};
 use super::super::token::{Tok, Token};
 
 /// The words of an answer without mathematics, lower case, single spaces.
@@ -67,8 +67,10 @@ pub fn of_prose(tok: &Tok) -> Option<Option<String>> {
         | Tok::Quad
         | Tok::Op(':' | '-' | '*' | '/')
         | Tok::Amp
-        | Tok::Rel(_)
+        | Tok::Rel(RelOp::Eq | RelOp::Approx | RelOp::Other(_))
         | Tok::Prime(_) => None,
+        // `< 5` and `\ne 5` are not 5
+        Tok::Rel(operator) => Some(format!("{operator:?}").to_lowercase()),
         _ => return None,
     })
 }
@@ -128,6 +130,45 @@ const FRAME: &[&str] = &[
     "smallest",
     "largest",
 ];
+
+/// The number of tokens in front that only announce the answer: `the answer is`, `Answer:`.
+pub fn announcement(tokens: &[Token]) -> usize {
+    let mut announces = false;
+    let framing = tokens.iter().take_while(|token| match &token.tok {
+        Tok::Word(word) => {
+            let word = word.to_lowercase();
+            announces |= matches!(word.as_str(), "answer" | "solution" | "result" | "value");
+            FRAME.contains(&word.as_str())
+        }
+        _ => false,
+    });
+    let length = framing.count();
+    let colon = usize::from(tokens.get(length).is_some_and(|token| token.tok == Tok::Op(':')));
+    if announces && length + colon < tokens.len() { length + colon } else { 0 }
+}
+
+/// The number of tokens before a final `for all x`, `for every real number x`, `for all n in N`, which says no more than
+/// that the names are names.
+pub fn before_quantifier(tokens: &[Token]) -> usize {
+    let word = |at: usize, wanted: &[&str]| match tokens.get(at).map(|token| &token.tok) {
+        Some(Tok::Word(word)) => wanted.contains(&word.to_lowercase().as_str()),
+        _ => false,
+    };
+    const KINDS: [&str; 11] = [
+        "real", "reals", "positive", "integer", "integers", "number", "numbers", "natural", "rational", "values", "of",
+    ];
+    let Some(start) =
+        (1..tokens.len()).find(|&at| word(at, &["for"]) && word(at + 1, &["all", "any", "every", "each"]))
+    else {
+        return tokens.len();
+    };
+    let names =
+        start + 2 + tokens[start + 2..].iter().enumerate().take_while(|(at, _)| word(start + 2 + at, &KINDS)).count();
+    let named = tokens.get(names).is_some_and(|token| matches!(token.tok, Tok::Ident(_)));
+    let rest: Vec<&Tok> =
+        tokens[(names + usize::from(named)).min(tokens.len())..].iter().map(|token| &token.tok).collect();
+    if matches!(rest.as_slice(), [] | [Tok::Rel(RelOp::In), Tok::Named(_)]) { start } else { tokens.len() }
+}
 
 /// Drops words that only frame the mathematics.
 pub fn without_frame(mut parts: Vec<Expr>) -> Expr {

@@ -81,6 +81,46 @@ fn other_constructs() {
     assert_eq!(render(alternates, &[("user", "x")], Json::Null).unwrap(), "</s>");
 }
 
+/// Llama 3.1 and 3.2 with tools: a switch with a default, comments, tools with an indent inside the first user message, which is
+/// then cut from the list, content that may be data, `none` told from undefined.
+#[test]
+fn tools_in_the_first_user_message() {
+    let source = "{{- bos_token }}
+{%- if not tools_in_user_message is defined %}
+    {%- set tools_in_user_message = true %}
+{%- endif %}
+
+{#- Tools come with the first user message. #}
+{%- if tools_in_user_message and not tools is none %}
+    {%- if messages | length != 0 %}
+        {%- set first_user_message = messages[0]['content']|trim %}
+        {%- set messages = messages[1:] %}
+    {%- else %}
+        {{- raise_exception(\"no first user message\") }}
+    {%- endif %}
+    {{- '<user>' -}}
+    {%- for t in tools %}
+        {{- t | tojson(indent=4) }}
+        {{- \"\\n\\n\" }}
+    {%- endfor %}
+    {{- first_user_message + \"<|eot_id|>\"}}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.content is mapping or message.content is not string %}
+        {{- message.content | tojson }}
+    {%- else %}
+        {{- message.role + ':' + message['content'] | trim + (';' if loop.nextitem is defined else '.') }}
+    {%- endif %}
+{%- endfor %}";
+    let turns = [("user", " add "), ("assistant", "ok"), ("user", "go ")];
+    let tools = json!({"tools": [{"name": "f", "parameters": {"type": "object"}}]});
+    let out = render(source, &turns, tools.clone()).unwrap();
+    let tool = "{\n    \"name\": \"f\",\n    \"parameters\": {\n        \"type\": \"object\"\n    }\n}";
+    assert_eq!(out, format!("<s><user>{tool}\n\nadd<|eot_id|>assistant:ok;user:go."));
+    assert_eq!(render(source, &turns, Json::Null).unwrap(), "<s>user:add;assistant:ok;user:go.");
+    assert!(render(source, &[], tools).unwrap_err().what().contains("no first user message"));
+}
+
 #[test]
 fn errors_have_lines() {
     let broken = ChatTemplate::new("a\n{% if %}", BTreeMap::new()).err().unwrap();

@@ -6,6 +6,7 @@ use super::gemm::product_at;
 use super::gemm::{Left, PANEL, Right, Size, Start, gemm, product};
 use super::tape;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use std::ops::Range;
 
 /// Rows of x between two visits of a panel.
 const BLOCK: usize = 384;
@@ -67,7 +68,21 @@ impl Packed {
         });
     }
 
-    /// The same in fresh memory.
+    /// Outputs `entries` alone, `[rows, entries.len()]`: to the same bits as those columns of the whole. The first must be a
+    /// multiple of [`PANEL`].
+    pub fn apply_to(&self, x: &[f32], rows: usize, entries: Range<usize>, out: &mut [f32]) {
+        assert!(entries.start.is_multiple_of(PANEL) && entries.end <= self.outputs, "{entries:?} of {}", self.outputs);
+        assert!(out.len() >= rows * entries.len(), "output too short for {rows} rows of {}", entries.len());
+        for first in entries.clone().step_by(PANEL) {
+            let panel = PANEL.min(self.outputs - first).next_multiple_of(16);
+            let size = Size { m: rows, n: PANEL.min(entries.end - first), k: self.inputs };
+            let left = Left { data: x, row: self.inputs, step: 1 };
+            let right = Right { data: &self.panels[first * self.inputs..], row: panel };
+            gemm(size, left, right, &mut out[first - entries.start..], entries.len(), Start::Zero);
+        }
+    }
+
+    /// [`Packed::apply`] in fresh memory.
     pub fn applied(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
         #[cfg(target_arch = "x86_64")]
         if self.inputs > 0 && std::is_x86_feature_detected!("avx512f") {

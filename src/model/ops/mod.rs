@@ -27,6 +27,7 @@ pub mod tape;
 mod tests;
 
 pub use attention::{KeyValues, Queries, Visible, attend};
+pub use gemm::PANEL;
 pub use linear::{Packed, linear_packed};
 pub use segments::Segments;
 
@@ -71,6 +72,11 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// `x + y`, of one shape.
 pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     if cpu::ready(&[x, y]) { tape::add(x, y) } else { x + y }
+}
+
+/// `factor * x`.
+pub fn scale(x: &Tensor, factor: f32) -> Result<Tensor> {
+    if cpu::ready(&[x]) { tape::scale(x, factor) } else { x * f64::from(factor) }
 }
 
 /// Log-prob of each row's target under `softmax(hidden @ head^T)`: hidden `[N, H]`, head `[V, H]` -> `[N]` f32,

@@ -40,10 +40,25 @@ thread_local! {
 pub fn record<R, E: From<candle_core::Error>>(
     f: impl FnOnce() -> std::result::Result<R, E>,
 ) -> std::result::Result<(R, Tape), E> {
+    record_onto(Tape::default(), f)
+}
+
+/// The same; the gradient of `input`, made elsewhere, is wanted too: [`TapeGradients::remove`] gives it.
+pub fn record_from<R, E: From<candle_core::Error>>(
+    input: &Tensor,
+    f: impl FnOnce() -> std::result::Result<R, E>,
+) -> std::result::Result<(R, Tape), E> {
+    record_onto(Tape { nodes: Vec::new(), outputs: HashSet::from([input.id()]) }, f)
+}
+
+fn record_onto<R, E: From<candle_core::Error>>(
+    tape: Tape,
+    f: impl FnOnce() -> std::result::Result<R, E>,
+) -> std::result::Result<(R, Tape), E> {
     if is_recording() {
         return Err(candle_core::Error::Msg("a tape inside a tape".to_string()).into());
     }
-    RECORDING.set(Some(Tape::default()));
+    RECORDING.set(Some(tape));
     let result = f();
     let tape = RECORDING.take().unwrap_or_default();
     Ok((result?, tape))
@@ -137,6 +152,28 @@ impl CustomOp2 for Sum {
     }
 }
 
+/// `factor * x`; see [`super::scale`].
+pub(super) fn scale(x: &Tensor, factor: f32) -> Result<Tensor> {
+    apply1(&x.contiguous()?, Scale(factor))
+}
+
+struct Scale(f32);
+
+impl CustomOp1 for Scale {
+    fn name(&self) -> &'static str {
+        "scale"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let scaled = cpu::slice(x, layout)?.iter().map(|x| x * self.0).collect();
+        Ok((CpuStorage::F32(scaled), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&Scale(self.0))?))
+    }
+}
+
 /// A gradient so far; `owned` if nothing else shares its memory.
 struct Gradient {
     tensor: Tensor,
@@ -147,14 +184,28 @@ struct Gradient {
 pub struct TapeGradients(HashMap<TensorId, Gradient>);
 
 impl TapeGradients {
+    /// Adds those of a tape that was recorded before this one.
+    pub fn merge(&mut self, earlier: TapeGradients) -> Result<()> {
+        for (id, Gradient { tensor, owned }) in earlier.0 {
+            self.sum(id, tensor, owned)?;
+        }
+        Ok(())
+    }
+
     /// Takes out the gradient of a variable, if the tape led to it.
     pub fn remove(&mut self, variable: &Tensor) -> Option<Tensor> {
         self.0.remove(&variable.id()).map(|gradient| gradient.tensor)
     }
 
     fn add(&mut self, to: &Tensor, term: Option<Tensor>, owned: bool, reached: &HashSet<TensorId>) -> Result<()> {
-        let Some(term) = term.filter(|_| to.is_variable() || reached.contains(&to.id())) else { return Ok(()) };
-        let gradient = match self.0.remove(&to.id()) {
+        match term.filter(|_| to.is_variable() || reached.contains(&to.id())) {
+            Some(term) => self.sum(to.id(), term, owned),
+            None => Ok(()),
+        }
+    }
+
+    fn sum(&mut self, id: TensorId, term: Tensor, owned: bool) -> Result<()> {
+        let gradient = match self.0.remove(&id) {
             None => Gradient { tensor: term, owned },
             Some(sum) if sum.owned => {
                 sum.tensor.inplace_op2(&term, &AddTo)?;
@@ -166,7 +217,7 @@ impl TapeGradients {
             }
             Some(sum) => Gradient { tensor: sum.tensor.apply_op2_no_bwd(&term, &Sum)?, owned: true },
         };
-        self.0.insert(to.id(), gradient);
+        self.0.insert(id, gradient);
         Ok(())
     }
 }

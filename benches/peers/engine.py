@@ -1,0 +1,209 @@
+"""Speed of this engine beside transformers on PyTorch, per CPU-second of one thread, f32, on random Qwen2 checkpoints.
+
+    python3 benches/peers/engine.py [--binary target/release/mindgap] [--shapes tiny,small] [--rounds 3] [--json FILE]
+
+The two run in turn, round after round, and medians are compared, so that a busy machine slows both alike. Each figure is the
+difference of a long and a short run of the same kind, so that loading and compiling do not count. Rows:
+
+    generate B   B prompts of 64 tokens, sampled at temperature 1 (this engine returns two log-probs per token as well)
+    score        log-probs of every token of 256-token texts
+    train        steps of 4 x 256 tokens, cross-entropy, AdamW
+"""
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pyarrow
+import pyarrow.parquet
+import torch
+import transformers
+from tokenizers import Tokenizer
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKENIZER = ROOT / "tests/fixtures/model/qwen2/tokenizer.json"
+SHAPES = {
+    "tiny": dict(hidden_size=256, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, intermediate_size=768, vocab_size=2048),
+    "small": dict(hidden_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, intermediate_size=1536, vocab_size=8192),
+}
+# New tokens per prompt, by shape and batch: a second or a few of work each.
+NEW = {("tiny", 1): 256, ("tiny", 16): 128, ("tiny", 64): 64, ("small", 1): 96, ("small", 16): 48, ("small", 64): 32}
+PROMPT, TEXT = 64, 256
+STEPS = {"tiny": 6, "small": 3}
+
+
+def make_policy(shape, folder):
+    """A random checkpoint in Hugging Face layout, without EOS, so that every sample has its full length."""
+    torch.manual_seed(0)
+    config = Qwen2Config(max_position_embeddings=1024, tie_word_embeddings=True, rope_theta=10000.0, bos_token_id=None, eos_token_id=None, pad_token_id=None, **SHAPES[shape])
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    (folder / "tokenizer.json").write_bytes(TOKENIZER.read_bytes())
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
+
+
+def texts(count, length, seed):
+    """Texts of exactly so many tokens."""
+    tokenizer, draw = Tokenizer.from_file(str(TOKENIZER)), random.Random(seed)
+    words = "one two three four five six seven eight nine ten and so the sum of all is not what it was before".split()
+    found = []
+    while len(found) < count:
+        text = ""
+        while len(tokenizer.encode(text).ids) < length:
+            text += " " + draw.choice(words)
+        if len(tokenizer.encode(text).ids) == length:
+            found.append((text, tokenizer.encode(text).ids))
+    return found
+
+
+class Mindgap:
+    """One process per run."""
+
+    def __init__(self, binary, policy, scratch):
+        self.binary, self.policy, self.scratch = binary, policy, scratch
+
+    def run(self, *args):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        out = subprocess.run([self.binary, "--threads", "1", *map(str, args)], check=True, capture_output=True).stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, out
+
+    def lines(self, rows):
+        path = self.scratch / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    def generate(self, prompts, new):
+        rows = self.lines({"id": i, "prompt": text} for i, (text, _) in enumerate(prompts))
+        seconds, out = self.run("generate", "--policy", self.policy, "--raw", "--max-new-tokens", new, rows)
+        return seconds, sum(len(json.loads(line)["token_ids"]) for line in out.splitlines())
+
+    def score(self, rows):
+        first = Tokenizer.from_file(str(TOKENIZER))
+        split = [(text[:4], text[4:]) for text, _ in rows]
+        path = self.lines({"id": i, "prompt": a, "completion": b} for i, (a, b) in enumerate(split))
+        seconds, _ = self.run("score", "--policy", self.policy, "--raw", path)
+        return seconds, sum(len(first.encode(a).ids) + len(first.encode(b).ids) for a, b in split)
+
+    def train(self, rows, steps):
+        segments = [{"segments": [{"text": text, "label": True}], "source": "x"} for text, _ in rows]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(segments), self.scratch / "rows.parquet")
+        pipeline = self.scratch / "train.toml"
+        pipeline.write_text(
+            f'[policies]\nbase = {{ path = "{self.policy}" }}\n[stages.rows]\nkind = "documents"\nfiles = ["rows.parquet"]\npolicy = "base"\n'
+            f'[stages.train]\nkind = "train"\ndata = "rows"\npolicy = "base"\nloss = "sft"\nlearning_rate = 1e-5\nbatch_size = 4\nsteps = {steps}\n'
+        )
+        with tempfile.TemporaryDirectory() as store:
+            seconds, _ = self.run("--store", store, "run", pipeline)
+            parts = [pyarrow.parquet.read_table(part) for part in Path(store).glob("tables/train/train/*.parquet")]
+            return seconds, sum(sum(part.column("token_count").to_pylist()) for part in parts)
+
+
+class Torch:
+    """transformers, eager, in this process."""
+
+    def __init__(self, policy):
+        torch.set_num_threads(1)
+        self.policy = policy
+        self.model = Qwen2ForCausalLM.from_pretrained(policy, dtype=torch.float32).eval()
+
+    @staticmethod
+    @contextlib.contextmanager
+    def clock(result):
+        gc.collect()
+        start = time.process_time()
+        yield
+        result.append(time.process_time() - start)
+
+    def generate(self, prompts, new):
+        ids, seconds = torch.tensor([ids for _, ids in prompts]), []
+        with self.clock(seconds), torch.inference_mode():
+            out = self.model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+                max_new_tokens=new, min_new_tokens=new, pad_token_id=0,
+            )
+        return seconds[0], out.shape[0] * (out.shape[1] - ids.shape[1])
+
+    def score(self, rows):
+        seconds = []
+        with self.clock(seconds), torch.inference_mode():
+            for start in range(0, len(rows), 8):
+                ids = torch.tensor([ids for _, ids in rows[start : start + 8]])
+                logits = self.model(ids).logits[:, :-1]
+                torch.log_softmax(logits, -1).gather(-1, ids[:, 1:, None])
+        return seconds[0], len(rows) * TEXT
+
+    def train(self, rows, steps):
+        model, seconds = Qwen2ForCausalLM.from_pretrained(self.policy, dtype=torch.float32), []
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+        with self.clock(seconds):
+            for step in range(steps):
+                ids = torch.tensor([ids for _, ids in rows[4 * step : 4 * step + 4]])
+                model(ids, labels=ids).loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+        return seconds[0], steps * 4 * TEXT
+
+
+def rate(run, long, short):
+    """Tokens per CPU-second of what the long run does beyond the short one."""
+    (long_seconds, long_tokens), (short_seconds, short_tokens) = run(*long), run(*short)
+    return (long_tokens - short_tokens) / (long_seconds - short_seconds)
+
+
+def cases(shape):
+    """Name, method, arguments of the long and of the short run."""
+    for batch in (1, 16, 64):
+        prompts = texts(batch, PROMPT, batch)
+        yield f"generate {batch}", "generate", (prompts, NEW[shape, batch] + 1), (prompts, 1)
+    rows = texts(40, TEXT, 7)
+    yield "score", "score", (rows,), (rows[:8],)
+    rows, steps = texts(4 * (STEPS[shape] + 1), TEXT, 8), STEPS[shape]
+    yield "train", "train", (rows[: 4 * (steps + 1)], steps + 1), (rows[:4], 1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", default=str(ROOT / "target/release/mindgap"))
+    parser.add_argument("--shapes", default="tiny,small")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}; load {os.getloadavg()[0]:.1f}; tokens per CPU-second, medians of {args.rounds}")
+    results = []
+    for shape in args.shapes.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            policy = folder / "policy"
+            make_policy(shape, policy)
+            runners = {"mindgap": Mindgap(args.binary, policy, folder), "torch": Torch(policy)}
+            for case, method, long, short in cases(shape):
+                able = {name: getattr(runner, method) for name, runner in runners.items() if hasattr(runner, method)}
+                rates = {name: [] for name in able}
+                for _ in range(args.rounds):
+                    for name, run in able.items():
+                        rates[name].append(rate(run, long, short))
+                medians = {name: statistics.median(found) for name, found in rates.items()}
+                ratio = medians["mindgap"] / max(value for name, value in medians.items() if name != "mindgap")
+                figures = "  ".join(f"{name} {value:.0f}" for name, value in medians.items())
+                print(f"{shape:<6} {case:<12} {figures}  ratio to the best peer {ratio:.2f}", flush=True)
+                results.append({"shape": shape, "case": case, "rates": rates, "ratio": ratio})
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+//! judge: the verifier alone, over JSON lines. Lines are read, judged on all cores and printed in bounded chunks, in order;
+//! what has arrived is judged before more is waited for, so it may stand in a pipe.
+
+use super::{args, policies, render};
+use crate::base::error::{Error, Result};
+use crate::math::Judge;
+use crate::stage::judge::{JudgeKind, rel_tol};
+use crate::store::fs;
+use rayon::prelude::*;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+/// Input that is judged and printed at once, in bytes; a longer line is a chunk of its own.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// No response is longer than this: the input is not JSON lines.
+const LINE_LIMIT: u64 = 64 << 20;
+
+/// A line with its number from 0.
+type Line = (usize, Vec<u8>);
+
+#[derive(Deserialize)]
+struct Pair {
+    #[serde(default)]
+    id: Value,
+    gold: String,
+    response: String,
+}
+
+pub fn judge(args: args::Judge) -> Result<()> {
+    let kind: JudgeKind = serde_json::from_value(args.judge.into()).expect("clap knows the kinds");
+    if kind != JudgeKind::Numeric && (args.rel_tol.is_some() || args.abs_tol.is_some()) {
+        return Err(Error::usage("`--rel-tol` and `--abs-tol` belong to `--judge numeric`"));
+    }
+    let judge = kind.with(args.rel_tol.unwrap_or_else(rel_tol), args.abs_tol.unwrap_or(0.0))?;
+    if let (Some(gold), Some(response)) = (args.gold, args.answer) {
+        return render::json(&verdict(&judge, &Pair { id: Value::Null, gold, response }));
+    }
+    let file = args.file.expect("clap requires a file or a pair");
+    let source: Box<dyn Read> =
+        if file.as_os_str() == "-" { Box::new(std::io::stdin().lock()) } else { Box::new(fs::open(&file)?) };
+    let mut reader = BufReader::with_capacity(CHUNK_BYTES, source);
+    let mut number = 0;
+    while let Some(lines) = next_lines(&mut reader, &file, &mut number)? {
+        let answer = |(number, line): &Line| -> Result<String> {
+            let line = std::str::from_utf8(line)
+                .map_err(|_| Error::input("not UTF-8").at(format!("{}:{}", file.display(), number + 1)))?;
+            let pair = policies::parse_line(&file, *number, line)?;
+            Ok(verdict(&judge, &pair).to_string())
+        };
+        let answers: Vec<Result<String>> = lines.par_iter().map(answer).collect();
+        // the verdicts in front of a bad line still come out
+        let good: Vec<&str> = answers.iter().map_while(|answer| answer.as_deref().ok()).collect();
+        if !good.is_empty() {
+            render::out(&good.join("\n"))?;
+        }
+        answers.into_iter().collect::<Result<Vec<_>>>()?;
+    }
+    Ok(())
+}
+
+fn verdict(judge: &Judge, pair: &Pair) -> Value {
+    let judgement = judge.judge(&pair.gold, &pair.response);
+    json!({"id": pair.id, "verdict": judgement.verdict.as_str(), "extracted": judgement.extracted,
+        "method": judgement.method, "judge_version": judge.name()})
+}
+
+/// The lines that have arrived, at least one, with their numbers from 0 and without empty ones; none at the end.
+/// `number` counts the lines read so far.
+fn next_lines(reader: &mut BufReader<Box<dyn Read>>, file: &Path, number: &mut usize) -> Result<Option<Vec<Line>>> {
+    let mut lines = Vec::new();
+    let mut bytes = 0;
+    let here = |number: usize| format!("{}:{}", file.display(), number + 1);
+    loop {
+        let mut line = Vec::new();
+        let count = reader
+            .by_ref()
+            .take(LINE_LIMIT)
+            .read_until(b'\n', &mut line)
+            .map_err(|e| Error::environment("cannot read").at(here(*number)).source(e))?;
+        if count == 0 {
+            return Ok(if bytes == 0 { None } else { Some(lines) });
+        }
+        if count as u64 == LINE_LIMIT && line.last() != Some(&b'\n') {
+            return Err(Error::input(format!("a line longer than {} MiB", LINE_LIMIT >> 20)).at(here(*number)));
+        }
+        bytes += count;
+        if !line.trim_ascii().is_empty() {
+            lines.push((*number, line));
+        }
+        *number += 1;
+        if bytes >= CHUNK_BYTES || !reader.buffer().contains(&b'\n') {
+            return Ok(Some(lines));
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What a report says, as data. Everything but the row browser is what `--json` prints.
+
+use super::tokens::Tokens;
+use crate::stats::metrics::{mean, standard_error};
+use crate::table::evals::Eval;
+use crate::table::gaps::{Gap, GapWarning};
+use crate::table::train_steps::TrainStep;
+use serde::Serialize;
+
+#[derive(Default, Serialize)]
+pub struct Report {
+    pub pipeline: String,
+    /// The pipeline file, as it was named.
+    pub file: String,
+    pub stages: Vec<StageState>,
+    pub cascades: Vec<Cascade>,
+    pub gaps: Vec<GapTable>,
+    /// One per evaluate stage: one per replication, where the pipeline runs over seeds.
+    pub evals: Vec<EvalTable>,
+    /// Policies in the order in which evals name them, then trained ones that no eval names.
+    pub policies: Vec<String>,
+    pub runs: Vec<Run>,
+    /// One per policy that targets were scored under.
+    pub histograms: Vec<Histograms>,
+    /// Only in the page: it can be large.
+    #[serde(skip)]
+    pub browser: Browser,
+}
+
+/// A stage, and where its rows are.
+#[derive(Serialize)]
+pub struct StageState {
+    pub name: String,
+    pub kind: String,
+    pub done: bool,
+    pub rows: u64,
+    /// Short address of what it made; empty while it is not done.
+    pub address: String,
+    pub path: String,
+}
+
+/// Self, guided, expert: where the targets of one rewrite stage come from.
+#[derive(Default, Serialize)]
+pub struct Cascade {
+    pub stage: String,
+    pub problems: u64,
+    pub plain: Samples,
+    pub guided: Samples,
+    /// `None` while the rewrites are not made.
+    pub targets: Option<Targets>,
+}
+
+#[derive(Default, Serialize)]
+pub struct Samples {
+    /// Stages that drew the samples.
+    pub rollouts: Vec<String>,
+    /// Stages that judged them.
+    pub verdicts: Vec<String>,
+    pub problems: u64,
+    pub samples: u64,
+    pub correct: u64,
+}
+
+#[derive(Default, Serialize)]
+pub struct Targets {
+    #[serde(rename = "self")]
+    pub own: u64,
+    pub guided: u64,
+    pub expert: u64,
+    /// Problems without a target: nothing correct sampled, no expert solution.
+    pub none: u64,
+}
+
+#[derive(Serialize)]
+pub struct GapTable {
+    pub stage: String,
+    /// The policy the targets are scored under.
+    pub policy: String,
+    pub rows: Vec<Gap>,
+    pub warnings: Vec<GapWarning>,
+}
+
+#[derive(Serialize)]
+pub struct EvalTable {
+    pub stage: String,
+    pub rows: Vec<Eval>,
+}
+
+/// One training run.
+#[derive(Serialize)]
+pub struct Run {
+    pub stage: String,
+    /// What the policy is called in evals.
+    pub label: String,
+    pub steps: Vec<TrainStep>,
+}
+
+/// How likely a policy finds the targets of each source.
+#[derive(Serialize)]
+pub struct Histograms {
+    pub policy: String,
+    pub stages: Vec<String>,
+    pub series: Vec<Series>,
+}
+
+#[derive(Default, Serialize)]
+pub struct Series {
+    pub label: String,
+    /// Tokens by log-prob: bin `i` holds log-probs in `(-(i + 1) / 2, -i / 2]`; the last one all below.
+    pub tokens: Vec<u64>,
+    /// Targets by mean log-prob per token: bin `i` holds `(-(i + 1) / 20, -i / 20]`; the last one all below.
+    pub rows: Vec<u64>,
+}
+
+impl Series {
+    const TOKEN_BINS: usize = 24;
+    const ROW_BINS: usize = 24;
+    pub const TOKEN_BIN: f64 = 0.5;
+    pub const ROW_BIN: f64 = 0.05;
+
+    pub fn new(label: &str) -> Series {
+        Series { label: label.to_string(), tokens: vec![0; Series::TOKEN_BINS], rows: vec![0; Series::ROW_BINS] }
+    }
+
+    /// Takes one target in.
+    pub fn add(&mut self, logprobs: &[f32]) {
+        let bin = |value: f64, width: f64, bins: usize| ((-value / width).max(0.0) as usize).min(bins - 1);
+        for logprob in logprobs {
+            self.tokens[bin(f64::from(*logprob), Series::TOKEN_BIN, Series::TOKEN_BINS)] += 1;
+        }
+        if !logprobs.is_empty() {
+            let mean = mean(logprobs.iter().map(|lp| f64::from(*lp)));
+            self.rows[bin(mean, Series::ROW_BIN, Series::ROW_BINS)] += 1;
+        }
+    }
+}
+
+/// Problems with everything that led to their targets. Field names are short: they are in the page once per row.
+#[derive(Default, Serialize)]
+pub struct Browser {
+    pub pipeline: String,
+    pub file: String,
+    /// Rewrite stages.
+    pub cascades: Vec<String>,
+    /// Policies that targets were scored under, in the order of `Tokens::p`.
+    pub policies: Vec<String>,
+    pub problems: Vec<BrowsedProblem>,
+    /// Problems there are; more than `problems` holds where the page would grow too large.
+    pub total: u64,
+}
+
+#[derive(Default, Serialize)]
+pub struct BrowsedProblem {
+    /// Index into `Browser::cascades`.
+    pub c: usize,
+    pub id: String,
+    pub q: String,
+    /// The gold answer.
+    pub a: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub meta: Option<String>,
+    /// Source of the first target: `self`, `guided`, `expert`; empty without one.
+    pub s: String,
+    /// The expert's solution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expert: Option<Tokens>,
+    pub plain: Vec<BrowsedSample>,
+    /// The prompt of the guided samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    pub guided: Vec<BrowsedSample>,
+    pub targets: Vec<BrowsedTarget>,
+}
+
+#[derive(Serialize)]
+pub struct BrowsedSample {
+    /// The rollout stage, where a problem has samples of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    pub i: u32,
+    /// The verdict; empty while not judged.
+    pub v: String,
+    /// The extracted answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x: Option<String>,
+    /// How equality was decided.
+    pub m: String,
+    /// Fit to be a target, were it correct.
+    pub ok: bool,
+    pub stop: String,
+    /// Coloured by the log-prob when it was sampled.
+    #[serde(flatten)]
+    pub tokens: Tokens,
+}
+
+#[derive(Serialize)]
+pub struct BrowsedTarget {
+    pub s: String,
+    /// The chosen sample.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub i: Option<u32>,
+    #[serde(flatten)]
+    pub tokens: Tokens,
+}
+
+impl Report {
+    /// Benchmarks that were evaluated, by name.
+    pub fn benchmarks(&self) -> Vec<&str> {
+        let mut names: Vec<&str> =
+            self.evals.iter().flat_map(|table| &table.rows).map(|eval| eval.benchmark.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Policies that were evaluated.
+    pub fn evaluated(&self) -> Vec<&str> {
+        let has = |policy: &&str| self.evals.iter().flat_map(|table| &table.rows).any(|eval| eval.policy == *policy);
+        self.policies.iter().map(String::as_str).filter(has).collect()
+    }
+
+    /// mean@k of a policy in percent: its bootstrap interval, or mean and standard error over replications.
+    pub fn accuracy(&self, policy: &str, benchmark: &str) -> Option<Estimate> {
+        let of = |eval: &&Eval| eval.policy == policy && eval.benchmark == benchmark;
+        let found: Vec<&Eval> = self.evals.iter().flat_map(|table| &table.rows).filter(of).collect();
+        match found[..] {
+            [] => None,
+            [e] => {
+                let interval = Some((100.0 * e.ci_low, 100.0 * e.ci_high));
+                Some(Estimate { value: 100.0 * e.mean_at_k, interval, error: None })
+            }
+            _ => Some(Estimate::over(&found.iter().map(|e| 100.0 * e.mean_at_k).collect::<Vec<_>>())),
+        }
+    }
+
+    /// The average of a figure over benchmarks, in percent, per replication.
+    pub fn average(&self, policy: &str, figure: impl Fn(&Eval) -> f64) -> Option<Estimate> {
+        let of = |table: &EvalTable| -> Option<f64> {
+            let values: Vec<f64> =
+                table.rows.iter().filter(|e| e.policy == policy).map(|e| 100.0 * figure(e)).collect();
+            (!values.is_empty()).then(|| mean(values))
+        };
+        let averages: Vec<f64> = self.evals.iter().filter_map(of).collect();
+        match averages[..] {
+            [] => None,
+            [value] => Some(Estimate { value, interval: None, error: None }),
+            _ => Some(Estimate::over(&averages)),
+        }
+    }
+
+    pub fn warnings_raised(&self) -> usize {
+        self.gaps.iter().flat_map(|table| &table.warnings).filter(|warning| warning.raised).count()
+    }
+}
+
+/// A figure and how sure it is.
+#[derive(Clone, Debug, Serialize)]
+pub struct Estimate {
+    pub value: f64,
+    pub interval: Option<(f64, f64)>,
+    pub error: Option<f64>,
+}
+
+impl Estimate {
+    fn over(values: &[f64]) -> Estimate {
+        Estimate { value: mean(values.iter().copied()), interval: None, error: Some(standard_error(values)) }
+    }
+
+    /// `39.1 [33.8, 43.8]`, `38.4 ± 1.2` or `30.0`.
+    pub fn text(&self) -> String {
+        match (self.interval, self.error) {
+            (Some((low, high)), _) => format!("{:.1} [{low:.1}, {high:.1}]", self.value),
+            (None, Some(error)) => format!("{:.1} ± {error:.1}", self.value),
+            (None, None) => format!("{:.1}", self.value),
+        }
+    }
+
+    /// The ends of the interval, or one standard error to each side.
+    pub fn range(&self) -> Option<(f64, f64)> {
+        self.interval.or(self.error.map(|error| (self.value - error, self.value + error)))
+    }
+}

@@ -1,0 +1,223 @@
+//! gap: log-probs of the expert's solutions and of the rewritten targets -> gaps and gap_warnings.
+//!
+//! Says how far the targets are from a policy before and after rewriting, by source, before any training is paid for; and
+//! what looks wrong with them. It reads what other stages stored: nothing is sampled, scored or judged here.
+
+mod warnings;
+
+use super::policy::load_policy;
+use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
+use crate::base::error::{Error, Result};
+use crate::base::fingerprint::Recipe;
+use crate::stats::gap::{PolicyGap, Scored, policy_gap};
+use crate::store::{PartRecord, PolicyHandle, Span, Table};
+use crate::table::Row;
+use crate::table::gaps::{Gap, GapWarning};
+use crate::table::logprobs::Logprob;
+use crate::table::problems::Problem;
+use crate::table::rewrites::Rewrite;
+use crate::table::rollouts::Rollout;
+use crate::table::verdicts::VerdictRow;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use warnings::{Sample, Texts, check_samples, check_targets};
+
+const VERSION: u32 = 1;
+/// Every target together.
+const ALL: &str = "all";
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    pub problems: String,
+    /// Log-probs of the expert's solutions.
+    pub before: String,
+    /// Log-probs of the targets that are trained on, under the same policy.
+    pub after: String,
+    /// Verdicts whose samples are checked too. Two judges of the same samples are compared.
+    #[serde(default)]
+    pub verdicts: Vec<String>,
+}
+
+impl Params {
+    pub fn references(&self) -> Vec<Reference> {
+        let mut references = vec![
+            Reference::new("problems", &self.problems, Wants::Problems),
+            Reference::new("before", &self.before, Wants::Logprobs),
+            Reference::new("after", &self.after, Wants::Logprobs),
+        ];
+        references.extend(self.verdicts.iter().map(|name| Reference::new("verdicts", name, Wants::Verdicts)));
+        references
+    }
+
+    pub fn bind(&self, inputs: &Inputs) -> Result<GapStage> {
+        let mut judged: BTreeMap<&str, Judged> = BTreeMap::new();
+        for name in &self.verdicts {
+            let rollouts = inputs.rollouts_name(name)?;
+            let samples = match judged.remove(rollouts) {
+                Some(samples) => samples,
+                None => Judged { rollouts: inputs.table(rollouts)?, verdicts: Vec::new() },
+            };
+            let mut verdicts = samples.verdicts;
+            verdicts.push(inputs.table(name)?);
+            judged.insert(rollouts, Judged { verdicts, ..samples });
+        }
+        let (before, after) = (inputs.scored_by(&self.before)?, inputs.scored_by(&self.after)?);
+        if before.policy != after.policy {
+            let (a, b) = (&before.policy, &after.policy);
+            return Err(Error::usage(format!("`before` is scored under policy `{a}`, `after` under `{b}`"))
+                .hint("compare log-probs under one policy"));
+        }
+        Ok(GapStage {
+            policy: inputs.policy(&after.policy)?,
+            problems: inputs.table(&self.problems)?,
+            before: inputs.table(&self.before)?,
+            after: inputs.table(&self.after)?,
+            rewrites: inputs.table(&after.rewrites)?,
+            judged: judged.into_values().collect(),
+        })
+    }
+}
+
+/// Samples and what each judge said of them.
+struct Judged {
+    rollouts: Table<Rollout>,
+    verdicts: Vec<Table<VerdictRow>>,
+}
+
+pub struct GapStage {
+    /// Only for its end-of-sequence tokens.
+    policy: PolicyHandle,
+    problems: Table<Problem>,
+    before: Table<Logprob>,
+    after: Table<Logprob>,
+    rewrites: Table<Rewrite>,
+    judged: Vec<Judged>,
+}
+
+impl Stage for GapStage {
+    fn recipe(&self) -> Recipe {
+        let tokenizer: BTreeMap<_, _> =
+            self.policy.digest().into_iter().filter(|(file, _)| !file.contains("safetensors")).collect();
+        Recipe::new("gap", VERSION)
+            .with("schema", Gap::VERSION)
+            .with("warnings", GapWarning::VERSION)
+            .with("tokenizer", tokenizer)
+    }
+
+    fn main_table(&self) -> Option<&'static str> {
+        Some(Gap::TABLE)
+    }
+
+    /// One part: shares and sample sizes are over all rows.
+    fn parts(&self) -> Result<Vec<Part>> {
+        let mut key: Vec<String> = Vec::new();
+        let mut add = |name: &str, contents: Vec<&crate::base::address::Address>| {
+            key.extend(contents.into_iter().map(|content| format!("{name} {content}")));
+        };
+        add("problems", self.problems.contents());
+        add("before", self.before.contents());
+        add("after", self.after.contents());
+        add("rewrites", self.rewrites.contents());
+        for (index, judged) in self.judged.iter().enumerate() {
+            add(&format!("rollouts {index}"), judged.rollouts.contents());
+            judged.verdicts.iter().for_each(|verdicts| add(&format!("verdicts {index}"), verdicts.contents()));
+        }
+        Ok(vec![Part { span: Span::default(), key, rows: 0, index: 0 }])
+    }
+
+    fn run_part(&self, context: &Context, _part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
+        let eos = load_policy(&self.policy)?.eos_token_ids().to_vec();
+        let (before, after) = (targets(&self.before)?, targets(&self.after)?);
+        let texts = Texts::new(
+            self.problems.select(&["problem_id", "solution"])?,
+            self.rewrites.select(&["problem_id", "choice_index", "completion"])?,
+        );
+        let (mut gaps, mut warnings) = (Vec::new(), Vec::new());
+        for (moment, rows) in [("after", &after), ("before", &before)] {
+            for (source, rows) in by_source(rows) {
+                let scored: Vec<Scored> = rows.iter().map(|row| row.scored(&eos)).collect();
+                let gap = policy_gap(&scored);
+                if source != ALL {
+                    let texts = (moment == "after").then_some(&texts);
+                    warnings.extend(check_targets(moment, source, &gap, &rows, &scored, texts));
+                }
+                gaps.push(to_row(moment, source, &gap));
+            }
+            context.check_cancelled()?;
+        }
+        let mut kinds: Vec<String> = Vec::new();
+        for judged in &self.judged {
+            let columns = ["problem_id", "sample_index", "verdict"];
+            let verdicts = judged.verdicts.iter().map(|table| table.select(&columns)).collect::<Result<Vec<_>>>()?;
+            let samples = judged.rollouts.select(&["problem_id", "prompt_kind", "stop_reason"])?;
+            kinds.extend(samples.first().map(|sample: &Sample| sample.prompt_kind.clone()));
+            let number = kinds.iter().filter(|kind| Some(*kind) == kinds.last()).count();
+            warnings.extend(check_samples(number, &samples, &verdicts));
+        }
+        gaps.sort_by(|a, b| (&a.rewriting, &a.source).cmp(&(&b.rewriting, &b.source)));
+        let key = |row: &GapWarning| (row.warning.clone(), row.moment.clone(), row.source.clone());
+        warnings.sort_by_key(key);
+        Ok(Output { tables: vec![context.encode(&gaps)?, context.encode(&warnings)?], files: Vec::new() })
+    }
+}
+
+/// What the gap asks of a scored target.
+#[derive(Deserialize)]
+struct Target {
+    problem_id: String,
+    choice_index: u32,
+    source: String,
+    token_ids: Vec<u32>,
+    logprob_policy: Vec<f32>,
+    logprob_behavior: Option<Vec<f32>>,
+}
+
+impl Target {
+    fn scored(&self, eos: &[u32]) -> Scored<'_> {
+        Scored {
+            policy: &self.logprob_policy,
+            behavior: self.logprob_behavior.as_deref(),
+            ended: self.token_ids.last().is_some_and(|id| eos.contains(id)),
+        }
+    }
+}
+
+fn targets(logprobs: &Table<Logprob>) -> Result<Vec<Target>> {
+    let tokens = ["token_ids", "logprob_policy", "logprob_behavior"];
+    logprobs.select(&[&["problem_id", "choice_index", "source"][..], &tokens].concat())
+}
+
+fn by_source(rows: &[Target]) -> BTreeMap<&str, Vec<&Target>> {
+    let mut sources: BTreeMap<&str, Vec<&Target>> = BTreeMap::new();
+    for row in rows {
+        sources.entry(&row.source).or_default().push(row);
+        sources.entry(ALL).or_default().push(row);
+    }
+    sources
+}
+
+fn to_row(moment: &str, source: &str, gap: &PolicyGap) -> Gap {
+    let sampled = gap.sampled.as_ref();
+    Gap {
+        rewriting: moment.to_string(),
+        source: source.to_string(),
+        row_count: gap.rows as u32,
+        token_count: gap.tokens as u64,
+        mean_length: gap.tokens as f64 / gap.rows.max(1) as f64,
+        mean_logprob: gap.mean_logprob,
+        mean_row_logprob: gap.mean_row_logprob,
+        perplexity: (-gap.mean_logprob).exp(),
+        low_probability_share: gap.low_probability_share,
+        ratio_variance: gap.ratio_variance,
+        ess_tokens: gap.ess_tokens,
+        ess_rows: gap.ess_rows,
+        sampled_rows: sampled.map_or(0, |s| s.rows as u32),
+        sampled_tokens: sampled.map_or(0, |s| s.tokens as u64),
+        kl_per_token: sampled.map(|s| s.kl_per_token),
+        behavior_ratio_variance: sampled.map(|s| s.ratio_variance),
+        behavior_ess_tokens: sampled.map(|s| s.ess_tokens),
+        behavior_ess_rows: sampled.map(|s| s.ess_rows),
+        eos_probability: gap.eos_probability,
+    }
+}

@@ -1,0 +1,287 @@
+//! What a train stage may be told, checked before anything runs.
+
+use super::super::buckets::at_least_one;
+use super::super::{Reference, Wants};
+use super::SOURCES;
+use crate::base::error::{Error, Result};
+use crate::train::{
+    Accumulation, AdamWParams, Decay, LoraParams, Loss, PackingParams, PlanLength, PlanParams, PlannedStep, Schedule,
+    TooLong, TrainerParams, plan,
+};
+use candle_core::DType;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// What is trained on: a rewrite stage, or a documents stage.
+    pub data: String,
+    /// The policy to start from.
+    pub policy: String,
+    /// Start from random weights drawn from this seed, of the shape the policy's config says.
+    pub init_seed: Option<u64>,
+    /// Log-probs of the data's targets under a frozen reference policy, for losses that compare with one.
+    pub logprobs: Option<String>,
+    /// Only rows of these sources; all where none is named.
+    #[serde(default)]
+    pub sources: Vec<String>,
+    /// A file with a weight for every row of the data; 1 where none is named.
+    pub row_weights: Option<RowWeights>,
+    /// Held-out rows whose loss is measured on the way: a rewrite stage, or a documents stage.
+    pub eval_data: Option<String>,
+    /// Steps between two evaluations. There is always one before the first step and one after the last.
+    #[serde(default)]
+    pub eval_steps: u32,
+    /// Which weights become the policy.
+    #[serde(default)]
+    pub publish: Publish,
+    /// Name of a loss, or a table with its name and parameters. See docs/design/loss.md.
+    pub loss: serde_json::Value,
+    pub learning_rate: f64,
+    pub batch_size: u32,
+    /// Passes over the data. Either this or `steps`.
+    pub epochs: Option<u32>,
+    /// Optimizer steps. Either this or `epochs`.
+    pub steps: Option<u32>,
+    /// End after this many steps of the schedule. Checkpoints are shared with runs that go further.
+    pub stop_step: Option<u32>,
+    #[serde(default)]
+    pub warmup_steps: u32,
+    /// Share of all steps; added to `warmup_steps`.
+    #[serde(default)]
+    pub warmup_ratio: f64,
+    #[serde(default = "cosine")]
+    pub schedule: Decay,
+    /// Learning rate at the end, as a share of the peak.
+    #[serde(default)]
+    pub floor_share: f64,
+    #[serde(default = "decay_share")]
+    pub decay_share: f64,
+    #[serde(default)]
+    pub optimizer: AdamWParams,
+    #[serde(default = "clip_norm")]
+    pub clip_norm: f64,
+    #[serde(default)]
+    pub seed: u64,
+    #[serde(default)]
+    pub drop_last: bool,
+    #[serde(default = "micro_batch_tokens")]
+    pub micro_batch_tokens: u32,
+    #[serde(default = "max_length")]
+    pub max_length: u32,
+    #[serde(default = "too_long")]
+    pub too_long: TooLong,
+    /// Steps between checkpoints.
+    #[serde(default = "checkpoint_steps")]
+    pub checkpoint_steps: u32,
+    /// Which checkpoints stay in the store.
+    #[serde(default)]
+    pub keep_checkpoints: Keep,
+    /// Train as the paper's released code does, known faults included. See docs/design/reference-quirks.md.
+    #[serde(default)]
+    pub reference_quirks: bool,
+    /// Train low-rank adapters and merge them into the published policy, instead of training every weight.
+    pub lora: Option<LoraParams>,
+    /// What weights and activations are held in, and what the policy is saved in.
+    #[serde(default)]
+    pub dtype: Dtype,
+    /// Hold less on the way forward and compute it again on the way back: slower, less memory, the same result.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
+}
+
+/// Type of the weights. Moments are f32 with either, and there is no second copy of the weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dtype {
+    #[default]
+    F32,
+    Bf16,
+}
+
+impl Dtype {
+    /// A `config.json` that names this type where it named one: loaders go by it, whatever the weights are stored in.
+    pub(super) fn named_in(self, config: &[u8]) -> Vec<u8> {
+        let name = match self {
+            Dtype::F32 => "float32",
+            Dtype::Bf16 => "bfloat16",
+        };
+        let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(config) else { return config.to_vec() };
+        let mut changed = false;
+        for key in ["dtype", "torch_dtype"] {
+            if let Some(named) = value.get_mut(key).filter(|named| *named != name) {
+                *named = name.into();
+                changed = true;
+            }
+        }
+        match changed {
+            true => serde_json::to_vec_pretty(&value).expect("a JSON value is plain data"),
+            false => config.to_vec(),
+        }
+    }
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> DType {
+        match dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::Bf16 => DType::BF16,
+        }
+    }
+}
+
+/// Which weights become the policy of a train stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Publish {
+    /// Those after the last step.
+    #[default]
+    Last,
+    /// Those with the lowest negative log-prob per token of `eval_data`.
+    Best,
+}
+
+/// Which checkpoints stay in the store. Any holds the latest weights and the best ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// All: a training with another `stop_step` starts from the nearest.
+    #[default]
+    All,
+    /// The latest: one is removed as soon as the next is there.
+    Last,
+}
+
+/// Where row weights come from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RowWeights {
+    /// A Parquet file with the data's key (`problem_id` and, if rows of a problem differ, `choice_index`; or `example_id`).
+    pub file: String,
+    /// Its column of weights: numbers from 0 on.
+    #[serde(default = "weight")]
+    pub column: String,
+}
+
+fn weight() -> String {
+    "weight".to_string()
+}
+fn cosine() -> Decay {
+    Decay::Cosine
+}
+fn decay_share() -> f64 {
+    0.1
+}
+fn clip_norm() -> f64 {
+    1.0
+}
+fn micro_batch_tokens() -> u32 {
+    1024
+}
+fn max_length() -> u32 {
+    2048
+}
+fn too_long() -> TooLong {
+    TooLong::TruncateRight
+}
+fn checkpoint_steps() -> u32 {
+    100
+}
+
+impl Params {
+    pub fn validate(&self) -> Result<()> {
+        Loss::from_value(&self.loss)?;
+        self.lora.as_ref().map_or(Ok(()), LoraParams::check)?;
+        for (name, value) in [("batch_size", self.batch_size), ("checkpoint_steps", self.checkpoint_steps)] {
+            at_least_one(value, name)?;
+        }
+        if self.stop_step == Some(0) {
+            return Err(Error::usage("`stop_step` must be at least 1"));
+        }
+        if self.epochs.is_some() == self.steps.is_some() {
+            return Err(Error::usage("give either `epochs` or `steps`"));
+        }
+        if let Some(unknown) = self.sources.iter().find(|source| !SOURCES.contains(&source.as_str())) {
+            return Err(Error::usage(format!("unknown source `{unknown}`")).hint("sources are self, guided, expert"));
+        }
+        if self.eval_data.is_none() && (self.eval_steps > 0 || self.publish == Publish::Best) {
+            let error = Error::usage("`eval_steps` and `publish = \"best\"` need held-out rows");
+            return Err(error.hint("name a rewrite or documents stage in `eval_data`"));
+        }
+        let own = (self.micro_batch_tokens, self.max_length, self.too_long);
+        if self.reference_quirks && own != (micro_batch_tokens(), max_length(), too_long()) {
+            let error = Error::usage("`reference_quirks` decides how rows are cut and packed");
+            return Err(error.hint("remove `micro_batch_tokens`, `max_length` and `too_long`"));
+        }
+        Ok(())
+    }
+
+    pub fn references(&self) -> Vec<Reference> {
+        let mut references = vec![
+            Reference::new("data", &self.data, Wants::Trainable),
+            Reference::new("policy", &self.policy, Wants::Policy),
+        ];
+        references.extend(self.logprobs.iter().map(|name| Reference::new("logprobs", name, Wants::Logprobs)));
+        references.extend(self.eval_data.iter().map(|name| Reference::new("eval_data", name, Wants::Trainable)));
+        references
+    }
+
+    /// The batch plan over so many rows.
+    pub(super) fn plan(&self, row_count: usize) -> Result<Vec<PlannedStep>> {
+        let length = match (self.epochs, self.steps) {
+            (Some(epochs), _) => PlanLength::Epochs(epochs),
+            (None, steps) => PlanLength::Steps(steps.unwrap_or(0)),
+        };
+        let (batch_size, seed, drop_last) = (self.batch_size as usize, self.seed, self.drop_last);
+        plan(&PlanParams { row_count, batch_size, length, seed, drop_last }).map_err(|e| {
+            e.at(format!("training data `{}`", self.data))
+                .hint("problems without an expert solution need a correct sample to be trained on; see the table `untargeted`")
+        })
+    }
+
+    /// What the trainer is told, for a plan of so many steps.
+    pub(super) fn trainer(&self, total_steps: u32, eos_token_ids: &[u32]) -> Result<TrainerParams> {
+        let params = TrainerParams {
+            loss: Loss::from_value(&self.loss)?,
+            optimizer: self.optimizer,
+            schedule: Schedule {
+                peak: self.learning_rate,
+                total_steps,
+                warmup_steps: self.warmup_steps + (self.warmup_ratio * f64::from(total_steps)).round() as u32,
+                decay: self.schedule,
+                floor_share: self.floor_share,
+                decay_share: self.decay_share,
+            },
+            packing: PackingParams {
+                micro_batch_tokens: self.micro_batch_tokens as usize,
+                micro_batch_rows: 0,
+                max_length: self.max_length as usize,
+                too_long: self.too_long,
+            },
+            clip_norm: self.clip_norm,
+            accumulation: Accumulation::TokenMean,
+            eos_token_ids: eos_token_ids.to_vec(),
+            skip_limit: 10,
+            dtype: self.dtype.into(),
+            lora: self.lora.clone(),
+            seed: self.seed,
+            gradient_checkpointing: self.gradient_checkpointing,
+        };
+        Ok(if self.reference_quirks { params.with_reference_quirks() } else { params })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_names_the_type_of_the_weights() {
+        let config = br#"{"vocab_size": 7, "torch_dtype": "bfloat16", "tie": true}"#;
+        assert_eq!(Dtype::Bf16.named_in(config), config);
+        let changed = String::from_utf8(Dtype::F32.named_in(config)).unwrap();
+        let words: String = changed.split_whitespace().collect();
+        assert_eq!(words, r#"{"vocab_size":7,"torch_dtype":"float32","tie":true}"#);
+        assert_eq!(Dtype::Bf16.named_in(b"{}"), b"{}");
+    }
+}
