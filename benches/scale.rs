@@ -134,7 +134,7 @@ fn make_up_samples(store: &Path, pipeline: &Path) -> Result<usize> {
     let pipeline = Pipeline::load(pipeline, &[])?;
     let store = Store::open(store)?;
     let watch = Watch { cancel: &AtomicBool::new(false), on_transfer: &|_| {} };
-    let mut session = Session::new(&pipeline, &store, &watch)?;
+    let mut session = Session::new(&pipeline, &store, &[], &watch)?;
     let ingest = pipeline.stage("problems")?;
     let problems = manifest(ingest, &session.bind(ingest)?).expect("the problems were ingested");
     let table = Table::<Problem>::new(&store, problems.table("problems"));

@@ -1,6 +1,6 @@
 """Speed of this engine beside transformers on PyTorch, per CPU-second of one thread, f32, on random Qwen2 checkpoints.
 
-    python3 benches/peers/engine.py [--binary target/release/mindgap] [--shapes tiny,small] [--rounds 3] [--json FILE]
+    python3 benches/peers/engine.py [--binary target/release/mindgap] [--shapes tiny,small] [--cases generate,score,train] [--rounds 3] [--json FILE]
 
 The two run in turn, round after round, and medians are compared, so that a busy machine slows both alike. Each figure is the
 difference of a long and a short run of the same kind, so that loading and compiling do not count. Rows:
@@ -107,8 +107,8 @@ class Mindgap:
         )
         with tempfile.TemporaryDirectory() as store:
             seconds, _ = self.run("--store", store, "run", pipeline)
-            parts = [pyarrow.parquet.read_table(part) for part in Path(store).glob("tables/train/train/*.parquet")]
-            return seconds, sum(sum(part.column("token_count").to_pylist()) for part in parts)
+            _, out = self.run("--store", store, "show", pipeline, "train", "--limit", steps, "--json")
+        return seconds, sum(json.loads(line)["token_count"] for line in out.splitlines())
 
 
 class Torch:
@@ -179,6 +179,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default=str(ROOT / "target/release/mindgap"))
     parser.add_argument("--shapes", default="tiny,small")
+    parser.add_argument("--cases", default="generate,score,train")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json")
     args = parser.parse_args()
@@ -191,15 +192,16 @@ def main():
             make_policy(shape, policy)
             runners = {"mindgap": Mindgap(args.binary, policy, folder), "torch": Torch(policy)}
             for case, method, long, short in cases(shape):
-                able = {name: getattr(runner, method) for name, runner in runners.items() if hasattr(runner, method)}
-                rates = {name: [] for name in able}
+                if method not in args.cases.split(","):
+                    continue
+                rates = {name: [] for name in runners}
                 for _ in range(args.rounds):
-                    for name, run in able.items():
-                        rates[name].append(rate(run, long, short))
+                    for name, runner in runners.items():
+                        rates[name].append(rate(getattr(runner, method), long, short))
                 medians = {name: statistics.median(found) for name, found in rates.items()}
-                ratio = medians["mindgap"] / max(value for name, value in medians.items() if name != "mindgap")
+                ratio = medians["mindgap"] / medians["torch"]
                 figures = "  ".join(f"{name} {value:.0f}" for name, value in medians.items())
-                print(f"{shape:<6} {case:<12} {figures}  ratio to the best peer {ratio:.2f}", flush=True)
+                print(f"{shape:<6} {case:<12} {figures}  ratio {ratio:.2f}", flush=True)
                 results.append({"shape": shape, "case": case, "rates": rates, "ratio": ratio})
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=1))

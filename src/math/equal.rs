@@ -164,7 +164,15 @@ impl<'a> Comparison<'a> {
     ) -> Result<Option<bool>, Exhausted> {
         if let (Expr::List(_), Expr::Tuple(bracket, parts)) = (whole, other) {
             // points in a list of one, or a tuple without its brackets
-            if self.options.list_as_tuple && parts.len() == items.len() && *bracket != Bracket::Square {
+            let solutions = items.windows(2).any(|pair| {
+                // x = 1 or x = 2 lists solutions, x = 1, y = 2 is a point
+                match (relations::assignment(&pair[0]), relations::assignment(&pair[1])) {
+                    (Some((first, _)), Some((second, _))) => first == second,
+                    _ => false,
+                }
+            });
+            let alike = parts.len() == items.len() && *bracket != Bracket::Square && !solutions;
+            if self.options.list_as_tuple && alike {
                 self.how("tuple");
                 let values: Vec<Expr> = items.iter().map(|item| value_of(item).clone()).collect();
                 return Ok(Some(if swapped { self.all(parts, &values)? } else { self.all(&values, parts)? }));
@@ -173,8 +181,7 @@ impl<'a> Comparison<'a> {
         }
         if let Expr::Rel(terms, operators) = other {
             // a name for the whole: x = 1, 2 is read as x = 1 and 2; S = {1, 2}; (x, y) = (1, 2)
-            if operators.iter().all(|operator| *operator == RelOp::Eq) {
-                let value = terms.last().expect("relations have terms");
+            if let Some((_, value)) = relations::assignment(other) {
                 return Ok(Some(if swapped { self.same(value, whole)? } else { self.same(whole, value)? }));
             }
             if let ([_, set], [RelOp::In]) = (terms.as_slice(), operators.as_slice()) {

@@ -222,13 +222,28 @@ fn whole(text: &str) -> Option<Found> {
     // a sentence with a number in it
     let starts_with_word = bare.bytes().take_while(u8::is_ascii_alphabetic).count() > 1;
     let named = bare.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ' ')).starts_with('=');
-    if starts_with_word && !named && bare.contains(|c: char| c.is_ascii_digit()) && !bare.contains('(') {
+    if starts_with_word
+        && !named
+        && bare.contains(char::is_whitespace)
+        && bare.contains(|c: char| c.is_ascii_digit())
+        && !bare.contains('(')
+    {
         return None;
     }
     // one formula in its delimiters, or no delimiters and no sentence
     let inner = formulas(bare);
     if inner.len() == 1 && inner[0].outer.len() == bare.len() {
         return Some(Found::Answer(bare[inner[0].inner.clone()].trim().to_string(), "math"));
+    }
+    // formulas and nothing but what lists them: $x=3$ or $x=-2$
+    let lists =
+        |gap: &str| gap.split_whitespace().all(|word| matches!(word.trim_matches([',', ';']), "" | "and" | "or"));
+    let listed = inner.windows(2).all(|pair| lists(&bare[pair[0].outer.end..pair[1].outer.start]));
+    if let ([first, .., last], true) = (inner.as_slice(), listed)
+        && first.outer.start == 0
+        && last.outer.end == bare.len()
+    {
+        return Some(Found::Answer(bare.to_string(), "math"));
     }
     let words = words_in(bare);
     (inner.is_empty() && words <= 2).then(|| Found::Answer(bare.to_string(), "whole"))

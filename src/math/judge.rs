@@ -222,6 +222,12 @@ fn compared(options: &Options, gold: &str, answer: &str) -> (Verdict, &'static s
         _ => None,
     };
     for (gold_comma, answer_comma) in READINGS {
+        // a decimal comma where the other side has a decimal point, and nowhere else: (2,4) is not 12/5
+        if gold_comma == Comma::Decimal && !(has_decimal_comma(gold) && is_decimal(&second.expr))
+            || answer_comma == Comma::Decimal && !(has_decimal_comma(answer) && is_decimal(&first.expr))
+        {
+            continue;
+        }
         let (Some(first), Some(second)) = (read(gold, &first, gold_comma), read(answer, &second, answer_comma)) else {
             continue;
         };
@@ -233,6 +239,25 @@ fn compared(options: &Options, gold: &str, answer: &str) -> (Verdict, &'static s
         }
     }
     result
+}
+
+/// True for a numeral alone with a comma that can be a decimal one: `1,22`, and neither `(1,22)` nor `1,222`.
+fn has_decimal_comma(text: &str) -> bool {
+    let bare = text.trim().trim_matches('$').trim().trim_start_matches(['-', '+']);
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    bare.split_once(',').is_some_and(|(whole, decimals)| {
+        let thousands = decimals.len() == 3 && whole.len() <= 3 && !whole.starts_with('0');
+        digits(whole) && digits(decimals) && !thousands
+    })
+}
+
+/// True for a numeral with a decimal point.
+fn is_decimal(expr: &Expr) -> bool {
+    match expr {
+        Expr::Num(_, places) => places.is_some_and(|places| places > 0),
+        Expr::Neg(inner) | Expr::Quantity(inner, _) => is_decimal(inner),
+        _ => false,
+    }
 }
 
 /// True for one group of text and nothing around it: `\text{4:30 p.m.}`.

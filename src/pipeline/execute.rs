@@ -98,7 +98,8 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
         "file": pipeline.source.path, "text": pipeline.source.text, "version": env!("CARGO_PKG_VERSION")}))?;
     for attempt in 0.. {
         let on_transfer = |transfer: Transfer| (options.observer)(Event::Download { transfer });
-        let session = Session::new(pipeline, store, &Watch { cancel: options.cancel, on_transfer: &on_transfer })?;
+        let watch = Watch { cancel: options.cancel, on_transfer: &on_transfer };
+        let session = Session::new(pipeline, store, names, &watch)?;
         let mut runner = Runner { session, options, log: &mut log, outcomes: Vec::new(), family: None };
         let result = runner.run(names);
         let Runner { session, outcomes, family, .. } = runner;

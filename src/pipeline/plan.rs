@@ -31,7 +31,7 @@ pub struct StagePlan {
 
 /// Plans the selected stages. A policy of the hub is fetched if it is not there: its bytes are part of every recipe.
 pub fn plan(pipeline: &Pipeline, store: &Store, names: &[String], watch: &Watch) -> Result<Vec<StagePlan>> {
-    let mut session = Session::new(pipeline, store, watch)?;
+    let mut session = Session::new(pipeline, store, names, watch)?;
     let mut plans = Vec::new();
     for spec in pipeline.select(names)? {
         let waits_for: Vec<String> = session.waiting_for(spec).into_iter().map(str::to_string).collect();
@@ -58,7 +58,7 @@ pub struct Finished {
 
 /// Looks up the selected stages and all they need.
 pub fn finished(pipeline: &Pipeline, store: &Store, names: &[String], watch: &Watch) -> Result<Finished> {
-    let mut session = Session::new(pipeline, store, watch)?;
+    let mut session = Session::new(pipeline, store, names, watch)?;
     for spec in pipeline.select(names)? {
         if !session.waiting_for(spec).is_empty() {
             continue;

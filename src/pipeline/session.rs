@@ -7,7 +7,7 @@ use crate::model::policy::PolicyFiles;
 use crate::stage::{Inputs, Params, Part, Stage, hub_policy, train};
 use crate::store::hub::{Hub, Watch};
 use crate::store::{Manifest, PartRecord, PolicyHandle, Store};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub struct Session<'a> {
     pub pipeline: &'a Pipeline,
@@ -41,10 +41,12 @@ impl Bound {
 }
 
 impl<'a> Session<'a> {
-    /// Fetches the policies of the hub that are not there yet, and hashes all that are files.
-    pub fn new(pipeline: &'a Pipeline, store: &'a Store, watch: &Watch) -> Result<Session<'a>> {
+    /// Hashes the policies that the selected stages use, after fetching those of the hub that are not there yet.
+    pub fn new(pipeline: &'a Pipeline, store: &'a Store, selected: &[String], watch: &Watch) -> Result<Session<'a>> {
+        let references = pipeline.select(selected)?.into_iter().flat_map(|stage| stage.params.references());
+        let used: BTreeSet<String> = references.map(|reference| reference.name).collect();
         let mut policies = BTreeMap::new();
-        for (name, spec) in &pipeline.policies {
+        for (name, spec) in pipeline.policies.iter().filter(|(name, _)| used.contains(*name)) {
             let handle = match spec {
                 PolicySpec::Path(path) => {
                     PolicyHandle::of_folder(name, &pipeline.folder.join(path), PolicyFiles::wants)

@@ -217,7 +217,7 @@
     const targets = problem.targets.map((target) => scored(target.s === "expert" ? "Target: the expert's solution, kept" : "Target: " + target.s + " sample " + target.i, target));
     const expert = problem.expert && problem.s !== "expert" ? scored("The expert's solution", problem.expert) : "";
     const titles = { self: "→ Trained on its own solution", guided: "→ Trained on its guided solution", expert: "→ Trained on the expert's solution", "": "No target yet, or none to be had" };
-    parts.push(step("s-" + source, titles[problem.s], problem.targets.length ? "given the plain problem" : "", tools(), el("div", "pair", ...targets, expert)));
+    parts.push(step("s-" + source, titles[problem.s], problem.targets.length ? "given the plain problem" : "", data.policies.length ? tools() : "", el("div", "pair", ...targets, expert)));
     parts.push(el("p", "cmd", "In the tables: ", el("code", "", "mindgap show " + data.file + " " + data.cascades[problem.c] + " --row " + problem.id)));
     detail.replaceChildren(...parts);
   };

@@ -92,9 +92,9 @@ pub fn size(path: &Path) -> Result<u64> {
     Ok(fs::metadata(path).map_err(|e| error("look at", path, e))?.len())
 }
 
-/// True for a folder; an error where there is nothing.
-pub fn is_dir(path: &Path) -> Result<bool> {
-    fs::metadata(path).map(|m| m.is_dir()).map_err(|e| error("open folder", path, e))
+/// True for a folder; where there is nothing, an error that says what it was wanted for.
+pub fn is_dir(action: &str, path: &Path) -> Result<bool> {
+    fs::metadata(path).map(|m| m.is_dir()).map_err(|e| error(action, path, e))
 }
 
 /// Where a symbolic link points; `None` where there is none.
@@ -289,6 +289,15 @@ impl Appender {
 
     fn sync(&self) -> std::io::Result<()> {
         announce(Change::SyncFile(&self.path)).and_then(|()| self.file.sync_all())
+    }
+
+    /// Gives a file that is whole now its final name.
+    pub fn publish(self, path: &Path) -> Result<()> {
+        self.sync().map_err(|e| error("sync", &self.path, e))?;
+        announce(Change::Rename { from: &self.path, to: path })
+            .and_then(|()| fs::rename(&self.path, path))
+            .map_err(|e| error("rename into", path, e))?;
+        settle(path)
     }
 }
 

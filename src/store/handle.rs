@@ -82,8 +82,7 @@ pub struct PolicyHandle {
 impl PolicyHandle {
     /// A Hugging Face folder. `relevant` picks the files that make the policy what it is.
     pub fn of_folder(name: &str, folder: &std::path::Path, relevant: impl Fn(&str) -> bool) -> Result<PolicyHandle> {
-        let is_folder = fs::is_dir(folder)?;
-        if !is_folder {
+        if !fs::is_dir(&format!("open folder of policy `{name}`"), folder)? {
             return Err(Error::input("policy is not a folder").at(folder.display().to_string()).hint(
                 "a policy is a Hugging Face folder: config.json, tokenizer.json, tokenizer_config.json, *.safetensors",
             ));

@@ -9,8 +9,7 @@ use super::fs;
 use crate::base::error::{Error, Result};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use serde::Deserialize;
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -217,10 +216,9 @@ impl Hub {
             }
         };
         if !blob.exists() {
-            let part = blob.with_file_name(format!("{}.incomplete", head.etag));
             fs::create_dir(&folder.join("blobs"))?;
-            self.transfer(model, &url, name, &head, &part, watch)?;
-            std::fs::rename(&part, &blob).map_err(|e| fs::error("rename into", &blob, e))?;
+            let part = blob.with_file_name(format!("{}.incomplete", head.etag));
+            self.transfer(model, &url, name, &head, &part, watch)?.publish(&blob)?;
         }
         // A link from the snapshot to the blob, as the hub's tools make it.
         let target = Path::new("../../blobs").join(&head.etag);
@@ -248,21 +246,20 @@ impl Hub {
         head: &FileHead,
         part: &Path,
         watch: &Watch,
-    ) -> Result<()> {
-        let broken = |e| fs::error("write", part, e);
-        let mut file = File::options().append(true).create(true).open(part).map_err(broken)?;
-        let mut done = file.metadata().map_err(broken)?.len();
+    ) -> Result<fs::Appender> {
+        let mut file = fs::Appender::open(part)?;
+        let mut done = fs::size(part)?;
         let mut stalls = 0;
         while done < head.size {
             check_cancel(watch)?;
-            let before = done;
             let answer = self.ask(url, || self.request(&self.agent, "GET", url, (done > 0).then_some(done)))?;
             self.check(model, url, &answer)?;
             if answer.status() != StatusCode::PARTIAL_CONTENT && done > 0 {
                 // The whole file comes again: what is there would be doubled.
-                file.set_len(0).map_err(broken)?;
-                done = 0;
+                fs::remove(part)?;
+                (file, done) = (fs::Appender::open(part)?, 0);
             }
+            let before = done;
             let mut body = answer.into_body().into_reader();
             let mut buffer = vec![0; 1 << 18];
             let cause = loop {
@@ -270,7 +267,7 @@ impl Hub {
                 match body.read(&mut buffer) {
                     Ok(0) => break None,
                     Ok(count) => {
-                        file.write_all(&buffer[..count]).map_err(broken)?;
+                        file.append(&buffer[..count]).map_err(|e| fs::error("write", part, e))?;
                         done += count as u64;
                         (watch.on_transfer)(Transfer { file: name, done, total: head.size });
                     }
@@ -279,18 +276,17 @@ impl Hub {
             };
             stalls = if done > before { 0 } else { stalls + 1 };
             if stalls == STALLS {
-                let cause = cause.unwrap_or(ureq::Error::ConnectionFailed);
-                return Err(self.unreachable(url, cause));
+                return Err(self.unreachable(url, cause.unwrap_or(ureq::Error::ConnectionFailed)));
             }
             std::thread::sleep(backoff(stalls));
         }
         if done > head.size {
-            file.set_len(0).map_err(broken)?;
+            fs::remove(part)?;
             return Err(Error::environment(format!("the hub sent {done} bytes of a file of {}", head.size))
                 .at(url)
                 .hint("run the same command again: the file is downloaded anew"));
         }
-        file.sync_all().map_err(broken)
+        Ok(file)
     }
 
     /// ETag and size of a file: of the response that redirects to another host, if one does.
@@ -310,7 +306,9 @@ impl Hub {
             }
             let etag = header("x-linked-etag").or_else(|| header("etag")).unwrap_or_default();
             let etag = etag.trim_start_matches("W/").trim_matches('"').to_string();
-            let size = header("x-linked-size").or_else(|| header("content-length")).and_then(|size| size.parse().ok());
+            // The length of a redirecting answer is its own.
+            let length = header("content-length").filter(|_| elsewhere.is_none());
+            let size = header("x-linked-size").or(length).and_then(|size| size.parse().ok());
             return match size {
                 Some(size) if is_plain(&etag) => Ok(FileHead { etag, size }),
                 _ => Err(Error::environment("the hub does not say what the file is: no ETag or no size")

@@ -58,11 +58,7 @@ impl Store {
 
     /// Removes an object that nothing names any more.
     pub fn remove_object(&self, address: &Address) -> Result<()> {
-        let path = self.object_path(address);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(fs::error("remove", &path, e)),
-            _ => Ok(()),
-        }
+        fs::remove(&self.object_path(address))
     }
 
     /// Removes an object whose bytes no longer match its name, so that the next run makes it again. True if it did.

@@ -48,7 +48,7 @@ fn cycle() {
 #[test]
 fn missing_files() {
     refused("DATA/world/train-0.parquet", "nowhere.parquet", 3, &["nowhere.parquet", "relative paths"]);
-    refused("DATA/base-policy", "nowhere", 3, &["nowhere", "cannot open folder", "policy `base`"]);
+    refused("DATA/base-policy", "nowhere", 3, &["nowhere", "cannot open folder of policy `base`"]);
     let store = tempfile::tempdir().unwrap();
     let error = fails(store.path(), &["run", "pipelines/nowhere.toml"], 3);
     assert!(error.contains("nowhere.toml"), "{error}");

@@ -145,7 +145,7 @@ fn killed_at_many_random_moments() {
         eprintln!("skipped: set MINDGAP_SLOW_TESTS=1 for the long kill loop");
         return;
     }
-    killed_at_random_moments(&root().join("pipelines/demo.toml"), 50, 5.0);
+    killed_at_random_moments(&root().join("pipelines/demo.toml"), 50, 20.0);
 }
 
 fn start(store: &Path, file: &Path) -> Child {
@@ -223,7 +223,7 @@ fn fingerprint(text: &str) -> Fingerprint {
 #[test]
 fn a_dead_holder_blocks_nobody() {
     let folder = tempfile::tempdir().unwrap();
-    let long = TINY.replace("steps = 2", "steps = 300").replace("checkpoint_steps = 1", "checkpoint_steps = 300");
+    let long = TINY.replace("steps = 2", "steps = 150").replace("checkpoint_steps = 1", "checkpoint_steps = 150");
     let file = pipeline(folder.path(), "p.toml", &long);
     let store = folder.path().join("store");
     let mut holder = start(&store, &file);

@@ -291,6 +291,10 @@ fn recipes_do_not_know_the_hub() {
     assert_eq!(by_stage(&first, "fingerprint"), by_stage(&second, "fingerprint"));
     assert!(by_stage(&second, "computed_parts").iter().all(|(_, parts)| parts == 0));
 
+    let unused = SMALL.replace("[policies]", "[policies]\nother = { hub = \"org/none\" }");
+    run(&pipeline(folder.path(), "unused.toml", &unused));
+    assert!(server.requests("GET", "org/none").is_empty(), "a policy that no stage uses is not fetched");
+
     let mixed = text.replace("revision = \"v1\"", "path = \"here\"");
     let file = pipeline(folder.path(), "mixed.toml", &mixed);
     refused(hub(folder.path(), server.port, &["plan", file.to_str().unwrap()]), 2, &["exactly one of", "mixed.toml:4"]);

@@ -83,6 +83,26 @@ fn smoke_runs_every_stage_once() {
     assert!(std::fs::read_to_string(&page).unwrap().contains("id=\"browser\""));
     let report = ok(store, &["report", "pipelines/smoke.toml", "--markdown"]);
     assert_eq!(report, std::fs::read_to_string(&twin).unwrap());
+    let figures = json(&ok(store, &["report", "pipelines/smoke.toml", "--json"]));
+    let targets = &figures["cascades"][0]["targets"];
+    let sum: u64 = ["self", "guided", "expert", "none"].iter().map(|source| targets[source].as_u64().unwrap()).sum();
+    assert_eq!(sum, 64);
+    let error = fails(store, &["report", "pipelines/smoke.toml", "--out", "page.md"], 2);
+    assert!(error.contains("--out"), "{error}");
+
+    // The gap before and after rewriting, by source; self-aligned targets are on-policy; both judges were compared.
+    let gaps = figures["gaps"][0]["rows"].as_array().unwrap();
+    let of = |moment: &str, source: &str| {
+        let found = gaps.iter().find(|row| row["rewriting"] == moment && row["source"] == source);
+        found.unwrap_or_else(|| panic!("no {moment} {source}")).clone()
+    };
+    assert_eq!(of("before", "expert")["row_count"], 64);
+    assert_eq!(of("after", "all")["row_count"], 64);
+    assert_eq!(of("after", "self")["kl_per_token"], 0.0);
+    assert_eq!(of("after", "self")["behavior_ess_rows"], of("after", "self")["row_count"].as_f64().unwrap());
+    assert!(of("after", "all")["mean_logprob"].as_f64() > of("before", "all")["mean_logprob"].as_f64());
+    let warnings = figures["gaps"][0]["warnings"].as_array().unwrap();
+    assert!(warnings.iter().any(|row| row["warning"] == "judges_disagree" && row["row_count"] == 128));
     assert!(report.contains("| dr+dft |") && report.contains("| rewrites | 64 |"), "{report}");
 }
 

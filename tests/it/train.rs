@@ -115,7 +115,7 @@ fn two_hundred_steps_survive_five_kills() {
             assert!(child.try_wait().unwrap().is_none(), "the run ended before kill {kill}");
             std::thread::sleep(Duration::from_millis(1));
         }
-        std::thread::sleep(Duration::from_millis(7 * kill));
+        std::thread::sleep(Duration::from_millis(3 * kill));
         child.kill().unwrap();
         assert!(!child.wait().unwrap().success());
         assert!(parts(&killed) < all, "all was done before kill {kill}");

@@ -151,15 +151,8 @@ fn mistakes() {
     }
     write_pipeline(folder.path(), "", "");
     found += "# the command line\n\n";
-    let lines = [
-        "",
-        "rnu p.toml",
-        "run",
-        "run nowhere.toml",
-        "run p.toml rollout",
-        "path p.toml problms",
-        "show p.toml problems",
-    ];
+    let lines =
+        ["rnu p.toml", "run", "run nowhere.toml", "run p.toml rollout", "path p.toml problms", "show p.toml problems"];
     found += &lines.map(|line| shell(folder.path(), line)).concat();
     assert_golden("mistakes", &found);
 }

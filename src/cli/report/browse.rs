@@ -7,6 +7,7 @@ use crate::pipeline::spec::PolicySpec;
 use crate::report::{BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Tokens, quantise};
 use crate::stage::rewrite;
 use crate::store::fs;
+use crate::store::hub::Hub;
 use crate::table::Row;
 use crate::table::logprobs::Logprob;
 use crate::table::problems::Problem;
@@ -199,17 +200,20 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The tokenizer of a policy, if it is at hand: of a folder, or of a finished train stage.
+/// The tokenizer of a policy, if it is at hand: of a folder, of the hub's cache, or of a finished train stage.
 fn tokenizer(finished: &Finished, policy: &str) -> Result<Option<Tokenizer>> {
-    let stage = match finished.pipeline.policies.get(policy) {
-        Some(PolicySpec::Path(path)) => {
-            let file = finished.pipeline.folder.join(path).join(TOKENIZER);
-            return fs::read_if_present(&file)?.map(|bytes| Tokenizer::from_bytes(&bytes)).transpose();
-        }
-        Some(PolicySpec::Stage(stage)) => stage,
-        _ => policy,
+    let (folder, stage) = match finished.pipeline.policies.get(policy) {
+        Some(PolicySpec::Path(path)) => (Some(finished.pipeline.folder.join(path)), policy),
+        Some(PolicySpec::Hub(model)) => (Hub::from_env().snapshot(model)?, policy),
+        Some(PolicySpec::Stage(stage)) => (None, stage.as_str()),
+        None => (None, policy),
     };
-    let files = finished.manifest(stage).map(|manifest| manifest.files()).unwrap_or_default();
-    let Some((address, _)) = files.get(TOKENIZER) else { return Ok(None) };
-    Ok(Some(Tokenizer::from_bytes(&finished.store.get(address)?)?))
+    let bytes = match folder {
+        Some(folder) => fs::read_if_present(&folder.join(TOKENIZER))?,
+        None => {
+            let files = finished.manifest(stage).map(|manifest| manifest.files()).unwrap_or_default();
+            files.get(TOKENIZER).map(|(address, _)| finished.store.get(address)).transpose()?
+        }
+    };
+    bytes.map(|bytes| Tokenizer::from_bytes(&bytes)).transpose()
 }

@@ -54,6 +54,14 @@ impl Parser {
                 Some(Tok::Op('-')) => {
                     self.at += 1;
                     let term = self.term()?;
+                    // R - {1}
+                    if let ([Expr::Named(_) | Expr::Set(_)], Expr::Set(_)) = (terms.as_slice(), &term) {
+                        self.deepen()?;
+                        terms.push(term);
+                        let difference = Expr::SetOp(SetOp::Minus, std::mem::take(&mut terms));
+                        terms.push(difference);
+                        continue;
+                    }
                     terms.push(negative(term));
                 }
                 _ => return Ok(sum_of(terms)),

@@ -342,10 +342,27 @@ fn assemble(mut items: Vec<Expr>, separators: &[Separator]) -> Expr {
             return if orders { Expr::Logic(false, parts) } else { Expr::List(parts) };
         }
     }
+    // x != 0, 1: what follows is excluded too
+    if let Some((Expr::Rel(terms, operators), rest)) = items.split_first()
+        && let ([name, _], [RelOp::Ne]) = (terms.as_slice(), operators.as_slice())
+        && rest.iter().all(|item| matches!(item, Expr::Num(..) | Expr::Neg(_) | Expr::Div(..)))
+    {
+        let excluded = |value: &Expr| Expr::Rel(vec![name.clone(), value.clone()], vec![RelOp::Ne]);
+        let rest: Vec<Expr> = rest.iter().map(excluded).collect();
+        items.splice(1.., rest);
+        return Expr::Logic(true, items);
+    }
     if items.iter().all(is_order) {
-        // x in R, x != 0: a membership in all numbers is a declaration, what follows it a condition
-        let declared = items.iter().any(|item| matches!(item, Expr::Rel(terms, operators) if operators.as_slice() == [RelOp::In] && matches!(terms[1], Expr::Named(_))));
-        let all = !separators.contains(&Separator::Or) && (declared || separators.contains(&Separator::And));
+        // x in R, x != 0: a membership in all numbers declares, an exclusion restricts; both hold with what is beside them
+        let restricts = |item: &Expr| match item {
+            Expr::Rel(terms, operators) => match operators.as_slice() {
+                [RelOp::In] => matches!(terms[1], Expr::Named(_)),
+                operators => operators == [RelOp::Ne],
+            },
+            _ => false,
+        };
+        let both = separators.contains(&Separator::And) || items.iter().any(restricts);
+        let all = both && !separators.contains(&Separator::Or);
         return Expr::Logic(all, items);
     }
     Expr::List(items)

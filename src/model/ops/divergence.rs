@@ -1,9 +1,8 @@
 //! KL divergence from a frozen reference policy, and the entropy of the likeliest tokens: both without whole logits.
 
 use super::cpu::{self, Read};
-use super::gemm::{Left, Right, Size, Start, gemm};
 use super::linear::Packed;
-use super::logprobs::{ENTRIES, ROWS, Tally};
+use super::logprobs::{ENTRIES, ROWS, Slopes, Tally};
 use super::simd::{self, LANES, vectorised};
 use super::tape;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
@@ -146,8 +145,7 @@ impl CustomOp2 for ReferenceKl {
         let own = Logits { hidden: h_read.slice()?, head: w_read.slice()?, size };
         let other = Logits { hidden: other_hidden.slice()?, head: other_head.slice()?, size: self.hidden.dim(1)? };
         let grad = grad_read.slice()?;
-        let (mut dh, mut dw) = (vec![0.0; own.hidden.len()], vec![0.0; own.head.len()]);
-        let (mut x, mut r) = (Vec::new(), Vec::new());
+        let (mut slopes, mut x, mut r) = (Slopes::new(h, w)?, Vec::new(), Vec::new());
         for first in (0..own.entries()).step_by(ENTRIES) {
             let count = ENTRIES.min(own.entries() - first);
             let (own_packed, other_packed) = (own.pack(first, count), other.pack(first, count));
@@ -159,22 +157,10 @@ impl CustomOp2 for ReferenceKl {
                     let row = start + row;
                     gap_gradient(x, r, own_sums[row], other_sums[row], grad[row]);
                 }
-                let by_row = Size { m: height, n: size, k: count };
-                let right = Right { data: &own.head[first * size..], row: size };
-                gemm(by_row, Left { data: &x, row: count, step: 1 }, right, &mut dh[start * size..], size, Start::Add);
-                let by_entry = Size { m: count, n: size, k: height };
-                let right = Right { data: &own.hidden[start * size..], row: size };
-                gemm(
-                    by_entry,
-                    Left { data: &x, row: 1, step: count },
-                    right,
-                    &mut dw[first * size..],
-                    size,
-                    Start::Add,
-                );
+                slopes.add(&x, (start, height), (first, count), own.hidden, own.head);
             }
         }
-        Ok((Some(cpu::tensor(dh, h)?), Some(cpu::tensor(dw, w)?)))
+        slopes.tensors(h, w)
     }
 }
 

@@ -119,6 +119,45 @@ fn summarise(hidden: &[f32], head: &[f32], size: usize, targets: &[u32]) -> Summ
     Summary { log_sum_exp, entropy: tallies.iter().map(Tally::entropy).collect(), target }
 }
 
+/// Gradients of hidden states `[N, H]` and of a head `[V, H]`, from those of their logits block by block. A frozen head gets none.
+pub(super) struct Slopes {
+    hidden: Vec<f32>,
+    head: Option<Vec<f32>>,
+    size: usize,
+}
+
+impl Slopes {
+    pub fn new(hidden: &Tensor, head: &Tensor) -> Result<Slopes> {
+        let head = cpu::wants_gradient(head).then(|| vec![0.0; head.elem_count()]);
+        Ok(Slopes { hidden: vec![0.0; hidden.elem_count()], head, size: hidden.dim(1)? })
+    }
+
+    /// Takes in the gradients of a block of logits: some rows (first, count) by some vocabulary entries (first, count).
+    pub fn add(
+        &mut self,
+        block: &[f32],
+        (row, rows): (usize, usize),
+        (entry, entries): (usize, usize),
+        hidden: &[f32],
+        head: &[f32],
+    ) {
+        let size = self.size;
+        let left = Left { data: block, row: entries, step: 1 };
+        let right = Right { data: &head[entry * size..], row: size };
+        gemm(Size { m: rows, n: size, k: entries }, left, right, &mut self.hidden[row * size..], size, Start::Add);
+        if let Some(sum) = &mut self.head {
+            let left = Left { data: block, row: 1, step: entries };
+            let right = Right { data: &hidden[row * size..], row: size };
+            gemm(Size { m: entries, n: size, k: rows }, left, right, &mut sum[entry * size..], size, Start::Add);
+        }
+    }
+
+    pub fn tensors(self, hidden: &Tensor, head: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let of_head = self.head.map(|sum| cpu::tensor(sum, head)).transpose()?;
+        Ok((Some(cpu::tensor(self.hidden, hidden)?), of_head))
+    }
+}
+
 /// The differentiable kernel; see [`super::token_logprobs`].
 pub fn token_logprobs(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
     let summary = Arc::new(OnceLock::new());
@@ -159,8 +198,7 @@ impl CustomOp2 for TokenLogprobs {
         let grad = grad.contiguous()?;
         let (h_read, w_read, grad_read) = (Read::new(h), Read::new(w), Read::new(&grad));
         let (hidden, head, grad) = (h_read.slice()?, w_read.slice()?, grad_read.slice()?);
-        let (mut dh, mut dw) = (vec![0.0; hidden.len()], vec![0.0; head.len()]);
-        let mut logits = Vec::new();
+        let (mut slopes, mut logits) = (Slopes::new(h, w)?, Vec::new());
         for (index, entries) in head.chunks(ENTRIES * size).enumerate() {
             let (first, count) = (index * ENTRIES, entries.len() / size);
             let packed = Packed::from_slice(entries, count, size);
@@ -175,16 +213,9 @@ impl CustomOp2 for TokenLogprobs {
                         *x += grad[row];
                     }
                 }
-                let by_row = Size { m: height, n: size, k: count };
-                let left = Left { data: &logits, row: count, step: 1 };
-                let right = Right { data: entries, row: size };
-                gemm(by_row, left, right, &mut dh[start * size..], size, Start::Add);
-                let by_entry = Size { m: count, n: size, k: height };
-                let left = Left { data: &logits, row: 1, step: count };
-                let right = Right { data: &hidden[start * size..], row: size };
-                gemm(by_entry, left, right, &mut dw[first * size..], size, Start::Add);
+                slopes.add(&logits, (start, height), (first, count), hidden, head);
             }
         }
-        Ok((Some(cpu::tensor(dh, h)?), Some(cpu::tensor(dw, w)?)))
+        slopes.tensors(h, w)
     }
 }
