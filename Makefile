@@ -7,7 +7,7 @@ CARGO ?= cargo
 MINDGAP = $(CARGO) run --quiet --release --bin mindgap --
 STAGES = problems rollouts verdicts guided rewrites logprobs train evals
 
-.PHONY: demo demo-seeds smoke real base-policy build test test-slow lint fmt golden bench fuzz doc clean report $(STAGES)
+.PHONY: demo demo-seeds miniature smoke real base-policy build test test-slow lint fmt golden bench fuzz doc clean report $(STAGES)
 
 demo: build
 	$(MINDGAP) run pipelines/demo.toml
@@ -17,6 +17,15 @@ demo: build
 demo-seeds: build
 	$(MINDGAP) run pipelines/demo-seeds.toml
 	$(MINDGAP) report pipelines/demo-seeds.toml
+
+# The paper with its ablations over five seeds; writes the tables of docs/results.md.
+COMPARE = sft:base dft:sft dr+sft:sft dr+dft:dft dr+dft:dr+sft \
+	dr+sft:no-guided+sft dr+dft:no-guided+dft dr+sft:no-fallback+sft dr+dft:no-fallback+dft \
+	dr+sft:self+sft dr+dft:self+dft dr+sft:self-equal+sft dr+dft:self-equal+dft \
+	two-round+sft:dr+sft two-round+dft:dr+dft two-round+sft:dr-more+sft two-round+dft:dr-more+dft
+miniature: build
+	$(MINDGAP) run pipelines/miniature.toml
+	$(MINDGAP) results pipelines/miniature.toml $(COMPARE) --into docs/results.md
 
 smoke: build
 	$(MINDGAP) run pipelines/smoke.toml

@@ -13,6 +13,7 @@ pub mod stage;
 pub mod report;
 // L3 compute libraries: no disk, no clock, no printing; none uses another
 pub mod engine;
+pub mod export;
 pub mod math;
 pub mod stats;
 pub mod train;

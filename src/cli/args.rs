@@ -1,5 +1,6 @@
 //! The command line as typed.
 
+use crate::export::{Format, Rejected};
 use crate::pipeline::execute::Share;
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -28,6 +29,7 @@ const EXAMPLES: &str = "Examples:
   mindgap plan pipelines/demo.toml                what would run, and why
   mindgap show pipelines/demo.toml rewrites --row 0b1f   one problem through all tables
   mindgap report pipelines/demo.toml              the results as one HTML page
+  mindgap export pipelines/demo.toml rewrites --format trl --to data/trl   the training targets for another trainer
   echo '{\"id\":1,\"gold\":\"1/2\",\"response\":\"so \\\\boxed{0.5}\"}' | mindgap judge -
 
 Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 bad input, 4 disk or device, 70 internal, 130 interrupted.";
@@ -42,7 +44,7 @@ pub enum Command {
     Status(Status),
     /// Print where a table or policy is: a Parquet glob, or a folder.
     Path(Stage),
-    /// Show rows of a table; with --row, everything about one problem.
+    /// Show rows of a stage's table, or of a Parquet file; with --row, everything about one problem.
     Show(Show),
     /// List past runs.
     Log(Log),
@@ -52,6 +54,10 @@ pub enum Command {
     Gc(Gc),
     /// Write the results of a pipeline as one HTML page and as Markdown; print where.
     Report(Report),
+    /// Print the accuracies of a study over replications, with intervals and paired differences, as Markdown.
+    Results(Results),
+    /// Write a rewrite stage's training targets as data for another trainer.
+    Export(Export),
     /// Judge final answers: JSON lines {"id","gold","response"} in, {"id","verdict","extracted","method"} out.
     Judge(Judge),
     /// Per-token log-probs of completions: JSON lines {"id","prompt","completion"} in.
@@ -129,13 +135,23 @@ pub struct Stage {
 #[derive(ClapArgs)]
 pub struct Show {
     #[command(flatten)]
-    pub stage: Stage,
+    pub pipeline: Pipeline,
+    /// The stage; none where a Parquet file is named instead of a pipeline.
+    pub stage: Option<String>,
     /// Start of a problem id: print its whole lineage.
     #[arg(long)]
     pub row: Option<String>,
+    /// Only rows that fit: --where source=guided, --where 'verdict!=correct', --where 'attempts>=3', --where 'prompt~dozen'
+    /// (contains). May be repeated; all must hold.
+    #[arg(long = "where", value_name = "COLUMN=VALUE", value_parser = super::show::Condition::parse)]
+    pub conditions: Vec<super::show::Condition>,
+    /// Only these columns, by commas.
+    #[arg(long, value_delimiter = ',')]
+    pub columns: Vec<String>,
     /// Rows to print.
     #[arg(long, default_value_t = 10)]
     pub limit: usize,
+    /// One JSON object per row.
     #[arg(long)]
     pub json: bool,
 }
@@ -190,6 +206,69 @@ pub struct Report {
     /// Print the figures as JSON instead of writing files.
     #[arg(long, conflicts_with_all = ["out", "markdown"])]
     pub json: bool,
+}
+
+#[derive(ClapArgs)]
+pub struct Results {
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    /// Policies to compare, as BETTER:THAN. May be repeated.
+    #[arg(value_name = "BETTER:THAN", value_parser = pair)]
+    pub pairs: Vec<(String, String)>,
+    /// Page to put the tables into, between the lines that mark their place.
+    #[arg(long, value_name = "PAGE")]
+    pub into: Option<PathBuf>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (better, than) = text.split_once(':').ok_or("expected BETTER:THAN, dr+dft:dft say")?;
+    Ok((better.to_string(), than.to_string()))
+}
+
+#[derive(ClapArgs)]
+pub struct Export {
+    #[command(flatten)]
+    pub stage: Stage,
+    /// trl, verl, verl-paper, llamafactory, axolotl, swift, openrlhf, pretokenized or preference. See docs/export.md.
+    #[arg(long, value_parser = format)]
+    pub format: Format,
+    /// Folder to write to. Files that are there already are never overwritten.
+    #[arg(long)]
+    pub to: PathBuf,
+    /// swift: weight of a source's rows, --weight expert=0.3 say. May be repeated.
+    #[arg(long = "weight", value_name = "SOURCE=WEIGHT", value_parser = weight)]
+    pub weights: Vec<(String, f32)>,
+    /// preference: what the target is preferred to: an `incorrect` sample, or the `expert`'s solution.
+    #[arg(long, value_parser = rejected, default_value = "incorrect")]
+    pub rejected: Rejected,
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    let names = || Format::ALL.map(Format::name).join(", ");
+    Format::ALL.into_iter().find(|format| format.name() == text).ok_or_else(|| format!("formats are {}", names()))
+}
+
+fn weight(text: &str) -> Result<(String, f32), String> {
+    let (source, weight) = text.split_once('=').ok_or("expected SOURCE=WEIGHT")?;
+    if !["self", "guided", "expert"].contains(&source) {
+        return Err(format!("unknown source `{source}`; sources are self, guided, expert"));
+    }
+    match weight.parse::<f32>() {
+        Ok(weight) if weight.is_finite() && weight >= 0.0 => Ok((source.to_string(), weight)),
+        _ => Err(format!("`{weight}` is not a number from 0 on")),
+    }
+}
+
+fn rejected(text: &str) -> Result<Rejected, String> {
+    match text {
+        "incorrect" => Ok(Rejected::Incorrect),
+        "expert" => Ok(Rejected::Expert),
+        _ => Err("either `incorrect` or `expert`".to_string()),
+    }
 }
 
 #[derive(ClapArgs)]

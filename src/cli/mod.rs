@@ -2,12 +2,15 @@
 
 mod args;
 mod bench;
+mod export;
 mod inspect;
 mod judge;
 mod pipelines;
 mod policies;
 mod render;
 mod report;
+mod results;
+mod show;
 mod upkeep;
 
 use crate::base::error::{Error, Kind, Result};
@@ -42,11 +45,13 @@ fn dispatch(args: Args) -> Result<()> {
         Command::Plan(command) => pipelines::plan(&args.store, command),
         Command::Status(command) => pipelines::status(&args.store, command),
         Command::Path(command) => inspect::path(&args.store, command),
-        Command::Show(command) => inspect::show(&args.store, command),
+        Command::Show(command) => show::show(&args.store, command),
         Command::Log(command) => inspect::log(&args.store, command),
         Command::Check(command) => upkeep::check(&args.store, command),
         Command::Gc(command) => upkeep::gc(&args.store, command),
         Command::Report(command) => report::report(&args.store, command),
+        Command::Results(command) => results::results(&args.store, command),
+        Command::Export(command) => export::export(&args.store, command),
         Command::Judge(command) => judge::judge(command),
         Command::Score(command) => policies::score(command, threads, cancel_on_signal()?),
         Command::Generate(command) => policies::generate(command, threads, cancel_on_signal()?),

@@ -20,7 +20,9 @@ pub struct Cell {
 pub fn expand(matrix: &Table, variables: &Variables) -> Result<Vec<Cell>, String> {
     let mut cells = vec![Cell { suffix: String::new(), variables: variables.clone() }];
     for (axis, entries) in matrix {
-        let entries = entries.as_array().filter(|entries| !entries.is_empty());
+        // A list may be a variable: `matrix.seed = "{seeds}"`.
+        let named = if entries.is_str() { substitute(entries, variables)? } else { entries.clone() };
+        let entries = named.as_array().filter(|entries| !entries.is_empty());
         let entries = entries.ok_or_else(|| format!("matrix axis `{axis}` is not a list of values"))?;
         let mut grown = Vec::new();
         for cell in &cells {
@@ -122,6 +124,16 @@ mod tests {
         let stage = Value::Table(table("data = '{run.rows}-x'\nsources = '{run.sources}'"));
         let stage = substitute(&stage, &cells[0].variables).unwrap();
         assert_eq!(stage, Value::Table(table("data = 'expert-7-x'\nsources = ['self']")));
+    }
+
+    #[test]
+    fn a_list_may_be_a_variable_and_use_the_axes_before() {
+        let runs = table("runs = [{ name = 'a', data = 'x-{seed}' }, { name = 'b', data = 'y' }]");
+        let variables: Variables = runs.into_iter().collect();
+        let cells = expand(&table("seed = [4]\nrun = '{runs}'"), &variables).unwrap();
+        assert_eq!(cells.iter().map(|cell| cell.suffix.as_str()).collect::<Vec<_>>(), ["-4-a", "-4-b"]);
+        assert_eq!(cells[0].variables["run.data"], Value::from("x-4"));
+        assert!(expand(&table("run = '{rums}'"), &variables).err().unwrap().contains("`{rums}`"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod plan;
 pub mod session;
 pub mod spec;
 
+pub use excerpt::did_you_mean;
 pub use execute::{Event, run};
-pub use plan::{StagePlan, plan};
+pub use plan::{Finished, StagePlan, finished, plan};
 pub use spec::{Pipeline, StageSpec};

@@ -3,13 +3,15 @@
 use super::explain::differences;
 use super::session::{Bound, LookedUp, Session, manifest};
 use super::spec::{Pipeline, StageSpec};
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::fingerprint::Fingerprint;
 use crate::stage::Work;
+use crate::stage::train::policy_files;
 use crate::store::hub::Watch;
-use crate::store::{PartRecord, Store};
+use crate::store::{Manifest, PartRecord, PolicyHandle, Store};
 use rayon::prelude::*;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// A stage's standing.
 #[derive(Clone, Debug, Serialize)]
@@ -44,6 +46,47 @@ pub fn plan(pipeline: &Pipeline, store: &Store, names: &[String], watch: &Watch)
         }
     }
     Ok(plans)
+}
+
+/// The finished stages among the selected ones, by name, and the policies they resolve to: what the pipeline file now asks
+/// for, not what an earlier version of it left behind.
+pub struct Finished {
+    manifests: BTreeMap<String, Manifest>,
+    policies: BTreeMap<String, PolicyHandle>,
+    pipeline: String,
+}
+
+/// Looks up the selected stages and all they need.
+pub fn finished(pipeline: &Pipeline, store: &Store, names: &[String], watch: &Watch) -> Result<Finished> {
+    let mut session = Session::new(pipeline, store, names, watch)?;
+    for spec in pipeline.select(names)? {
+        if !session.waiting_for(spec).is_empty() {
+            continue;
+        }
+        if let Some(manifest) = manifest(spec, &session.bind(spec)?) {
+            session.finish(spec, manifest);
+        }
+    }
+    let (manifests, policies) = session.into_finished();
+    Ok(Finished { manifests, policies, pipeline: pipeline.source.path.clone() })
+}
+
+impl Finished {
+    /// What a stage made. Error where it is not finished.
+    pub fn manifest(&self, stage: &str) -> Result<&Manifest> {
+        self.manifests.get(stage).ok_or_else(|| {
+            Error::usage(format!("stage `{stage}` is not finished"))
+                .hint(format!("run it first: mindgap run {} {stage}", self.pipeline))
+        })
+    }
+
+    /// A policy by name, or by the train stage that makes it.
+    pub fn policy(&self, store: &Store, name: &str) -> Result<PolicyHandle> {
+        match self.policies.get(name) {
+            Some(policy) => Ok(policy.clone()),
+            None => Ok(PolicyHandle::of_objects(name, store, policy_files(self.manifest(name)?.files()))),
+        }
+    }
 }
 
 fn waiting(spec: &StageSpec, waits_for: Vec<String>) -> StagePlan {

@@ -101,6 +101,11 @@ impl<'a> Session<'a> {
         self.manifests.insert(spec.name.clone(), manifest);
     }
 
+    /// The finished stages and the policies known so far, by name.
+    pub fn into_finished(self) -> (BTreeMap<String, Manifest>, BTreeMap<String, PolicyHandle>) {
+        (self.manifests, self.policies)
+    }
+
     /// Every object the finished stages consist of.
     pub fn objects(&self) -> impl Iterator<Item = &crate::base::address::Address> {
         self.manifests.values().flat_map(|m| &m.parts).flat_map(PartRecord::objects).map(|(address, _)| address)

@@ -22,11 +22,12 @@ pub fn error(action: &str, path: &Path, source: std::io::Error) -> Error {
             Some("check who owns the folder, or choose another store with --store or MINDGAP_STORE")
         }
         ErrorKind::ReadOnlyFilesystem => Some("choose a writable store with --store or MINDGAP_STORE"),
+        ErrorKind::AlreadyExists => Some("remove it first, or choose another folder: nothing is overwritten"),
         ErrorKind::NotFound => Some("check the path; relative paths in a pipeline file start at that file's folder"),
         _ => None,
     };
     let kind_error = match source.kind() {
-        ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory => {
+        ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
             Error::input(format!("cannot {action}"))
         }
         _ => Error::environment(format!("cannot {action}")),
@@ -193,6 +194,14 @@ pub fn publish(path: &Path, bytes: &[u8], name: &str) -> Result<()> {
     settle(path)?;
     fault::point(&format!("{name}.renamed"));
     Ok(())
+}
+
+/// Writes a file of the user's, whole or not at all. A file that is there already stays, and is an error.
+pub fn publish_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Err(error("create file", path, ErrorKind::AlreadyExists.into())),
+        Err(_) => publish(path, bytes, "file"),
+    }
 }
 
 /// Memory this process holds now, in bytes; none where the system does not say.

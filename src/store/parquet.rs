@@ -21,9 +21,20 @@ pub struct Footer<'a> {
     pub fingerprint: &'a str,
 }
 
-fn properties<R: Row>(footer: &Footer) -> Result<WriterProperties> {
+impl Footer<'_> {
+    fn pairs<R: Row>(&self) -> Vec<KeyValue> {
+        let pair = |key: &str, value: String| KeyValue::new(key.to_string(), value);
+        vec![
+            pair("mindgap.table", R::TABLE.to_string()),
+            pair("mindgap.schema_version", R::VERSION.to_string()),
+            pair("mindgap.stage", self.stage.to_string()),
+            pair("mindgap.fingerprint", self.fingerprint.to_string()),
+        ]
+    }
+}
+
+fn properties(footer: Vec<KeyValue>) -> Result<WriterProperties> {
     let level = ZstdLevel::try_new(3).map_err(|e| Error::internal("zstd level").source(e))?;
-    let pair = |key: &str, value: String| KeyValue::new(key.to_string(), value);
     Ok(WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_created_by("mindgap".to_string())
@@ -36,18 +47,24 @@ fn properties<R: Row>(footer: &Footer) -> Result<WriterProperties> {
         .set_write_batch_size(1024)
         .set_max_row_group_row_count(Some(65_536))
         .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_key_value_metadata(Some(vec![
-            pair("mindgap.table", R::TABLE.to_string()),
-            pair("mindgap.schema_version", R::VERSION.to_string()),
-            pair("mindgap.stage", footer.stage.to_string()),
-            pair("mindgap.fingerprint", footer.fingerprint.to_string()),
-        ]))
+        .set_key_value_metadata(Some(footer))
         .build())
 }
 
 fn encode<R: Row>(batch: &RecordBatch, footer: &Footer) -> Result<Vec<u8>> {
     let failed = |e| Error::internal(format!("cannot encode table `{}`", R::TABLE)).source(e);
-    let mut writer = ArrowWriter::try_new(Vec::new(), R::schema(), Some(properties::<R>(footer)?)).map_err(failed)?;
+    let properties = properties(footer.pairs::<R>())?;
+    let mut writer = ArrowWriter::try_new(Vec::new(), R::schema(), Some(properties)).map_err(failed)?;
+    writer.write(batch).map_err(failed)?;
+    writer.into_inner().map_err(failed)
+}
+
+/// A batch that is no table of the store as Parquet, with the same options: data for other programs.
+pub fn encode_foreign(batch: &RecordBatch, footer: &Footer) -> Result<Vec<u8>> {
+    let failed = |e| Error::internal("cannot encode rows as Parquet").source(e);
+    let pair = |key: &str, value: &str| KeyValue::new(key.to_string(), value.to_string());
+    let footer = vec![pair("mindgap.stage", footer.stage), pair("mindgap.fingerprint", footer.fingerprint)];
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties(footer)?)).map_err(failed)?;
     writer.write(batch).map_err(failed)?;
     writer.into_inner().map_err(failed)
 }

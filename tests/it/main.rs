@@ -6,14 +6,18 @@ mod crash;
 mod disk;
 mod docs;
 mod engine;
+mod export;
 mod hub;
+mod inspect;
 mod math;
 #[cfg(feature = "oracle")]
 mod oracle;
 mod power;
 mod properties;
 mod report;
+mod results;
 mod scores;
+mod show;
 mod stages;
 mod support;
 mod tidy;

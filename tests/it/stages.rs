@@ -1,6 +1,6 @@
 //! The whole method on a slice of the embedded world, and what the store promises about it.
 
-use crate::support::{SMALL, by_stage, fails, json, ok, pipeline};
+use crate::support::{SMALL, by_stage, fails, json, ok, pipeline, smoke};
 use polars::prelude::*;
 use std::path::Path;
 
@@ -33,14 +33,12 @@ fn lengths(frame: &DataFrame, column: &str) -> Vec<usize> {
 /// Goal: the smoke pipeline runs every stage kind, its tables hold what the contract says, and a second run does nothing.
 #[test]
 fn smoke_runs_every_stage_once() {
-    let store = tempfile::tempdir().unwrap();
-    let store = store.path();
-    let done = json(&ok(store, &["run", "pipelines/smoke.toml", "--json"]));
+    let (store, done) = smoke();
     let kinds: std::collections::BTreeSet<String> =
-        by_stage(&done, "kind").into_iter().map(|(_, kind)| kind.as_str().unwrap().to_string()).collect();
+        by_stage(done, "kind").into_iter().map(|(_, kind)| kind.as_str().unwrap().to_string()).collect();
     let all = ["documents", "evaluate", "gap", "ingest", "judge", "logprob", "rewrite", "rollout", "train"];
     assert_eq!(kinds.iter().map(String::as_str).collect::<Vec<_>>(), all);
-    assert!(by_stage(&done, "computed_parts").iter().all(|(_, parts)| parts.as_u64() > Some(0)));
+    assert!(by_stage(done, "computed_parts").iter().all(|(_, parts)| parts.as_u64() > Some(0)));
 
     // No problem is dropped, and guided rows come only for problems without a correct sample.
     let rewrites = table(store, "smoke/rewrites");
@@ -75,7 +73,7 @@ fn smoke_runs_every_stage_once() {
 
     let again = json(&ok(store, &["run", "pipelines/smoke.toml", "--json"]));
     assert!(by_stage(&again, "computed_parts").iter().all(|(_, parts)| *parts == 0));
-    assert_eq!(by_stage(&done, "address"), by_stage(&again, "address"));
+    assert_eq!(by_stage(done, "address"), by_stage(&again, "address"));
     let status = json(&ok(store, &["status", "pipelines/smoke.toml", "--json"]));
     assert!(by_stage(&status, "state").iter().all(|(_, state)| state == "done"));
     let printed = ok(store, &["report", "pipelines/smoke.toml"]);

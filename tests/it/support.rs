@@ -8,6 +8,7 @@ use mindgap::store::hub::Watch;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
 pub fn root() -> &'static Path {
@@ -56,6 +57,18 @@ pub fn json(text: &str) -> Value {
 pub fn by_stage(value: &Value, field: &str) -> Vec<(String, Value)> {
     let stages = value["stages"].as_array().expect("a list of stages");
     stages.iter().map(|stage| (stage["name"].as_str().unwrap_or_default().to_string(), stage[field].clone())).collect()
+}
+
+/// A store with the smoke pipeline run in it, and what that run said. Made once for all tests that only look.
+pub fn smoke() -> &'static (PathBuf, Value) {
+    static SMOKE: OnceLock<(PathBuf, Value)> = OnceLock::new();
+    SMOKE.get_or_init(|| {
+        // Not a temporary folder: nothing would remove it when the process ends.
+        let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join("smoke-store");
+        let _ = std::fs::remove_dir_all(&store);
+        let done = json(&ok(&store, &["run", "pipelines/smoke.toml", "--json"]));
+        (store, done)
+    })
 }
 
 /// A pipeline file in `folder`, with the data folder of the repository in place of `DATA`.

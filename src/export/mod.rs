@@ -1,0 +1,261 @@
+//! Training targets in the layouts other trainers read. Values in, file contents out: reading and writing are elsewhere.
+//!
+//! Text layouts leave the chat template and the end-of-sequence token to the trainer; only `pretokenized` carries the very
+//! tokens.
+
+mod card;
+mod messages;
+mod preference;
+mod tokens;
+mod verl;
+
+pub use card::Lineage;
+pub use preference::Rejected;
+
+use crate::base::error::{Error, Result};
+use crate::table::problems::Problem;
+use crate::table::rewrites::Rewrite;
+use arrow::array::RecordBatch;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A layout some trainer reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Trl,
+    Verl,
+    VerlPaper,
+    LlamaFactory,
+    Axolotl,
+    Swift,
+    OpenRlhf,
+    Pretokenized,
+    Preference,
+}
+
+impl Format {
+    pub const ALL: [Format; 9] = [
+        Format::Trl,
+        Format::Verl,
+        Format::VerlPaper,
+        Format::LlamaFactory,
+        Format::Axolotl,
+        Format::Swift,
+        Format::OpenRlhf,
+        Format::Pretokenized,
+        Format::Preference,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Trl => "trl",
+            Format::Verl => "verl",
+            Format::VerlPaper => "verl-paper",
+            Format::LlamaFactory => "llamafactory",
+            Format::Axolotl => "axolotl",
+            Format::Swift => "swift",
+            Format::OpenRlhf => "openrlhf",
+            Format::Pretokenized => "pretokenized",
+            Format::Preference => "preference",
+        }
+    }
+
+    /// The file of the rows.
+    fn file(self) -> &'static str {
+        match self {
+            Format::Verl | Format::VerlPaper | Format::Pretokenized => "train.parquet",
+            _ => "train.jsonl",
+        }
+    }
+}
+
+/// A training target, its problem, and a worse answer where the layout asks for one.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    pub rewrite: &'a Rewrite,
+    pub problem: &'a Problem,
+    /// The completion of an incorrect sample.
+    pub incorrect: Option<&'a str>,
+}
+
+/// What may be asked of an export.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Weight of a source's rows; 1 where nothing is said. Only `swift` can carry it.
+    pub weights: BTreeMap<String, f32>,
+    /// What the rejected answer of `preference` is.
+    pub rejected: Rejected,
+}
+
+/// A file to be written.
+#[derive(Debug)]
+pub struct File {
+    pub name: &'static str,
+    pub content: Content,
+}
+
+#[derive(Debug)]
+pub enum Content {
+    Text(String),
+    /// To become Parquet.
+    Table(RecordBatch),
+}
+
+/// The files of one export: the rows first, what describes them last.
+#[derive(Debug)]
+pub struct Export {
+    pub files: Vec<File>,
+    /// Rows written; `preference` leaves out problems it can make no pair of.
+    pub rows: usize,
+}
+
+/// Lays the targets out. Errors if there is nothing to write, or an option the layout cannot carry.
+pub fn export(format: Format, targets: &[Target], options: &Options, lineage: &Lineage) -> Result<Export> {
+    if !options.weights.is_empty() && format != Format::Swift {
+        let error = Error::usage(format!("`{}` has no row weights", format.name()));
+        return Err(error.hint("`--weight` is for `--format swift`, which carries it as `loss_scale`"));
+    }
+    let pairs;
+    let targets = match format {
+        Format::Preference => {
+            pairs = preference::pairable(targets, options.rejected);
+            &pairs
+        }
+        _ => targets,
+    };
+    if targets.is_empty() {
+        return Err(Error::input("there is no row to export").at(format!("stage `{}`", lineage.stage)));
+    }
+    let rows = match format {
+        Format::Trl => Content::Text(messages::trl(targets)),
+        Format::Axolotl => Content::Text(messages::axolotl(targets)),
+        Format::Swift => Content::Text(messages::swift(targets, &options.weights)),
+        Format::OpenRlhf => Content::Text(messages::openrlhf(targets)),
+        Format::LlamaFactory => Content::Text(messages::llamafactory(targets)),
+        Format::Preference => Content::Text(preference::pairs(targets, options.rejected)),
+        Format::Verl => Content::Table(verl::current(targets)?),
+        Format::VerlPaper => Content::Table(verl::paper(targets)?),
+        Format::Pretokenized => Content::Table(tokens::pretokenized(targets)?),
+    };
+    let mut files = vec![File { name: format.file(), content: rows }];
+    match format {
+        Format::LlamaFactory => {
+            files.push(File { name: "dataset_info.json", content: Content::Text(messages::dataset_info(lineage)) });
+        }
+        Format::Pretokenized => {
+            files.push(File { name: "rows.jsonl", content: Content::Text(tokens::origins(targets)) });
+        }
+        _ => {}
+    }
+    files.push(File { name: "README.md", content: Content::Text(card::card(format, targets, lineage)) });
+    Ok(Export { files, rows: targets.len() })
+}
+
+/// Which row of the store a row came from; extra columns that every reader of JSON lines here leaves alone.
+#[derive(Serialize)]
+struct Origin<'a> {
+    problem_id: &'a str,
+    choice_index: u32,
+    source: &'a str,
+}
+
+impl<'a> Origin<'a> {
+    fn of(target: &Target<'a>) -> Origin<'a> {
+        let row = target.rewrite;
+        Origin { problem_id: &row.problem_id, choice_index: row.choice_index, source: &row.source }
+    }
+}
+
+/// JSON lines.
+fn lines<T: Serialize>(rows: impl Iterator<Item = T>) -> String {
+    let line = |row: T| serde_json::to_string(&row).expect("rows are plain data") + "\n";
+    rows.map(line).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    pub fn problems() -> Vec<Problem> {
+        let problem = |id: &str, question: &str, answer: &str| Problem {
+            problem_id: id.into(),
+            source: "world".into(),
+            question: question.into(),
+            solution: Some(format!("Let k = 1. Therefore \\boxed{{{answer}}}.")),
+            answer: answer.into(),
+            meta: None,
+        };
+        vec![problem("0a", "1 + \"1\"?", "2"), problem("0b", "2 + 2?\nSay.", "4")]
+    }
+
+    pub fn rewrites() -> Vec<Rewrite> {
+        let rewrite = |id: &str, source: &str, prompt: &str, completion: &str, ids: [u32; 3]| Rewrite {
+            problem_id: id.into(),
+            choice_index: 0,
+            source: source.into(),
+            prompt: prompt.into(),
+            completion: completion.into(),
+            prompt_ids: vec![5, 6],
+            token_ids: ids.to_vec(),
+            logprob_behavior: None,
+            sample_index: None,
+            round: 0,
+            attempts: 2,
+        };
+        vec![
+            rewrite("0a", "self", "1 + \"1\"?", "It is \\boxed{2}.", [7, 8, 1]),
+            rewrite("0b", "expert", "2 + 2?\nSay.", "Let k = 1. Therefore \\boxed{4}.", [9, 8, 1]),
+        ]
+    }
+
+    pub fn lineage() -> Lineage<'static> {
+        Lineage { pipeline: "demo", stage: "rewrites", fingerprint: "f1", address: "b1" }
+    }
+
+    /// The rows' file of an export of the two targets.
+    pub fn rows_of(format: Format, options: &Options) -> Content {
+        let (problems, rewrites) = (problems(), rewrites());
+        let incorrect = [Some("It is \\boxed{3}."), None];
+        let targets: Vec<Target> = rewrites
+            .iter()
+            .zip(&problems)
+            .zip(incorrect)
+            .map(|((rewrite, problem), incorrect)| Target { rewrite, problem, incorrect })
+            .collect();
+        export(format, &targets, options, &lineage()).unwrap().files.remove(0).content
+    }
+
+    pub fn text_of(format: Format, options: &Options) -> String {
+        match rows_of(format, options) {
+            Content::Text(text) => text,
+            Content::Table(_) => panic!("{} is text", format.name()),
+        }
+    }
+
+    pub fn table_of(format: Format) -> RecordBatch {
+        match rows_of(format, &Options::default()) {
+            Content::Table(table) => table,
+            Content::Text(_) => panic!("{} is a table", format.name()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_refused_where_they_would_be_lost() {
+        let options = Options { weights: BTreeMap::from([("expert".into(), 0.5)]), ..Options::default() };
+        let error = export(Format::Trl, &[], &options, &testing::lineage()).unwrap_err();
+        assert_eq!(error.what(), "`trl` has no row weights");
+    }
+
+    #[test]
+    fn nothing_to_write_is_an_error() {
+        for format in Format::ALL {
+            let error = export(format, &[], &Options::default(), &testing::lineage()).unwrap_err();
+            assert_eq!(error.what(), "there is no row to export");
+        }
+    }
+}

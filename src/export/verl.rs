@@ -1,0 +1,151 @@
+//! verl: Parquet with nested messages. The layout of its current trainer, and that of the paper's fork.
+
+use super::messages::Turn;
+use super::{Origin, Target};
+use crate::base::error::{Error, Result};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use serde::Serialize;
+use std::sync::Arc;
+
+#[derive(Serialize)]
+struct Current<'a> {
+    messages: [Turn<'a>; 2],
+    data_source: &'a str,
+    extra_info: Origin<'a>,
+}
+
+/// `messages`, as the engine's SFT trainer reads them.
+pub fn current(targets: &[Target]) -> Result<RecordBatch> {
+    let extra = [text("problem_id"), field("choice_index", DataType::UInt32), text("source")];
+    let rows: Vec<Current> = targets.iter().map(current_row).collect();
+    batch(&[turns("messages"), text("data_source"), record("extra_info", extra)], &rows)
+}
+
+fn current_row<'a>(target: &Target<'a>) -> Current<'a> {
+    let Target { rewrite, problem, .. } = *target;
+    let messages = [Turn::user(&rewrite.prompt), Turn::assistant(&rewrite.completion)];
+    Current { messages, data_source: &problem.source, extra_info: Origin::of(target) }
+}
+
+#[derive(Serialize)]
+struct Paper<'a> {
+    data_source: &'a str,
+    prompt: [Turn<'a>; 1],
+    ability: &'static str,
+    reward_model: RewardModel<'a>,
+    extra_info: ExtraInfo<'a>,
+}
+
+#[derive(Serialize)]
+struct RewardModel<'a> {
+    style: &'static str,
+    ground_truth: &'a str,
+}
+
+#[derive(Serialize)]
+struct ExtraInfo<'a> {
+    split: &'static str,
+    index: i64,
+    answer: &'a str,
+    question: &'a str,
+    problem_id: &'a str,
+    source: &'a str,
+}
+
+/// The single-turn layout of the paper's scripts: trained on are `extra_info.question` and `extra_info.answer`.
+pub fn paper(targets: &[Target]) -> Result<RecordBatch> {
+    let extra = [
+        text("split"),
+        field("index", DataType::Int64),
+        text("answer"),
+        text("question"),
+        text("problem_id"),
+        text("source"),
+    ];
+    let fields = [
+        text("data_source"),
+        turns("prompt"),
+        text("ability"),
+        record("reward_model", [text("style"), text("ground_truth")]),
+        record("extra_info", extra),
+    ];
+    let rows: Vec<Paper> = targets.iter().enumerate().map(|(index, target)| paper_row(index, target)).collect();
+    batch(&fields, &rows)
+}
+
+fn paper_row<'a>(index: usize, target: &Target<'a>) -> Paper<'a> {
+    let Target { rewrite, problem, .. } = *target;
+    Paper {
+        data_source: &problem.source,
+        prompt: [Turn::user(&rewrite.prompt)],
+        ability: "math",
+        reward_model: RewardModel { style: "rule", ground_truth: &problem.answer },
+        extra_info: ExtraInfo {
+            split: "train",
+            index: index as i64,
+            answer: &rewrite.completion,
+            question: &rewrite.prompt,
+            problem_id: &rewrite.problem_id,
+            source: &rewrite.source,
+        },
+    }
+}
+
+fn field(name: &str, kind: DataType) -> FieldRef {
+    Arc::new(Field::new(name, kind, false))
+}
+
+fn text(name: &str) -> FieldRef {
+    field(name, DataType::Utf8)
+}
+
+fn record<const N: usize>(name: &str, fields: [FieldRef; N]) -> FieldRef {
+    field(name, DataType::Struct(Fields::from(fields.to_vec())))
+}
+
+fn turns(name: &str) -> FieldRef {
+    field(name, DataType::List(record("item", [text("role"), text("content")])))
+}
+
+fn batch<T: Serialize>(fields: &[FieldRef], rows: &[T]) -> Result<RecordBatch> {
+    serde_arrow::to_record_batch(fields, &rows).map_err(|e| Error::internal("rows do not fit verl's layout").source(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Format;
+    use super::super::testing::table_of;
+    use arrow::array::RecordBatch;
+    use serde_json::{Value, json};
+
+    fn rows(batch: &RecordBatch) -> Vec<Value> {
+        serde_arrow::from_record_batch(batch).unwrap()
+    }
+
+    #[test]
+    fn current() {
+        let golden = json!({
+            "messages": [{"role": "user", "content": "2 + 2?\nSay."},
+                {"role": "assistant", "content": "Let k = 1. Therefore \\boxed{4}."}],
+            "data_source": "world",
+            "extra_info": {"problem_id": "0b", "choice_index": 0, "source": "expert"},
+        });
+        let rows = rows(&table_of(Format::Verl));
+        assert_eq!(rows.len(), 2);
+        assert_eq!(rows[1], golden);
+    }
+
+    #[test]
+    fn paper() {
+        let golden = json!({
+            "data_source": "world",
+            "prompt": [{"role": "user", "content": "1 + \"1\"?"}],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": "2"},
+            "extra_info": {"split": "train", "index": 0, "answer": "It is \\boxed{2}.", "question": "1 + \"1\"?",
+                "problem_id": "0a", "source": "self"},
+        });
+        assert_eq!(rows(&table_of(Format::VerlPaper))[0], golden);
+    }
+}

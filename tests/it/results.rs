@@ -1,0 +1,62 @@
+//! mindgap results: a study's tables, and a page they go into.
+
+use crate::support::{fails, json, ok, smoke};
+
+/// Goal: the accuracies are those of the evals table, and a pair's difference is theirs.
+#[test]
+fn accuracies_and_differences_are_those_of_the_tables() {
+    let (store, _) = smoke();
+    let results = json(&ok(store, &["results", "pipelines/smoke.toml", "--json", "dr+dft:sft"]));
+    let policies = results["policies"].as_array().unwrap();
+    let names: Vec<&str> = policies.iter().map(|policy| policy["policy"].as_str().unwrap()).collect();
+    assert_eq!(names, ["base", "sft", "dr+dft"]);
+    assert_eq!((&results["replications"], &results["problems"]), (&1.into(), &32.into()));
+    let rows: Vec<_> = ok(store, &["show", "pipelines/smoke.toml", "evals", "--json"]).lines().map(json).collect();
+    let mut average = std::collections::BTreeMap::new();
+    for policy in policies {
+        let name = policy["policy"].as_str().unwrap();
+        for (index, benchmark) in results["benchmarks"].as_array().unwrap().iter().enumerate() {
+            let row = rows.iter().find(|row| row["policy"] == name && row["benchmark"] == *benchmark).unwrap();
+            let (found, wanted) = (policy["mean_at_k"][index].as_f64().unwrap(), row["mean_at_k"].as_f64().unwrap());
+            assert!((found - 100.0 * wanted).abs() < 1e-9, "{name} {benchmark}");
+        }
+        let interval = &policy["average"];
+        let at = |field: &str| interval[field].as_f64().unwrap();
+        assert!(at("low") <= at("mean") && at("mean") <= at("high"));
+        average.insert(name, at("mean"));
+    }
+    let difference = &results["differences"][0];
+    let mean = difference["average"]["mean"].as_f64().unwrap();
+    assert!((mean - (average["dr+dft"] - average["sft"])).abs() < 1e-9);
+    assert_eq!(difference["ahead"], i32::from(mean > 0.0));
+    let sources = results["sources"].as_array().unwrap();
+    assert_eq!(sources.len(), 2);
+    let expert = sources.iter().find(|source| source["stage"] == "expert").unwrap();
+    assert_eq!(expert["expert"], 100.0);
+}
+
+/// Goal: a page keeps its prose; what is between the marks is replaced, again and again the same.
+#[test]
+fn a_page_keeps_its_prose() {
+    let (store, _) = smoke();
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("results.md");
+    let text = "# Mine\n\n<!-- mindgap results: begin -->\nold\n<!-- mindgap results: end -->\n\nThe end.\n";
+    std::fs::write(&page, text).unwrap();
+    let args = ["results", "pipelines/smoke.toml", "--into", page.to_str().unwrap()];
+    ok(store, &args);
+    let once = std::fs::read_to_string(&page).unwrap();
+    assert!(once.starts_with("# Mine\n\n<!--") && once.ends_with("end -->\n\nThe end.\n"), "{once}");
+    assert!(once.contains("| dr+dft |") && !once.contains("old") && once.contains("Addresses: evals `"), "{once}");
+    ok(store, &args);
+    assert_eq!(std::fs::read_to_string(&page).unwrap(), once);
+
+    std::fs::write(&page, "no place").unwrap();
+    let error = fails(store, &args, 2);
+    assert!(error.contains("no place for results") && error.contains("mindgap results: begin"), "{error}");
+    let error = fails(store, &["results", "pipelines/smoke.toml", "dft:sft"], 2);
+    assert!(error.contains("no policy `dft` is evaluated"), "{error}");
+    let fresh = folder.path().join("store");
+    let error = fails(&fresh, &["results", "pipelines/smoke.toml"], 2);
+    assert!(error.contains("is not finished"), "{error}");
+}

@@ -1,0 +1,80 @@
+//! mindgap show: rows to read, filters, and files that say where they came from.
+
+use crate::support::{SMALL, fails, json, ok, pipeline};
+
+fn small(stages: &[&str]) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = pipeline(folder.path(), "small.toml", SMALL).display().to_string();
+    ok(&folder.path().join("store"), &[&["run", file.as_str()], stages].concat());
+    (folder, file)
+}
+
+/// Goal: filters pick exactly the rows that fit, columns and limit cut them down, and text is plain when it is piped.
+#[test]
+fn filters_columns_and_limit() {
+    let (folder, file) = small(&["verdicts"]);
+    let store = folder.path().join("store");
+    let show = |args: &[&str]| ok(&store, &[&["show", file.as_str(), "verdicts"], args].concat());
+    let verdicts = |args: &[&str]| -> Vec<String> {
+        let rows = show(&[&["--json", "--limit", "100"], args].concat());
+        rows.lines().map(|line| json(line)["verdict"].as_str().unwrap().to_string()).collect()
+    };
+    let (all, correct) = (verdicts(&[]), verdicts(&["--where", "verdict=correct"]));
+    assert_eq!(all.len(), 48);
+    assert_eq!(correct.len(), all.iter().filter(|verdict| *verdict == "correct").count());
+    assert!(!correct.is_empty() && correct.len() < 48);
+    assert_eq!(correct.len() + verdicts(&["--where", "verdict!=correct"]).len(), 48);
+    let first = verdicts(&["--where", "verdict=correct", "--where", "sample_index<1"]);
+    let second = verdicts(&["--where", "verdict=correct", "--where", "sample_index>=1"]);
+    assert_eq!(first.len() + second.len(), correct.len());
+
+    let row = json(show(&["--json", "--limit", "1", "--columns", "verdict,problem_id"]).trim());
+    assert_eq!(row.as_object().unwrap().keys().collect::<Vec<_>>(), ["verdict", "problem_id"]);
+
+    let text = show(&["--limit", "2", "--columns", "problem_id,verdict"]);
+    assert_eq!(text.matches("problem_id  ").count(), 2, "{text}");
+    assert!(!text.contains('\u{1b}'), "a pipe gets no colours: {text:?}");
+}
+
+#[test]
+fn unknown_columns_are_named_with_a_suggestion() {
+    let (folder, file) = small(&["verdicts"]);
+    let store = folder.path().join("store");
+    let error = fails(&store, &["show", &file, "verdicts", "--where", "verdit=correct"], 2);
+    assert!(error.contains("no column `verdit`") && error.contains("did you mean `verdict`?"), "{error}");
+    let error = fails(&store, &["show", &file, "verdicts", "--columns", "problem"], 2);
+    assert!(error.contains("did you mean `problem_id`?"), "{error}");
+    let error = fails(&store, &["show", &file, "verdicts", "--where", "sample_index=one"], 2);
+    assert!(error.contains("it holds numbers"), "{error}");
+    let error = fails(&store, &["show", &file], 2);
+    assert!(error.contains("no stage is named") && error.contains("verdicts"), "{error}");
+}
+
+/// Goal: a stray file explains itself.
+#[test]
+fn a_parquet_file_says_where_it_came_from() {
+    let (folder, file) = small(&["problems"]);
+    let store = folder.path().join("store");
+    let part = store.join("tables/small/problems/part-00000.parquet");
+    let stray = folder.path().join("stray.parquet");
+    std::fs::copy(part, &stray).unwrap();
+    let stray = stray.to_str().unwrap();
+    let lines: Vec<_> =
+        ok(&store, &["show", stray, "--json", "--limit", "100", "--columns", "source"]).lines().map(json).collect();
+    assert!(lines.len() > 1, "the part has rows");
+    assert_eq!(lines[0]["rows"], lines.len() - 1);
+    let footer = &lines[0]["footer"];
+    assert_eq!((&footer["mindgap.table"], &footer["mindgap.schema_version"]), (&"problems".into(), &"1".into()));
+    assert_eq!(footer["mindgap.stage"], "problems");
+    let recipe = store.join("memo").join(footer["mindgap.fingerprint"].as_str().unwrap()).join("recipe.json");
+    assert!(std::fs::read_to_string(recipe).unwrap().contains("\"ingest\""), "the fingerprint leads to the recipe");
+    assert_eq!(lines[1]["source"], "world");
+
+    let text = ok(&store, &["show", stray, "--limit", "1"]);
+    assert!(text.contains("mindgap.fingerprint") && text.contains("question"), "{text}");
+    let error = fails(&store, &["show", &file, "--where", "source=world"], 2);
+    assert!(error.contains("no stage is named"), "{error}");
+    std::fs::write(folder.path().join("bad.parquet"), "PAR1 no").unwrap();
+    let error = fails(&store, &["show", folder.path().join("bad.parquet").to_str().unwrap()], 3);
+    assert!(error.contains("not a readable Parquet file") && error.contains("bad.parquet"), "{error}");
+}
