@@ -4,7 +4,7 @@ use super::{Store, fs};
 use crate::base::address::Address;
 use crate::base::error::{Error, Result};
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 impl Store {
     pub fn object_path(&self, address: &Address) -> PathBuf {
@@ -52,7 +52,7 @@ impl Store {
     pub(super) fn is_whole(&self, address: &Address, bytes: u64, published: SystemTime) -> bool {
         let path = self.object_path(address);
         let Ok(found) = std::fs::metadata(&path) else { return false };
-        let touched = found.modified().is_ok_and(|modified| modified > published);
+        let touched = found.modified().is_ok_and(|modified| modified + CLOCK_STEP > published);
         found.len() == bytes && (!touched || fs::address(&path).is_ok_and(|hash| hash == *address))
     }
 
@@ -71,5 +71,8 @@ impl Store {
         }
     }
 }
+
+/// File times are taken from a clock that moves in steps; a write may bear a time this much before it happened.
+const CLOCK_STEP: Duration = Duration::from_millis(20);
 
 const REPAIR: &str = "`mindgap run` makes it again";
