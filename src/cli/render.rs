@@ -217,9 +217,9 @@ mod tests {
     fn memory_is_told_in_round_numbers() {
         assert_eq!((size(244_300_000), size(15_260_000_000)), ("244 MB".to_string(), "15.3 GB".to_string()));
         if cfg!(target_os = "linux") {
-            let before = fs::resident_bytes().expect("the system tells");
-            let held = vec![1u8; 64 << 20];
-            assert!(fs::resident_bytes().expect("the system tells") > before + (48 << 20), "{}", held.len());
+            // What is held counts, whatever other tests of this process hold or let go of.
+            let held = std::hint::black_box(vec![1u8; 64 << 20]);
+            assert!(fs::resident_bytes().expect("the system tells") >= held.len() as u64);
             assert!(memory().ends_with("B  "));
         }
     }
