@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// A folder with the tiny pipeline as `p.toml`, and what it reads.
-fn workplace() -> tempfile::TempDir {
+fn workdir() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (link, target) in [("world", "data/world"), ("policy", "tests/fixtures/model/qwen2")] {
         std::os::unix::fs::symlink(root().join(target), folder.path().join(link)).unwrap();
@@ -85,7 +85,7 @@ fn assert_golden(name: &str, found: &str) {
 
 #[test]
 fn help() {
-    let folder = workplace();
+    let folder = workdir();
     let found: String =
         ["--help", "run --help", "plan --help", "log --help"].map(|line| shell(folder.path(), line)).concat();
     assert_golden("help", &found);
@@ -94,7 +94,7 @@ fn help() {
 /// From nothing to a finished pipeline, a change, and what is said along the way.
 #[test]
 fn a_day() {
-    let folder = workplace();
+    let folder = workdir();
     let folder = folder.path();
     let all = |lines: &[&str]| lines.iter().map(|line| shell(folder, line)).collect::<String>();
     let mut found = all(&["plan p.toml", "status p.toml", "path p.toml problems", "log", "run p.toml verdicts"]);
@@ -112,7 +112,7 @@ fn a_day() {
 /// One problem through all tables.
 #[test]
 fn lineage() {
-    let folder = workplace();
+    let folder = workdir();
     shell(folder.path(), "run p.toml rewrites");
     let problem = shell(folder.path(), "show p.toml problems --limit 1 --json");
     assert!(problem.contains("\"problem_id\":\"[HASH]\""), "{problem}");
@@ -130,7 +130,7 @@ fn lineage() {
 /// What is wrong, where, how to fix it, and the exit code.
 #[test]
 fn mistakes() {
-    let folder = workplace();
+    let folder = workdir();
     let mut found = String::new();
     let pipelines = [
         ("a misspelt key", "max_new_tokens", "max_new_tokns"),
