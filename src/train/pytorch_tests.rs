@@ -1,4 +1,5 @@
-//! Against PyTorch's numbers on a tiny random Qwen2; `tests/fixtures/train/make.py` made them.
+//! Against PyTorch's numbers on a tiny random Qwen2, and PEFT's with adapters on it; `tests/fixtures/train/make.py` and
+//! `make_lora.py` made them.
 
 use super::*;
 use crate::model::config::Config;
@@ -50,6 +51,10 @@ impl Fixture {
     }
 
     fn trainer(&self, loss: &str, clip_norm: f64) -> Trainer {
+        self.trainer_of(loss, clip_norm, None)
+    }
+
+    fn trainer_of(&self, loss: &str, clip_norm: f64, lora: Option<LoraParams>) -> Trainer {
         let schedule =
             Schedule { warmup_steps: 2, decay: Decay::Cosine, floor_share: 0.1, ..Schedule::constant(3e-3, STEPS) };
         let params = TrainerParams {
@@ -62,7 +67,7 @@ impl Fixture {
             eos_token_ids: vec![2],
             skip_limit: 1,
             dtype: DType::F32,
-            lora: None,
+            lora,
             seed: 0,
             gradient_checkpointing: false,
         };
@@ -127,6 +132,51 @@ fn ten_steps() {
         for (name, want) in fixture.starting_with(&format!("{loss}.after.")) {
             assert_close(&flat(&after[&name]), &flat(&want), 1e-4, &format!("{loss}: {name} after ten steps"));
         }
+    }
+}
+
+/// Adapters of PEFT's values: the same gradients, ten steps, and the same policy when merged.
+#[test]
+fn adapters_beside_peft() {
+    let fixture = Fixture::load();
+    let peft = include_bytes!("../../tests/fixtures/train/tiny-qwen2-lora.safetensors");
+    let peft = Fixture {
+        config: fixture.config.clone(),
+        tensors: candle_core::safetensors::load_buffer(peft, &Device::Cpu).unwrap(),
+    };
+    let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    let lora = LoraParams { rank: 3, alpha: 6.0, targets: targets.map(str::to_string).to_vec() };
+    let rows = fixture.examples();
+    let batch: Vec<&TrainExample> = rows.iter().collect();
+    let trainer = |clip_norm: f64| {
+        let mut trainer = fixture.trainer_of("dft", clip_norm, Some(lora.clone()));
+        let mut state = trainer.state().unwrap();
+        let given = peft.starting_with("weights.");
+        assert_eq!(given.len(), 28);
+        for (name, value) in given {
+            let place = state.get_mut(&format!("weights.{name}")).unwrap_or_else(|| panic!("no adapter {name}"));
+            *place = value;
+        }
+        trainer.restore(&state).unwrap();
+        trainer
+    };
+    let mut unclipped = trainer(0.0);
+    unclipped.step(&batch).unwrap();
+    let state = unclipped.state().unwrap();
+    for (name, want) in peft.starting_with("gradients.") {
+        let got: Vec<f32> = flat(&state[&format!("adamw.first.{name}")]).iter().map(|m| m / 0.1).collect();
+        assert_close(&got, &flat(&want), 1e-4, &format!("gradient of {name}"));
+    }
+    let mut trainer = trainer(1.0);
+    let losses: Vec<f32> = (0..STEPS).map(|_| trainer.step(&batch).unwrap().loss as f32).collect();
+    assert_close(&losses, &peft.values("losses"), 1e-4, "losses");
+    let after = trainer.weights().unwrap();
+    for (name, want) in peft.starting_with("after.") {
+        assert_close(&flat(&after[&name]), &flat(&want), 1e-4, &format!("{name} after ten steps"));
+    }
+    let merged = trainer.policy_weights(after).unwrap();
+    for (name, want) in peft.starting_with("merged.") {
+        assert_close(&flat(&merged[&name]), &flat(&want), 1e-4, &format!("{name}, merged"));
     }
 }
 
