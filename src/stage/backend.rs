@@ -9,6 +9,21 @@ use crate::model::policy::Policy;
 use crate::model::runner::Runner;
 use crate::server::{self, Servers, Watch};
 use crate::store::PolicyHandle;
+use std::sync::{Arc, OnceLock};
+
+/// A policy that is loaded when it is first used, once.
+#[derive(Default)]
+pub struct Lazy(OnceLock<Arc<Loaded>>);
+
+impl Lazy {
+    pub fn get(&self, handle: &PolicyHandle) -> Result<Arc<Loaded>> {
+        if let Some(loaded) = self.0.get() {
+            return Ok(loaded.clone());
+        }
+        let loaded = Arc::new(Loaded::new(handle)?);
+        Ok(self.0.get_or_init(|| loaded).clone())
+    }
+}
 
 /// A policy ready to sample from and to score with.
 pub struct Loaded {
@@ -24,7 +39,7 @@ enum Backend {
 }
 
 impl Loaded {
-    pub fn new(handle: &PolicyHandle) -> Result<Loaded> {
+    fn new(handle: &PolicyHandle) -> Result<Loaded> {
         let policy = load_policy(handle)?;
         let (backend, limit) = match handle.served() {
             None => (policy.runner().map(|runner| Backend::Engine(Box::new(runner))), None),

@@ -1,6 +1,6 @@
 //! logprob: rewrites + policy -> logprobs.  Teacher-forced, per token, given the plain training prompt.
 
-use super::backend::Loaded;
+use super::backend::Lazy;
 use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
 use crate::base::error::Result;
 use crate::base::fingerprint::Recipe;
@@ -30,13 +30,18 @@ impl Params {
     }
 
     pub fn bind(&self, inputs: &Inputs) -> Result<LogprobStage> {
-        Ok(LogprobStage { rewrites: inputs.table(&self.rewrites)?, policy: inputs.policy(&self.policy)? })
+        Ok(LogprobStage {
+            rewrites: inputs.table(&self.rewrites)?,
+            policy: inputs.policy(&self.policy)?,
+            loaded: Lazy::default(),
+        })
     }
 }
 
 pub struct LogprobStage {
     rewrites: Table<Rewrite>,
     policy: PolicyHandle,
+    loaded: Lazy,
 }
 
 impl Stage for LogprobStage {
@@ -60,7 +65,7 @@ impl Stage for LogprobStage {
 
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
         let rewrites = self.rewrites.read(&self.rewrites.parts()[part.index])?;
-        let loaded = Loaded::new(&self.policy)?;
+        let loaded = self.loaded.get(&self.policy)?;
         let scored = |row: &Rewrite| row.token_ids.len().min(loaded.scored_room(&row.prompt_ids));
         let mut known: BTreeMap<(String, u32), Logprob> = BTreeMap::new();
         for row in context.journal.read::<Logprob>()? {

@@ -2,7 +2,7 @@
 //!
 //! Samples and nothing else: no grading, no filtering. Cost: generated tokens.
 
-use super::backend::Loaded;
+use super::backend::{Lazy, Loaded};
 use super::buckets::{at_least_one, group};
 use super::template::{PLAIN, Template};
 use super::{Context, Inputs, Output, Part, Reference, Stage, Wants, Work};
@@ -17,7 +17,6 @@ use crate::table::rollouts::Rollout;
 use crate::table::verdicts::VerdictRow;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
 
 const VERSION: u32 = 1;
 
@@ -122,7 +121,7 @@ impl Params {
             unsolved: self.unsolved.iter().map(|name| inputs.table(name)).collect::<Result<_>>()?,
             template: Template::new(&inputs.template(self.template.as_deref(), PLAIN)?)?,
             policy: inputs.policy(&self.policy)?,
-            loaded: OnceLock::new(),
+            loaded: Lazy::default(),
             store: inputs.store.clone(),
         })
     }
@@ -140,7 +139,7 @@ pub struct RolloutStage {
     unsolved: Vec<Table<VerdictRow>>,
     template: Template,
     policy: PolicyHandle,
-    loaded: OnceLock<Arc<Loaded>>,
+    loaded: Lazy,
     store: Store,
 }
 
@@ -190,7 +189,7 @@ impl Stage for RolloutStage {
     }
 
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output> {
-        let loaded = self.loaded()?;
+        let loaded = self.loaded.get(&self.policy)?;
         let (from, to) = part.span.samples.expect("a rollout part has a sample range");
         let mut known = self.known_rows(part, earlier)?;
         for row in context.journal.read::<Rollout>()? {
@@ -300,14 +299,6 @@ impl RolloutStage {
     /// Without an expert solution there is nothing to be guided by.
     fn can_be_prompted(&self, has_solution: bool) -> bool {
         has_solution || self.params.prompt_kind == PromptKind::Plain
-    }
-
-    fn loaded(&self) -> Result<Arc<Loaded>> {
-        if let Some(loaded) = self.loaded.get() {
-            return Ok(loaded.clone());
-        }
-        let loaded = Arc::new(Loaded::new(&self.policy)?);
-        Ok(self.loaded.get_or_init(|| loaded).clone())
     }
 
     /// Rows of earlier parts of the same recipe that fall into this one.

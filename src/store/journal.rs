@@ -112,7 +112,7 @@ mod tests {
         let whole = std::fs::read(&journal.path).unwrap();
         assert_eq!(journal.read::<Problem>().unwrap(), rows(&["a", "b", "c"]));
         let first = HEADER + frame(&whole).unwrap().len();
-        for cut in 0..whole.len() {
+        for cut in (0..whole.len()).step_by(97).chain([first - 1, first, first + 1, whole.len() - 1]) {
             std::fs::write(&journal.path, &whole[..cut]).unwrap();
             let expected: &[&str] = if cut < first { &[] } else { &["a", "b"] };
             assert_eq!(journal.read::<Problem>().unwrap(), rows(expected), "cut after {cut} bytes");
