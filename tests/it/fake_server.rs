@@ -53,7 +53,8 @@ impl Seen {
     }
 }
 
-type Misbehave = dyn Fn(&Seen) -> Option<Fault> + Send + Sync;
+/// What a request gets instead of an answer.
+pub type Misbehave = dyn Fn(&Seen) -> Option<Fault> + Send + Sync;
 
 pub struct Manner {
     pub program: Program,
@@ -67,7 +68,6 @@ pub struct Manner {
     pub key: Option<&'static str>,
     /// Added to log-probs of every other scoring.
     pub score_error: f32,
-    pub delay: Duration,
     pub misbehave: Box<Misbehave>,
 }
 
@@ -82,7 +82,6 @@ impl Manner {
             max_model_len: 4096,
             key: None,
             score_error: 0.0,
-            delay: Duration::ZERO,
             misbehave: Box::new(|_| None),
         }
     }
@@ -92,7 +91,6 @@ impl Manner {
 #[derive(Clone, Debug)]
 pub struct Served {
     pub prompt_ids: Vec<u32>,
-    pub seed: u64,
     pub sample: Sample,
 }
 
@@ -127,10 +125,7 @@ fn runner() -> &'static Runner {
 
 impl Fake {
     pub fn start(manner: Manner) -> Fake {
-        Fake::at(TcpListener::bind("127.0.0.1:0").unwrap(), manner)
-    }
-
-    pub fn at(listener: TcpListener, manner: Manner) -> Fake {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let tokenizer = policy(manner.tokenizer);
         let shared = Arc::new(Shared { manner, tokenizer, seen: Mutex::default(), served: Mutex::default() });
@@ -230,9 +225,6 @@ impl Shared {
                 Program::Vllm => value["choices"][0]["finish_reason"] = "abort".into(),
                 Program::Sglang => value["meta_info"]["finish_reason"] = json!({"type": "abort"}),
             }
-        }
-        if seen.draws() {
-            std::thread::sleep(self.manner.delay);
         }
         let body = value.to_string();
         if matches!(fault, Some(Fault::Truncated)) {
@@ -377,7 +369,7 @@ fn draw(prompt_ids: &[u32], params: &Value, max_tokens: &str, seed: &str) -> Ser
     let tokenizer = TOKENIZER.get_or_init(|| policy("data/base-policy")).tokenizer();
     let samples = engine::generate(runner(), Some(tokenizer), &[request], &sampling, &limits(), &|_| ()).unwrap();
     let sample = samples.into_iter().flatten().next().unwrap();
-    Served { prompt_ids: prompt_ids.to_vec(), seed, sample }
+    Served { prompt_ids: prompt_ids.to_vec(), sample }
 }
 
 /// A port nobody listens on.
