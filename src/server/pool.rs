@@ -21,7 +21,7 @@ const FAILURES: u32 = 3;
 /// Probes that every server must fail before a policy counts as not served, if none ever answered.
 const FIRST_PROBES: u32 = 3;
 const WAIT: Duration = Duration::from_millis(500);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// Longest wait that a server's `Retry-After` is given.
 const LONGEST_ASKED: Duration = Duration::from_secs(300);
 /// How often whoever waits looks around.
@@ -130,7 +130,7 @@ impl Pool {
 
     /// Asks one server after another until an answer can be read. `call` makes the request for a server, `read` takes the
     /// answer. Errors: what no server would answer better, a request all of them answer badly, no answer from anyone for
-    /// twice the timeout, `stop`.
+    /// twice the timeout (and half a minute), `stop`.
     pub fn ask<T>(
         &self,
         stop: &AtomicBool,
@@ -257,7 +257,8 @@ impl Pool {
 
     fn check_progress(&self, state: &State, timeout: Duration) -> Result<()> {
         let silent = state.progress.elapsed();
-        if silent < timeout * 2 {
+        // Requests that wait for their next try are no sign of a silent server.
+        if silent < timeout.max(LONGEST_WAIT) * 2 {
             return Ok(());
         }
         let last = state.servers.iter().map(|server| format!("{}: {}", server.root, server.last)).collect::<Vec<_>>();
@@ -326,7 +327,7 @@ fn check(stop: &AtomicBool) -> Result<()> {
     }
 }
 
-/// 0.5, 1, 2 .. 30 seconds.
+/// 0.5, 1, 2 .. 15 seconds.
 fn backoff(times: u32) -> Duration {
     (WAIT * 2u32.saturating_pow(times.min(16))).min(LONGEST_WAIT)
 }

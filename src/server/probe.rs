@@ -145,7 +145,8 @@ impl Probe<'_> {
         let body = json!({ "model": self.model, "prompt": self.expected.text, "add_special_tokens": false });
         let answer = self.pool.post(self.root, &Call { path: "/tokenize", body }, self.timeout)?;
         let Tokenized { tokens } = parse(&answer)?;
-        let tokens = tokens.ok_or_else(|| lacking("`tokens` for `/tokenize`", "vLLM and SGLang 0.5 have that path"))?;
+        let tokens = tokens
+            .ok_or_else(|| lacking("`tokens` for `/tokenize`", "vLLM and newer versions of SGLang have that path"))?;
         let ours = &self.expected.token_ids;
         if tokens == *ours {
             return Ok(());

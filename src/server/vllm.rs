@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 const PATH: &str = "/v1/completions";
 const NEWER: &str = "vLLM 0.10.2 or newer answers `return_token_ids`; if something stands between, it must pass it on";
 
+const PASSED_ON: &str =
+    "vLLM gives them when asked; if something stands between, it must pass on what is asked and what comes back";
+
 #[derive(Deserialize)]
 struct Answer {
     choices: Vec<Choice>,
@@ -79,7 +82,7 @@ pub fn read_completion(wanted: &Draw, body: &[u8]) -> Result<Completion, Fault> 
         Some(_) => return Err(Fault::garbled("a completion of another prompt")),
         None => return Err(lacking("token ids of the prompt", NEWER)),
     }
-    let logprobs = choice.logprobs.ok_or_else(|| lacking("log-probs", "do not start it with `--max-logprobs 0`"))?;
+    let logprobs = choice.logprobs.ok_or_else(|| lacking("log-probs", PASSED_ON))?;
     let logprobs = logprobs.token_logprobs.into_iter().map(|value| value.unwrap_or(f32::NAN)).collect();
     let ending = match (choice.finish_reason.as_deref(), choice.stop_reason) {
         (Some("stop"), Some(Value::Number(token))) => Ending::Token(token.as_u64().unwrap_or_default() as u32),
@@ -100,19 +103,15 @@ pub fn score(model: &str, scoring: &Scoring) -> Call {
     body["seed"] = 0.into();
     body["stop"] = json!([]);
     body["stop_token_ids"] = json!([]);
-    body["prompt_logprobs"] = 0.into();
+    // The likeliest token's too, where that is another: 0 has been taken for none.
+    body["prompt_logprobs"] = 1.into();
     body["cache_salt"] = scoring.salt.into();
     Call { path: PATH, body }
 }
 
 pub fn read_scores(scoring: &Scoring, body: &[u8]) -> Result<Vec<f32>, Fault> {
     let choice = choice(body)?;
-    let entries = choice.prompt_logprobs.ok_or_else(|| {
-        lacking(
-            "`prompt_logprobs`",
-            "vLLM gives them unless it runs with speculative decoding or without `--max-logprobs`",
-        )
-    })?;
+    let entries = choice.prompt_logprobs.ok_or_else(|| lacking("`prompt_logprobs`", PASSED_ON))?;
     if entries.len() != scoring.token_ids.len() {
         return Err(Fault::garbled(format!("{} scores of {} tokens", entries.len(), scoring.token_ids.len())));
     }

@@ -7,7 +7,6 @@ mod disk;
 mod docs;
 mod engine;
 mod export;
-mod fake_server;
 mod hub;
 mod inspect;
 mod math;
