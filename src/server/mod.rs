@@ -15,7 +15,7 @@ mod workers;
 use crate::base::error::{Error, Result};
 use crate::engine::{Progress, Sample, Sampling, ScoreRequest};
 use crate::model::policy::Policy;
-use crate::store::Served;
+use crate::store::{Api, Served};
 use pool::Pool;
 use probe::{Expected, Facts};
 use std::sync::Arc;
@@ -157,10 +157,10 @@ fn check_meaning(facts: &Facts, sampling: &Sampling, matters: bool) -> Result<()
         false => format!("temperature {}", sampling.temperature),
     };
     let remedy = match facts.api {
-        crate::store::Api::Vllm => {
+        Api::Vllm => {
             "start vLLM with `--logprobs-mode processed_logprobs`; or sample at temperature 1 or 0, with nothing cut off"
         }
-        crate::store::Api::Sglang => {
+        Api::Sglang => {
             "SGLang tells them for temperatures alone, and not with `SGLANG_RETURN_ORIGINAL_LOGPROB`: leave top_p, top_k and \
              min_p out, or use vLLM"
         }
@@ -183,3 +183,6 @@ fn check_context(facts: &Facts, prompt: usize, tokens: u32) -> Result<()> {
         .hint("start it with a longer one (--max-model-len, --context-length), or set `max_model_len` of the policy to it")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -171,11 +171,12 @@ impl Pool {
         let facts = match &turn.facts {
             Some(facts) => facts.clone(),
             None => {
-                let facts = probe::probe(self, &turn.root, &self.expected);
-                let facts = Arc::new(facts.map_err(Fault::of_server)?);
+                let found = probe::probe(self, &turn.root, &self.expected);
                 let mut state = self.lock();
-                state.reached = true;
+                state.reached |= found.is_ok();
                 let server = &mut state.servers[turn.index];
+                server.probing = false;
+                let facts = Arc::new(found.map_err(Fault::of_server)?);
                 (server.facts, server.failures, server.until) = (Some(facts.clone()), 0, None);
                 facts
             }
@@ -214,13 +215,11 @@ impl Pool {
 
     fn release<T>(&self, turn: &Turn, outcome: &Result<T, Fault>) {
         let mut state = self.lock();
-        let probed = turn.facts.is_none();
         if outcome.is_ok() {
             state.progress = Instant::now();
         }
         let server = &mut state.servers[turn.index];
         server.in_flight -= 1;
-        server.probing &= !probed;
         match outcome {
             // An answer from before the server was given up does not bring it back.
             Ok(_) if server.facts.is_some() => {
