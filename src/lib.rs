@@ -11,6 +11,8 @@ pub mod pipeline;
 pub mod stage;
 // L4 the page people read: tables in, text out
 pub mod report;
+// L4 policies that run elsewhere: requests in, samples out, over the network
+pub mod server;
 // L3 compute libraries: no disk, no clock, no printing; none uses another
 pub mod engine;
 pub mod export;

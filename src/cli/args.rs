@@ -32,7 +32,7 @@ const EXAMPLES: &str = "Examples:
   mindgap export pipelines/demo.toml rewrites --format trl --to data/trl   the training targets for another trainer
   echo '{\"id\":1,\"gold\":\"1/2\",\"response\":\"so \\\\boxed{0.5}\"}' | mindgap judge -
 
-Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 bad input, 4 disk or device, 70 internal, 130 interrupted.";
+Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 bad input, 4 disk, device or network, 70 internal, 130 interrupted.";
 
 #[derive(Subcommand)]
 pub enum Command {

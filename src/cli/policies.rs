@@ -104,8 +104,7 @@ pub fn limits(threads: usize, cancel: &AtomicBool) -> Limits<'_> {
 pub fn load(policy: &str) -> Result<Policy> {
     let handle = match policy.strip_prefix("hub:") {
         Some(model) => {
-            let (id, revision) = model.split_once('@').map_or((model, None), |(id, revision)| (id, Some(revision)));
-            let model = HubModel::new(id, revision)?;
+            let model = HubModel::parse(model)?;
             watched(|watch| hub_policy(policy, &Hub::from_env(), &model, watch))?
         }
         None => PolicyHandle::of_folder(policy, Path::new(policy), PolicyFiles::wants)?,

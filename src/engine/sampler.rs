@@ -56,7 +56,8 @@ impl Sampling {
         Ok(())
     }
 
-    fn truncates(&self) -> bool {
+    /// Whether some tokens are never drawn.
+    pub fn truncates(&self) -> bool {
         self.top_p < 1.0 || self.top_k > 0 || self.min_p > 0.0
     }
 }

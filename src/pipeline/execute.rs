@@ -314,15 +314,18 @@ impl Runner<'_, '_> {
         let started = Instant::now();
         let observer = self.options.observer;
         let tick = |tick: Tick| observer(Event::Progress { stage: &spec.name, tick });
+        let part = &bound.parts[index];
+        let journal = self.session.store.journal(&part.fingerprint);
         let context = Context {
             cancel: self.options.cancel,
             tick: &tick,
             threads: self.options.threads,
             footer: Footer { stage: &spec.name, fingerprint: bound.family.as_str() },
+            journal: &journal,
         };
-        let part = &bound.parts[index];
         let output = bound.stage.run_part(&context, &part.part, earlier)?;
         let record = self.publish_part(bound, index, output)?;
+        journal.remove()?;
         self.log.append(&json!({"event": "part", "time": Oplog::now(), "stage": spec.name, "part": index,
             "fingerprint": part.fingerprint, "seconds": started.elapsed().as_secs_f64()}))?;
         Ok(record)

@@ -5,6 +5,7 @@ pub mod execute;
 pub mod explain;
 mod matrix;
 pub mod plan;
+pub mod policy;
 pub mod session;
 pub mod spec;
 

@@ -1,10 +1,11 @@
 //! One pass over a pipeline: the stages found finished so far, and the policies they resolve to.
 
-use super::spec::{Pipeline, PolicySpec, StageSpec};
+use super::policy::PolicySpec;
+use super::spec::{Pipeline, StageSpec};
 use crate::base::error::Result;
 use crate::base::fingerprint::{Fingerprint, Recipe};
 use crate::model::policy::PolicyFiles;
-use crate::stage::{Inputs, Params, Part, Stage, hub_policy, train};
+use crate::stage::{Inputs, Params, Part, Stage, hub_policy, served_policy, train};
 use crate::store::hub::{Hub, Watch};
 use crate::store::{Manifest, PartRecord, PolicyHandle, Store};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +53,7 @@ impl<'a> Session<'a> {
                     PolicyHandle::of_folder(name, &pipeline.folder.join(path), PolicyFiles::wants)
                 }
                 PolicySpec::Hub(model) => hub_policy(name, &Hub::from_env(), model, watch),
+                PolicySpec::Server(served) => served_policy(name, &pipeline.folder, served, watch),
                 PolicySpec::Stage(_) => continue,
             };
             let handle = handle.map_err(|e| e.at(format!("policy `{name}` of {}", pipeline.source.path)))?;

@@ -2,53 +2,15 @@
 
 use super::excerpt::{Source, did_you_mean};
 use super::matrix::{self, Variables};
+use super::policy::PolicySpec;
 use crate::base::error::{Error, Result};
-use crate::stage::{Params, Reference, Wants};
+use crate::stage::{Misfit, Params, Reference, Wants};
 use crate::store::fs;
-use crate::store::hub::HubModel;
-use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
-
-/// Where a policy comes from.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(try_from = "WrittenPolicy")]
-pub enum PolicySpec {
-    /// A Hugging Face folder; relative paths start at the pipeline file's folder.
-    Path(String),
-    /// A model of the Hugging Face hub.
-    Hub(HubModel),
-    /// The output of a train stage of this pipeline.
-    Stage(String),
-}
-
-/// A policy as written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenPolicy {
-    path: Option<String>,
-    hub: Option<String>,
-    revision: Option<String>,
-    stage: Option<String>,
-}
-
-impl TryFrom<WrittenPolicy> for PolicySpec {
-    type Error = String;
-
-    fn try_from(written: WrittenPolicy) -> Result<PolicySpec, String> {
-        match written {
-            WrittenPolicy { path: Some(path), hub: None, revision: None, stage: None } => Ok(PolicySpec::Path(path)),
-            WrittenPolicy { path: None, hub: None, revision: None, stage: Some(stage) } => Ok(PolicySpec::Stage(stage)),
-            WrittenPolicy { path: None, hub: Some(id), revision, stage: None } => {
-                HubModel::new(&id, revision.as_deref()).map(PolicySpec::Hub).map_err(|e| e.what().to_string())
-            }
-            _ => Err("names not exactly one of `path`, `hub` and `stage`".to_string()),
-        }
-    }
-}
 
 /// A stage, its matrix expanded.
 #[derive(Clone, Debug)]
@@ -210,11 +172,8 @@ impl Reader<'_> {
         for (name, value) in self.section(table, "policies")? {
             let fail = |message: String| self.error(&["policies", name], format!("policy `{name}`: {message}"));
             let value = matrix::substitute(value, variables).map_err(fail)?;
-            let spec = PolicySpec::deserialize(value).map_err(|e| {
-                fail(e.message().to_string()).hint(
-                    "a policy is { path = \"folder\" }, { hub = \"org/name\", revision = \"main\" } or { stage = \"train stage\" }",
-                )
-            })?;
+            let spec =
+                PolicySpec::read(value).map_err(|misfit| self.misfit(&["policies", name], "policy", name, misfit))?;
             policies.insert(name.clone(), spec);
         }
         Ok(policies)
@@ -266,20 +225,8 @@ impl Reader<'_> {
                 return Err(self.error(&["stages", &written, "salt"], format!("stage `{name}`: `salt` is not a text")));
             }
         };
-        let params = Params::parse(kind, body).map_err(|misfit| {
-            let field = quoted(&misfit.message).next().filter(|_| misfit.message.starts_with("unknown field"));
-            let mut path = vec!["stages", written.as_str()];
-            path.extend(misfit.path.split('.').filter(|part| *part != "."));
-            path.extend(field);
-            match field {
-                Some(field) => {
-                    let known: Vec<&str> = quoted(&misfit.message).skip(1).collect();
-                    self.error(&path, format!("unknown key `{field}` in stage `{name}`"))
-                        .hint(did_you_mean(field, known))
-                }
-                None => self.error(&path, format!("stage `{name}`: {}", misfit.message)),
-            }
-        })?;
+        let params =
+            Params::parse(kind, body).map_err(|misfit| self.misfit(&["stages", &written], "stage", &name, misfit))?;
         params.validate().map_err(|e| {
             let error = self.error(&["stages", &written], format!("stage `{name}`: {}", e.what()));
             match e.remedy() {
@@ -288,6 +235,27 @@ impl Reader<'_> {
             }
         })?;
         Ok(StageSpec { name, written, params, salt })
+    }
+
+    /// An error about a value of a policy or a stage.
+    fn misfit(&self, section: &[&str], who: &str, name: &str, misfit: Misfit) -> Error {
+        let field = quoted(&misfit.message).next().filter(|_| misfit.message.starts_with("unknown field"));
+        let mut path = section.to_vec();
+        path.extend(misfit.path.split('.').filter(|part| !part.is_empty() && *part != "."));
+        path.extend(field);
+        match field {
+            Some(field) => {
+                let known: Vec<&str> = quoted(&misfit.message).skip(1).collect();
+                self.error(&path, format!("unknown key `{field}` in {who} `{name}`")).hint(did_you_mean(field, known))
+            }
+            None => {
+                let error = self.error(&path, format!("{who} `{name}`: {}", misfit.message));
+                match misfit.hint {
+                    Some(hint) => error.hint(hint),
+                    None => error,
+                }
+            }
+        }
     }
 
     fn check_references(&self, policies: &BTreeMap<String, PolicySpec>, stages: &[StageSpec]) -> Result<()> {
@@ -306,6 +274,15 @@ impl Reader<'_> {
             for reference in stage.params.references() {
                 let path = ["stages", stage.written.as_str(), reference.field];
                 self.check_reference(&path, &format!("stage `{}`", stage.name), &reference, policies, stages)?;
+                if let (Params::Train(_), Some(PolicySpec::Server(_))) = (&stage.params, policies.get(&reference.name))
+                {
+                    let what =
+                        format!("stage `{}`: `{}` is on servers and cannot be trained", stage.name, reference.name);
+                    return Err(self.error(&path, what).hint(
+                        "train a policy whose weights are here: { path = \"..\" } or { hub = \"..\" }; or take the targets to another \
+                         trainer with `mindgap export`",
+                    ));
+                }
             }
         }
         Ok(())

@@ -97,12 +97,10 @@ pub struct GapStage {
 
 impl Stage for GapStage {
     fn recipe(&self) -> Recipe {
-        let tokenizer: BTreeMap<_, _> =
-            self.policy.digest().into_iter().filter(|(file, _)| !file.contains("safetensors")).collect();
         Recipe::new("gap", VERSION)
             .with("schema", Gap::VERSION)
             .with("warnings", GapWarning::VERSION)
-            .with("tokenizer", tokenizer)
+            .with("tokenizer", self.policy.tokenizer_digest())
     }
 
     fn main_table(&self) -> Option<&'static str> {

@@ -1,15 +1,16 @@
 //! logprob: rewrites + policy -> logprobs.  Teacher-forced, per token, given the plain training prompt.
 
-use super::policy::load_policy;
-use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
+use super::backend::Lazy;
+use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
 use crate::base::error::Result;
 use crate::base::fingerprint::Recipe;
-use crate::engine::{self, ScoreRequest};
+use crate::engine::{ScoreRequest, TokenScores};
 use crate::store::{PartRecord, PartRef, PolicyHandle, Span, Table};
 use crate::table::Row;
 use crate::table::logprobs::Logprob;
 use crate::table::rewrites::Rewrite;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 const VERSION: u32 = 1;
 
@@ -29,13 +30,18 @@ impl Params {
     }
 
     pub fn bind(&self, inputs: &Inputs) -> Result<LogprobStage> {
-        Ok(LogprobStage { rewrites: inputs.table(&self.rewrites)?, policy: inputs.policy(&self.policy)? })
+        Ok(LogprobStage {
+            rewrites: inputs.table(&self.rewrites)?,
+            policy: inputs.policy(&self.policy)?,
+            loaded: Lazy::default(),
+        })
     }
 }
 
 pub struct LogprobStage {
     rewrites: Table<Rewrite>,
     policy: PolicyHandle,
+    loaded: Lazy,
 }
 
 impl Stage for LogprobStage {
@@ -59,45 +65,48 @@ impl Stage for LogprobStage {
 
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
         let rewrites = self.rewrites.read(&self.rewrites.parts()[part.index])?;
-        let policy = load_policy(&self.policy)?;
-        let positions = policy.config().max_positions;
-        let requests: Vec<ScoreRequest> = rewrites
-            .iter()
-            .map(|row| {
-                let room = positions.saturating_sub(row.prompt_ids.len());
-                let scored = &row.token_ids[..row.token_ids.len().min(room)];
-                ScoreRequest { prompt_ids: row.prompt_ids.as_slice().into(), token_ids: scored.into() }
-            })
-            .collect();
-        let limits = context.limits();
-        let on_progress = |progress: engine::Progress| {
-            let rows_total = rewrites.len() as u64;
-            (context.tick)(Tick {
-                rows_done: progress.done as u64,
-                rows_total,
-                tokens: progress.new_tokens as u64,
-                note: String::new(),
-            });
+        let loaded = self.loaded.get(&self.policy)?;
+        let scored = |row: &Rewrite| row.token_ids.len().min(loaded.scored_room(&row.prompt_ids));
+        let mut known: BTreeMap<(String, u32), Logprob> = BTreeMap::new();
+        for row in context.journal.read::<Logprob>()? {
+            known.insert((row.problem_id.clone(), row.choice_index), row);
+        }
+        let (mut rows, mut wanted) = (Vec::new(), Vec::new());
+        for rewrite in &rewrites {
+            let count = scored(rewrite);
+            match known.remove(&(rewrite.problem_id.clone(), rewrite.choice_index)) {
+                Some(row) if row.token_ids == rewrite.token_ids[..count] => rows.push(row),
+                _ => wanted.push(rewrite),
+            }
+        }
+        let request = |row: &&Rewrite| ScoreRequest {
+            prompt_ids: row.prompt_ids.as_slice().into(),
+            token_ids: row.token_ids[..scored(row)].into(),
         };
-        let scores = engine::score(&policy.runner()?, &requests, &limits, &on_progress)?;
-        let rows: Vec<Logprob> = rewrites
-            .into_iter()
-            .zip(scores)
-            .map(|(row, scores)| {
-                let count = scores.logprob_policy.len();
-                let behavior = row.logprob_behavior.map(|values| values[..count.min(values.len())].to_vec());
-                Logprob {
-                    problem_id: row.problem_id,
-                    choice_index: row.choice_index,
-                    source: row.source,
-                    prompt_token_count: row.prompt_ids.len() as u32,
-                    token_ids: row.token_ids[..count].to_vec(),
-                    logprob_policy: scores.logprob_policy,
-                    logprob_behavior: behavior,
-                    entropy: scores.entropy,
-                }
-            })
-            .collect();
+        loaded.score(context, wanted.iter().map(request).collect(), |scores| {
+            let first = rows.len();
+            rows.extend(scores.into_iter().map(|(index, scores)| row(wanted[index], scores)));
+            match loaded.is_remote() {
+                true => context.journal.append(context.encode(&rows[first..])?),
+                false => Ok(()),
+            }
+        })?;
+        rows.sort_by(|a, b| (&a.problem_id, a.choice_index).cmp(&(&b.problem_id, b.choice_index)));
         Ok(Output { tables: vec![context.encode(&rows)?], files: Vec::new() })
+    }
+}
+
+fn row(rewrite: &Rewrite, scores: TokenScores) -> Logprob {
+    let count = scores.logprob_policy.len();
+    let behavior = rewrite.logprob_behavior.as_ref().map(|values| values[..count.min(values.len())].to_vec());
+    Logprob {
+        problem_id: rewrite.problem_id.clone(),
+        choice_index: rewrite.choice_index,
+        source: rewrite.source.clone(),
+        prompt_token_count: rewrite.prompt_ids.len() as u32,
+        token_ids: rewrite.token_ids[..count].to_vec(),
+        logprob_policy: scores.logprob_policy,
+        logprob_behavior: behavior,
+        entropy: scores.entropy,
     }
 }

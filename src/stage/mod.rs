@@ -1,6 +1,7 @@
 //! The stages, in data-flow order. Each reads tables and policies through read handles and returns rows and files; the
 //! executor publishes them.
 
+mod backend;
 mod buckets;
 pub mod documents;
 pub mod evaluate;
@@ -16,14 +17,14 @@ mod spec;
 mod template;
 pub mod train;
 
-pub use policy::{hub_policy, load_policy};
+pub use policy::{hub_policy, load_policy, served_policy};
 pub use spec::{Inputs, KINDS, Misfit, Params, Reference, Wants};
 
 use crate::base::error::{Error, Result};
 use crate::base::fingerprint::{Fingerprint, Recipe};
 use crate::engine::Limits;
 use crate::store::parquet::{Encoded, Footer};
-use crate::store::{PartRecord, Span};
+use crate::store::{Journal, PartRecord, Span};
 use crate::table::Row;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -96,6 +97,8 @@ pub struct Context<'a> {
     pub threads: usize,
     /// Stage name and fingerprint for the footers.
     pub footer: Footer<'a>,
+    /// Keeps rows of this part before it is finished, and has those an interrupted run kept.
+    pub journal: &'a Journal,
 }
 
 /// Progress inside a part.

@@ -3,8 +3,8 @@
 use crate::base::error::Result;
 use crate::model::policy::{Policy, PolicyFiles};
 use crate::store::hub::{Hub, HubModel, Watch};
-use crate::store::{PolicyHandle, fs};
-use std::path::Path;
+use crate::store::{PolicyHandle, Served, fs};
+use std::path::{Path, PathBuf};
 
 /// A model of the hub: from the cache if it is complete there, else downloaded. A revision that was fetched once stays the
 /// commit it was then, and needs no network. The files are read and hashed like those of any folder.
@@ -13,8 +13,7 @@ pub fn hub_policy(name: &str, hub: &Hub, model: &HubModel, watch: &Watch) -> Res
         let here = fs::list(&folder)?;
         let files = outline(&folder, here.iter().map(String::as_str))?;
         let weights = files.weight_files().unwrap_or_default();
-        let described = ["config.json", "tokenizer.json"].iter().all(|name| files.get(name).is_some());
-        if described && !weights.is_empty() && weights.iter().all(|name| here.contains(name)) {
+        if is_described(&files) && !weights.is_empty() && weights.iter().all(|name| here.contains(name)) {
             return handle(name, &folder, &files);
         }
     }
@@ -31,6 +30,41 @@ pub fn hub_policy(name: &str, hub: &Hub, model: &HubModel, watch: &Watch) -> Res
     }
     hub.point(model, &listing.commit)?;
     handle(name, &folder, &files)
+}
+
+/// A policy that servers run: its tokenizer and template, from a folder (relative paths start at `base`) or from the hub, without
+/// its weights.
+pub fn served_policy(name: &str, base: &Path, served: &Served, watch: &Watch) -> Result<PolicyHandle> {
+    let folder = match served.tokenizer.strip_prefix("hub:") {
+        None => base.join(&served.tokenizer),
+        Some(model) => hub_tokenizer(&Hub::from_env(), &HubModel::parse(model)?, watch)?,
+    };
+    let handle = PolicyHandle::of_folder(name, &folder, is_tokenizer)?;
+    Ok(handle.served_by(served.clone()))
+}
+
+/// The folder of a hub model's tokenizer and template, from the cache if they are there.
+fn hub_tokenizer(hub: &Hub, model: &HubModel, watch: &Watch) -> Result<PathBuf> {
+    if let Some(folder) = hub.snapshot(model)?
+        && is_described(&outline(&folder, fs::list(&folder)?.iter().map(String::as_str))?)
+    {
+        return Ok(folder);
+    }
+    let listing = hub.list(model)?;
+    for file in listing.files().filter(|file| is_tokenizer(file)) {
+        hub.download(model, &listing.commit, file, watch)?;
+    }
+    hub.point(model, &listing.commit)?;
+    Ok(hub.commit_folder(model, &listing.commit))
+}
+
+/// What a policy has beside its weights.
+fn is_tokenizer(file: &str) -> bool {
+    PolicyFiles::wants(file) && !file.contains("safetensors")
+}
+
+fn is_described(files: &PolicyFiles) -> bool {
+    ["config.json", "tokenizer.json"].iter().all(|name| files.get(name).is_some())
 }
 
 /// The policy's small files in a folder; of the weights only the names.

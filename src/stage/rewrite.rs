@@ -122,11 +122,9 @@ impl Stage for RewriteStage {
     /// Of the policy only tokenizer and template matter: rewrites do not change when it is trained further.
     fn recipe(&self) -> Recipe {
         let p = &self.params;
-        let tokenizer: BTreeMap<_, _> =
-            self.policy.digest().into_iter().filter(|(file, _)| !file.contains("safetensors")).collect();
         Recipe::new("rewrite", VERSION)
             .with("schema", Rewrite::VERSION)
-            .with("tokenizer", tokenizer)
+            .with("tokenizer", self.policy.tokenizer_digest())
             .with("template", self.template.text())
             .with("choice", p.choice)
             .with("keep", p.keep)

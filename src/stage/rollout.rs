@@ -2,15 +2,14 @@
 //!
 //! Samples and nothing else: no grading, no filtering. Cost: generated tokens.
 
+use super::backend::{Lazy, Loaded};
 use super::buckets::{at_least_one, group};
-use super::policy::load_policy;
 use super::template::{PLAIN, Template};
-use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants, Work};
+use super::{Context, Inputs, Output, Part, Reference, Stage, Wants, Work};
 use crate::base::error::{Error, Result};
 use crate::base::fingerprint::Recipe;
 use crate::base::rng::Stream;
-use crate::engine::{self, Request, Sample, Sampling};
-use crate::model::policy::Policy;
+use crate::engine::{Request, Sample, Sampling};
 use crate::store::{PartRecord, PolicyHandle, Span, Store, Table};
 use crate::table::Row;
 use crate::table::problems::Problem;
@@ -18,7 +17,6 @@ use crate::table::rollouts::Rollout;
 use crate::table::verdicts::VerdictRow;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
 
 const VERSION: u32 = 1;
 
@@ -123,7 +121,7 @@ impl Params {
             unsolved: self.unsolved.iter().map(|name| inputs.table(name)).collect::<Result<_>>()?,
             template: Template::new(&inputs.template(self.template.as_deref(), PLAIN)?)?,
             policy: inputs.policy(&self.policy)?,
-            loaded: OnceLock::new(),
+            loaded: Lazy::default(),
             store: inputs.store.clone(),
         })
     }
@@ -141,14 +139,8 @@ pub struct RolloutStage {
     unsolved: Vec<Table<VerdictRow>>,
     template: Template,
     policy: PolicyHandle,
-    loaded: OnceLock<Arc<Loaded>>,
+    loaded: Lazy,
     store: Store,
-}
-
-/// A policy ready to sample from.
-struct Loaded {
-    policy: Policy,
-    runner: crate::model::runner::Runner,
 }
 
 impl Stage for RolloutStage {
@@ -197,9 +189,12 @@ impl Stage for RolloutStage {
     }
 
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output> {
-        let loaded = self.loaded()?;
+        let loaded = self.loaded.get(&self.policy)?;
         let (from, to) = part.span.samples.expect("a rollout part has a sample range");
         let mut known = self.known_rows(part, earlier)?;
+        for row in context.journal.read::<Rollout>()? {
+            known.insert((row.problem_id.clone(), row.sample_index), row);
+        }
         let tasks = self.tasks(part)?;
         let mut wanted = Vec::new();
         let mut rows = Vec::new();
@@ -210,7 +205,7 @@ impl Stage for RolloutStage {
             for sample in from..to {
                 match known.remove(&(task.problem_id.clone(), sample)) {
                     Some(row) if row.prompt_ids == prompt_ids => rows.push(row),
-                    _ if self.room(&loaded, &prompt_ids) == 0 => rows.push(self.too_long(task, sample, &prompt_ids)),
+                    _ if loaded.room(&prompt_ids) == 0 => rows.push(self.too_long(task, sample, &prompt_ids)),
                     _ => missing.push(sample),
                 }
             }
@@ -306,15 +301,6 @@ impl RolloutStage {
         has_solution || self.params.prompt_kind == PromptKind::Plain
     }
 
-    fn loaded(&self) -> Result<Arc<Loaded>> {
-        if let Some(loaded) = self.loaded.get() {
-            return Ok(loaded.clone());
-        }
-        let policy = load_policy(&self.policy)?;
-        let runner = policy.runner().map_err(|e| e.at(format!("policy `{}`", self.policy.name)))?;
-        Ok(self.loaded.get_or_init(|| Arc::new(Loaded { policy, runner })).clone())
-    }
-
     /// Rows of earlier parts of the same recipe that fall into this one.
     fn known_rows(&self, part: &Part, earlier: &[PartRecord]) -> Result<Known> {
         let mut known = Known::new();
@@ -345,12 +331,6 @@ impl RolloutStage {
         Table::new(&self.store, record.tables.get(Rollout::TABLE).cloned().unwrap_or_default())
     }
 
-    /// Tokens that may still follow a prompt.
-    fn room(&self, loaded: &Loaded, prompt_ids: &[u32]) -> u32 {
-        let positions = loaded.policy.config().max_positions;
-        u32::try_from(positions.saturating_sub(prompt_ids.len())).unwrap_or(u32::MAX)
-    }
-
     fn sample(
         &self,
         context: &Context,
@@ -377,30 +357,18 @@ impl RolloutStage {
             stop: p.stop.clone(),
             eos: loaded.policy.eos_token_ids().to_vec(),
         };
-        let limits = context.limits();
-        let rows_total = wanted.iter().map(|(_, _, missing)| missing.len() as u64).sum();
-        let on_progress = |progress: engine::Progress| {
-            (context.tick)(Tick {
-                rows_done: progress.done as u64,
-                rows_total,
-                tokens: progress.new_tokens as u64,
-                note: String::new(),
-            });
-        };
-        let results = engine::generate(
-            &loaded.runner,
-            Some(loaded.policy.tokenizer()),
-            &requests,
-            &sampling,
-            &limits,
-            &on_progress,
-        )?;
         let mut rows = Vec::new();
-        for ((task, prompt_ids, missing), samples) in wanted.iter().zip(results) {
-            for (&index, sample) in missing.iter().zip(samples) {
-                rows.push(self.row(loaded, task, index, prompt_ids, sample)?);
+        loaded.generate(context, requests, &sampling, |samples| {
+            let first = rows.len();
+            for ((task, sample), drawn) in samples {
+                let (task, prompt_ids, missing) = &wanted[task];
+                rows.push(self.row(loaded, task, missing[sample], prompt_ids, drawn)?);
             }
-        }
+            match loaded.is_remote() {
+                true => context.journal.append(context.encode(&rows[first..])?),
+                false => Ok(()),
+            }
+        })?;
         Ok(rows)
     }
 

@@ -73,14 +73,18 @@ pub const KINDS: &[&str] =
 pub struct Misfit {
     pub path: String,
     pub message: String,
+    pub hint: Option<String>,
 }
 
 impl Params {
     /// Reads the parameters of a stage of `kind`. `table` no longer holds `kind` and `matrix`.
     pub fn parse(kind: &str, table: toml::Table) -> Result<Params, Misfit> {
         fn typed<T: DeserializeOwned>(table: toml::Table) -> Result<T, Misfit> {
-            serde_path_to_error::deserialize(toml::Value::Table(table))
-                .map_err(|e| Misfit { path: e.path().to_string(), message: e.inner().message().to_string() })
+            serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| Misfit {
+                path: e.path().to_string(),
+                message: e.inner().message().to_string(),
+                hint: None,
+            })
         }
         Ok(match kind {
             "ingest" => Params::Ingest(typed(table)?),
@@ -92,7 +96,13 @@ impl Params {
             "train" => Params::Train(Box::new(typed(table)?)),
             "evaluate" => Params::Evaluate(typed(table)?),
             "gap" => Params::Gap(typed(table)?),
-            other => return Err(Misfit { path: "kind".into(), message: format!("unknown stage kind `{other}`") }),
+            other => {
+                return Err(Misfit {
+                    path: "kind".into(),
+                    message: format!("unknown stage kind `{other}`"),
+                    hint: None,
+                });
+            }
         })
     }
 

@@ -287,7 +287,8 @@ impl Appender {
         announce(Change::Append(&self.path, bytes)).and_then(|()| self.file.write_all(bytes))
     }
 
-    fn sync(&self) -> std::io::Result<()> {
+    /// Makes what was appended durable.
+    pub fn sync(&self) -> std::io::Result<()> {
         announce(Change::SyncFile(&self.path)).and_then(|()| self.file.sync_all())
     }
 

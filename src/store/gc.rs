@@ -69,7 +69,7 @@ impl Store {
         self.mark_records(rules, &mut live, &mut garbage)?;
         self.sweep_views(&live, &mut garbage)?;
         self.sweep_objects(&live, &mut garbage)?;
-        self.sweep_leftovers(&mut garbage)?;
+        self.sweep_leftovers(rules, &mut garbage)?;
         if delete {
             // In the order found: who names comes before what is named.
             garbage.paths.iter().try_for_each(|path| fs::remove(path))?;
@@ -178,8 +178,9 @@ impl Store {
         Ok(())
     }
 
-    /// Temporary files: none is being written while the gate is closed. Locks that nobody holds.
-    fn sweep_leftovers(&self, garbage: &mut Garbage) -> Result<()> {
+    /// Temporary files: none is being written while the gate is closed. Locks that nobody holds, and journals of parts that
+    /// nobody has gone on with for a while.
+    fn sweep_leftovers(&self, rules: &Rules, garbage: &mut Garbage) -> Result<()> {
         let mut folders = vec![self.root.clone()];
         for kind in ["objects", "memo", "stages", "tables"] {
             let folder = self.root.join(kind);
@@ -190,7 +191,14 @@ impl Store {
             let names = fs::list(&folder)?.into_iter().filter(|name| name.starts_with(".tmp-"));
             found.extend(names.map(|name| folder.join(name)));
         }
-        let locks = self.root.join("locks");
+        let (locks, journals) = (self.root.join("locks"), self.root.join("journals"));
+        for name in fs::list(&journals)? {
+            let (path, lock) = (journals.join(&name), locks.join(&name));
+            let age = SystemTime::now().duration_since(fs::modified(&path)?).unwrap_or_default();
+            if age >= rules.keep && (!lock.exists() || fs::try_lock(&lock)?.is_some()) {
+                found.push(path);
+            }
+        }
         for name in fs::list(&locks)?.into_iter().filter(|name| name != GATE) {
             let path = locks.join(name);
             if fs::try_lock(&path)?.is_some() {

@@ -1,6 +1,6 @@
 //! Read handles: what a stage gets to see of a table or a policy.
 
-use super::{PartRef, Store, fs};
+use super::{PartRef, Served, Store, fs};
 use crate::base::address::Address;
 use crate::base::error::{Error, Result};
 use crate::table::Row;
@@ -71,12 +71,13 @@ impl<R: Row> Table<R> {
     }
 }
 
-/// Where a policy's files are. Reading one verifies its hash.
+/// Where a policy's files are, and the servers that run it if some do. Reading a file verifies its hash.
 #[derive(Clone, Debug)]
 pub struct PolicyHandle {
     /// Name in the pipeline.
     pub name: String,
     files: BTreeMap<String, (Address, PathBuf)>,
+    served: Option<Served>,
 }
 
 impl PolicyHandle {
@@ -92,7 +93,7 @@ impl PolicyHandle {
             let path = folder.join(&file);
             files.insert(file, (fs::address(&path)?, path));
         }
-        Ok(PolicyHandle { name: name.to_string(), files })
+        Ok(PolicyHandle { name: name.to_string(), files, served: None })
     }
 
     /// The output of a train stage.
@@ -101,12 +102,29 @@ impl PolicyHandle {
             let path = store.object_path(&address);
             (file, (address, path))
         };
-        PolicyHandle { name: name.to_string(), files: files.into_iter().map(located).collect() }
+        PolicyHandle { name: name.to_string(), files: files.into_iter().map(located).collect(), served: None }
     }
 
-    /// Address of every file by name: what a result made with this policy depends on.
-    pub fn digest(&self) -> BTreeMap<&str, &Address> {
-        self.files.iter().map(|(file, (address, _))| (file.as_str(), address)).collect()
+    /// The policy whose weights servers hold; the files here are its tokenizer's.
+    pub fn served_by(self, served: Served) -> PolicyHandle {
+        PolicyHandle { served: Some(served), ..self }
+    }
+
+    /// The servers that run it, where it does not run here.
+    pub fn served(&self) -> Option<&Served> {
+        self.served.as_ref()
+    }
+
+    /// Address of every file by name, and what servers serve: what a result made with this policy depends on.
+    pub fn digest(&self) -> BTreeMap<&str, String> {
+        let files = self.files.iter().map(|(file, (address, _))| (file.as_str(), address.to_string()));
+        files.chain(self.served.iter().flat_map(Served::identity)).collect()
+    }
+
+    /// The same without the weights: what a result depends on that only tokenizes.
+    pub fn tokenizer_digest(&self) -> BTreeMap<&str, String> {
+        let files = self.files.iter().filter(|(file, _)| !file.contains("safetensors"));
+        files.map(|(file, (address, _))| (file.as_str(), address.to_string())).collect()
     }
 
     pub fn file_names(&self) -> impl Iterator<Item = &str> {

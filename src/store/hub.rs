@@ -43,6 +43,12 @@ impl HubModel {
         Ok(HubModel { id: id.to_string(), revision: revision.to_string() })
     }
 
+    /// `org/name`, with `@revision` where not `main` is meant.
+    pub fn parse(text: &str) -> Result<HubModel> {
+        let (id, revision) = text.split_once('@').map_or((text, None), |(id, revision)| (id, Some(revision)));
+        HubModel::new(id, revision)
+    }
+
     fn at(&self, revision: &str) -> Repo {
         Repo::with_revision(self.id.clone(), RepoType::Model, revision.to_string())
     }

@@ -7,19 +7,24 @@ pub mod fault;
 pub mod fs;
 mod gc;
 mod handle;
+pub mod http;
 pub mod hub;
+mod journal;
 mod manifest;
 mod memo;
 mod object;
 mod oplog;
 pub mod parquet;
+mod served;
 mod view;
 
 pub use check::{Checked, Finding, Problem};
 pub use gc::{Garbage, Rules};
 pub use handle::{PolicyHandle, Table};
+pub use journal::Journal;
 pub use manifest::{Manifest, PartRecord, PartRef, Pointer, Span};
 pub use oplog::Oplog;
+pub use served::{Api, Served};
 
 use crate::base::error::{Error, Result};
 use memo::RECIPE;

@@ -20,13 +20,14 @@ row! {
         logprob_policy: Vec<f32>,
         /// Natural log-prob when it was sampled, under the prompt then used; null for the expert's
         logprob_behavior: Option<Vec<f32>>,
-        /// Entropy of the next-token distribution at each target token, nats
+        /// Entropy of the next-token distribution at each target token, nats; empty where servers scored, which do not tell it
         entropy: Vec<f32>,
     }
     check(self) {
         let n = self.token_ids.len();
         let behavior = self.logprob_behavior.as_ref().map_or(n, Vec::len);
-        if [self.logprob_policy.len(), self.entropy.len(), behavior].iter().all(|len| *len == n) {
+        let entropy = if self.entropy.is_empty() { n } else { self.entropy.len() };
+        if [self.logprob_policy.len(), entropy, behavior].iter().all(|len| *len == n) {
             return Ok(());
         }
         Err(Error::internal("log-prob count does not match token count").at(format!("problem `{}`", self.problem_id)))

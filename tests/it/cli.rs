@@ -1,6 +1,6 @@
 //! The commands that need no pipeline, and what scripts rely on.
 
-use crate::support::{fails, json, mindgap, ok, run};
+use crate::support::{by_stage, fails, json, mindgap, ok, run};
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
@@ -157,4 +157,8 @@ fn shipped_pipelines_plan() {
         let plan = json(&ok(store.path(), &["plan", &format!("pipelines/{file}.toml"), "--json"]));
         assert!(plan["stages"].as_array().unwrap().len() >= 10, "{file}");
     }
+    // Its tokenizer comes from the hub, and lists of servers may be set.
+    let settings = ["tokenizer=../data/base-policy", "servers=[\"http://a:8000/v1\", \"http://b:8000/v1\"]"];
+    let args = ["plan", "pipelines/server.toml", "--json", "--set", settings[0], "--set", settings[1]];
+    assert_eq!(by_stage(&json(&ok(store.path(), &args)), "name").len(), 11);
 }

@@ -299,3 +299,22 @@ fn recipes_do_not_know_the_hub() {
     let file = pipeline(folder.path(), "mixed.toml", &mixed);
     refused(hub(folder.path(), server.port, &["plan", file.to_str().unwrap()]), 2, &["exactly one of", "mixed.toml:4"]);
 }
+
+/// Goal: a policy on servers may take its tokenizer from the hub. No weights are fetched, and the recipe is that of the folder.
+#[test]
+fn tokenizers_of_served_policies_come_without_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(Manner::default());
+    let plan = |tokenizer: &str| {
+        let spec = format!("server = \"http://127.0.0.1:1/v1\", model = \"tiny\", tokenizer = \"{tokenizer}\"");
+        let text = SMALL.split("[stages.train]").next().unwrap().replace("path = \"DATA/base-policy\"", &spec);
+        let file = pipeline(folder.path(), "served.toml", &text);
+        done(hub(folder.path(), closed_port(), &["run", file.to_str().unwrap(), "problems"]).output().unwrap());
+        let args = ["plan", file.to_str().unwrap(), "rollouts", "--json"];
+        json(&done(hub(folder.path(), server.port, &args).output().unwrap()))
+    };
+    let (from_folder, from_hub) = (plan("DATA/base-policy"), plan("hub:org/tiny@v1"));
+    assert_eq!(by_stage(&from_folder, "fingerprint"), by_stage(&from_hub, "fingerprint"));
+    assert!(!server.requests("GET", "tokenizer.json").is_empty());
+    assert!(server.requests("HEAD", WEIGHTS).is_empty() && server.requests("GET", WEIGHTS).is_empty());
+}

@@ -17,6 +17,7 @@ mod properties;
 mod report;
 mod results;
 mod scores;
+mod servers;
 mod show;
 mod stages;
 mod support;

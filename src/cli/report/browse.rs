@@ -3,11 +3,11 @@
 use super::collect::{Finished, Scored, is_baseline};
 use crate::base::error::Result;
 use crate::model::tokenizer::Tokenizer;
-use crate::pipeline::spec::PolicySpec;
+use crate::pipeline::policy::PolicySpec;
 use crate::report::{BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Tokens, quantise};
 use crate::stage::rewrite;
 use crate::store::fs;
-use crate::store::hub::Hub;
+use crate::store::hub::{Hub, HubModel};
 use crate::table::Row;
 use crate::table::logprobs::Logprob;
 use crate::table::problems::Problem;
@@ -200,11 +200,15 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The tokenizer of a policy, if it is at hand: of a folder, of the hub's cache, or of a finished train stage.
+/// The tokenizer of a policy, if it is at hand: in a folder, in the hub's cache, or of a finished train stage.
 fn tokenizer(finished: &Finished, policy: &str) -> Result<Option<Tokenizer>> {
     let (folder, stage) = match finished.pipeline.policies.get(policy) {
         Some(PolicySpec::Path(path)) => (Some(finished.pipeline.folder.join(path)), policy),
         Some(PolicySpec::Hub(model)) => (Hub::from_env().snapshot(model)?, policy),
+        Some(PolicySpec::Server(served)) => match served.tokenizer.strip_prefix("hub:") {
+            Some(model) => (Hub::from_env().snapshot(&HubModel::parse(model)?)?, policy),
+            None => (Some(finished.pipeline.folder.join(&served.tokenizer)), policy),
+        },
         Some(PolicySpec::Stage(stage)) => (None, stage.as_str()),
         None => (None, policy),
     };

@@ -169,7 +169,7 @@ fn label(pipeline: &Pipeline, stage: &str) -> String {
     let policy = pipeline
         .policies
         .iter()
-        .find(|(_, spec)| **spec == crate::pipeline::spec::PolicySpec::Stage(stage.to_string()));
+        .find(|(_, spec)| **spec == crate::pipeline::policy::PolicySpec::Stage(stage.to_string()));
     let name = policy.map_or(stage, |(name, _)| name.as_str());
     let labelled = pipeline.stages.iter().find_map(|spec| match &spec.params {
         Params::Rollout(rollout) if rollout.policy == name || rollout.policy == stage => rollout.label.clone(),

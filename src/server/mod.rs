@@ -1,0 +1,188 @@
+//! Policies on servers (vLLM, SGLang): requests in, samples and scores out, as from the engine of this process. Prompts go as
+//! token ids and completions come back as token ids: nothing is tokenized twice.
+//!
+//! One request draws one sample, with a seed of its own derived from the sample's coordinates, so that a sample does not depend
+//! on how many were asked for together. The servers' prefix caches make the repeated prompt cheap. Whether a seed gives the same
+//! sample again is up to the server: what was drawn is kept, and that is the record.
+
+mod pool;
+mod probe;
+mod sglang;
+mod vllm;
+mod wire;
+mod workers;
+
+use crate::base::error::{Error, Result};
+use crate::engine::{Progress, Sample, Sampling, ScoreRequest};
+use crate::model::policy::Policy;
+use crate::store::{Api, Served};
+use pool::Pool;
+use probe::{Expected, Facts};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use wire::{Completion, Draw, Scoring};
+
+/// One sample wanted.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub prompt_ids: Arc<[u32]>,
+    pub seed: u32,
+    /// At most this many tokens of the sampling's `max_new_tokens`: what the context leaves.
+    pub room: u32,
+}
+
+/// The servers of one policy. Nothing is asked of them before the first request.
+pub struct Servers {
+    pool: Arc<Pool>,
+}
+
+/// Who watches, and may stop, a call.
+pub struct Watch<'a> {
+    pub cancel: &'a AtomicBool,
+    /// Progress, and what is wrong with the servers just now; empty where nothing is.
+    pub on_progress: &'a dyn Fn(Progress, &str),
+}
+
+impl Servers {
+    /// `policy` has the tokenizer and the template of what is served. Errors: the key's variable is not set, there is no template.
+    pub fn new(served: &Served, policy: &Policy) -> Result<Servers> {
+        Ok(Servers { pool: Arc::new(Pool::new(served, Expected::of(policy)?)?) })
+    }
+
+    /// Draws one sample for each request; `take` gets them by index, as they come, several at a time.
+    ///
+    /// Log-probs mean what they mean in the engine. Of servers that give them before the temperature, `logprob_behavior` can be
+    /// told at temperature 1 with nothing cut off, where it is the same, and at temperature 0, where it is 0. Of servers that
+    /// give them after it, `logprob_policy` is scored in a second request wherever the two differ. Errors: a distribution whose
+    /// log-probs the server cannot tell, a context too short, and all that [`Pool::ask`] gives up on.
+    pub fn generate(
+        &self,
+        requests: Vec<Request>,
+        sampling: &Sampling,
+        watch: &Watch,
+        mut take: impl FnMut(Vec<(usize, Sample)>) -> Result<()>,
+    ) -> Result<()> {
+        sampling.check()?;
+        let (pool, sampling) = (self.pool.clone(), sampling.clone());
+        let mut progress = Progress { total: requests.len(), ..Progress::default() };
+        let work = move |stop: &AtomicBool, index: usize| draw(&pool, stop, &requests[index], &sampling);
+        workers::each(&self.pool, progress.total, watch.cancel, work, |samples| {
+            progress.done += samples.len();
+            progress.new_tokens += samples.iter().map(|(_, sample)| sample.token_ids.len()).sum::<usize>();
+            (watch.on_progress)(progress, &self.pool.note());
+            take(samples)
+        })
+    }
+
+    /// Scores each request; `take` gets the log-probs at temperature 1 by index, as they come. Servers do not tell entropies.
+    pub fn score(
+        &self,
+        requests: Vec<ScoreRequest>,
+        watch: &Watch,
+        mut take: impl FnMut(Vec<(usize, Vec<f32>)>) -> Result<()>,
+    ) -> Result<()> {
+        let pool = self.pool.clone();
+        let mut progress = Progress { total: requests.len(), ..Progress::default() };
+        let work = move |stop: &AtomicBool, index: usize| {
+            let ScoreRequest { prompt_ids, token_ids } = &requests[index];
+            score(&pool, stop, prompt_ids, token_ids)
+        };
+        workers::each(&self.pool, progress.total, watch.cancel, work, |scores| {
+            progress.done += scores.len();
+            progress.new_tokens += scores.iter().map(|(_, values)| values.len()).sum::<usize>();
+            (watch.on_progress)(progress, &self.pool.note());
+            take(scores)
+        })
+    }
+}
+
+fn draw(pool: &Pool, stop: &AtomicBool, request: &Request, sampling: &Sampling) -> Result<Sample> {
+    let draw = Draw {
+        prompt_ids: &request.prompt_ids,
+        sampling,
+        max_tokens: sampling.max_new_tokens.min(request.room),
+        seed: request.seed,
+    };
+    let (greedy, plain) = (sampling.temperature == 0.0, sampling.temperature == 1.0 && !sampling.truncates());
+    let rescored = !greedy && !plain;
+    let call = |facts: &Facts| {
+        check_meaning(facts, sampling, rescored)?;
+        check_context(facts, draw.prompt_ids.len(), draw.max_tokens + u32::from(rescored))?;
+        Ok(facts.api.draw(&pool.served.model, &draw))
+    };
+    let read = |facts: &Facts, body: &[u8]| facts.api.read_completion(&draw, body);
+    let Completion { token_ids, logprobs, stop_reason } = pool.ask(stop, pool.timeout(draw.max_tokens), call, read)?;
+    let (logprob_behavior, logprob_policy) = match (greedy, rescored) {
+        (true, _) => (vec![0.0; logprobs.len()], logprobs),
+        (_, true) => {
+            let policy = score(pool, stop, draw.prompt_ids, &token_ids)?;
+            (logprobs, policy)
+        }
+        _ => (logprobs.clone(), logprobs),
+    };
+    Ok(Sample { token_ids, logprob_behavior, logprob_policy, stop_reason })
+}
+
+/// Log-probs of `token_ids` after the prompt. One token more is drawn, so the context must hold it.
+fn score(pool: &Pool, stop: &AtomicBool, prompt_ids: &[u32], token_ids: &[u32]) -> Result<Vec<f32>> {
+    if prompt_ids.is_empty() {
+        return Err(
+            Error::input("prompt is empty").hint("the first token of a text has no log-prob without one before it")
+        );
+    }
+    if token_ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (all, salt) = ([prompt_ids, token_ids].concat(), pool.salt());
+    let scoring = Scoring { token_ids: &all, from: prompt_ids.len(), salt: &salt };
+    let call = |facts: &Facts| {
+        check_context(facts, all.len(), 1)?;
+        Ok(facts.api.score(&pool.served.model, &scoring))
+    };
+    // A prompt's tokens are read much faster than new ones are drawn.
+    let timeout = pool.timeout(all.len() as u32 / 10);
+    pool.ask(stop, timeout, call, |facts, body| facts.api.read_scores(&scoring, body))
+}
+
+/// Whether the server's log-probs of sampled tokens are those of the distribution they were drawn from, where that is not the
+/// policy's own.
+fn check_meaning(facts: &Facts, sampling: &Sampling, matters: bool) -> Result<()> {
+    let tempered = facts.tempered || sampling.temperature == 1.0;
+    let truncated = facts.truncated || !sampling.truncates();
+    if !matters || (tempered && truncated) {
+        return Ok(());
+    }
+    let what = match tempered {
+        true => "top_p, top_k or min_p".to_string(),
+        false => format!("temperature {}", sampling.temperature),
+    };
+    let remedy = match facts.api {
+        Api::Vllm => {
+            "start vLLM with `--logprobs-mode processed_logprobs`; or sample at temperature 1 or 0, with nothing cut off"
+        }
+        Api::Sglang => {
+            "SGLang tells them for temperatures alone, and not with `SGLANG_RETURN_ORIGINAL_LOGPROB`: leave top_p, top_k and \
+             min_p out, or use vLLM"
+        }
+    };
+    Err(Error::environment(format!(
+        "the server does not tell log-probs under {what}: `logprob_behavior` cannot be had"
+    ))
+    .hint(remedy))
+}
+
+/// Results must not depend on how a server was started, so a context that is shorter than the policy's is an error where it
+/// matters.
+fn check_context(facts: &Facts, prompt: usize, tokens: u32) -> Result<()> {
+    let (wanted, Some(longest)) = (prompt as u64 + u64::from(tokens), facts.max_model_len) else { return Ok(()) };
+    match wanted <= u64::from(longest) {
+        true => Ok(()),
+        false => Err(Error::environment(format!(
+            "the server's context of {longest} tokens is too short for a prompt of {prompt} and {tokens} more"
+        ))
+        .hint("start it with a longer one (--max-model-len, --context-length), or set `max_model_len` of the policy to it")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! Answers as the programs write them, field for field: vLLM's `CompletionResponse` (0.11) and SGLang's `/generate` (0.5).
+
+use super::wire::{Draw, Fault, Scoring};
+use super::{check_context, check_meaning, probe::Facts};
+use crate::engine::{Sampling, StopReason};
+use crate::store::Api;
+use serde_json::{Value, json};
+
+const EOS: u32 = 151_645;
+
+fn vllm(choice: &Value) -> Vec<u8> {
+    let answer = json!({"id": "cmpl-7", "object": "text_completion", "created": 1_764_000_000, "model": "m",
+        "choices": [choice], "service_tier": null, "system_fingerprint": null,
+        "usage": {"prompt_tokens": 2, "total_tokens": 4, "completion_tokens": 2, "prompt_tokens_details": null},
+        "kv_transfer_params": null});
+    answer.to_string().into_bytes()
+}
+
+fn vllm_choice() -> Value {
+    json!({"index": 0, "text": " 4<|im_end|>", "finish_reason": "stop", "stop_reason": EOS,
+        "token_ids": [220, EOS], "prompt_token_ids": [11, 12], "prompt_logprobs": null,
+        "logprobs": {"text_offset": [0, 2], "tokens": [" 4", "<|im_end|>"], "token_logprobs": [-0.25, -0.0001],
+            "top_logprobs": [{" 4": -0.25}, {"<|im_end|>": -0.0001}]}})
+}
+
+fn sglang(meta: &Value) -> Vec<u8> {
+    json!({"text": " 4", "output_ids": [220, EOS], "meta_info": meta}).to_string().into_bytes()
+}
+
+fn sglang_meta() -> Value {
+    json!({"id": "5d", "finish_reason": {"type": "stop", "matched": EOS}, "prompt_tokens": 2, "weight_version": "default",
+        "total_retractions": 0, "input_token_logprobs": [], "completion_tokens": 2, "cached_tokens": 0, "e2e_latency": 0.2,
+        "output_token_logprobs": [[-0.25, 220, null], [-0.0001, EOS, null]]})
+}
+
+fn sampling(stop: &[&str]) -> Sampling {
+    Sampling { stop: stop.iter().map(|text| text.to_string()).collect(), ..Sampling::plain(2, &[EOS]) }
+}
+
+/// The fault, in words: whether it lasts, and what it says.
+#[track_caller]
+fn fault<T: std::fmt::Debug>(outcome: Result<T, Fault>) -> (bool, String) {
+    match outcome.unwrap_err() {
+        Fault::Passing { what, .. } => (false, what),
+        Fault::Lasting(error) => (true, error.to_string()),
+    }
+}
+
+#[test]
+fn completions_are_read() {
+    let sampling = sampling(&[]);
+    let draw = Draw { prompt_ids: &[11, 12], sampling: &sampling, max_tokens: 2, seed: 1 };
+    for (api, body) in [(Api::Vllm, vllm(&vllm_choice())), (Api::Sglang, sglang(&sglang_meta()))] {
+        let completion = api.read_completion(&draw, &body).unwrap();
+        assert_eq!(completion.token_ids, [220, EOS]);
+        assert_eq!(completion.logprobs, [-0.25, -0.0001]);
+        assert_eq!(completion.stop_reason, StopReason::Eos);
+    }
+}
+
+#[test]
+fn ends_are_told_apart() {
+    let (plain, strings) = (sampling(&[]), sampling(&["\n\n"]));
+    let vllm = |sampling: &Sampling, finish: &str, stop: Value, last: u32| {
+        let draw = Draw { prompt_ids: &[11, 12], sampling, max_tokens: 2, seed: 1 };
+        let mut choice = vllm_choice();
+        (choice["finish_reason"], choice["stop_reason"], choice["token_ids"][1]) = (finish.into(), stop, last.into());
+        Api::Vllm.read_completion(&draw, &vllm(&choice)).map(|completion| completion.stop_reason)
+    };
+    let sglang = |sampling: &Sampling, finish: Value, last: u32| {
+        let draw = Draw { prompt_ids: &[11, 12], sampling, max_tokens: 2, seed: 1 };
+        let mut meta = sglang_meta();
+        (meta["finish_reason"], meta["output_token_logprobs"][1][1]) = (finish, last.into());
+        Api::Sglang.read_completion(&draw, &sglang(&meta)).map(|completion| completion.stop_reason)
+    };
+    assert_eq!(vllm(&plain, "length", Value::Null, 7).unwrap(), StopReason::MaxTokens);
+    assert_eq!(vllm(&strings, "stop", "\n\n".into(), 7).unwrap(), StopReason::StopString);
+    assert_eq!(sglang(&plain, json!({"type": "length", "length": 2}), 7).unwrap(), StopReason::MaxTokens);
+    // The last token that fits may be the end all the same.
+    assert_eq!(sglang(&plain, json!({"type": "length", "length": 2}), EOS).unwrap(), StopReason::Eos);
+    assert_eq!(sglang(&strings, json!({"type": "stop", "matched": "\n\n"}), 7).unwrap(), StopReason::StopString);
+    for outcome in [vllm(&plain, "stop", 7.into(), 7), sglang(&plain, json!({"type": "stop", "matched": 7}), 7)] {
+        let (lasting, what) = fault(outcome);
+        assert!(lasting && what.contains("ends completions at token 7"), "{what}");
+    }
+    for outcome in [vllm(&plain, "abort", Value::Null, 7), sglang(&plain, json!({"type": "abort", "message": "x"}), 7)]
+    {
+        let (lasting, what) = fault(outcome);
+        assert!(!lasting && what.contains("`abort`"), "{what}");
+    }
+}
+
+#[test]
+fn answers_to_something_else_are_refused() {
+    let sampling = sampling(&[]);
+    let draw = Draw { prompt_ids: &[11, 12], sampling: &sampling, max_tokens: 2, seed: 1 };
+    let changed = |name: &str, value: Value| {
+        let mut choice = vllm_choice();
+        choice[name] = value;
+        fault(Api::Vllm.read_completion(&draw, &vllm(&choice)))
+    };
+    assert!(changed("prompt_token_ids", json!([11, 13])).1.contains("another prompt"));
+    assert!(changed("token_ids", json!([220])).1.contains("1 tokens with 2 log-probs"));
+    assert!(changed("token_ids", json!([])).1.contains("0 tokens"));
+    assert!(changed("logprobs", json!({"token_logprobs": [-0.25, null]})).1.contains("NaN"));
+    assert!(changed("logprobs", json!({"token_logprobs": [-0.25, -9999.0]})).1.contains("-9999"));
+    let (lasting, what) = changed("token_ids", Value::Null);
+    assert!(lasting && what.contains("0.10.2"), "{what}");
+    let error = br#"{"error": {"message": "no", "type": "BadRequestError", "code": 400}}"#;
+    assert!(!fault(Api::Vllm.read_completion(&draw, error)).0);
+    assert!(!fault(Api::Sglang.read_completion(&draw, error)).0);
+}
+
+#[test]
+fn scores_are_of_the_tokens_sent() {
+    let token_ids = [11, 12, 220, EOS];
+    let scoring = Scoring { token_ids: &token_ids, from: 2, salt: "s" };
+    let entry = |token: u32, value: f32, rank: u32| json!({token.to_string(): {"logprob": value, "rank": rank, "decoded_token": "x"}});
+    let mut unlikely = entry(220, -3.5, 4);
+    unlikely["9"] = json!({"logprob": -0.5, "rank": 1, "decoded_token": "y"});
+    let mut choice = vllm_choice();
+    choice["prompt_logprobs"] = json!([null, entry(12, -1.0, 1), unlikely, entry(EOS, -0.125, 1)]);
+    assert_eq!(Api::Vllm.read_scores(&scoring, &vllm(&choice)).unwrap(), [-3.5, -0.125]);
+    choice["prompt_logprobs"][2] = entry(9, -0.5, 1);
+    assert!(fault(Api::Vllm.read_scores(&scoring, &vllm(&choice))).1.contains("no score of token 220"));
+
+    let mut meta = sglang_meta();
+    meta["input_token_logprobs"] = json!([[null, 12, null], [-3.5, 220, null], [-0.125, EOS, null]]);
+    assert_eq!(Api::Sglang.read_scores(&scoring, &sglang(&meta)).unwrap(), [-3.5, -0.125]);
+    assert_eq!(Api::Sglang.score("m", &scoring).body["logprob_start_len"], 1);
+    meta["input_token_logprobs"] = json!([[-3.5, 220, null], [-0.125, EOS, null]]);
+    assert!(fault(Api::Sglang.read_scores(&scoring, &sglang(&meta))).1.contains("other tokens"));
+}
+
+#[test]
+fn what_cannot_be_told_is_an_error() {
+    let facts =
+        |tempered: bool, truncated: bool| Facts { api: Api::Vllm, max_model_len: Some(10), tempered, truncated };
+    let warm = Sampling { temperature: 0.7, ..sampling(&[]) };
+    let cut = Sampling { top_p: 0.9, ..sampling(&[]) };
+    assert!(check_meaning(&facts(false, false), &warm, true).is_err());
+    assert!(check_meaning(&facts(true, false), &warm, true).is_ok());
+    assert!(check_meaning(&facts(true, false), &cut, true).is_err());
+    assert!(check_meaning(&facts(true, true), &cut, true).is_ok());
+    assert!(check_context(&facts(true, true), 4, 6).is_ok());
+    assert!(check_context(&facts(true, true), 5, 6).unwrap_err().to_string().contains("context of 10 tokens"));
+}

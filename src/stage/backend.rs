@@ -1,0 +1,137 @@
+//! A policy at work: run by the engine of this process, or by servers.
+
+use super::policy::load_policy;
+use super::{Context, Tick};
+use crate::base::error::Result;
+use crate::base::rng::Stream;
+use crate::engine::{self, Progress, Request, Sample, Sampling, ScoreRequest, TokenScores};
+use crate::model::policy::Policy;
+use crate::model::runner::Runner;
+use crate::server::{self, Servers, Watch};
+use crate::store::PolicyHandle;
+use std::sync::{Arc, OnceLock};
+
+/// A policy that is loaded when it is first used, once.
+#[derive(Default)]
+pub struct Lazy(OnceLock<Arc<Loaded>>);
+
+impl Lazy {
+    pub fn get(&self, handle: &PolicyHandle) -> Result<Arc<Loaded>> {
+        if let Some(loaded) = self.0.get() {
+            return Ok(loaded.clone());
+        }
+        let loaded = Arc::new(Loaded::new(handle)?);
+        Ok(self.0.get_or_init(|| loaded).clone())
+    }
+}
+
+/// A policy ready to sample from and to score with.
+pub struct Loaded {
+    pub policy: Policy,
+    backend: Backend,
+    /// Longest prompt and completion together.
+    positions: usize,
+}
+
+enum Backend {
+    Engine(Box<Runner>),
+    Servers(Servers),
+}
+
+impl Loaded {
+    fn new(handle: &PolicyHandle) -> Result<Loaded> {
+        let policy = load_policy(handle)?;
+        let (backend, limit) = match handle.served() {
+            None => (policy.runner().map(|runner| Backend::Engine(Box::new(runner))), None),
+            Some(served) => (Servers::new(served, &policy).map(Backend::Servers), served.max_model_len),
+        };
+        let backend = backend.map_err(|e| e.at(format!("policy `{}`", handle.name)))?;
+        let positions = policy.config().max_positions;
+        let positions = limit.map_or(positions, |limit| positions.min(limit as usize));
+        Ok(Loaded { policy, backend, positions })
+    }
+
+    /// Whether results come one by one and are dear: then they are worth keeping before a part is finished.
+    pub fn is_remote(&self) -> bool {
+        matches!(self.backend, Backend::Servers(_))
+    }
+
+    /// Tokens that may follow a prompt.
+    pub fn room(&self, prompt_ids: &[u32]) -> u32 {
+        u32::try_from(self.positions.saturating_sub(prompt_ids.len())).unwrap_or(u32::MAX)
+    }
+
+    /// Tokens that can be scored after a prompt: a server draws one more.
+    pub fn scored_room(&self, prompt_ids: &[u32]) -> usize {
+        (self.positions - usize::from(self.is_remote())).saturating_sub(prompt_ids.len())
+    }
+
+    /// Draws all samples of all requests. `take` gets each by the index of its request and its own index there: all together from
+    /// the engine, as they come from servers.
+    pub fn generate(
+        &self,
+        context: &Context,
+        requests: Vec<Request>,
+        sampling: &Sampling,
+        mut take: impl FnMut(Vec<((usize, usize), Sample)>) -> Result<()>,
+    ) -> Result<()> {
+        let places =
+            requests.iter().enumerate().flat_map(|(i, request)| (0..request.samples.len()).map(move |j| (i, j)));
+        let places: Vec<(usize, usize)> = places.collect();
+        match &self.backend {
+            Backend::Engine(runner) => {
+                let on_progress = |progress: Progress| (context.tick)(tick(progress, ""));
+                let (tokenizer, limits) = (Some(self.policy.tokenizer()), context.limits());
+                let samples = engine::generate(runner, tokenizer, &requests, sampling, &limits, &on_progress)?;
+                take(places.into_iter().zip(samples.into_iter().flatten()).collect())
+            }
+            Backend::Servers(servers) => {
+                let single = |request: &Request, stream: &Stream| server::Request {
+                    prompt_ids: request.prompt_ids.clone(),
+                    // 31 bits: every server takes them, and no JSON library makes another number of them.
+                    seed: (stream.bits(0) >> 33) as u32,
+                    room: self.room(&request.prompt_ids),
+                };
+                let singles = requests.iter().flat_map(|r| r.samples.iter().map(move |stream| single(r, stream)));
+                let on_progress = |progress: Progress, note: &str| (context.tick)(tick(progress, note));
+                let watch = Watch { cancel: context.cancel, on_progress: &on_progress };
+                servers.generate(singles.collect(), sampling, &watch, |samples| {
+                    take(samples.into_iter().map(|(index, sample)| (places[index], sample)).collect())
+                })
+            }
+        }
+    }
+
+    /// Scores all requests. `take` gets the scores by the index of their request, as [`Loaded::generate`] gives samples. Servers
+    /// tell no entropies: theirs are empty.
+    pub fn score(
+        &self,
+        context: &Context,
+        requests: Vec<ScoreRequest>,
+        mut take: impl FnMut(Vec<(usize, TokenScores)>) -> Result<()>,
+    ) -> Result<()> {
+        match &self.backend {
+            Backend::Engine(runner) => {
+                let on_progress = |progress: Progress| (context.tick)(tick(progress, ""));
+                let scores = engine::score(runner, &requests, &context.limits(), &on_progress)?;
+                take(scores.into_iter().enumerate().collect())
+            }
+            Backend::Servers(servers) => {
+                let on_progress = |progress: Progress, note: &str| (context.tick)(tick(progress, note));
+                let watch = Watch { cancel: context.cancel, on_progress: &on_progress };
+                let without_entropy =
+                    |(index, logprob_policy)| (index, TokenScores { logprob_policy, entropy: Vec::new() });
+                servers.score(requests, &watch, |scores| take(scores.into_iter().map(without_entropy).collect()))
+            }
+        }
+    }
+}
+
+fn tick(progress: Progress, note: &str) -> Tick {
+    Tick {
+        rows_done: progress.done as u64,
+        rows_total: progress.total as u64,
+        tokens: progress.new_tokens as u64,
+        note: note.to_string(),
+    }
+}

@@ -1,0 +1,104 @@
+//! HTTP to servers that run a model: one request, one whole answer. Connections are kept and reused; nothing is tried again
+//! here, and no error or text it gives out holds the key.
+
+use std::time::Duration;
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+/// What a server answered, whatever its status.
+pub struct Answer {
+    pub status: u16,
+    /// Of the `Retry-After` header, where it is in seconds.
+    pub retry_after: Option<Duration>,
+    pub body: Vec<u8>,
+}
+
+pub struct Http {
+    agent: Agent,
+    key: Option<String>,
+}
+
+const CONNECT: Duration = Duration::from_secs(10);
+/// Longest answer read. The log-probs of a prompt take some 100 bytes a token.
+const BODY_BYTES: u64 = 256 << 20;
+/// Characters of an answer that an error quotes.
+const QUOTED: usize = 300;
+
+impl Http {
+    /// `key` goes into the `Authorization` header, `connections` to one host are kept open.
+    pub fn new(key: Option<String>, connections: usize) -> Http {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent(concat!("mindgap/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(CONNECT))
+            .max_idle_connections_per_host(connections)
+            .max_idle_connections(usize::MAX);
+        Http { agent: config.build().into(), key }
+    }
+
+    /// The error is what went wrong, in words: no connection, no answer in time, an answer cut off.
+    pub fn get(&self, url: &str, timeout: Duration) -> Result<Answer, String> {
+        let request = self.agent.get(url).config().timeout_global(Some(timeout)).build();
+        let request = match self.authorization() {
+            Some(value) => request.header("authorization", value),
+            None => request,
+        };
+        self.answer(request.call())
+    }
+
+    /// Sends JSON.
+    pub fn post(&self, url: &str, json: &[u8], timeout: Duration) -> Result<Answer, String> {
+        let request = self.agent.post(url).config().timeout_global(Some(timeout)).build();
+        let request = match self.authorization() {
+            Some(value) => request.header("authorization", value),
+            None => request,
+        };
+        self.answer(request.header("content-type", "application/json").send(json))
+    }
+
+    fn authorization(&self) -> Option<String> {
+        self.key.as_ref().map(|key| format!("Bearer {key}"))
+    }
+
+    fn answer(&self, response: Result<Response<Body>, ureq::Error>) -> Result<Answer, String> {
+        let failed = |e: ureq::Error| self.redacted(&e.to_string());
+        let mut response = response.map_err(failed)?;
+        let header = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
+        let retry_after = header.and_then(|value| value.trim().parse().ok()).map(Duration::from_secs);
+        let body = response.body_mut().with_config().limit(BODY_BYTES).read_to_vec().map_err(failed)?;
+        Ok(Answer { status: response.status().as_u16(), retry_after, body })
+    }
+
+    /// The beginning of an answer, on one line, fit for an error.
+    pub fn quote(&self, body: &[u8]) -> String {
+        let text = self.redacted(&String::from_utf8_lossy(body));
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let line = words.join(" ");
+        match line.char_indices().nth(QUOTED) {
+            Some((end, _)) => format!("{}...", &line[..end]),
+            None => line,
+        }
+    }
+
+    /// Servers and proxies may repeat what they were sent.
+    fn redacted(&self, text: &str) -> String {
+        match &self.key {
+            Some(key) => text.replace(key.as_str(), "***"),
+            None => text.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_are_short_and_hold_no_key() {
+        let http = Http::new(Some("sk-secret".to_string()), 1);
+        assert_eq!(http.quote(b"<html>\n  bad key:\tsk-secret </html>"), "<html> bad key: *** </html>");
+        assert_eq!(http.quote("\u{e9}".repeat(400).as_bytes()).chars().count(), QUOTED + 3);
+    }
+}
