@@ -61,8 +61,9 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, head_d
             x.permute((1, 2, 0, 3))?.broadcast_as((key_heads, group, length, head_dim))?.contiguous()
         };
         let (q, k, v) = (heads(q, group)?, heads(k, 1)?, heads(v, 1)?);
+        let mask = causal_mask(&Tensor::arange(0, length as u32, q.device())?, length)?;
         let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)?.to_dtype(DType::F32)? / (head_dim as f64).sqrt())?;
-        let scores = scores.broadcast_add(&causal_mask(length, q.device())?)?;
+        let scores = scores.broadcast_add(&mask)?;
         let probs = softmax(&scores)?.to_dtype(q.dtype())?;
         parts.push(probs.matmul(&v)?.permute((2, 0, 1, 3))?.reshape((length, features))?);
     }
@@ -142,9 +143,11 @@ fn log_softmax(x: &Tensor) -> Result<Tensor> {
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }
 
-/// `[length, length]`, 0 on and below the diagonal, minus infinity above.
-fn causal_mask(length: usize, device: &candle_core::Device) -> Result<Tensor> {
-    let value = |row: usize, column: usize| if column > row { f32::NEG_INFINITY } else { 0.0 };
-    let mask: Vec<f32> = (0..length * length).map(|i| value(i / length, i % length)).collect();
-    Tensor::from_vec(mask, (length, length), device)
+/// `[rows, keys]`: 0 where key j is not later than the row's position (u32, `[rows]`), minus infinity where it is.
+pub fn causal_mask(positions: &Tensor, keys: usize) -> Result<Tensor> {
+    let (rows, device) = (positions.dim(0)?, positions.device());
+    let key = Tensor::arange(0, keys as u32, device)?.unsqueeze(0)?;
+    let later = key.broadcast_gt(&positions.unsqueeze(1)?)?;
+    let all = |value: f32| Tensor::new(value, device)?.broadcast_as((rows, keys));
+    later.where_cond(&all(f32::NEG_INFINITY)?, &all(0.0)?)
 }
