@@ -5,11 +5,14 @@ use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
 use crate::base::error::Result;
 use crate::base::fingerprint::Recipe;
 use crate::engine::{self, ScoreRequest};
+use crate::model::policy::Policy;
+use crate::model::runner::Runner;
 use crate::store::{PartRecord, PartRef, PolicyHandle, Span, Table};
 use crate::table::Row;
 use crate::table::logprobs::Logprob;
 use crate::table::rewrites::Rewrite;
 use serde::{Deserialize, Serialize};
+use std::sync::OnceLock;
 
 const VERSION: u32 = 1;
 
@@ -29,13 +32,30 @@ impl Params {
     }
 
     pub fn bind(&self, inputs: &Inputs) -> Result<LogprobStage> {
-        Ok(LogprobStage { rewrites: inputs.table(&self.rewrites)?, policy: inputs.policy(&self.policy)? })
+        Ok(LogprobStage {
+            rewrites: inputs.table(&self.rewrites)?,
+            policy: inputs.policy(&self.policy)?,
+            loaded: OnceLock::new(),
+        })
     }
 }
 
 pub struct LogprobStage {
     rewrites: Table<Rewrite>,
     policy: PolicyHandle,
+    /// Kept from part to part: a large policy takes long to read and to bring to a device.
+    loaded: OnceLock<(Policy, Runner)>,
+}
+
+impl LogprobStage {
+    fn loaded(&self, context: &Context) -> Result<&(Policy, Runner)> {
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded);
+        }
+        let policy = load_policy(&self.policy)?;
+        let runner = policy.runner_on(context.device).map_err(|e| e.at(format!("policy `{}`", self.policy.name)))?;
+        Ok(self.loaded.get_or_init(|| (policy, runner)))
+    }
 }
 
 impl Stage for LogprobStage {
@@ -59,7 +79,7 @@ impl Stage for LogprobStage {
 
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
         let rewrites = self.rewrites.read(&self.rewrites.parts()[part.index])?;
-        let policy = load_policy(&self.policy)?;
+        let (policy, runner) = self.loaded(context)?;
         let positions = policy.config().max_positions;
         let requests: Vec<ScoreRequest> = rewrites
             .iter()
@@ -69,7 +89,7 @@ impl Stage for LogprobStage {
                 ScoreRequest { prompt_ids: row.prompt_ids.as_slice().into(), token_ids: scored.into() }
             })
             .collect();
-        let limits = context.limits();
+        let limits = context.limits()?;
         let on_progress = |progress: engine::Progress| {
             let rows_total = rewrites.len() as u64;
             (context.tick)(Tick {
@@ -79,7 +99,7 @@ impl Stage for LogprobStage {
                 note: String::new(),
             });
         };
-        let scores = engine::score(&policy.runner()?, &requests, &limits, &on_progress)?;
+        let scores = engine::score(runner, &requests, &limits, &on_progress)?;
         let rows: Vec<Logprob> = rewrites
             .into_iter()
             .zip(scores)

@@ -197,7 +197,7 @@ impl Stage for RolloutStage {
     }
 
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output> {
-        let loaded = self.loaded()?;
+        let loaded = self.loaded(context)?;
         let (from, to) = part.span.samples.expect("a rollout part has a sample range");
         let mut known = self.known_rows(part, earlier)?;
         let tasks = self.tasks(part)?;
@@ -306,12 +306,12 @@ impl RolloutStage {
         has_solution || self.params.prompt_kind == PromptKind::Plain
     }
 
-    fn loaded(&self) -> Result<Arc<Loaded>> {
+    fn loaded(&self, context: &Context) -> Result<Arc<Loaded>> {
         if let Some(loaded) = self.loaded.get() {
             return Ok(loaded.clone());
         }
         let policy = load_policy(&self.policy)?;
-        let runner = policy.runner().map_err(|e| e.at(format!("policy `{}`", self.policy.name)))?;
+        let runner = policy.runner_on(context.device).map_err(|e| e.at(format!("policy `{}`", self.policy.name)))?;
         Ok(self.loaded.get_or_init(|| Arc::new(Loaded { policy, runner })).clone())
     }
 
@@ -377,7 +377,7 @@ impl RolloutStage {
             stop: p.stop.clone(),
             eos: loaded.policy.eos_token_ids().to_vec(),
         };
-        let limits = context.limits();
+        let limits = context.limits()?;
         let rows_total = wanted.iter().map(|(_, _, missing)| missing.len() as u64).sum();
         let on_progress = |progress: engine::Progress| {
             (context.tick)(Tick {

@@ -173,7 +173,13 @@ pub fn run_here(store: &Path, file: &Path) -> Result<Vec<Outcome>> {
 
 pub fn run_stages_here(store: &Path, file: &Path, stages: &[String]) -> Result<Vec<Outcome>> {
     let pipeline = Pipeline::load(file, &[])?;
-    let options = Options { threads: 1, cancel: &AtomicBool::new(false), observer: &|_| (), share: None };
+    let options = Options {
+        threads: 1,
+        device: &candle_core::Device::Cpu,
+        cancel: &AtomicBool::new(false),
+        observer: &|_| (),
+        share: None,
+    };
     mindgap::pipeline::run(&pipeline, &Store::open(store)?, stages, &options)
 }
 
