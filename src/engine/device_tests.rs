@@ -121,3 +121,24 @@ fn greedy_completions_on_a_gpu_are_those_of_the_cpu() {
         greedy_is_the_same(&device);
     }
 }
+
+#[test]
+fn bench_measures_a_device_as_it_does_the_cpu() {
+    let (_, runner) = on(&Device::Cpu, DType::BF16);
+    let plan =
+        bench::Plan { prompt_tokens: 5, new_tokens: 4, batches: vec![1, 3], score_sequences: 2, score_tokens: 6 };
+    let ticks = std::cell::Cell::new(0.0);
+    let clock = || {
+        ticks.set(ticks.get() + 1.0);
+        ticks.get()
+    };
+    let measured = bench::bench(&runner, &plan, &limits(1, 2), &clock).unwrap();
+    let tokens: Vec<usize> = measured.iter().map(|m| m.tokens).collect();
+    assert_eq!(tokens, [4, 4, 12, 12, 12]);
+    // One batch whatever the threads, and two bytes for every weight.
+    assert!(measured.iter().all(|m| m.threads == 1 && m.seconds == 1.0));
+    let weights = (runner.config().block_flops() + runner.config().head_flops()) / 2.0;
+    assert_eq!(measured[0].bytes, 2.0 * weights * 4.0);
+    let ceilings = bench::device_ceilings(&Device::Cpu, DType::BF16, (1000, 32), &clock).unwrap();
+    assert_eq!((ceilings.read_bytes_per_second, ceilings.gemm_flops_per_second), (4000.0, 2.0 * 32.0 * 32.0 * 32.0));
+}

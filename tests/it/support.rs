@@ -22,6 +22,7 @@ pub fn mindgap(store: &Path, args: &[&str]) -> Command {
         .current_dir(root())
         .env_remove("MINDGAP_STORE")
         .env_remove("MINDGAP_FAULT")
+        .env_remove("MINDGAP_DEVICE")
         .env("MINDGAP_STORE", store)
         .args(args);
     command
