@@ -22,6 +22,14 @@ fn run(bench: &Bench, runner: &Runner, requests: &[Request], sampling: &Sampling
     generate(runner, Some(bench.policy.tokenizer()), requests, sampling, &limits(slots, 2), &|_| ()).unwrap()
 }
 
+fn log_probs(scores: &[TokenScores]) -> impl Iterator<Item = f32> {
+    scores.iter().flat_map(|s| s.logprob_policy.iter().copied())
+}
+
+fn entropies(scores: &[TokenScores]) -> impl Iterator<Item = f32> {
+    scores.iter().flat_map(|s| s.entropy.iter().copied())
+}
+
 fn largest_gap(a: impl Iterator<Item = f32>, b: impl Iterator<Item = f32>) -> f32 {
     let gaps: Vec<f32> = a.zip(b).map(|(a, b)| (a - b).abs()).collect();
     assert!(!gaps.is_empty() && gaps.iter().all(|gap| gap.is_finite()));
@@ -71,8 +79,6 @@ fn samples_have_the_log_probs_of_scoring() {
         let drawn = || samples.iter().flatten().flat_map(|s| s.logprob_policy.clone());
         let scores = score(&runner, &to_score, &limits(1, 2), &|_| ()).unwrap();
         let of_cpu = score(&bench.runner, &to_score, &limits(1, 2), &|_| ()).unwrap();
-        let log_probs = |scores: &[TokenScores]| scores.to_vec().into_iter().flat_map(|s| s.logprob_policy);
-        let entropies = |scores: &[TokenScores]| scores.to_vec().into_iter().flat_map(|s| s.entropy);
         let gaps = [
             largest_gap(drawn(), log_probs(&scores)),
             largest_gap(drawn(), log_probs(&of_cpu)),

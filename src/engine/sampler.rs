@@ -79,16 +79,19 @@ pub struct Sampler<'a> {
     order: Vec<u32>,
 }
 
+/// Rows that are worth waking a thread for.
+const SHARE: usize = 4;
+
 /// Draws from rows of logits of `size` entries, one uniform number per row; the samplers share the rows and run side by side. What
 /// is drawn does not depend on how many there are.
 pub fn draw_rows(samplers: &mut [Sampler], logits: &[f32], size: usize, uniforms: &[f64]) -> Result<Vec<Draw>> {
     let draw = |sampler: &mut Sampler, logits: &[f32], uniforms: &[f64]| -> Result<Vec<Draw>> {
         logits.chunks_exact(size).zip(uniforms).map(|(row, uniform)| sampler.draw(row, *uniform)).collect()
     };
-    if let [sampler] = samplers {
-        return draw(sampler, logits, uniforms);
+    let share = uniforms.len().div_ceil(samplers.len()).max(SHARE);
+    if uniforms.len() <= share {
+        return draw(&mut samplers[0], logits, uniforms);
     }
-    let share = uniforms.len().div_ceil(samplers.len()).max(1);
     let shares = logits.par_chunks(share * size).zip(uniforms.par_chunks(share)).zip(samplers);
     let draws = shares.map(|((logits, uniforms), sampler)| draw(sampler, logits, uniforms));
     Ok(draws.collect::<Result<Vec<_>>>()?.concat())

@@ -28,7 +28,7 @@ pub fn whole(inputs: &[&Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor> + 'stat
     let cuts: Vec<Cut> = inputs.iter().map(|_| Cut::Whole).collect();
     let rows = inputs[0].dim(0)?;
     let output = f(&constants(inputs))?;
-    note(inputs, &cuts, vec![0..rows], move |inputs, _| f(inputs), &output);
+    note(inputs, &cuts, std::iter::once(0..rows), move |inputs, _| f(inputs), &output);
     Ok(output)
 }
 
@@ -42,11 +42,11 @@ pub fn constants(inputs: &[&Tensor]) -> Vec<Tensor> {
 pub fn note(
     inputs: &[&Tensor],
     cuts: &[Cut],
-    pieces: Vec<Range<usize>>,
+    pieces: impl Iterator<Item = Range<usize>>,
     forward: impl Fn(&[Tensor], Range<usize>) -> Result<Tensor> + 'static,
     output: &Tensor,
 ) {
-    tape::note_other(inputs, Box::new(Composition { cuts: cuts.to_vec(), pieces, forward }), output);
+    tape::note_other(inputs, Box::new(Composition { cuts: cuts.to_vec(), pieces: pieces.collect(), forward }), output);
 }
 
 /// Gradients of one input: by rows in order, or summed over the pieces.
@@ -125,7 +125,7 @@ struct Linear;
 
 impl Backward for Linear {
     fn backward(&self, inputs: &[Tensor], wanted: &[bool], gradient: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let (x, w) = (inputs[0].detach(), inputs[1].detach());
+        let (x, w, gradient) = (inputs[0].detach(), inputs[1].detach(), gradient.contiguous()?);
         let of = |index: usize| match index {
             0 => gradient.matmul(&w),
             1 => gradient.t()?.matmul(&x),

@@ -85,7 +85,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, head_d
         let length = runs.iter().find(|run| run.rows == rows).map_or(rows.len(), |run| run.length);
         reference::attention_of_run(&t[0], &t[1], &t[2], length, head_dim)
     };
-    let pieces = segments.runs().into_iter().map(|run| run.rows).collect();
+    let pieces = segments.runs().into_iter().map(|run| run.rows);
     composed::note(&[q, k, v], &[Cut::Rows; 3], pieces, forward, &output);
     Ok(output)
 }
@@ -124,7 +124,7 @@ pub fn token_logprobs(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result
         let targets = targets.narrow(0, rows.start, rows.len())?;
         Ok(reference::logprobs_of_rows(&t[0], &t[1], &targets)?.0)
     };
-    let pieces = reference::logit_pieces(hidden.dim(0)?).collect();
+    let pieces = reference::logit_pieces(hidden.dim(0)?);
     composed::note(&[hidden, head], &[Cut::Rows, Cut::Whole], pieces, forward, &log_probs);
     Ok((log_probs, entropy))
 }
@@ -140,7 +140,7 @@ pub fn reference_kl(hidden: &Tensor, head: &Tensor, reference: (&Tensor, &Tensor
     let t = composed::constants(&inputs);
     let output = reference::reference_kl(&t[0], &t[1], (&t[2], &t[3]))?;
     let forward = |t: &[Tensor], _: Range<usize>| reference::reference_kl(&t[0], &t[1], (&t[2], &t[3]));
-    let pieces = reference::logit_pieces(hidden.dim(0)?).collect();
+    let pieces = reference::logit_pieces(hidden.dim(0)?);
     composed::note(&inputs, &[Cut::Rows, Cut::Whole, Cut::Rows, Cut::Whole], pieces, forward, &output);
     Ok(output)
 }

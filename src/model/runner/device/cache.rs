@@ -37,7 +37,9 @@ impl Slots {
         let shape = (slots, config.kv_head_count, capacity, config.head_dim);
         let zeros = || Tensor::zeros(shape, dtype, device);
         let layer = |_| Ok(KeyValues { keys: zeros()?, values: zeros()? });
-        Ok(Slots { layers: (0..config.layer_count).map(layer).collect::<Result<_>>()?, capacity })
+        // A GPU has no memory of no bytes.
+        let count = if slots == 0 { 0 } else { config.layer_count };
+        Ok(Slots { layers: (0..count).map(layer).collect::<Result<_>>()?, capacity })
     }
 
     pub fn capacity(&self) -> usize {
