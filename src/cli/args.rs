@@ -1,7 +1,10 @@
 //! The command line as typed.
 
+use crate::base::error::Result;
 use crate::export::{Format, Rejected};
+use crate::model::device;
 use crate::pipeline::execute::Share;
+use candle_core::Device;
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -84,6 +87,24 @@ fn setting(text: &str) -> Result<(String, String), String> {
     Ok((name.to_string(), value.to_string()))
 }
 
+/// Of commands that run a policy.
+#[derive(ClapArgs)]
+pub struct Compute {
+    /// Where policies run: cpu, cuda (the first GPU) or cuda:N. A GPU needs a build with `--features cuda`.
+    #[arg(long, env = "MINDGAP_DEVICE", default_value = "cpu")]
+    device: String,
+}
+
+impl Compute {
+    pub fn device(&self) -> Result<Device> {
+        device::open(&self.device)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.device
+    }
+}
+
 #[derive(ClapArgs)]
 pub struct Stages {
     #[command(flatten)]
@@ -103,6 +124,8 @@ pub struct Run {
     /// store; a run without it, or the last of them, puts the stages together.
     #[arg(long, value_name = "I/N", value_parser = share)]
     pub part: Option<Share>,
+    #[command(flatten)]
+    pub compute: Compute,
 }
 
 fn share(text: &str) -> Result<Share, String> {
@@ -303,6 +326,8 @@ pub struct Score {
     pub raw: bool,
     /// JSON lines; `-` reads stdin.
     pub file: PathBuf,
+    #[command(flatten)]
+    pub compute: Compute,
 }
 
 #[derive(ClapArgs)]
@@ -338,6 +363,8 @@ pub struct Generate {
     pub stop: Vec<String>,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    #[command(flatten)]
+    pub compute: Compute,
 }
 
 #[derive(ClapArgs)]
@@ -345,6 +372,8 @@ pub struct Bench {
     /// Folder in Hugging Face layout, or `hub:org/name[@revision]`.
     #[arg(long)]
     pub policy: String,
+    #[command(flatten)]
+    pub compute: Compute,
     #[arg(long)]
     pub json: bool,
 }

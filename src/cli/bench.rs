@@ -2,7 +2,8 @@
 
 use super::{args, policies, render};
 use crate::base::error::Result;
-use crate::engine::bench::{Ceilings, Measured, Plan, bench as measure, ceilings};
+use crate::engine::Limits;
+use crate::engine::bench::{Ceilings, DEVICE_CEILINGS, Measured, Plan, bench as measure, ceilings, device_ceilings};
 use crate::model::policy::Policy;
 use crate::train;
 use candle_core::{DType, Device};
@@ -15,23 +16,30 @@ use std::time::Instant;
 const TRAINABLE: usize = 1_000_000_000;
 
 pub fn bench(args: args::Bench, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
+    let device = args.compute.device()?;
     let policy = policies::load(&args.policy)?;
     let started = Instant::now();
     let clock = || started.elapsed().as_secs_f64();
-    let ceilings = ceilings(&clock);
-    let limits = policies::limits(threads, &cancel);
-    let mut runs = measure(&policy.runner()?, &Plan::default(), &limits, &clock)?;
-    runs.extend(training(&policy, threads, &clock)?);
+    let ceilings = match device {
+        Device::Cpu => ceilings(&clock),
+        _ => device_ceilings(&device, policy.checkpoint()?.dtype(), DEVICE_CEILINGS, &clock)?,
+    };
+    let mut runs = {
+        let runner = policy.runner_on(&device)?;
+        measure(&runner, &Plan::default(), &Limits::on(&device, threads, &cancel)?, &clock)?
+    };
+    runs.extend(training(&policy, threads, &device, &clock)?);
     if args.json {
         let runs: Vec<Value> = runs.iter().map(|run| as_json(run, &ceilings)).collect();
         return render::json(
-            &json!({"threads": threads, "parameters": policy.config().parameter_count(), "runs": runs,
+            &json!({"device": args.compute.name(), "threads": threads, "parameters": policy.config().parameter_count(), "runs": runs,
             "read_bytes_per_second_per_core": ceilings.read_bytes_per_second,
             "gemm_flops_per_second_per_core": ceilings.gemm_flops_per_second}),
         );
     }
     let (read, gemm) = (ceilings.read_bytes_per_second / 1e9, ceilings.gemm_flops_per_second / 1e9);
-    render::out(&format!("one core reads {read:.1} GB/s and multiplies at {gemm:.0} GFLOP/s; {threads} threads\n"))?;
+    let who = if device.is_cpu() { "one core" } else { args.compute.name() };
+    render::out(&format!("{who} reads {read:.1} GB/s and multiplies at {gemm:.0} GFLOP/s; {threads} threads\n"))?;
     render::out(&format!(
         "{:<9} {:>6} {:>8} {:>12} {:>17} {:>17}",
         "what", "batch", "prompts", "tokens/s", "of the gemm rate", "of the read rate"
@@ -51,7 +59,7 @@ pub fn bench(args: args::Bench, threads: usize, cancel: Arc<AtomicBool>) -> Resu
 }
 
 /// One step of training, unless its state would not fit an ordinary machine.
-fn training(policy: &Policy, threads: usize, clock: &dyn Fn() -> f64) -> Result<Option<Measured>> {
+fn training(policy: &Policy, threads: usize, device: &Device, clock: &dyn Fn() -> f64) -> Result<Option<Measured>> {
     let parameters = policy.config().parameter_count();
     if parameters > TRAINABLE {
         render::note(&format!(
@@ -60,8 +68,11 @@ fn training(policy: &Policy, threads: usize, clock: &dyn Fn() -> f64) -> Result<
         ));
         return Ok(None);
     }
-    let tensors = policy.checkpoint()?.tensors(policy.config(), DType::F32, &Device::Cpu)?;
-    let step = train::bench::bench(policy.config(), tensors, clock)?;
+    let checkpoint = policy.checkpoint()?;
+    // As the engine: f32 on the CPU, the checkpoint's own type elsewhere.
+    let (dtype, threads) = if device.is_cpu() { (DType::F32, threads) } else { (checkpoint.dtype(), 1) };
+    let tensors = checkpoint.tensors(policy.config(), dtype, device)?;
+    let step = train::bench::bench(policy.config(), tensors, dtype, device, clock)?;
     Ok(Some(Measured {
         what: "train",
         batch: step.rows,

@@ -18,12 +18,13 @@ pub fn load(args: &args::Pipeline) -> Result<Pipeline> {
 }
 
 pub fn run(store: &Path, args: args::Run, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
-    let args::Run { stages: args, part } = args;
+    let args::Run { stages: args, part, compute } = args;
+    let device = compute.device()?;
     let pipeline = load(&args.pipeline)?;
     let store = Store::open(store)?;
     let progress = Progress::new();
     let observer = |event: pipeline::Event| progress.show(event);
-    let options = Options { threads, cancel: &cancel, share: part, observer: &observer };
+    let options = Options { threads, device: &device, cancel: &cancel, share: part, observer: &observer };
     let started = Instant::now();
     let outcomes = pipeline::run(&pipeline, &store, &args.stages, &options)?;
     let computed: usize = outcomes.iter().map(|outcome| outcome.computed_parts).sum();

@@ -33,6 +33,7 @@ struct Prompt {
 }
 
 pub fn score(args: args::Score, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
+    let device = args.compute.device()?;
     let policy = load(&args.policy)?;
     let rows: Vec<Scored> = read_lines(&args.file)?;
     let mut requests = Vec::new();
@@ -48,7 +49,8 @@ pub fn score(args: args::Score, threads: usize, cancel: Arc<AtomicBool>) -> Resu
             tokens().map_err(|e| e.at(format!("row {} of {}", index + 1, args.file.display())))?;
         requests.push(ScoreRequest { prompt_ids: prompt_ids.into(), token_ids: token_ids.into() });
     }
-    let scores = engine::score(&policy.runner()?, &requests, &limits(threads, &cancel), &|_| {})?;
+    let runner = policy.runner_on(&device)?;
+    let scores = engine::score(&runner, &requests, &Limits::on(&device, threads, &cancel)?, &|_| {})?;
     for ((row, request), scores) in rows.iter().zip(&requests).zip(scores) {
         let ids: &[u32] = &request.token_ids;
         render::json(&json!({"id": row.id, "token_ids": ids, "logprob_policy": scores.logprob_policy,
@@ -58,6 +60,7 @@ pub fn score(args: args::Score, threads: usize, cancel: Arc<AtomicBool>) -> Resu
 }
 
 pub fn generate(args: args::Generate, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
+    let device = args.compute.device()?;
     let policy = load(&args.policy)?;
     let rows: Vec<Prompt> = match (&args.prompt, &args.file) {
         (Some(prompt), _) => vec![Prompt { id: Value::from(0), prompt: prompt.clone() }],
@@ -82,8 +85,8 @@ pub fn generate(args: args::Generate, threads: usize, cancel: Arc<AtomicBool>) -
         let stream = |sample: u32| Stream::at(args.seed, &[b"generate", row.prompt.as_bytes(), &sample.to_le_bytes()]);
         requests.push(Request { prompt_ids: prompt_ids.into(), samples: (0..args.samples).map(stream).collect() });
     }
-    let runner = policy.runner()?;
-    let limits = limits(threads, &cancel);
+    let runner = policy.runner_on(&device)?;
+    let limits = Limits::on(&device, threads, &cancel)?;
     let results = engine::generate(&runner, Some(policy.tokenizer()), &requests, &sampling, &limits, &|_| {})?;
     for (row, samples) in rows.iter().zip(results) {
         for (sample_index, sample) in samples.into_iter().enumerate() {
@@ -94,10 +97,6 @@ pub fn generate(args: args::Generate, threads: usize, cancel: Arc<AtomicBool>) -
         }
     }
     Ok(())
-}
-
-pub fn limits(threads: usize, cancel: &AtomicBool) -> Limits<'_> {
-    Limits { slots: 64, kv_budget_bytes: 2 << 30, threads, cancel }
 }
 
 /// A folder, or `hub:org/name` with `@revision` where not `main` is meant.

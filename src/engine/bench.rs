@@ -6,6 +6,8 @@ use crate::base::error::Result;
 use crate::base::rng::Stream;
 use crate::model::ops::Packed;
 use crate::model::runner::Runner;
+use crate::model::tensor_error;
+use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
 /// What to measure.
@@ -44,11 +46,11 @@ pub struct Measured {
     pub threads: usize,
 }
 
-/// What one core of this machine reaches.
+/// What one core of this machine reaches, or a device.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ceilings {
     pub read_bytes_per_second: f64,
-    /// Of our own f32 product at many rows.
+    /// Of our own f32 product at many rows; on a device, of its product in the weights' type.
     pub gemm_flops_per_second: f64,
 }
 
@@ -57,11 +59,17 @@ pub struct Ceilings {
 pub fn bench(runner: &Runner, plan: &Plan, limits: &Limits, clock: &dyn Fn() -> f64) -> Result<Vec<Measured>> {
     let quiet = |_: Progress| ();
     let mut all = Vec::new();
+    if let Runner::Device(_) = runner {
+        // The first use of an operator loads its kernel.
+        let sampling = Sampling::plain(2, &[]);
+        generate(runner, None, &requests(runner, plan, 2, false), &sampling, &Limits { slots: 2, ..*limits }, &quiet)?;
+    }
     for &batch in &plan.batches {
         for shared_prompt in [false, true] {
             let requests = requests(runner, plan, batch, shared_prompt);
             let sampling = Sampling::plain(plan.new_tokens as u32, &[]);
-            let limits = Limits { slots: batch.div_ceil(limits.threads.max(1)), ..*limits };
+            let threads = runner.workers(limits.threads).clamp(1, batch);
+            let limits = Limits { slots: batch.div_ceil(threads), ..*limits };
             let start = clock();
             let samples = generate(runner, None, &requests, &sampling, &limits, &quiet)?;
             let seconds = clock() - start;
@@ -72,9 +80,9 @@ pub fn bench(runner: &Runner, plan: &Plan, limits: &Limits, clock: &dyn Fn() -> 
             let config = runner.config();
             let logits = tokens + requests.len() - batch;
             let flops = fed as f64 * config.block_flops() + logits as f64 * config.head_flops();
-            // Four bytes per weight, two operations with it. The first token of a sample comes with its prompt.
-            let threads = limits.threads.clamp(1, batch);
-            let bytes = 2.0 * (config.block_flops() + config.head_flops()) * (threads * plan.new_tokens) as f64;
+            // Two operations with each weight. The first token of a sample comes with its prompt.
+            let weights = (config.block_flops() + config.head_flops()) / 2.0;
+            let bytes = weights * runner.weight_bytes() as f64 * (threads * plan.new_tokens) as f64;
             all.push(Measured { what: "generate", batch, shared_prompt, tokens, seconds, flops, bytes, threads });
         }
     }
@@ -90,7 +98,7 @@ pub fn bench(runner: &Runner, plan: &Plan, limits: &Limits, clock: &dyn Fn() -> 
         let (seconds, tokens) = (clock() - start, plan.score_sequences * plan.score_tokens);
         let flops = tokens as f64 * (runner.config().block_flops() + runner.config().head_flops());
         let batch = plan.score_sequences;
-        let threads = limits.threads.clamp(1, batch);
+        let threads = runner.workers(limits.threads).clamp(1, batch);
         all.push(Measured { what: "score", batch, shared_prompt: false, tokens, seconds, flops, bytes: 0.0, threads });
     }
     Ok(all)
@@ -108,6 +116,38 @@ fn requests(runner: &Runner, plan: &Plan, batch: usize, shared_prompt: bool) -> 
 fn random_ids(runner: &Runner, index: usize, count: usize) -> Arc<[u32]> {
     let mut cursor = Stream::at(1, &[b"bench", &index.to_le_bytes()]).cursor();
     (0..count).map(|_| cursor.below(runner.config().vocab_size as u64) as u32).collect()
+}
+
+/// Numbers that are copied and the side of the square matrices multiplied, large enough for a GPU.
+pub const DEVICE_CEILINGS: (usize, usize) = (128 << 20, 8192);
+
+/// What a device reaches: copies so many numbers of this type, counted as read and written, and multiplies square matrices.
+pub fn device_ceilings(
+    device: &Device,
+    dtype: DType,
+    (count, side): (usize, usize),
+    clock: &dyn Fn() -> f64,
+) -> Result<Ceilings> {
+    let timed = |run: &dyn Fn() -> candle_core::Result<Tensor>| -> candle_core::Result<f64> {
+        let mut best = f64::INFINITY;
+        for _ in 0..3 {
+            device.synchronize()?;
+            let start = clock();
+            run()?;
+            device.synchronize()?;
+            best = best.min(clock() - start);
+        }
+        Ok(best.max(1e-9))
+    };
+    let measure = || -> candle_core::Result<Ceilings> {
+        let numbers = Tensor::zeros(count, dtype, device)?;
+        let matrix = Tensor::zeros((side, side), dtype, device)?;
+        Ok(Ceilings {
+            read_bytes_per_second: (2 * count * dtype.size_in_bytes()) as f64 / timed(&|| numbers.copy())?,
+            gemm_flops_per_second: 2.0 * (side as f64).powi(3) / timed(&|| matrix.matmul(&matrix))?,
+        })
+    };
+    measure().map_err(tensor_error)
 }
 
 /// Reads 256 MB and multiplies matrices on one thread.

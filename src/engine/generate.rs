@@ -1,14 +1,15 @@
 //! Continuous batching: slots are filled from a queue, finished samples leave at once, new ones enter at once. A prompt is
-//! prefilled once, and its keys and values are shared by its samples.
+//! prefilled once, and its keys and values serve all its samples.
 
 use super::queue::Queue;
-use super::sampler::{Draw, Sampler, Sampling};
+use super::sampler::{Draw, Sampler, Sampling, draw_rows};
 use super::{Limits, Progress};
 use crate::base::error::{Error, Result};
 use crate::base::rng::Stream;
-use crate::model::kv_cache::{Prefix, Sequence};
-use crate::model::runner::{Feed, Runner, Workspace};
+use crate::model::config::Config;
+use crate::model::runner::{Feed, Inference, Runner, Session};
 use crate::model::tokenizer::{StopWatch, Tokenizer};
+use crate::model::transformer::check_token_ids;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -53,14 +54,25 @@ pub struct Sample {
     pub stop_reason: StopReason,
 }
 
-/// Prompt tokens fed in one call of the model.
-const PREFILL_ROWS: usize = 512;
-
 /// Draws all samples of all requests: `result[i][j]` is sample j of request i. `tokenizer` is needed for stop strings only.
 /// Errors: an empty or too long prompt, a token id outside the vocabulary, a bad parameter, a KV budget below one
 /// sequence, or `limits.cancel`.
 pub fn generate(
     runner: &Runner,
+    tokenizer: Option<&Tokenizer>,
+    requests: &[Request],
+    sampling: &Sampling,
+    limits: &Limits,
+    on_progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Vec<Vec<Sample>>> {
+    match runner {
+        Runner::Cpu(runner) => generate_with(runner, tokenizer, requests, sampling, limits, on_progress),
+        Runner::Device(runner) => generate_with(runner, tokenizer, requests, sampling, limits, on_progress),
+    }
+}
+
+fn generate_with<R: Inference>(
+    runner: &R,
     tokenizer: Option<&Tokenizer>,
     requests: &[Request],
     sampling: &Sampling,
@@ -73,14 +85,15 @@ pub fn generate(
         (tokenizer, false) => tokenizer,
         (_, true) => None,
     };
-    check_prompts(runner, requests)?;
+    check_prompts(runner.config(), requests)?;
     let queue = Queue::new(runner, requests, sampling, limits)?;
-    let worker = || Worker::new(runner, tokenizer, requests, sampling, limits, &queue, on_progress).run();
-    let finished = if queue.threads <= 1 {
+    let job = Job { runner, tokenizer, requests, sampling, limits, queue: &queue, on_progress };
+    let worker = || Worker::new(&job)?.run();
+    let finished = if queue.workers <= 1 {
         worker()?
     } else {
         let outcomes: Vec<Result<Vec<Finished>>> = std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..queue.threads).map(|_| scope.spawn(worker)).collect();
+            let handles: Vec<_> = (0..queue.workers).map(|_| scope.spawn(worker)).collect();
             handles.into_iter().map(|h| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
         outcomes.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect()
@@ -96,8 +109,8 @@ pub fn generate(
     Ok(results.into_iter().map(all).collect())
 }
 
-fn check_prompts(runner: &Runner, requests: &[Request]) -> Result<()> {
-    let longest = runner.config().max_positions;
+fn check_prompts(config: &Config, requests: &[Request]) -> Result<()> {
+    let longest = config.max_positions;
     for (index, request) in requests.iter().enumerate() {
         let length = request.prompt_ids.len();
         if length == 0 {
@@ -110,7 +123,7 @@ fn check_prompts(runner: &Runner, requests: &[Request]) -> Result<()> {
             .at(format!("request {index}"))
             .hint("`max_position_embeddings` in `config.json` is the longest prompt and completion together"));
         }
-        runner.check_token_ids(&request.prompt_ids).map_err(|e| e.at(format!("request {index}")))?;
+        check_token_ids(config, &request.prompt_ids).map_err(|e| e.at(format!("request {index}")))?;
     }
     Ok(())
 }
@@ -119,88 +132,76 @@ fn check_prompts(runner: &Runner, requests: &[Request]) -> Result<()> {
 type Finished = (usize, usize, Sample);
 
 /// A prefilled prompt with samples still to start.
-struct Prompt {
+struct Prompt<P> {
     request: usize,
     waiting: Range<usize>,
-    prefix: Prefix,
+    prefix: P,
     /// Of the first token of every sample.
     logits: Vec<f32>,
 }
 
 /// A sample being drawn.
-struct Active<'a> {
+struct Active<'a, S> {
     request: usize,
     index: usize,
-    sequence: Sequence,
+    sequence: S,
     watch: Option<StopWatch<'a>>,
     limit: usize,
     sample: Sample,
 }
 
-/// One thread: its slots, its buffers.
-struct Worker<'a> {
-    runner: &'a Runner,
+/// What the workers share.
+struct Job<'a, R> {
+    runner: &'a R,
     tokenizer: Option<&'a Tokenizer>,
     requests: &'a [Request],
     sampling: &'a Sampling,
     limits: &'a Limits<'a>,
     queue: &'a Queue,
     on_progress: &'a (dyn Fn(Progress) + Sync),
-    sampler: Sampler<'a>,
-    workspace: Workspace,
+}
+
+type Sequence<'a, R> = <<R as Inference>::Session<'a> as Session>::Sequence;
+type Prefix<'a, R> = <<R as Inference>::Session<'a> as Session>::Prompt;
+
+/// One worker: its slots, its buffers.
+struct Worker<'a, R: Inference> {
+    job: &'a Job<'a, R>,
+    session: R::Session<'a>,
+    /// One for every thread that this worker has to itself.
+    samplers: Vec<Sampler<'a>>,
     logits: Vec<f32>,
-    prompts: VecDeque<Prompt>,
-    active: Vec<Active<'a>>,
-    /// Rooms of slots not in use.
-    free: Vec<Sequence>,
-    /// Rooms of prompts not in use. Together with the prompts in use there are never more than slots.
-    spare: Vec<Sequence>,
-    prompts_in_use: usize,
+    prompts: VecDeque<Prompt<Prefix<'a, R>>>,
+    active: Vec<Active<'a, Sequence<'a, R>>>,
     finished: Vec<Finished>,
 }
 
-impl<'a> Worker<'a> {
-    fn new(
-        runner: &'a Runner,
-        tokenizer: Option<&'a Tokenizer>,
-        requests: &'a [Request],
-        sampling: &'a Sampling,
-        limits: &'a Limits<'a>,
-        queue: &'a Queue,
-        on_progress: &'a (dyn Fn(Progress) + Sync),
-    ) -> Worker<'a> {
-        Worker {
-            runner,
-            tokenizer,
-            requests,
-            sampling,
-            limits,
-            queue,
-            on_progress,
-            sampler: Sampler::new(sampling),
-            workspace: Workspace::default(),
+impl<'a, R: Inference> Worker<'a, R> {
+    fn new(job: &'a Job<'a, R>) -> Result<Worker<'a, R>> {
+        let queue = job.queue;
+        Ok(Worker {
+            job,
+            session: job.runner.session(queue.slots, queue.longest_prompt, queue.capacity)?,
+            samplers: (0..(job.limits.threads / queue.workers).max(1)).map(|_| Sampler::new(job.sampling)).collect(),
             logits: Vec::new(),
             prompts: VecDeque::new(),
             active: Vec::new(),
-            free: (0..queue.slots).map(|_| Sequence::new(runner.kv_shape(), queue.capacity)).collect(),
-            spare: Vec::new(),
-            prompts_in_use: 0,
             finished: Vec::new(),
-        }
+        })
     }
 
     fn run(mut self) -> Result<Vec<Finished>> {
         let outcome = self.work();
         if outcome.is_err() {
-            self.queue.failed.store(true, Ordering::Relaxed);
+            self.job.queue.failed.store(true, Ordering::Relaxed);
         }
         outcome.map(|()| self.finished)
     }
 
     fn work(&mut self) -> Result<()> {
         loop {
-            self.limits.check_cancel()?;
-            if self.queue.failed.load(Ordering::Relaxed) {
+            self.job.limits.check_cancel()?;
+            if self.job.queue.failed.load(Ordering::Relaxed) {
                 return Ok(()); // the thread that failed says why
             }
             self.fill()?;
@@ -208,13 +209,13 @@ impl<'a> Worker<'a> {
                 return Ok(());
             }
             self.decode()?;
-            (self.on_progress)(self.queue.progress());
+            (self.job.on_progress)(self.job.queue.progress());
         }
     }
 
     /// Starts samples until the slots or the work run out.
     fn fill(&mut self) -> Result<()> {
-        while !self.free.is_empty() {
+        while self.session.free_slots() > 0 {
             let Some(prompt) = self.prompts.front_mut() else {
                 if !self.prefill()? {
                     return Ok(());
@@ -222,22 +223,19 @@ impl<'a> Worker<'a> {
                 continue;
             };
             let Some(index) = prompt.waiting.next() else {
-                // Its samples hold the prefix now; one that is left over by all of them has ended already.
-                if self.prompts.pop_front().is_some_and(|p| p.prefix.is_unused()) {
-                    self.prompts_in_use -= 1;
-                }
+                let done = self.prompts.pop_front().expect("the first one was looked at");
+                self.session.release(done.prefix);
                 continue;
             };
-            let request = &self.requests[prompt.request];
-            let mut sequence = self.free.pop().expect("the loop runs while one is free");
-            sequence.start_after(&prompt.prefix);
-            let positions = self.runner.config().max_positions - request.prompt_ids.len();
+            let request = &self.job.requests[prompt.request];
+            let sequence = self.session.start(&prompt.prefix)?;
+            let positions = self.job.runner.config().max_positions - request.prompt_ids.len();
             let mut active = Active {
                 request: prompt.request,
                 index,
                 sequence,
-                watch: self.tokenizer.map(|t| StopWatch::new(t, &self.sampling.stop)),
-                limit: positions.min(self.sampling.max_new_tokens as usize),
+                watch: self.job.tokenizer.map(|t| StopWatch::new(t, &self.job.sampling.stop)),
+                limit: positions.min(self.job.sampling.max_new_tokens as usize),
                 sample: Sample {
                     token_ids: Vec::new(),
                     logprob_behavior: Vec::new(),
@@ -245,9 +243,9 @@ impl<'a> Worker<'a> {
                     stop_reason: StopReason::MaxTokens,
                 },
             };
-            let draw = self.sampler.draw(&prompt.logits, request.samples[index].uniform(0))?;
-            self.queue.new_tokens.fetch_add(1, Ordering::Relaxed);
-            match active.push(draw, self.sampling)? {
+            let draw = self.samplers[0].draw(&prompt.logits, request.samples[index].uniform(0))?;
+            self.job.queue.new_tokens.fetch_add(1, Ordering::Relaxed);
+            match active.push(draw, self.job.sampling)? {
                 true => self.retire(active),
                 false => self.active.push(active),
             }
@@ -257,24 +255,26 @@ impl<'a> Worker<'a> {
 
     /// Runs the prompts of as many units as there are free slots, or as fit into one call. False if no work is left.
     fn prefill(&mut self) -> Result<bool> {
+        let call_rows = self.job.runner.call_rows();
         let (mut samples, mut rows) = (0, 0);
         let mut units = Vec::new();
-        while samples < self.free.len() && rows < PREFILL_ROWS {
-            let Some(unit) = self.queue.take() else { break };
+        while samples < self.session.free_slots() && rows < call_rows {
+            let Some(unit) = self.job.queue.take() else { break };
             samples += unit.samples.len();
-            rows += self.requests[unit.request].prompt_ids.len();
-            units.push((unit, 0, self.prompt_room(self.requests[unit.request].prompt_ids.len())));
+            let length = self.job.requests[unit.request].prompt_ids.len();
+            rows += length;
+            units.push((unit, 0, self.session.open(length)?));
         }
         if units.is_empty() {
             return Ok(false);
         }
         let mut logits: VecDeque<Vec<f32>> = VecDeque::new();
-        while units.iter().any(|(unit, fed, _)| *fed < self.requests[unit.request].prompt_ids.len()) {
-            self.limits.check_cancel()?;
-            let mut room = PREFILL_ROWS;
+        while units.iter().any(|(unit, fed, _)| *fed < self.job.requests[unit.request].prompt_ids.len()) {
+            self.job.limits.check_cancel()?;
+            let mut room = call_rows;
             let mut feeds = Vec::new();
             for (unit, fed, sequence) in &mut units {
-                let prompt = &self.requests[unit.request].prompt_ids;
+                let prompt = &self.job.requests[unit.request].prompt_ids;
                 let end = prompt.len().min(*fed + room);
                 if end > *fed {
                     let want = usize::from(end == prompt.len());
@@ -283,30 +283,17 @@ impl<'a> Worker<'a> {
                     *fed = end;
                 }
             }
-            let hidden = self.runner.step(&mut self.workspace, &mut feeds)?;
-            self.runner.logits(hidden, &mut self.logits);
-            logits.extend(self.logits.chunks_exact(self.runner.config().vocab_size).map(<[f32]>::to_vec));
-            self.queue.prompt_tokens.fetch_add(PREFILL_ROWS - room, Ordering::Relaxed);
+            self.session.logits(&mut feeds, &mut self.logits)?;
+            logits.extend(self.logits.chunks_exact(self.job.runner.config().vocab_size).map(<[f32]>::to_vec));
+            self.job.queue.prompt_tokens.fetch_add(call_rows - room, Ordering::Relaxed);
         }
         // Units finish in order: each call feeds the first unfinished ones first.
         for ((unit, _, sequence), logits) in units.into_iter().zip(logits) {
             let (request, waiting) = (unit.request, unit.samples.clone());
-            self.prompts.push_back(Prompt { request, waiting, prefix: sequence.into_prefix(), logits });
+            let prefix = self.session.freeze(sequence);
+            self.prompts.push_back(Prompt { request, waiting, prefix, logits });
         }
         Ok(true)
-    }
-
-    /// Room for a prompt: one used before if it fits without waste. Fresh memory costs a page fault per 4 kB, which for small
-    /// models is as dear as the prefill itself.
-    fn prompt_room(&mut self, tokens: usize) -> Sequence {
-        self.prompts_in_use += 1;
-        if let Some(index) = self.spare.iter().position(|s| (tokens..=2 * tokens + 32).contains(&s.capacity())) {
-            return self.spare.swap_remove(index);
-        }
-        if self.prompts_in_use + self.spare.len() > self.queue.slots {
-            self.spare.pop();
-        }
-        Sequence::new(self.runner.kv_shape(), tokens)
     }
 
     /// One token for every active sample.
@@ -317,16 +304,17 @@ impl<'a> Worker<'a> {
             let token_ids = &active.sample.token_ids[last..];
             feeds.push(Feed { sequence: &mut active.sequence, token_ids, want: 1 });
         }
-        let hidden = self.runner.step(&mut self.workspace, &mut feeds)?;
-        self.runner.logits(hidden, &mut self.logits);
-        let size = self.runner.config().vocab_size;
-        self.queue.new_tokens.fetch_add(self.active.len(), Ordering::Relaxed);
+        self.session.logits(&mut feeds, &mut self.logits)?;
+        let size = self.job.runner.config().vocab_size;
+        self.job.queue.new_tokens.fetch_add(self.active.len(), Ordering::Relaxed);
+        let uniform = |active: &Active<'a, _>| {
+            self.job.requests[active.request].samples[active.index].uniform(active.sample.token_ids.len() as u64)
+        };
+        let uniforms: Vec<f64> = self.active.iter().map(uniform).collect();
+        let draws = draw_rows(&mut self.samplers, &self.logits, size, &uniforms)?;
         let mut still = Vec::with_capacity(self.active.len());
-        for (row, mut active) in std::mem::take(&mut self.active).into_iter().enumerate() {
-            let stream = &self.requests[active.request].samples[active.index];
-            let uniform = stream.uniform(active.sample.token_ids.len() as u64);
-            let draw = self.sampler.draw(&self.logits[row * size..(row + 1) * size], uniform)?;
-            match active.push(draw, self.sampling)? {
+        for (mut active, draw) in std::mem::take(&mut self.active).into_iter().zip(draws) {
+            match active.push(draw, self.job.sampling)? {
                 true => self.retire(active),
                 false => still.push(active),
             }
@@ -335,19 +323,15 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn retire(&mut self, active: Active<'a>) {
-        let Active { request, index, mut sequence, sample, .. } = active;
-        if let Some(room) = sequence.reset() {
-            self.prompts_in_use -= 1;
-            self.spare.push(room);
-        }
-        self.free.push(sequence);
+    fn retire(&mut self, active: Active<'a, Sequence<'a, R>>) {
+        let Active { request, index, sequence, sample, .. } = active;
+        self.session.retire(sequence);
         self.finished.push((request, index, sample));
-        self.queue.done.fetch_add(1, Ordering::Relaxed);
+        self.job.queue.done.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-impl Active<'_> {
+impl<S> Active<'_, S> {
     /// Appends a token; true if the sample is complete.
     fn push(&mut self, draw: Draw, sampling: &Sampling) -> Result<bool> {
         let sample = &mut self.sample;

@@ -1,7 +1,8 @@
 //! The engine: draws completions from a policy and scores given ones. Values in, values out: no files, no clock, no printing.
 //!
 //! Each thread runs its own batch over its own slots and takes work from a shared queue: for small models that beats sharing
-//! one batch. A sample depends on its prompt, its stream and the sampling parameters only, to the last bit (CPU, f32).
+//! one batch; on a device one thread drives a single batch. A sample depends on its prompt, its stream and the sampling
+//! parameters only, to the last bit (CPU, f32).
 
 pub mod sampler;
 mod queue;
@@ -14,6 +15,8 @@ pub use sampler::Sampling;
 pub use score::{ScoreRequest, TokenScores, score};
 
 use crate::base::error::{Error, Result};
+use crate::model::device::free_bytes;
+use candle_core::Device;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a call may use.
@@ -28,7 +31,22 @@ pub struct Limits<'a> {
     pub cancel: &'a AtomicBool,
 }
 
-impl Limits<'_> {
+/// Sequences side by side and their keys and values, where nobody says otherwise. A GPU wants more rows than a core.
+const CPU: (usize, usize) = (64, 2 << 30);
+const GPU_SLOTS: usize = 256;
+/// Share of a GPU's memory for keys and values, of what is free beside the weights. Activations and logits need some.
+const GPU_SHARE: f64 = 0.6;
+
+impl<'a> Limits<'a> {
+    /// What suits this device. Asked once the weights are there: they are not counted.
+    pub fn on(device: &Device, threads: usize, cancel: &'a AtomicBool) -> Result<Limits<'a>> {
+        let (slots, kv_budget_bytes) = match free_bytes(device)? {
+            Some(free) => (GPU_SLOTS, (free as f64 * GPU_SHARE) as usize),
+            None => CPU,
+        };
+        Ok(Limits { slots, kv_budget_bytes, threads, cancel })
+    }
+
     fn check_cancel(&self) -> Result<()> {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Error::interrupted("stopped before all sequences were done"));
@@ -51,3 +69,5 @@ pub struct Progress {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod device_tests;

@@ -4,7 +4,7 @@ use super::generate::Request;
 use super::sampler::Sampling;
 use super::{Limits, Progress};
 use crate::base::error::{Error, Result};
-use crate::model::runner::Runner;
+use crate::model::runner::Inference;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -18,8 +18,11 @@ pub struct Unit {
 pub struct Queue {
     units: Vec<Unit>,
     next: AtomicUsize,
-    pub threads: usize,
+    pub workers: usize,
+    /// Of each worker.
     pub slots: usize,
+    /// Tokens of the longest prompt.
+    pub longest_prompt: usize,
     /// Room of a slot, in tokens after the prompt.
     pub capacity: usize,
     pub failed: AtomicBool,
@@ -30,20 +33,19 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub fn new(runner: &Runner, requests: &[Request], sampling: &Sampling, limits: &Limits) -> Result<Queue> {
+    pub fn new<R: Inference>(runner: &R, requests: &[Request], sampling: &Sampling, limits: &Limits) -> Result<Queue> {
         let total: usize = requests.iter().map(|r| r.samples.len()).sum();
-        let threads = limits.threads.clamp(1, total.max(1));
-        let wanted = limits.slots.min(total.div_ceil(threads)).max(1);
+        let workers = runner.workers(limits.threads).clamp(1, total.max(1));
+        let wanted = limits.slots.min(total.div_ceil(workers)).max(1);
         let positions = runner.config().max_positions;
         let shortest = requests.iter().map(|r| r.prompt_ids.len()).min().unwrap_or(0);
         let longest = requests.iter().map(|r| r.prompt_ids.len()).max().unwrap_or(0);
         let capacity = (sampling.max_new_tokens as usize).min(positions - shortest.min(positions));
-        let shape = runner.kv_shape();
-        let slot_bytes = shape.bytes(longest) + shape.bytes(capacity);
-        let slots = wanted.min(limits.kv_budget_bytes / threads / slot_bytes);
+        let slot_bytes = runner.slot_bytes(longest, capacity);
+        let slots = wanted.min(limits.kv_budget_bytes / workers / slot_bytes);
         if slots == 0 {
             return Err(Error::usage(format!(
-                "KV budget of {} bytes is below one sequence of {longest} + {capacity} tokens, {slot_bytes} bytes, on each of {threads} threads",
+                "KV budget of {} bytes is below one sequence of {longest} + {capacity} tokens, {slot_bytes} bytes, on each of {workers} threads",
                 limits.kv_budget_bytes
             ))
             .hint("raise the budget, lower `max_new_tokens`, or use fewer threads"));
@@ -58,8 +60,9 @@ impl Queue {
         Ok(Queue {
             units: units.collect(),
             next: AtomicUsize::new(0),
-            threads,
+            workers,
             slots,
+            longest_prompt: longest,
             capacity,
             failed: AtomicBool::new(false),
             total,

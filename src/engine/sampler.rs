@@ -8,6 +8,8 @@
 
 use crate::base::error::{Error, Result};
 use crate::model::ops::sampling::{BLOCK, block_sums, max, softmax_weights, tally};
+use crate::model::runner::not_finite;
+use rayon::prelude::*;
 
 /// How to draw tokens, and when to stop.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,6 +80,24 @@ pub struct Sampler<'a> {
     order: Vec<u32>,
 }
 
+/// Rows that are worth waking a thread for.
+const SHARE: usize = 4;
+
+/// Draws from rows of logits of `size` entries, one uniform number per row; the samplers share the rows and run side by side. What
+/// is drawn does not depend on how many there are.
+pub fn draw_rows(samplers: &mut [Sampler], logits: &[f32], size: usize, uniforms: &[f64]) -> Result<Vec<Draw>> {
+    let draw = |sampler: &mut Sampler, logits: &[f32], uniforms: &[f64]| -> Result<Vec<Draw>> {
+        logits.chunks_exact(size).zip(uniforms).map(|(row, uniform)| sampler.draw(row, *uniform)).collect()
+    };
+    let share = uniforms.len().div_ceil(samplers.len()).max(SHARE);
+    if uniforms.len() <= share {
+        return draw(&mut samplers[0], logits, uniforms);
+    }
+    let shares = logits.par_chunks(share * size).zip(uniforms.par_chunks(share)).zip(samplers);
+    let draws = shares.map(|((logits, uniforms), sampler)| draw(sampler, logits, uniforms));
+    Ok(draws.collect::<Result<Vec<_>>>()?.concat())
+}
+
 /// Tokens sorted at first when cutting off a tail; most distributions need fewer.
 const SORTED: usize = 1024;
 
@@ -90,8 +110,7 @@ impl<'a> Sampler<'a> {
     pub fn draw(&mut self, logits: &[f32], uniform: f64) -> Result<Draw> {
         let log_sum = tally(logits).log_sum_exp();
         if !log_sum.is_finite() {
-            return Err(Error::input("logits are not finite numbers")
-                .hint("the policy's weights hold NaN or infinity; a training run may have diverged"));
+            return Err(not_finite());
         }
         let max = max(logits);
         if self.sampling.temperature == 0.0 {

@@ -3,10 +3,9 @@
 
 use super::{Limits, Progress};
 use crate::base::error::{Error, Result};
-use crate::model::kv_cache::Sequence;
-use crate::model::ops::PANEL;
-use crate::model::ops::logprobs::{ENTRIES, Tally};
-use crate::model::runner::{Feed, Runner, Workspace};
+use crate::model::config::Config;
+use crate::model::runner::{Feed, Inference, Runner, Session};
+use crate::model::transformer::check_token_ids;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,14 +26,6 @@ pub struct TokenScores {
     pub entropy: Vec<f32>,
 }
 
-/// Rows fed in one call of the model.
-const ROWS: usize = 512;
-/// Rows and vocabulary entries whose logits exist at once on one thread: 1.5 MB. Whole panels of the head, and whole chunks of
-/// the tally.
-const TILE_ROWS: usize = 128;
-const TILE_ENTRIES: usize = 3 * ENTRIES;
-const _: () = assert!(TILE_ENTRIES.is_multiple_of(PANEL));
-
 /// Scores all requests, in order. Errors: an empty prompt, a sequence longer than the model's positions, a token id outside
 /// the vocabulary, logits that are not finite, or `limits.cancel`.
 pub fn score(
@@ -43,10 +34,22 @@ pub fn score(
     limits: &Limits,
     on_progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<TokenScores>> {
-    for (index, request) in requests.iter().enumerate() {
-        check(runner, request).map_err(|e| e.at(format!("request {index}")))?;
+    match runner {
+        Runner::Cpu(runner) => score_with(runner, requests, limits, on_progress),
+        Runner::Device(runner) => score_with(runner, requests, limits, on_progress),
     }
-    let threads = limits.threads.clamp(1, requests.len().max(1));
+}
+
+fn score_with<R: Inference>(
+    runner: &R,
+    requests: &[ScoreRequest],
+    limits: &Limits,
+    on_progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Vec<TokenScores>> {
+    for (index, request) in requests.iter().enumerate() {
+        check(runner.config(), request).map_err(|e| e.at(format!("request {index}")))?;
+    }
+    let workers = runner.workers(limits.threads).clamp(1, requests.len().max(1));
     let shared = Shared {
         runner,
         requests,
@@ -58,11 +61,11 @@ pub fn score(
         scored: AtomicUsize::new(0),
         prompted: AtomicUsize::new(0),
     };
-    let outcomes: Vec<Result<Vec<(usize, TokenScores)>>> = if threads == 1 {
+    let outcomes: Vec<Result<Vec<(usize, TokenScores)>>> = if workers == 1 {
         vec![shared.work()]
     } else {
         std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(|| shared.work())).collect();
+            let handles: Vec<_> = (0..workers).map(|_| scope.spawn(|| shared.work())).collect();
             handles.into_iter().map(|h| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         })
     };
@@ -75,23 +78,23 @@ pub fn score(
     Ok(results)
 }
 
-fn check(runner: &Runner, request: &ScoreRequest) -> Result<()> {
+fn check(config: &Config, request: &ScoreRequest) -> Result<()> {
     if request.prompt_ids.is_empty() {
         return Err(
             Error::input("prompt is empty").hint("the first token of a text has no log-prob without a token before it")
         );
     }
-    let (length, longest) = (request.prompt_ids.len() + request.token_ids.len(), runner.config().max_positions);
+    let (length, longest) = (request.prompt_ids.len() + request.token_ids.len(), config.max_positions);
     if length > longest {
         return Err(Error::input(format!("sequence of {length} tokens is longer than the model's {longest}"))
             .hint("`max_position_embeddings` in `config.json` is the longest prompt and completion together"));
     }
-    runner.check_token_ids(&request.prompt_ids)?;
-    runner.check_token_ids(&request.token_ids)
+    check_token_ids(config, &request.prompt_ids)?;
+    check_token_ids(config, &request.token_ids)
 }
 
-struct Shared<'a> {
-    runner: &'a Runner,
+struct Shared<'a, R> {
+    runner: &'a R,
     requests: &'a [ScoreRequest],
     limits: &'a Limits<'a>,
     on_progress: &'a (dyn Fn(Progress) + Sync),
@@ -102,24 +105,16 @@ struct Shared<'a> {
     prompted: AtomicUsize,
 }
 
-/// One thread's buffers.
-#[derive(Default)]
-struct Buffers {
-    workspace: Workspace,
-    hidden: Vec<f32>,
-    logits: Vec<f32>,
-}
-
-impl Shared<'_> {
+impl<R: Inference> Shared<'_, R> {
     fn work(&self) -> Result<Vec<(usize, TokenScores)>> {
-        let mut buffers = Buffers::default();
+        let mut session = self.runner.session(0, 0, 0)?;
         let mut results = Vec::new();
         while let Some(batch) = self.take() {
             self.limits.check_cancel()?;
             if self.failed.load(Ordering::Relaxed) {
                 break; // the thread that failed says why
             }
-            let scores = self.batch(&mut buffers, batch.clone()).inspect_err(|_| {
+            let scores = self.batch(&mut session, batch.clone()).inspect_err(|_| {
                 self.failed.store(true, Ordering::Relaxed);
             })?;
             self.done.fetch_add(batch.len(), Ordering::Relaxed);
@@ -144,7 +139,7 @@ impl Shared<'_> {
             }
             let mut end = first;
             let mut rows = 0;
-            while end < self.requests.len() && (end == first || rows + self.length(end) <= ROWS) {
+            while end < self.requests.len() && (end == first || rows + self.length(end) <= self.runner.call_rows()) {
                 rows += self.length(end);
                 end += 1;
             }
@@ -159,32 +154,32 @@ impl Shared<'_> {
         self.requests[index].prompt_ids.len() + self.requests[index].token_ids.len()
     }
 
-    fn batch(&self, buffers: &mut Buffers, batch: Range<usize>) -> Result<Vec<TokenScores>> {
+    fn batch(&self, session: &mut R::Session<'_>, batch: Range<usize>) -> Result<Vec<TokenScores>> {
         let requests = &self.requests[batch];
         // The last token is only a target.
         let inputs: Vec<Vec<u32>> = requests
             .iter()
             .map(|r| [&r.prompt_ids[..], &r.token_ids[..r.token_ids.len().saturating_sub(1)]].concat())
             .collect();
-        let mut sequences: Vec<Sequence> =
-            inputs.iter().map(|i| Sequence::new(self.runner.kv_shape(), i.len())).collect();
-        buffers.hidden.clear();
-        let mut fed = 0;
+        let mut sequences = inputs.iter().map(|i| session.open(i.len())).collect::<Result<Vec<_>>>()?;
+        let (mut scores, mut fed) = (Vec::new(), 0);
         while inputs.iter().any(|i| fed < i.len()) {
             self.limits.check_cancel()?;
             // Several requests share a call only if all of them fit into it, so a long one is alone here.
-            let mut feeds = Vec::with_capacity(requests.len());
+            let (mut feeds, mut targets) = (Vec::with_capacity(requests.len()), Vec::new());
             for ((input, request), sequence) in inputs.iter().zip(requests).zip(&mut sequences) {
-                let end = input.len().min(fed + ROWS);
+                let end = input.len().min(fed + self.runner.call_rows());
                 let first_target = request.prompt_ids.len() - 1;
                 let want = if request.token_ids.is_empty() { 0 } else { end.saturating_sub(first_target.max(fed)) };
+                if want > 0 {
+                    let scored = end - first_target;
+                    targets.extend_from_slice(&request.token_ids[scored - want..scored]);
+                }
                 feeds.push(Feed { sequence, token_ids: &input[fed.min(end)..end], want });
             }
-            buffers.hidden.extend_from_slice(self.runner.step(&mut buffers.workspace, &mut feeds)?);
-            fed += ROWS;
+            scores.extend(session.scores(&mut feeds, &targets)?);
+            fed += self.runner.call_rows();
         }
-        let targets: Vec<u32> = requests.iter().flat_map(|r| r.token_ids.iter().copied()).collect();
-        let scores = token_scores(self.runner, &buffers.hidden, &targets, &mut buffers.logits)?;
         self.scored.fetch_add(requests.iter().map(|r| r.token_ids.len()).sum(), Ordering::Relaxed);
         self.prompted.fetch_add(requests.iter().map(|r| r.prompt_ids.len()).sum(), Ordering::Relaxed);
         let mut scores = scores.into_iter();
@@ -193,66 +188,5 @@ impl Shared<'_> {
             TokenScores { logprob_policy, entropy }
         };
         Ok(requests.iter().map(of_request).collect())
-    }
-}
-
-/// Log-probs and entropies of targets, from the hidden states before them. Rows and vocabulary go by in tiles.
-fn token_scores(runner: &Runner, hidden: &[f32], targets: &[u32], logits: &mut Vec<f32>) -> Result<Vec<(f32, f32)>> {
-    let (size, vocabulary) = (runner.config().hidden_size, runner.config().vocab_size);
-    let mut tallies = vec![Tally::default(); targets.len()];
-    let mut chosen = vec![0.0; targets.len()];
-    for first in (0..vocabulary).step_by(TILE_ENTRIES) {
-        let entries = first..vocabulary.min(first + TILE_ENTRIES);
-        let rows = hidden.chunks(TILE_ROWS * size).zip(targets.chunks(TILE_ROWS));
-        let rows = rows.zip(tallies.chunks_mut(TILE_ROWS)).zip(chosen.chunks_mut(TILE_ROWS));
-        for (((hidden, targets), tallies), chosen) in rows {
-            runner.logits_of(hidden, entries.clone(), logits);
-            let logits = logits.chunks_exact(entries.len());
-            for (((logits, target), tally), chosen) in logits.zip(targets).zip(tallies).zip(chosen) {
-                // Cut as everywhere, so that the sums agree to the bit.
-                logits.chunks(ENTRIES).for_each(|chunk| tally.add(chunk));
-                if let Some(logit) = (*target as usize).checked_sub(first).and_then(|index| logits.get(index)) {
-                    *chosen = *logit;
-                }
-            }
-        }
-    }
-    let score = |(tally, logit): (Tally, f32)| match tally.log_sum_exp() {
-        sum if sum.is_finite() => Ok((logit - sum, tally.entropy())),
-        _ => Err(Error::input("logits are not finite numbers")
-            .hint("the policy's weights hold NaN or infinity; a training run may have diverged")),
-    };
-    tallies.into_iter().zip(chosen).map(score).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::config::Config;
-    use crate::model::ops::sampling::tally;
-    use crate::model::testing::{tiny_config, tiny_tensors};
-    use crate::model::transformer::Transformer;
-    use candle_core::{DType, Device};
-
-    /// Goal: however large the vocabulary and long the text, logits exist for one tile at a time, and nothing changes by it.
-    #[test]
-    fn a_large_vocabulary_is_scored_in_tiles() {
-        let config = Config { vocab_size: 151_936, ..tiny_config() };
-        let transformer =
-            Transformer::from_tensors(&config, tiny_tensors(&config, 3), DType::F32, &Device::Cpu).unwrap();
-        let runner = Runner::from_transformer(&transformer).unwrap();
-        let rows = TILE_ROWS + 7;
-        let hidden: Vec<f32> = (0..rows * config.hidden_size).map(|i| (i as f32 * 0.7).sin()).collect();
-        let targets: Vec<u32> = (0..rows as u32).map(|i| i * 7919 % 151_936).chain([151_935]).skip(1).collect();
-        let mut logits = Vec::new();
-        let scores = token_scores(&runner, &hidden, &targets, &mut logits).unwrap();
-        assert!(logits.capacity() <= 2 * TILE_ROWS * TILE_ENTRIES, "{} logits at once", logits.capacity());
-        let mut whole = Vec::new();
-        for row in [0, 1, TILE_ROWS - 1, TILE_ROWS, rows - 1] {
-            runner.logits(&hidden[row * config.hidden_size..][..config.hidden_size], &mut whole);
-            let expected = tally(&whole);
-            let log_prob = whole[targets[row] as usize] - expected.log_sum_exp();
-            assert_eq!(scores[row], (log_prob, expected.entropy()), "row {row}");
-        }
     }
 }

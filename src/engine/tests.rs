@@ -7,33 +7,39 @@ use crate::model::runner::Runner;
 use crate::model::testing::tiny_policy_files;
 use std::sync::Arc;
 
-struct Bench {
-    policy: Policy,
-    runner: Runner,
+pub(super) struct Bench {
+    pub policy: Policy,
+    pub runner: Runner,
 }
 
-fn small() -> Bench {
+pub(super) fn small() -> Bench {
     let policy = Policy::from_files(tiny_policy_files(7)).unwrap();
     let runner = policy.runner().unwrap();
     Bench { policy, runner }
 }
 
-static GO: AtomicBool = AtomicBool::new(false);
+pub(super) static GO: AtomicBool = AtomicBool::new(false);
 
-fn request(index: u64, samples: usize) -> Request {
+pub(super) fn request(index: u64, samples: usize) -> Request {
     let length = 3 + (index as usize * 5) % 17;
     let prompt_ids: Vec<u32> = (0..length as u32).map(|i| (i * 31 + index as u32 * 7) % 260).collect();
     let stream = |sample: usize| Stream::at(1, &[&index.to_le_bytes(), &sample.to_le_bytes()]);
     Request { prompt_ids: prompt_ids.into(), samples: (0..samples).map(stream).collect() }
 }
 
-fn sampling(max_new_tokens: u32) -> Sampling {
+pub(super) fn sampling(max_new_tokens: u32) -> Sampling {
     // Several EOS ids, so that rows leave at different times.
     Sampling { eos: vec![2, 0, 17, 99, 200], ..Sampling::plain(max_new_tokens, &[]) }
 }
 
 impl Bench {
-    fn run(&self, requests: &[Request], sampling: &Sampling, slots: usize, threads: usize) -> Vec<Vec<Sample>> {
+    pub(super) fn run(
+        &self,
+        requests: &[Request],
+        sampling: &Sampling,
+        slots: usize,
+        threads: usize,
+    ) -> Vec<Vec<Sample>> {
         let limits = Limits { slots, kv_budget_bytes: 1 << 30, threads, cancel: &GO };
         generate(&self.runner, Some(self.policy.tokenizer()), requests, sampling, &limits, &|_| ()).unwrap()
     }
@@ -178,7 +184,8 @@ fn bad_requests_are_errors() {
 fn a_small_budget_gives_the_same_samples() {
     let bench = small();
     let requests: Vec<Request> = (0..5).map(|i| request(i, 3)).collect();
-    let bytes = 2 * (bench.runner.kv_shape().bytes(19) + bench.runner.kv_shape().bytes(30));
+    let shape = crate::model::kv_cache::KvShape::of(bench.policy.config());
+    let bytes = 2 * (shape.bytes(19) + shape.bytes(30));
     let limits = Limits { slots: 64, kv_budget_bytes: bytes, threads: 1, cancel: &GO };
     let tight = generate(&bench.runner, None, &requests, &sampling(30), &limits, &|_| ()).unwrap();
     assert_eq!(tight, bench.run(&requests, &sampling(30), 64, 1));

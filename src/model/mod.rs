@@ -1,6 +1,7 @@
 //! The model: one definition of the transformer, its weights, its words and its prompt format.
 
 pub mod config;
+pub mod device;
 pub mod weights;
 pub mod ops;
 pub mod transformer;

@@ -217,7 +217,12 @@ impl Policy {
 
     /// The transformer for sampling and scoring on the CPU.
     pub fn runner(&self) -> Result<Runner> {
-        Runner::from_checkpoint(&self.config, &self.checkpoint()?)
+        self.runner_on(&Device::Cpu)
+    }
+
+    /// The same on any device.
+    pub fn runner_on(&self, device: &Device) -> Result<Runner> {
+        Runner::from_checkpoint(&self.config, &self.checkpoint()?, device)
     }
 
     /// The checked weights, not yet converted.

@@ -1,170 +1,147 @@
-//! The transformer for inference on the CPU, f32: weights packed once, activations in reused buffers, keys and values in a cache.
+//! The transformer for inference: keys and values of sequences in a cache, so that a token is computed once.
 //!
-//! Prefill and decode are the same call: each [`Feed`] appends some tokens to one sequence. A row's result is the same bits
-//! whatever else is in the call, however its sequence was cut into calls, and equals [`Transformer::hidden`].
+//! Two ways to run it stand behind one seam, [`Inference`] and its [`Session`]s: packed weights and our own kernels on the CPU
+//! ([`cpu`]), candle's tensors on any device ([`device`]). The engine is written against the seam.
 
-mod cached;
-mod packed;
-mod workspace;
-
-pub use workspace::Workspace;
+pub mod cpu;
+pub mod device;
+mod layer;
 
 use super::config::Config;
-use super::kv_cache::{KvShape, Sequence};
-use super::ops::Packed;
-use super::ops::norm::rms_norm_rows;
 use super::tensor_error;
-use super::transformer::{Transformer, blocks, check_length, check_token_ids};
+use super::transformer::{Transformer, check_length, check_token_ids};
 use super::weights::Checkpoint;
 use crate::base::error::{Error, Result};
-use cached::Cached;
-use candle_core::{DType, Device, Tensor};
-use packed::{Layer, Load};
-use std::ops::Range;
-use workspace::Rows;
+use candle_core::Device;
 
-/// Packed weights of one transformer, read only: threads share it.
-pub struct Runner {
-    config: Config,
-    inverse_frequencies: Vec<f32>,
-    /// `[vocab_size, hidden_size]`; `None` when tied: rows are then read from the head.
-    embedding: Option<Vec<f32>>,
-    layers: Vec<Layer>,
-    norm: Vec<f32>,
-    head: Packed,
+/// A way to run a policy.
+pub trait Inference: Sync {
+    type Session<'a>: Session
+    where
+        Self: 'a;
+
+    fn config(&self) -> &Config;
+
+    /// Bytes that the keys and values of a slot take: a prompt and a completion of so many tokens.
+    fn slot_bytes(&self, prompt: usize, completion: usize) -> usize;
+
+    /// Workers side by side, each with a session of its own, when there are so many threads.
+    fn workers(&self, threads: usize) -> usize;
+
+    /// Rows worth feeding in one call.
+    fn call_rows(&self) -> usize;
+
+    /// An empty cache with so many slots, each with room for a prompt and a completion of at most these lengths. The slots'
+    /// memory is taken here.
+    fn session(&self, slots: usize, prompt: usize, completion: usize) -> Result<Self::Session<'_>>;
+}
+
+/// The sequences of one worker. Appending tokens to them is one call, prefill and decode alike.
+pub trait Session {
+    /// A sequence that grows.
+    type Sequence;
+    /// A finished prompt, from which samples start.
+    type Prompt;
+
+    /// An empty sequence for at most so many tokens, outside the slots: a prompt, or a text to score.
+    fn open(&mut self, tokens: usize) -> Result<Self::Sequence>;
+
+    /// Freezes a sequence made by [`Session::open`].
+    fn freeze(&mut self, sequence: Self::Sequence) -> Self::Prompt;
+
+    /// No more samples will start from this prompt.
+    fn release(&mut self, prompt: Self::Prompt);
+
+    /// Slots not in use.
+    fn free_slots(&self) -> usize;
+
+    /// A sequence in a free slot that goes on after the prompt.
+    fn start(&mut self, prompt: &Self::Prompt) -> Result<Self::Sequence>;
+
+    /// Gives a slot back.
+    fn retire(&mut self, sequence: Self::Sequence);
+
+    /// Appends each feed's tokens to its sequence; logits of the wanted rows, `[rows, vocab_size]`, row after row in feed
+    /// order, into `out`. Errors: a token id outside the vocabulary, a sequence longer than the model's positions or its
+    /// room.
+    fn logits(&mut self, feeds: &mut [Feed<Self::Sequence>], out: &mut Vec<f32>) -> Result<()>;
+
+    /// The same; of each wanted row the log-prob of its target and the entropy of the whole distribution, in nats. The logits
+    /// of all rows never exist. Errors also if logits are not finite.
+    fn scores(&mut self, feeds: &mut [Feed<Self::Sequence>], targets: &[u32]) -> Result<Vec<(f32, f32)>>;
+}
+
+/// Tokens to append to one sequence.
+pub struct Feed<'a, S> {
+    pub sequence: &'a mut S,
+    pub token_ids: &'a [u32],
+    /// The last so many of these tokens are wanted rows.
+    pub want: usize,
+}
+
+/// A policy ready to sample from and to score with.
+pub enum Runner {
+    Cpu(cpu::CpuRunner),
+    Device(device::DeviceRunner),
 }
 
 impl Runner {
-    /// From a checkpoint's bytes, one tensor at a time: no second copy of the weights exists.
-    pub fn from_checkpoint(config: &Config, checkpoint: &Checkpoint) -> Result<Runner> {
-        Runner::new(config, |name| checkpoint.tensor(name, DType::F32, &Device::Cpu))
-    }
-
-    /// A snapshot of a transformer's weights as they are now.
-    pub fn from_transformer(transformer: &Transformer) -> Result<Runner> {
-        Runner::new(transformer.config(), |name| {
-            let tensor = transformer.tensor(name).ok_or_else(|| Error::internal(format!("no tensor `{name}`")))?;
-            tensor.to_dtype(DType::F32).and_then(|t| t.to_device(&Device::Cpu)).map_err(tensor_error)
+    /// From a checkpoint's bytes, one tensor at a time. On the CPU it computes in f32, elsewhere in the checkpoint's own type.
+    pub fn from_checkpoint(config: &Config, checkpoint: &Checkpoint, device: &Device) -> Result<Runner> {
+        Ok(match device {
+            Device::Cpu => Runner::Cpu(cpu::CpuRunner::from_checkpoint(config, checkpoint)?),
+            _ => Runner::Device(device::DeviceRunner::from_checkpoint(config, checkpoint, device)?),
         })
     }
 
-    fn new(config: &Config, tensor: impl Fn(&str) -> Result<Tensor>) -> Result<Runner> {
-        config.check()?;
-        let load = Load { tensor: &tensor };
-        let (embedding, head) = if config.tie_word_embeddings {
-            (None, load.packed(&["model.embed_tokens.weight".into()])?)
-        } else {
-            (Some(load.vector("model.embed_tokens.weight")?), load.packed(&["lm_head.weight".into()])?)
-        };
-        Ok(Runner {
-            inverse_frequencies: config.rope.inverse_frequencies(config.head_dim),
-            embedding,
-            layers: (0..config.layer_count).map(|i| load.layer(config, i)).collect::<Result<_>>()?,
-            norm: load.vector("model.norm.weight")?,
-            head,
-            config: config.clone(),
+    /// A snapshot of a transformer's weights as they are now, where they are.
+    pub fn from_transformer(transformer: &Transformer) -> Result<Runner> {
+        Ok(match transformer.device() {
+            Device::Cpu => Runner::Cpu(cpu::CpuRunner::from_transformer(transformer)?),
+            _ => Runner::Device(device::DeviceRunner::from_transformer(transformer)?),
         })
     }
 
     pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    pub fn kv_shape(&self) -> KvShape {
-        KvShape::of(&self.config)
-    }
-
-    /// Errors if an id is outside the vocabulary.
-    pub fn check_token_ids(&self, token_ids: &[u32]) -> Result<()> {
-        check_token_ids(&self.config, token_ids)
-    }
-
-    /// Appends each feed's tokens to its sequence and returns the hidden states, after the last norm, of the wanted rows: the
-    /// last `want` of each feed, in feed order. Errors: a token id outside the vocabulary, a sequence longer than the model's
-    /// positions or its own room.
-    pub fn step<'w>(&self, workspace: &'w mut Workspace, feeds: &mut [Feed]) -> Result<&'w [f32]> {
-        for feed in feeds.iter() {
-            check_token_ids(&self.config, feed.token_ids)?;
-            check_length(&self.config, feed.sequence.len() + feed.token_ids.len())?;
-            if feed.sequence.room() < feed.token_ids.len() || feed.want > feed.token_ids.len() {
-                return Err(Error::internal("more tokens were fed or wanted than the sequence has room for"));
-            }
+        match self {
+            Runner::Cpu(runner) => runner.config(),
+            Runner::Device(runner) => runner.config(),
         }
-        let x = self.embed(workspace, feeds);
-        let mut cached = Cached { runner: self, workspace, feeds };
-        let x = blocks(&mut cached, &self.layers, x)?;
-        for feed in feeds.iter_mut() {
-            feed.sequence.advance(feed.token_ids.len());
+    }
+
+    /// Bytes that a weight takes.
+    pub fn weight_bytes(&self) -> usize {
+        match self {
+            Runner::Cpu(_) => size_of::<f32>(),
+            Runner::Device(runner) => runner.dtype().size_in_bytes(),
         }
-        Ok(self.finish(workspace, feeds, x))
     }
 
-    /// Logits of hidden rows: `[rows, vocab_size]`, row after row, into `out`.
-    pub fn logits(&self, hidden: &[f32], out: &mut Vec<f32>) {
-        let rows = hidden.len() / self.config.hidden_size;
-        out.resize(rows * self.config.vocab_size, 0.0);
-        self.head.apply(hidden, rows, None, out);
-    }
-
-    /// The same for a range of the vocabulary, `[rows, entries.len()]`; it starts at a multiple of [`PANEL`](super::ops::PANEL).
-    pub fn logits_of(&self, hidden: &[f32], entries: Range<usize>, out: &mut Vec<f32>) {
-        let rows = hidden.len() / self.config.hidden_size;
-        out.resize(rows * entries.len(), 0.0);
-        self.head.apply_to(hidden, rows, entries, out);
-    }
-
-    /// Embeddings of all rows, and the rotary angles of their positions.
-    fn embed(&self, workspace: &mut Workspace, feeds: &[Feed]) -> Rows {
-        let (hidden, half) = (self.config.hidden_size, self.config.head_dim / 2);
-        let rows = feeds.iter().map(|f| f.token_ids.len()).sum();
-        let longest = feeds.iter().map(|f| f.sequence.len() + f.token_ids.len()).max().unwrap_or(0);
-        workspace.extend_angles(&self.inverse_frequencies, longest);
-        let mut x = workspace.take(rows, hidden);
-        let Workspace { angles, cos, sin, .. } = workspace;
-        cos.clear();
-        sin.clear();
-        let mut targets = x.data.chunks_exact_mut(hidden);
-        for feed in feeds {
-            let first = feed.sequence.len();
-            let positions = first * half..(first + feed.token_ids.len()) * half;
-            cos.extend_from_slice(&angles.cos[positions.clone()]);
-            sin.extend_from_slice(&angles.sin[positions]);
-            for (token, target) in feed.token_ids.iter().zip(&mut targets) {
-                match &self.embedding {
-                    Some(embedding) => target.copy_from_slice(&embedding[*token as usize * hidden..][..hidden]),
-                    None => self.head.unpack(*token as usize, target),
-                }
-            }
+    /// Workers side by side when there are so many threads.
+    pub fn workers(&self, threads: usize) -> usize {
+        match self {
+            Runner::Cpu(runner) => runner.workers(threads),
+            Runner::Device(runner) => runner.workers(threads),
         }
-        x
-    }
-
-    /// The last norm, of the wanted rows only.
-    fn finish<'w>(&self, workspace: &'w mut Workspace, feeds: &[Feed], x: Rows) -> &'w [f32] {
-        let hidden = self.config.hidden_size;
-        let wanted: usize = feeds.iter().map(|f| f.want).sum();
-        workspace.out.resize(wanted * hidden, 0.0);
-        let (mut from, mut to) = (0, 0);
-        for feed in feeds {
-            from += (feed.token_ids.len() - feed.want) * hidden;
-            let size = feed.want * hidden;
-            let target = &mut workspace.out[to..to + size];
-            rms_norm_rows(&x.data[from..from + size], &self.norm, self.config.rms_norm_eps as f32, target);
-            from += size;
-            to += size;
-        }
-        workspace.give(x);
-        &workspace.out
     }
 }
 
-/// Tokens to append to one sequence.
-pub struct Feed<'a> {
-    pub sequence: &'a mut Sequence,
-    pub token_ids: &'a [u32],
-    /// Hidden states wanted of the last so many of these tokens.
-    pub want: usize,
+fn weight(transformer: &Transformer, name: &str) -> Result<candle_core::Tensor> {
+    transformer.tensor(name).cloned().ok_or_else(|| Error::internal(format!("no tensor `{name}`")))
 }
 
-#[cfg(test)]
-mod tests;
+/// Errors if a feed does not fit the model or its sequence of `length` tokens with room for `room` more.
+fn check_feed<S>(config: &Config, feed: &Feed<S>, length: usize, room: usize) -> Result<()> {
+    check_token_ids(config, feed.token_ids)?;
+    check_length(config, length + feed.token_ids.len())?;
+    if room < feed.token_ids.len() || feed.want > feed.token_ids.len() {
+        return Err(Error::internal("more tokens were fed or wanted than the sequence has room for"));
+    }
+    Ok(())
+}
+
+/// The error of logits that hold NaN or infinity.
+pub fn not_finite() -> Error {
+    Error::input("logits are not finite numbers")
+        .hint("the policy's weights hold NaN or infinity; a training run may have diverged")
+}

@@ -167,6 +167,11 @@ impl<'a> Checkpoint<'a> {
         Ok(tensor)
     }
 
+    /// The type the weights are held in: that of the embedding.
+    pub fn dtype(&self) -> DType {
+        self.views.get("model.embed_tokens.weight").and_then(|view| dtype(view.tensor.dtype())).unwrap_or(DType::F32)
+    }
+
     /// All expected tensors, converted.
     pub fn tensors(&self, config: &Config, to: DType, device: &Device) -> Result<HashMap<String, Tensor>> {
         expected_tensors(config)

@@ -13,6 +13,7 @@ use crate::stage::{Context, Output, Tick};
 use crate::store::hub::{Transfer, Watch};
 use crate::store::parquet::Footer;
 use crate::store::{Manifest, Oplog, PartRecord, Pointer, Store};
+use candle_core::Device;
 use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,6 +69,8 @@ pub struct Outcome {
 /// How a run is to be done.
 pub struct Options<'a> {
     pub threads: usize,
+    /// Where policies run.
+    pub device: &'a Device,
     pub cancel: &'a AtomicBool,
     /// Compute only this share of the selected stages' parts; all where none is given.
     pub share: Option<Share>,
@@ -320,6 +323,7 @@ impl Runner<'_, '_> {
             cancel: self.options.cancel,
             tick: &tick,
             threads: self.options.threads,
+            device: self.options.device,
             footer: Footer { stage: &spec.name, fingerprint: bound.family.as_str() },
             journal: &journal,
         };

@@ -16,11 +16,11 @@ use std::sync::{Arc, OnceLock};
 pub struct Lazy(OnceLock<Arc<Loaded>>);
 
 impl Lazy {
-    pub fn get(&self, handle: &PolicyHandle) -> Result<Arc<Loaded>> {
+    pub fn get(&self, handle: &PolicyHandle, context: &Context) -> Result<Arc<Loaded>> {
         if let Some(loaded) = self.0.get() {
             return Ok(loaded.clone());
         }
-        let loaded = Arc::new(Loaded::new(handle)?);
+        let loaded = Arc::new(Loaded::new(handle, context)?);
         Ok(self.0.get_or_init(|| loaded).clone())
     }
 }
@@ -39,10 +39,10 @@ enum Backend {
 }
 
 impl Loaded {
-    fn new(handle: &PolicyHandle) -> Result<Loaded> {
+    fn new(handle: &PolicyHandle, context: &Context) -> Result<Loaded> {
         let policy = load_policy(handle)?;
         let (backend, limit) = match handle.served() {
-            None => (policy.runner().map(|runner| Backend::Engine(Box::new(runner))), None),
+            None => (policy.runner_on(context.device).map(|runner| Backend::Engine(Box::new(runner))), None),
             Some(served) => (Servers::new(served, &policy).map(Backend::Servers), served.max_model_len),
         };
         let backend = backend.map_err(|e| e.at(format!("policy `{}`", handle.name)))?;
@@ -81,7 +81,7 @@ impl Loaded {
         match &self.backend {
             Backend::Engine(runner) => {
                 let on_progress = |progress: Progress| (context.tick)(tick(progress, ""));
-                let (tokenizer, limits) = (Some(self.policy.tokenizer()), context.limits());
+                let (tokenizer, limits) = (Some(self.policy.tokenizer()), context.limits()?);
                 let samples = engine::generate(runner, tokenizer, &requests, sampling, &limits, &on_progress)?;
                 take(places.into_iter().zip(samples.into_iter().flatten()).collect())
             }
@@ -113,7 +113,7 @@ impl Loaded {
         match &self.backend {
             Backend::Engine(runner) => {
                 let on_progress = |progress: Progress| (context.tick)(tick(progress, ""));
-                let scores = engine::score(runner, &requests, &context.limits(), &on_progress)?;
+                let scores = engine::score(runner, &requests, &context.limits()?, &on_progress)?;
                 take(scores.into_iter().enumerate().collect())
             }
             Backend::Servers(servers) => {

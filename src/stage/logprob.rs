@@ -65,7 +65,7 @@ impl Stage for LogprobStage {
 
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
         let rewrites = self.rewrites.read(&self.rewrites.parts()[part.index])?;
-        let loaded = self.loaded.get(&self.policy)?;
+        let loaded = self.loaded.get(&self.policy, context)?;
         let scored = |row: &Rewrite| row.token_ids.len().min(loaded.scored_room(&row.prompt_ids));
         let mut known: BTreeMap<(String, u32), Logprob> = BTreeMap::new();
         for row in context.journal.read::<Logprob>()? {

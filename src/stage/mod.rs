@@ -26,6 +26,7 @@ use crate::engine::Limits;
 use crate::store::parquet::{Encoded, Footer};
 use crate::store::{Journal, PartRecord, Span};
 use crate::table::Row;
+use candle_core::Device;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A stage with its inputs resolved: it knows its recipe and its parts, and can compute any part.
@@ -95,6 +96,8 @@ pub struct Context<'a> {
     /// Called now and then with the progress inside the current part; cheap.
     pub tick: &'a (dyn Fn(Tick) + Sync),
     pub threads: usize,
+    /// Where policies run. No recipe knows it: what was computed is the record, on whatever device.
+    pub device: &'a Device,
     /// Stage name and fingerprint for the footers.
     pub footer: Footer<'a>,
     /// Keeps rows of this part before it is finished, and has those an interrupted run kept.
@@ -113,9 +116,9 @@ pub struct Tick {
 }
 
 impl Context<'_> {
-    /// What the engine may use.
-    pub fn limits(&self) -> Limits<'_> {
-        Limits { slots: 64, kv_budget_bytes: 2 << 30, threads: self.threads, cancel: self.cancel }
+    /// What the engine may use, once its policy is loaded.
+    pub fn limits(&self) -> Result<Limits<'_>> {
+        Limits::on(self.device, self.threads, self.cancel)
     }
 
     pub fn encode<R: Row>(&self, rows: &[R]) -> Result<Encoded> {

@@ -189,7 +189,7 @@ impl Stage for RolloutStage {
     }
 
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output> {
-        let loaded = self.loaded.get(&self.policy)?;
+        let loaded = self.loaded.get(&self.policy, context)?;
         let (from, to) = part.span.samples.expect("a rollout part has a sample range");
         let mut known = self.known_rows(part, earlier)?;
         for row in context.journal.read::<Rollout>()? {

@@ -143,7 +143,7 @@ impl Stage for TrainStage {
         };
         let examples = self.data.examples(weights.as_ref())?;
         let held_out = self.held_out.as_ref().map(|data| data.examples(None)).transpose()?;
-        let mut run = Run { trainer: self.trainer(&policy)?, best: None };
+        let mut run = Run { trainer: self.trainer(&policy, context.device)?, best: None };
         let first = part.index * self.params.checkpoint_steps as usize;
         let end = first + part.rows as usize;
         let from = self.restore(&mut run, first, earlier)?;
@@ -195,13 +195,13 @@ impl TrainStage {
         steps_done == self.steps_taken() || (every > 0 && steps_done.is_multiple_of(every))
     }
 
-    fn trainer(&self, policy: &Policy) -> Result<Trainer> {
+    fn trainer(&self, policy: &Policy, device: &Device) -> Result<Trainer> {
         let params = self.params.trainer(self.steps.len() as u32, policy.eos_token_ids())?;
         let tensors = match self.params.init_seed {
             Some(seed) => init::random(policy.config(), seed)?,
-            None => policy.checkpoint()?.tensors(policy.config(), self.params.dtype.into(), &Device::Cpu)?,
+            None => policy.checkpoint()?.tensors(policy.config(), self.params.dtype.into(), device)?,
         };
-        Trainer::new(policy.config(), tensors, params, &Device::Cpu)
+        Trainer::new(policy.config(), tensors, params, device)
     }
 
     /// Goes back to the last checkpoint at or before a part's first step; returns the step it leads to, 0 where there is none.

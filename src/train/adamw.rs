@@ -4,8 +4,8 @@
 //! `w = w (1 - lr decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)`. Matrices decay, vectors (norms, biases) do not.
 
 use crate::base::error::{Error, Result};
-use crate::model::tensor_error;
-use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Tensor, Var, bail};
+use crate::model::{ops, tensor_error};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Tensor, Var, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 
@@ -103,12 +103,12 @@ impl AdamW {
         Ok(())
     }
 
-    /// Copies of the moments: `adamw.first.NAME` and `adamw.second.NAME`.
+    /// Copies of the moments in the host's memory: `adamw.first.NAME` and `adamw.second.NAME`.
     pub fn state(&self) -> Result<HashMap<String, Tensor>> {
         let mut state = HashMap::new();
         for (name, moments) in &self.moments {
             for (kind, tensor) in [("first", &moments.first), ("second", &moments.second)] {
-                state.insert(format!("adamw.{kind}.{name}"), tensor.copy().map_err(tensor_error)?);
+                state.insert(format!("adamw.{kind}.{name}"), host_copy(tensor)?);
             }
         }
         Ok(state)
@@ -136,6 +136,12 @@ impl AdamW {
     }
 }
 
+/// A copy in the host's memory: a device has none to spare for a second set of weights or moments.
+pub(super) fn host_copy(tensor: &Tensor) -> Result<Tensor> {
+    let copy = if tensor.device().is_cpu() { tensor.copy() } else { tensor.to_device(&Device::Cpu) };
+    copy.map_err(tensor_error)
+}
+
 /// Moving average of `(scale * gradient)^power`.
 #[derive(Clone, Copy)]
 struct Average {
@@ -147,7 +153,7 @@ struct Average {
 
 impl Average {
     fn apply(&self, average: &mut Tensor, gradient: &Tensor) -> candle_core::Result<()> {
-        if average.device().is_cpu() {
+        if ops::has_kernels(&[average, gradient]) {
             return average.inplace_op2(gradient, self);
         }
         let gradient = (gradient * self.scale)?;
@@ -197,7 +203,7 @@ struct Descent {
 
 impl Descent {
     fn apply(&self, var: &Var, first: &Tensor, second: &Tensor) -> candle_core::Result<()> {
-        if var.device().is_cpu() && var.dtype() == DType::F32 {
+        if ops::has_kernels(&[var, first, second]) {
             return var.inplace_op3(first, second, self);
         }
         let root = ((second.sqrt()? / self.root_correction)? + self.epsilon)?;
@@ -248,7 +254,6 @@ fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     fn vars() -> BTreeMap<String, Var> {
         let matrix = Var::new(&[[1.0f32, -2.0], [0.5, 0.0]], &Device::Cpu).unwrap();

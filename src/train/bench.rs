@@ -4,6 +4,7 @@ use super::{Accumulation, AdamWParams, Loss, PackingParams, Schedule, TrainExamp
 use crate::base::error::Result;
 use crate::base::rng::Stream;
 use crate::model::config::Config;
+use crate::model::tensor_error;
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 
@@ -31,8 +32,14 @@ pub fn rows(config: &Config) -> usize {
 }
 
 /// Times a step of plain cross-entropy with AdamW on random tokens, after one that warms up. `clock` gives seconds; only
-/// differences are used. Needs memory for f32 weights, gradients and two moments.
-pub fn bench(config: &Config, tensors: HashMap<String, Tensor>, clock: &dyn Fn() -> f64) -> Result<TimedStep> {
+/// differences are used. Needs memory for the weights, and for gradients and two moments in f32.
+pub fn bench(
+    config: &Config,
+    tensors: HashMap<String, Tensor>,
+    dtype: DType,
+    device: &Device,
+    clock: &dyn Fn() -> f64,
+) -> Result<TimedStep> {
     let params = TrainerParams {
         loss: Loss::Sft {},
         optimizer: AdamWParams::default(),
@@ -42,12 +49,12 @@ pub fn bench(config: &Config, tensors: HashMap<String, Tensor>, clock: &dyn Fn()
         accumulation: Accumulation::TokenMean,
         eos_token_ids: Vec::new(),
         skip_limit: 1,
-        dtype: DType::F32,
+        dtype,
         lora: None,
         seed: 0,
         gradient_checkpointing: false,
     };
-    let mut trainer = Trainer::new(config, tensors, params, &Device::Cpu)?;
+    let mut trainer = Trainer::new(config, tensors, params, device)?;
     let rows = rows(config);
     let length = LENGTH.min(config.max_positions);
     let example = |row: usize| {
@@ -57,9 +64,10 @@ pub fn bench(config: &Config, tensors: HashMap<String, Tensor>, clock: &dyn Fn()
     };
     let examples: Vec<TrainExample> = (0..rows).map(example).collect();
     let examples: Vec<&TrainExample> = examples.iter().collect();
-    trainer.step(&examples)?;
+    let mut step = || trainer.step(&examples).and_then(|_| device.synchronize().map_err(tensor_error));
+    step()?;
     let start = clock();
-    trainer.step(&examples)?;
+    step()?;
     let seconds = clock() - start;
     let tokens = rows * length;
     let flops = 3.0 * tokens as f64 * (config.block_flops() + config.head_flops());
@@ -79,7 +87,7 @@ mod tests {
             ticks.set(ticks.get() + 1.0);
             ticks.get()
         };
-        let step = bench(&config, tiny_tensors(&config, 1), &clock).unwrap();
+        let step = bench(&config, tiny_tensors(&config, 1), DType::F32, &Device::Cpu, &clock).unwrap();
         assert_eq!((step.rows, step.tokens, step.seconds), (16, 16 * 96, 1.0));
         assert!(step.flops > 0.0);
         let large =

@@ -1,7 +1,7 @@
 //! Gradients by tensor name: taken from a backward pass, summed in order, measured.
 
 use crate::base::error::{Error, Result};
-use crate::model::ops::tape::AddTo;
+use crate::model::ops::{self, tape::AddTo};
 use crate::model::tensor_error;
 use candle_core::{CpuStorage, DType, Storage, Tensor, Var};
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ impl Gradients {
     /// `self += other`, elementwise.
     pub fn add(&mut self, other: &Gradients) -> Result<()> {
         for (sum, term) in self.0.values_mut().zip(other.0.values()) {
-            let added = if sum.device().is_cpu() {
+            let added = if ops::has_kernels(&[sum, term]) {
                 sum.inplace_op2(term, &AddTo)
             } else {
                 (&*sum + term).map(|total| *sum = total)

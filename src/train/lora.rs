@@ -90,7 +90,8 @@ impl LoraParams {
         Ok(())
     }
 
-    /// The weights of a policy without adapters that acts as one with them; in the type they came in.
+    /// The weights of a policy without adapters that acts as one with them; in the type they came in, adapted ones in the host's
+    /// memory.
     pub fn merge(
         &self,
         base: &HashMap<String, Tensor>,
@@ -107,9 +108,9 @@ impl LoraParams {
     }
 
     fn merged(&self, weight: &Tensor, a: &Tensor, b: &Tensor) -> candle_core::Result<Tensor> {
-        let wide = |t: &Tensor| t.to_dtype(DType::F32);
+        let wide = |t: &Tensor| t.to_device(weight.device())?.to_dtype(DType::F32);
         let product = (wide(b)?.matmul(&wide(a)?)? * self.scale())?;
-        (wide(weight)? + product)?.to_dtype(weight.dtype())
+        (wide(weight)? + product)?.to_dtype(weight.dtype())?.to_device(&Device::Cpu)
     }
 }
 

@@ -32,30 +32,21 @@ pub(super) struct Pass<'a> {
     pub facts: StepFacts,
     /// Sum of the row weights over the step's target tokens.
     pub total: f64,
-    /// Gradients come from our own tape, else from candle's graph.
-    pub on_tape: bool,
 }
 
 /// A micro-batch's part of the loss: the sum of `values * factors` over the terms.
 pub(super) struct Objective {
     /// Log-probs of the targets, and divergences from the reference if the loss has such a penalty.
     pub terms: Vec<(Tensor, Tensor)>,
-    /// The reference's hidden states behind the second term.
-    reference: Option<Tensor>,
     pub sums: Sums,
 }
-
-/// Targets whose logits candle's graph holds at once.
-const GRAPH_ROWS: usize = 256;
 
 impl Pass<'_> {
     /// Gradients of all variables and the sums of one micro-batch.
     pub fn backward(&self, batch: &MicroBatch, vars: &BTreeMap<String, Var>) -> Result<(Gradients, Sums)> {
         let model = &self.policies.model;
-        match (self.on_tape, self.params.gradient_checkpointing) {
-            (_, true) => return self.backward_by_blocks(batch, vars),
-            (false, _) => return self.backward_in_graph(batch, vars),
-            _ => (),
+        if self.params.gradient_checkpointing {
+            return self.backward_by_blocks(batch, vars);
         }
         let recorded = tape::record(|| {
             picked(model, batch).and_then(|hidden| self.objective(model, &hidden, batch)).map_err(Failed)
@@ -63,56 +54,6 @@ impl Pass<'_> {
         let (objective, tape) = recorded.map_err(|Failed(error)| error)?;
         let mut gradients = tape.backward(objective.terms).map_err(tensor_error)?;
         Ok((Gradients::take(|var| gradients.remove(var), vars)?, objective.sums))
-    }
-
-    /// The same by candle's own backward, for other devices and types: the model once, the logits chunk by chunk, so that
-    /// those of the whole micro-batch never exist.
-    fn backward_in_graph(&self, batch: &MicroBatch, vars: &BTreeMap<String, Var>) -> Result<(Gradients, Sums)> {
-        let model = &self.policies.model;
-        let hidden = picked(model, batch)?;
-        let objective = self.objective(&self.policies.plain, &hidden.detach(), batch)?;
-        let (slope, head_gradient) = self.head_backward(&hidden.detach(), &objective, batch).map_err(tensor_error)?;
-        let total = (hidden * slope).and_then(|product| product.sum_all());
-        let mut gradients = total.and_then(|total| total.backward()).map_err(tensor_error)?;
-        if let Some(head_gradient) = head_gradient {
-            let head = model.head();
-            let sum = match gradients.remove(head) {
-                Some(own) => (own + head_gradient).map_err(tensor_error)?,
-                None => head_gradient,
-            };
-            gradients.insert(head, sum);
-        }
-        Ok((Gradients::take(|var| gradients.remove(var), vars)?, objective.sums))
-    }
-
-    /// Gradients of the objective with respect to the hidden states, and to the head if it is trained.
-    pub(super) fn head_backward(
-        &self,
-        hidden: &Tensor,
-        objective: &Objective,
-        batch: &MicroBatch,
-    ) -> candle_core::Result<(Tensor, Option<Tensor>)> {
-        let head = self.policies.model.head();
-        let (mut slopes, mut sum) = (Vec::new(), head.is_variable().then(|| head.zeros_like()).transpose()?);
-        for start in (0..batch.targets.len()).step_by(GRAPH_ROWS) {
-            let count = GRAPH_ROWS.min(batch.targets.len() - start);
-            let part = |x: &Tensor| x.narrow(0, start, count);
-            let rows = Var::from_tensor(&part(hidden)?.copy()?)?;
-            let targets = &batch.targets[start..start + count];
-            let mut terms = vec![(ops::token_logprobs(&rows, head, targets)?.0, part(&objective.terms[0].1)?)];
-            if let (Some(other), Some(reference)) = (&objective.reference, &self.policies.reference) {
-                let kl = ops::reference_kl(&rows, head, (&part(other)?, reference.head()))?;
-                terms.push((kl, part(&objective.terms[1].1)?));
-            }
-            let mut gradients = sum_of_products(terms)?.backward()?;
-            let missing = || candle_core::Error::Msg("the loss does not lead back to the hidden states".to_string());
-            // Detached: candle's gradients of leaves carry a graph that leads back to the weights.
-            slopes.push(gradients.remove(&rows).ok_or_else(missing)?.detach());
-            if let Some(sum) = &mut sum {
-                *sum = (&*sum + gradients.remove(head).ok_or_else(missing)?.detach())?;
-            }
-        }
-        Ok((Tensor::cat(&slopes, 0)?, sum))
     }
 
     /// The sums of one micro-batch, without gradients.
@@ -142,14 +83,12 @@ impl Pass<'_> {
         sums.add_tokens(&tokens, &weights, |token| self.examples[token.example].source);
         let factor = |(token, weight): (&Token, &f32)| (-row_weight(token) * f64::from(*weight) / divisor) as f32;
         let mut terms = vec![(log_probs, tokens.iter().zip(&weights).map(factor).collect::<Vec<_>>())];
-        let mut other = None;
         if let (Some(share), Some(reference)) = (self.params.loss.reference_kl(), &self.policies.reference) {
             let hidden_there = picked(reference, batch)?;
             let there = (&hidden_there, reference.head());
             let kl = ops::reference_kl(hidden, model.head(), there).map_err(tensor_error)?;
             let factor = |token: &Token| (row_weight(token) * f64::from(share) / divisor) as f32;
             terms.push((kl, tokens.iter().map(factor).collect()));
-            other = Some(hidden_there);
         }
         let terms = terms.into_iter().map(|(values, factors)| {
             let own = values.to_vec1::<f32>().map_err(tensor_error)?;
@@ -158,7 +97,7 @@ impl Pass<'_> {
             Ok((values, factors))
         });
         let terms = terms.collect::<Result<_>>()?;
-        Ok(Objective { terms, reference: other, sums })
+        Ok(Objective { terms, sums })
     }
 
     /// Log-probs of the targets, as a tensor and as facts with the rows' stored columns.
@@ -217,12 +156,6 @@ fn picked(model: &Transformer, batch: &MicroBatch) -> Result<Tensor> {
 pub(super) fn pick(hidden: &Tensor, batch: &MicroBatch) -> Result<Tensor> {
     let rows = Tensor::new(&batch.rows[..], hidden.device()).map_err(tensor_error)?;
     ops::embedding(hidden, &rows).map_err(tensor_error)
-}
-
-fn sum_of_products(terms: Vec<(Tensor, Tensor)>) -> candle_core::Result<Tensor> {
-    let products = terms.into_iter().map(|(values, factors)| (values * factors)?.sum_all());
-    let products: Vec<Tensor> = products.collect::<candle_core::Result<_>>()?;
-    Tensor::stack(&products, 0)?.sum_all()
 }
 
 /// Carries an error of ours through a recording, which itself can only fail with candle's.

@@ -8,24 +8,8 @@ use super::pass::{Failed, Pass, pick};
 use crate::base::error::{Error, Result};
 use crate::model::ops::tape::{self, TapeGradients};
 use crate::model::tensor_error;
-use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use std::collections::BTreeMap;
-
-/// Gradients so far, from our own tapes or from candle's graphs.
-enum Found {
-    Tape(TapeGradients),
-    Graph(GradStore),
-}
-
-impl Found {
-    fn remove(&mut self, variable: &Tensor) -> Option<Tensor> {
-        match self {
-            Found::Tape(found) => found.remove(variable),
-            Found::Graph(found) => found.remove(variable),
-        }
-    }
-}
 
 impl Pass<'_> {
     /// Gradients of all variables and the sums of one micro-batch; the same bits as from one pass over everything.
@@ -51,71 +35,39 @@ impl Pass<'_> {
     }
 
     /// From the last block's output to the loss. Also gives the gradient of that output.
-    fn last_stretch(&self, input: &Tensor, batch: &MicroBatch) -> Result<(Found, Tensor, Sums)> {
+    fn last_stretch(&self, input: &Tensor, batch: &MicroBatch) -> Result<(TapeGradients, Tensor, Sums)> {
         let model = &self.policies.model;
-        if self.on_tape {
-            let recorded = tape::record_from(input, || {
-                let picked = model.finish(input).and_then(|hidden| pick(&hidden, batch));
-                picked.and_then(|hidden| self.objective(model, &hidden, batch)).map_err(Failed)
-            });
-            let (objective, tape) = recorded.map_err(|Failed(error)| error)?;
-            let mut found = tape.backward(objective.terms).map_err(tensor_error)?;
-            let slope = found.remove(input).ok_or_else(cut)?;
-            return Ok((Found::Tape(found), slope, objective.sums));
-        }
-        let input = Var::from_tensor(input).map_err(tensor_error)?;
-        let hidden = pick(&model.finish(&input)?, batch)?;
-        let objective = self.objective(&self.policies.plain, &hidden.detach(), batch)?;
-        let (slope, head) = self.head_backward(&hidden.detach(), &objective, batch).map_err(tensor_error)?;
-        let mut found = backward(&hidden, &slope)?;
-        let slope = found.remove(&input).ok_or_else(cut)?.detach();
-        if let Some(gradient) = head {
-            found.insert(model.head(), gradient);
-        }
-        Ok((Found::Graph(found), slope, objective.sums))
+        let recorded = tape::record_from(input, || {
+            let picked = model.finish(input).and_then(|hidden| pick(&hidden, batch));
+            picked.and_then(|hidden| self.objective(model, &hidden, batch)).map_err(Failed)
+        });
+        let (objective, tape) = recorded.map_err(|Failed(error)| error)?;
+        let mut found = tape.backward(objective.terms).map_err(tensor_error)?;
+        let slope = found.remove(input).ok_or_else(cut)?;
+        Ok((found, slope, objective.sums))
     }
 }
 
 /// Computes a part of the model again and adds its gradients, given that of its output. Returns that of its input.
 fn stretch(
-    found: &mut Found,
+    found: &mut TapeGradients,
     input: &Tensor,
     slope: &Tensor,
     forward: impl FnOnce(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    match found {
-        Found::Tape(found) => {
-            let recorded = tape::record_from(input, || forward(input).map_err(Failed));
-            let (output, tape) = recorded.map_err(|Failed(error)| error)?;
-            let mut own = tape.backward(vec![(output, slope.clone())]).map_err(tensor_error)?;
-            let slope = own.remove(input).ok_or_else(cut)?;
-            found.merge(own).map_err(tensor_error)?;
-            Ok(slope)
-        }
-        Found::Graph(found) => {
-            let input = Var::from_tensor(input).map_err(tensor_error)?;
-            let mut own = backward(&forward(&input)?, slope)?;
-            let slope = own.remove(&input).ok_or_else(cut)?.detach();
-            found.extend(own).map_err(tensor_error)?;
-            Ok(slope)
-        }
-    }
+    let recorded = tape::record_from(input, || forward(input).map_err(Failed));
+    let (output, tape) = recorded.map_err(|Failed(error)| error)?;
+    let mut own = tape.backward(vec![(output, slope.clone())]).map_err(tensor_error)?;
+    let slope = own.remove(input).ok_or_else(cut)?;
+    found.merge(own).map_err(tensor_error)?;
+    Ok(slope)
 }
 
 /// The first part of the model, which has no input.
-fn embedding(found: &mut Found, slope: &Tensor, forward: impl FnOnce() -> Result<Tensor>) -> Result<()> {
-    match found {
-        Found::Tape(found) => {
-            let (output, tape) = tape::record(|| forward().map_err(Failed)).map_err(|Failed(error)| error)?;
-            let own = tape.backward(vec![(output, slope.clone())]).map_err(tensor_error)?;
-            found.merge(own).map_err(tensor_error)
-        }
-        Found::Graph(found) => found.extend(backward(&forward()?, slope)?).map_err(tensor_error),
-    }
-}
-
-fn backward(output: &Tensor, slope: &Tensor) -> Result<GradStore> {
-    (output * slope).and_then(|product| product.sum_all()?.backward()).map_err(tensor_error)
+fn embedding(found: &mut TapeGradients, slope: &Tensor, forward: impl FnOnce() -> Result<Tensor>) -> Result<()> {
+    let (output, tape) = tape::record(|| forward().map_err(Failed)).map_err(|Failed(error)| error)?;
+    let own = tape.backward(vec![(output, slope.clone())]).map_err(tensor_error)?;
+    found.merge(own).map_err(tensor_error)
 }
 
 fn cut() -> Error {

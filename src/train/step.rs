@@ -3,7 +3,7 @@
 //! How a step is cut into micro-batches depends on its examples and parameters only, and sums run in a fixed order, so the
 //! number of threads cannot change a bit. Nothing else is remembered between steps than what [`Trainer::state`] returns.
 
-use super::adamw::{AdamW, AdamWParams};
+use super::adamw::{AdamW, AdamWParams, host_copy};
 use super::gradients::Gradients;
 use super::lora::LoraParams;
 use super::loss::{Loss, StepFacts, Talr, Token};
@@ -85,8 +85,7 @@ pub struct Trainer {
     optimizer: AdamW,
     step: u32,
     skipped_in_a_row: u32,
-    /// The CPU kernels' own backward pass; candle's elsewhere.
-    on_tape: bool,
+    device: Device,
 }
 
 impl Trainer {
@@ -136,7 +135,6 @@ impl Trainer {
             reference,
             old: None,
         };
-        let on_tape = device.is_cpu() && params.dtype == DType::F32;
         Ok(Trainer {
             config: config.clone(),
             optimizer: AdamW::new(params.optimizer, &vars)?,
@@ -147,7 +145,7 @@ impl Trainer {
             old_weights: BTreeMap::new(),
             step: 0,
             skipped_in_a_row: 0,
-            on_tape,
+            device: device.clone(),
         })
     }
 
@@ -156,14 +154,7 @@ impl Trainer {
         self.step
     }
 
-    /// Takes gradients from candle's graph although the tape would do.
-    #[cfg(test)]
-    pub(super) fn without_tape(mut self) -> Trainer {
-        self.on_tape = false;
-        self
-    }
-
-    /// Copies of what is trained, by name: all weights, or the adapters.
+    /// Copies in the host's memory of what is trained, by name: all weights, or the adapters.
     pub fn weights(&self) -> Result<BTreeMap<String, Tensor>> {
         copies(&self.vars)
     }
@@ -183,19 +174,18 @@ impl Trainer {
         let batches = pack(examples, &self.params.packing)?;
         let pass = self.pass(examples, &batches)?;
         let (mut sums, mut gradients) = (Sums::default(), None::<Gradients>);
-        let width = 2 * rayon::current_num_threads().max(1);
-        for wave in batches.chunks(width) {
-            let results: Vec<Result<(Gradients, Sums)>> =
-                wave.par_iter().map(|batch| pass.backward(batch, &self.vars)).collect();
-            for result in results {
-                let (own, own_sums) = result?;
+        self.for_each(
+            &batches,
+            |batch| pass.backward(batch, &self.vars),
+            |(own, own_sums)| {
                 sums.add(&own_sums);
                 match &mut gradients {
                     None => gradients = Some(own),
                     Some(gradients) => gradients.add(&own)?,
                 }
-            }
-        }
+                Ok(())
+            },
+        )?;
         let mut metrics = sums.metrics(self.step, self.mean_loss(&sums, batches.len()));
         self.update(gradients, &mut metrics)?;
         self.step += 1;
@@ -218,14 +208,36 @@ impl Trainer {
         if lacking {
             pass.params = &plain;
         }
-        let results: Vec<Result<Sums>> = batches.par_iter().map(|batch| pass.evaluate(batch)).collect();
         let mut sums = Sums::default();
-        for result in results {
-            sums.add(&result?);
-        }
+        self.for_each(
+            &batches,
+            |batch| pass.evaluate(batch),
+            |own| {
+                sums.add(&own);
+                Ok(())
+            },
+        )?;
         let mut metrics = sums.metrics(self.step, self.mean_loss(&sums, batches.len()));
         metrics.learning_rate = self.params.schedule.learning_rate(self.step);
         Ok(metrics)
+    }
+
+    /// Does the work of every micro-batch and takes the results in order: on the CPU some side by side, one per thread; on a
+    /// device one after the other, so that the activations of one exist at a time.
+    fn for_each<T: Send>(
+        &self,
+        batches: &[MicroBatch],
+        work: impl Fn(&MicroBatch) -> Result<T> + Sync,
+        mut take: impl FnMut(T) -> Result<()>,
+    ) -> Result<()> {
+        if !self.device.is_cpu() {
+            return batches.iter().try_for_each(|batch| take(work(batch)?));
+        }
+        for wave in batches.chunks(2 * rayon::current_num_threads().max(1)) {
+            let results: Vec<Result<T>> = wave.par_iter().map(&work).collect();
+            results.into_iter().try_for_each(|result| take(result?))?;
+        }
+        Ok(())
     }
 
     fn mean_loss(&self, sums: &Sums, batch_count: usize) -> f64 {
@@ -281,11 +293,17 @@ impl Trainer {
         let weight = |origin: &Origin| f64::from(examples[origin.example].weight);
         let total = batches.iter().flat_map(|batch| &batch.origins).map(weight).sum();
         let facts = StepFacts { step: self.step, talr: None };
-        let mut pass =
-            Pass { policies: &self.policies, params: &self.params, examples, facts, total, on_tape: self.on_tape };
+        let mut pass = Pass { policies: &self.policies, params: &self.params, examples, facts, total };
         if self.params.loss.needs_step_statistics() {
-            let results: Vec<Result<Vec<Token>>> = batches.par_iter().map(|batch| pass.facts(batch)).collect();
-            let tokens = results.into_iter().collect::<Result<Vec<_>>>()?.concat();
+            let mut tokens: Vec<Token> = Vec::new();
+            self.for_each(
+                batches,
+                |batch| pass.facts(batch),
+                |own| {
+                    tokens.extend(own);
+                    Ok(())
+                },
+            )?;
             pass.facts.talr = Some(Talr::of(&tokens));
         }
         Ok(pass)
@@ -302,8 +320,7 @@ impl Trainer {
     }
 
     fn set_old(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        let device = self.policies.plain.device();
-        let old = transformer(&self.config, &self.params, &self.frozen, tensors.clone(), device)?;
+        let old = transformer(&self.config, &self.params, &self.frozen, tensors.clone(), &self.device)?;
         self.policies.old = Some(old);
         self.old_weights = tensors;
         Ok(())
@@ -354,10 +371,9 @@ fn transformer(
     Ok(model)
 }
 
+/// Copies in the host's memory.
 fn copies(vars: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Tensor>> {
-    let copy =
-        |(name, var): (&String, &Var)| Ok((name.clone(), var.as_detached_tensor().copy().map_err(tensor_error)?));
-    vars.iter().map(copy).collect()
+    vars.iter().map(|(name, var)| Ok((name.clone(), host_copy(&var.as_detached_tensor())?))).collect()
 }
 
 const COUNTERS: &str = "trainer.counters";

@@ -3,7 +3,8 @@
 use super::*;
 use crate::base::rng::Stream;
 use crate::model::config::Config;
-use crate::model::testing::{tiny_config, tiny_tensors};
+use crate::model::ops::without_kernels;
+use crate::model::testing::{every_shape, tiny_config, tiny_tensors};
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, HashMap};
 
@@ -183,24 +184,90 @@ fn missing_reference_log_probs_are_named() {
     assert_eq!(error.place(), Some("row 1 of the batch"));
 }
 
-/// The way that other devices go gives the tape's gradients, for one- and two-term losses.
+/// What runs on other devices, operators composed of candle's, gives the kernels' gradients: whole or by blocks, all weights or
+/// adapters, one- and two-term losses.
 #[test]
-fn candles_graph_agrees_with_the_tape() {
+fn compositions_agree_with_the_kernels() {
     let rows = examples(15);
-    for loss in ["dft", "asft"] {
+    let lora = || Some(LoraParams { rank: 3, alpha: 6.0, targets: vec!["q_proj".to_string(), "up_proj".to_string()] });
+    for (loss, lora, gradient_checkpointing) in [
+        ("sft", None, false),
+        ("dft", None, false),
+        ("dft", None, true),
+        ("asft", None, true),
+        ("sft", lora(), false),
+        ("dft", lora(), true),
+    ] {
         let config = Config { tie_word_embeddings: loss == "dft", ..tiny_config() };
-        let (mut ours, mut candles) = (trainer(&config, params(loss)), trainer(&config, params(loss)).without_tape());
-        let (ours_metrics, metrics) = (run(&mut ours, &rows, 0..3), run(&mut candles, &rows, 0..3));
-        for (a, b) in ours_metrics.iter().zip(&metrics) {
+        let own = || {
+            let mut trainer =
+                trainer(&config, TrainerParams { lora: lora.clone(), gradient_checkpointing, ..params(loss) });
+            (run(&mut trainer, &rows, 0..3), trainer.state().unwrap())
+        };
+        let (kernels, composed) = (own(), without_kernels(own));
+        assert_ne!(kernels.0, composed.0, "other operations should round otherwise");
+        for (a, b) in kernels.0.iter().zip(&composed.0) {
             assert!((a.loss - b.loss).abs() < 1e-5 && (a.grad_norm / b.grad_norm - 1.0).abs() < 1e-4, "{a:?} {b:?}");
         }
-        let state = (ours.state().unwrap(), candles.state().unwrap());
-        for (name, moment) in state.0.iter().filter(|(name, _)| name.starts_with("adamw.first.")) {
-            let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            for (a, b) in values(moment).iter().zip(&values(&state.1[name])) {
-                assert!((a - b).abs() < 1e-5, "{name}: {a} and {b}");
+        let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (name, moment) in kernels.1.iter().filter(|(name, _)| name.starts_with("adamw.first.")) {
+            for (a, b) in values(moment).iter().zip(&values(&composed.1[name])) {
+                assert!((a - b).abs() < 1e-5, "{loss} {name}: {a} and {b}");
             }
         }
+    }
+}
+
+/// No composition cuts a gradient, for any loss and any family of models.
+#[test]
+fn one_step_of_compositions_moves_every_tensor() {
+    for (loss, config) in LOSSES.into_iter().zip(every_shape().into_iter().cycle()) {
+        let rows = examples(5);
+        without_kernels(|| {
+            let mut trainer = trainer(&config, params(loss));
+            let before = trainer.weights().unwrap();
+            run(&mut trainer, &rows, 0..1);
+            for (name, after) in trainer.weights().unwrap() {
+                let moved = (after - &before[&name]).unwrap().abs().unwrap().sum_all().unwrap();
+                assert!(moved.to_scalar::<f32>().unwrap() > 0.0, "{loss} does not move `{name}`");
+            }
+        });
+    }
+}
+
+/// A checkpoint made with kernels goes on without them, and the other way round: it is the same state.
+#[test]
+fn a_checkpoint_goes_on_elsewhere() {
+    let rows = examples(15);
+    let straight = run(&mut trainer(&tiny_config(), params("dft")), &rows, 0..6);
+    let first = || {
+        let mut trainer = trainer(&tiny_config(), params("dft"));
+        run(&mut trainer, &rows, 0..3);
+        trainer.state().unwrap()
+    };
+    let go_on = |state: HashMap<String, Tensor>| {
+        let mut trainer = trainer(&tiny_config(), params("dft"));
+        trainer.restore(&state).unwrap();
+        run(&mut trainer, &rows, 3..6)
+    };
+    let (there, here) = (first(), without_kernels(first));
+    for metrics in [without_kernels(|| go_on(there)), go_on(here)] {
+        for (a, b) in straight[3..].iter().zip(&metrics) {
+            assert!((a.loss - b.loss).abs() < 1e-5, "{a:?} {b:?}");
+        }
+    }
+}
+
+#[test]
+fn a_gpu_trains_as_the_cpu_does() {
+    let Some(device) = crate::model::device::for_tests() else { return };
+    let rows = examples(15);
+    let on = |device: &Device| {
+        let mut trainer = Trainer::new(&tiny_config(), tiny_tensors(&tiny_config(), 3), params("dft"), device).unwrap();
+        run(&mut trainer, &rows, 0..5)
+    };
+    for (a, b) in on(&Device::Cpu).iter().zip(&on(&device)) {
+        assert!((a.loss - b.loss).abs() < 1e-3 && (a.grad_norm / b.grad_norm - 1.0).abs() < 1e-2, "{a:?} {b:?}");
     }
 }
 

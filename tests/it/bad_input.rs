@@ -1,6 +1,6 @@
 //! What is wrong with the input is said: what, where, how to fix it, and an exit code. Nothing panics.
 
-use crate::support::{SMALL, fails, json, ok, pipeline, root};
+use crate::support::{SMALL, fails, json, mindgap, ok, pipeline, root};
 use std::path::Path;
 
 fn spoiled(from: &str, to: &str) -> (tempfile::TempDir, String) {
@@ -37,6 +37,28 @@ fn pipeline_mistakes() {
     refused("[policies]", "[policies", 2, &["p.toml:3"]);
     refused("data = \"rewrites\"", "data = \"rewrites\"\nsources = [\"selff\"]", 2, &["unknown source `selff`"]);
     refused("loss = \"dft\"", "loss = \"dtf\"", 2, &["dtf"]);
+}
+
+/// Every command that computes takes a device, and says what is wrong with its name before it reads anything.
+#[test]
+fn devices_that_are_not_there() {
+    let store = tempfile::tempdir().unwrap();
+    let commands: [&[&str]; 4] = [
+        &["run", "pipelines/smoke.toml"],
+        &["score", "--policy", "data/base-policy", "nowhere.jsonl"],
+        &["generate", "--policy", "data/base-policy", "--prompt", "1+1"],
+        &["bench", "--policy", "data/base-policy"],
+    ];
+    for command in commands {
+        let error = fails(store.path(), &[command, &["--device", "gpu"]].concat(), 2);
+        assert!(error.contains("unknown device `gpu`") && error.contains("`cuda:N`"), "{error}");
+        if !cfg!(feature = "cuda") {
+            let error = fails(store.path(), &[command, &["--device", "cuda:1"]].concat(), 2);
+            assert!(error.contains("needs a build with CUDA") && error.contains("--features cuda"), "{error}");
+            let output = mindgap(store.path(), command).env("MINDGAP_DEVICE", "cuda").output().unwrap();
+            assert_eq!(output.status.code(), Some(2), "{command:?}");
+        }
+    }
 }
 
 #[test]

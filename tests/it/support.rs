@@ -22,6 +22,7 @@ pub fn mindgap(store: &Path, args: &[&str]) -> Command {
         .current_dir(root())
         .env_remove("MINDGAP_STORE")
         .env_remove("MINDGAP_FAULT")
+        .env_remove("MINDGAP_DEVICE")
         .env("MINDGAP_STORE", store)
         .args(args);
     command
@@ -173,7 +174,13 @@ pub fn run_here(store: &Path, file: &Path) -> Result<Vec<Outcome>> {
 
 pub fn run_stages_here(store: &Path, file: &Path, stages: &[String]) -> Result<Vec<Outcome>> {
     let pipeline = Pipeline::load(file, &[])?;
-    let options = Options { threads: 1, cancel: &AtomicBool::new(false), observer: &|_| (), share: None };
+    let options = Options {
+        threads: 1,
+        device: &candle_core::Device::Cpu,
+        cancel: &AtomicBool::new(false),
+        observer: &|_| (),
+        share: None,
+    };
     mindgap::pipeline::run(&pipeline, &Store::open(store)?, stages, &options)
 }
 

@@ -165,3 +165,16 @@ fn broken_logits_and_parameters_are_errors() {
         assert!(bad.check().unwrap_err().what().contains(name));
     }
 }
+
+#[test]
+fn rows_are_drawn_alike_by_any_number_of_samplers() {
+    let sampling = Sampling { top_p: 0.9, ..Sampling::plain(1, &[]) };
+    let logits: Vec<f32> = (0..21 * 50).map(|i| (i as f32 * 1.3).sin() * 4.0).collect();
+    let uniforms: Vec<f64> = (0..21).map(|i| (f64::from(i) * 0.37).fract()).collect();
+    let draws = |count: usize| {
+        let mut samplers: Vec<Sampler> = (0..count).map(|_| Sampler::new(&sampling)).collect();
+        draw_rows(&mut samplers, &logits, 50, &uniforms).unwrap()
+    };
+    assert_eq!(draws(1).len(), 21);
+    assert!([2, 3, 5, 40].into_iter().all(|count| draws(count) == draws(1)));
+}

@@ -4,6 +4,10 @@ use candle_core::{CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor
 
 /// The kernels apply: everything is f32 on the CPU.
 pub fn ready(tensors: &[&Tensor]) -> bool {
+    #[cfg(test)]
+    if WITHOUT_KERNELS.get() {
+        return false;
+    }
     tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
 }
 
@@ -44,4 +48,19 @@ pub fn tensor(data: Vec<f32>, like: &Tensor) -> Result<Tensor> {
 /// What made this tensor leads to a variable: its gradient is wanted.
 pub fn wants_gradient(tensor: &Tensor) -> bool {
     tensor.track_op() || super::tape::reaches(tensor)
+}
+
+#[cfg(test)]
+thread_local! {
+    static WITHOUT_KERNELS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs `f` on a thread of its own that computes as a GPU would: every operator is its composition.
+#[cfg(test)]
+pub(crate) fn without_kernels<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("one thread");
+    pool.install(|| {
+        WITHOUT_KERNELS.set(true);
+        f()
+    })
 }

@@ -3,11 +3,12 @@
 //!
 //! Norms, rotary embeddings, softmax and log-probs are computed in f32 whatever the dtype of the activations.
 
-use super::Segments;
 use super::divergence::{entropy_of, keep_largest};
+use super::segments::{Run, Segments};
 use candle_core::{D, DType, Result, Tensor, bail};
+use std::ops::Range;
 
-/// Rows of logits that exist at once in [`token_logprobs`].
+/// Rows of logits that exist at once: with a vocabulary of 150,000 some 150 MB, where the logits of 2,048 rows would take 1.2 GB.
 const LOGIT_ROWS: usize = 256;
 
 /// `x @ w^T + bias`: x `[T, in]`, w `[out, in]`, bias `[out]` -> `[T, out]`.
@@ -45,28 +46,35 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<T
     Tensor::cat(&[first, second], 2)?.reshape((rows, features))?.to_dtype(x.dtype())
 }
 
-/// Causal attention inside each segment; query head h reads key/value head h / (query heads / key heads).
+/// Causal attention inside each segment; query head h reads key/value head h / (query heads / key heads). Scores exist for
+/// one run of segments at a time, and never across segments.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, head_dim: usize) -> Result<Tensor> {
-    let (rows, features) = q.dims2()?;
-    let key_heads = k.dim(1)? / head_dim;
-    let group = features / head_dim / key_heads;
-    if segments.total() != rows {
-        bail!("segments hold {} rows, activations {rows}", segments.total());
+    if segments.total() != q.dim(0)? {
+        bail!("segments hold {} rows, activations {}", segments.total(), q.dim(0)?);
     }
-    let mut parts = Vec::with_capacity(segments.count());
-    for segment in segments.iter().filter(|s| !s.is_empty()) {
-        let length = segment.len();
-        let heads = |x: &Tensor, heads_per_key: usize| -> Result<Tensor> {
-            let x = x.narrow(0, segment.start, length)?.reshape((length, key_heads, heads_per_key, head_dim))?;
-            x.permute((1, 2, 0, 3))?.broadcast_as((key_heads, group, length, head_dim))?.contiguous()
-        };
-        let (q, k, v) = (heads(q, group)?, heads(k, 1)?, heads(v, 1)?);
-        let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)?.to_dtype(DType::F32)? / (head_dim as f64).sqrt())?;
-        let scores = scores.broadcast_add(&causal_mask(length, q.device())?)?;
-        let probs = softmax(&scores)?.to_dtype(q.dtype())?;
-        parts.push(probs.matmul(&v)?.permute((2, 0, 1, 3))?.reshape((length, features))?);
+    let mut parts = Vec::new();
+    for Run { rows, length } in segments.runs() {
+        let part = |x: &Tensor| x.narrow(0, rows.start, rows.len());
+        parts.push(attention_of_run(&part(q)?, &part(k)?, &part(v)?, length, head_dim)?);
     }
     if parts.is_empty() { q.zeros_like() } else { Tensor::cat(&parts, 0) }
+}
+
+/// The same for segments of one length. The query heads of a key head are rows of one product: keys are never repeated.
+pub fn attention_of_run(q: &Tensor, k: &Tensor, v: &Tensor, length: usize, head_dim: usize) -> Result<Tensor> {
+    let ((rows, features), key_heads) = (q.dims2()?, k.dim(1)? / head_dim);
+    let (count, group) = (rows / length, features / head_dim / key_heads);
+    let by_key_head = |x: &Tensor, group: usize| {
+        let x = x.reshape((count, length, key_heads, group, head_dim))?.permute((0, 2, 3, 1, 4))?;
+        x.reshape((count * key_heads, group * length, head_dim))
+    };
+    let (q, k, v) = (by_key_head(q, group)?, by_key_head(k, 1)?, by_key_head(v, 1)?);
+    let mask = causal_mask(&Tensor::arange(0, length as u32, q.device())?, length)?;
+    let scores = (q.matmul(&k.t()?)?.to_dtype(DType::F32)? / (head_dim as f64).sqrt())?;
+    let scores = scores.reshape((count * key_heads * group, length, length))?.broadcast_add(&mask)?;
+    let probs = softmax(&scores)?.to_dtype(q.dtype())?.reshape((count * key_heads, group * length, length))?;
+    let out = probs.matmul(&v)?.reshape((count, key_heads, group, length, head_dim))?;
+    out.permute((0, 3, 1, 2, 4))?.reshape((rows, features))
 }
 
 /// `silu(gate) * up`.
@@ -85,12 +93,10 @@ pub fn token_logprobs(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result
     }
     let targets = Tensor::new(targets, hidden.device())?;
     let (mut log_probs, mut entropy) = (Vec::new(), Vec::with_capacity(rows));
-    for start in (0..rows).step_by(LOGIT_ROWS) {
-        let count = LOGIT_ROWS.min(rows - start);
-        let logits = hidden.narrow(0, start, count)?.matmul(&head.t()?)?.to_dtype(DType::F32)?;
-        let log_softmax = log_softmax(&logits)?;
-        let index = targets.narrow(0, start, count)?.unsqueeze(1)?;
-        log_probs.push(log_softmax.gather(&index, 1)?.squeeze(1)?);
+    for piece in logit_pieces(rows) {
+        let part = |x: &Tensor| x.narrow(0, piece.start, piece.len());
+        let (own, log_softmax) = logprobs_of_rows(&part(hidden)?, head, &part(&targets)?)?;
+        log_probs.push(own);
         let detached = log_softmax.detach();
         let per_row = (detached.exp()? * &detached)?.sum(1)?.neg()?;
         entropy.extend(per_row.to_vec1::<f32>()?);
@@ -98,14 +104,24 @@ pub fn token_logprobs(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result
     Ok((Tensor::cat(&log_probs, 0)?, entropy))
 }
 
+/// Rows whose logits exist at once.
+pub fn logit_pieces(rows: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..rows).step_by(LOGIT_ROWS).map(move |start| start..rows.min(start + LOGIT_ROWS))
+}
+
+/// Log-probs of some rows' targets (u32, `[N]`), and all log-probs `[N, V]`.
+pub fn logprobs_of_rows(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
+    let log_softmax = log_softmax(&hidden.matmul(&head.t()?)?.to_dtype(DType::F32)?)?;
+    Ok((log_softmax.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?, log_softmax))
+}
+
 /// KL divergence from the reference's next-token distributions to one's own, per row.
 pub fn reference_kl(hidden: &Tensor, head: &Tensor, reference: (&Tensor, &Tensor)) -> Result<Tensor> {
     let rows = hidden.dim(0)?;
     let mut parts = Vec::new();
-    for start in (0..rows).step_by(LOGIT_ROWS) {
-        let count = LOGIT_ROWS.min(rows - start);
+    for piece in logit_pieces(rows) {
         let log_softmax_of = |hidden: &Tensor, head: &Tensor| -> Result<Tensor> {
-            log_softmax(&hidden.narrow(0, start, count)?.matmul(&head.t()?)?.to_dtype(DType::F32)?)
+            log_softmax(&hidden.narrow(0, piece.start, piece.len())?.matmul(&head.t()?)?.to_dtype(DType::F32)?)
         };
         let other = log_softmax_of(&reference.0.detach(), &reference.1.detach())?;
         let gap = (&other - log_softmax_of(hidden, head)?)?;
@@ -117,9 +133,9 @@ pub fn reference_kl(hidden: &Tensor, head: &Tensor, reference: (&Tensor, &Tensor
 /// Entropy of the k likeliest tokens, renormalised, per row.
 pub fn top_entropy(hidden: &Tensor, head: &Tensor, k: usize) -> Result<Vec<f32>> {
     let (rows, mut entropy) = (hidden.dim(0)?, Vec::new());
-    for start in (0..rows).step_by(LOGIT_ROWS) {
-        let count = LOGIT_ROWS.min(rows - start);
-        let logits = hidden.narrow(0, start, count)?.detach().matmul(&head.t()?.detach())?.to_dtype(DType::F32)?;
+    for piece in logit_pieces(rows) {
+        let logits =
+            hidden.narrow(0, piece.start, piece.len())?.detach().matmul(&head.t()?.detach())?.to_dtype(DType::F32)?;
         for row in logits.to_vec2::<f32>()? {
             let mut top = Vec::with_capacity(k + 1);
             keep_largest(&mut top, &row, k);
@@ -142,9 +158,11 @@ fn log_softmax(x: &Tensor) -> Result<Tensor> {
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }
 
-/// `[length, length]`, 0 on and below the diagonal, minus infinity above.
-fn causal_mask(length: usize, device: &candle_core::Device) -> Result<Tensor> {
-    let value = |row: usize, column: usize| if column > row { f32::NEG_INFINITY } else { 0.0 };
-    let mask: Vec<f32> = (0..length * length).map(|i| value(i / length, i % length)).collect();
-    Tensor::from_vec(mask, (length, length), device)
+/// `[rows, keys]`: 0 where key j is not later than the row's position (u32, `[rows]`), minus infinity where it is.
+pub fn causal_mask(positions: &Tensor, keys: usize) -> Result<Tensor> {
+    let (rows, device) = (positions.dim(0)?, positions.device());
+    let key = Tensor::arange(0, keys as u32, device)?.unsqueeze(0)?;
+    let later = key.broadcast_gt(&positions.unsqueeze(1)?)?;
+    let all = |value: f32| Tensor::new(value, device)?.broadcast_as((rows, keys));
+    later.where_cond(&all(f32::NEG_INFINITY)?, &all(0.0)?)
 }

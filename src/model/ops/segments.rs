@@ -3,6 +3,17 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Rows of sequences that are computed together; a longer sequence is alone.
+const RUN_ROWS: usize = 2048;
+
+/// Sequences of one length, one after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub rows: Range<usize>,
+    /// Of each sequence.
+    pub length: usize,
+}
+
 /// Bounds of the sequences that lie one after the other in packed rows. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segments(Arc<[usize]>);
@@ -33,6 +44,20 @@ impl Segments {
     /// The rows of each sequence, in order.
     pub fn iter(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.0.windows(2).map(|pair| pair[0]..pair[1])
+    }
+
+    /// Neighbours of equal length together, up to [`RUN_ROWS`] rows; empty sequences are left out.
+    pub fn runs(&self) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        for rows in self.iter().filter(|rows| !rows.is_empty()) {
+            match runs.last_mut() {
+                Some(run) if run.length == rows.len() && rows.end - run.rows.start <= RUN_ROWS => {
+                    run.rows.end = rows.end
+                }
+                _ => runs.push(Run { length: rows.len(), rows }),
+            }
+        }
+        runs
     }
 
     /// Length of the longest sequence; 0 if there is none.

@@ -1,11 +1,11 @@
-//! A backward pass of our own for the CPU kernels.
+//! A backward pass of our own.
 //!
 //! candle's starts every gradient as a tensor of zeros and adds to it; its elementwise ops on large tensors go through one
 //! global pool of spinning threads, which costs micro-batches that run side by side more than the arithmetic. While a
 //! thread records, the operators of this module run outside candle's graph and leave a note here; [`Tape::backward`]
 //! calls the same `bwd` functions in reverse, hands gradients on without copying, and frees activations on its way.
 
-use super::cpu;
+use super::{composed, cpu};
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp2, Layout, Result, Shape, Tensor, TensorId, bail,
 };
@@ -17,6 +17,13 @@ enum Op {
     Two([Tensor; 2], Box<dyn CustomOp2>),
     Three([Tensor; 3], Box<dyn CustomOp3>),
     Sum([Tensor; 2]),
+    Other(Vec<Tensor>, Box<dyn Backward>),
+}
+
+/// The derivatives of an operator that is not a kernel.
+pub(super) trait Backward {
+    /// Gradients of the inputs that are wanted, given that of the output.
+    fn backward(&self, inputs: &[Tensor], wanted: &[bool], gradient: &Tensor) -> Result<Vec<Option<Tensor>>>;
 }
 
 struct Node {
@@ -70,7 +77,8 @@ fn recording(inputs: &[&Tensor]) -> bool {
     })
 }
 
-fn is_recording() -> bool {
+/// This thread records.
+pub(super) fn is_recording() -> bool {
     RECORDING.with_borrow(Option::is_some)
 }
 
@@ -119,8 +127,23 @@ pub(super) fn apply3(x: &Tensor, y: &Tensor, z: &Tensor, op: impl CustomOp3 + Se
     Ok(output)
 }
 
+/// Leaves a note of an operator that ran outside candle's graph and is no kernel. Without a recording nothing happens.
+pub(super) fn note_other(inputs: &[&Tensor], op: Box<dyn Backward>, output: &Tensor) {
+    if recording(inputs) {
+        note(Op::Other(inputs.iter().map(|t| (*t).clone()).collect(), op), output);
+    }
+}
+
 /// The sum of two tensors of one shape; see [`super::add`].
 pub(super) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if !cpu::ready(&[x, y]) {
+        let constants = composed::constants(&[x, y]);
+        let output = (&constants[0] + &constants[1])?;
+        if recording(&[x, y]) {
+            note(Op::Sum([x.clone(), y.clone()]), &output);
+        }
+        return Ok(output);
+    }
     let (x, y) = (x.contiguous()?, y.contiguous()?);
     if !is_recording() {
         return x.apply_op2(&y, Sum);
@@ -207,6 +230,7 @@ impl TapeGradients {
     fn sum(&mut self, id: TensorId, term: Tensor, owned: bool) -> Result<()> {
         let gradient = match self.0.remove(&id) {
             None => Gradient { tensor: term, owned },
+            Some(sum) if !cpu::ready(&[&sum.tensor, &term]) => Gradient { tensor: (sum.tensor + term)?, owned },
             Some(sum) if sum.owned => {
                 sum.tensor.inplace_op2(&term, &AddTo)?;
                 sum
@@ -266,6 +290,12 @@ fn walk(nodes: Vec<Node>, seeds: Vec<(Tensor, Tensor)>) -> Result<TapeGradients>
                 gradients.add(&x, dx, true, &reached)?;
                 gradients.add(&y, dy, true, &reached)?;
                 gradients.add(&z, dz, true, &reached)?;
+            }
+            Op::Other(inputs, op) => {
+                let wanted: Vec<bool> = inputs.iter().map(cpu::wants_gradient).collect();
+                for (input, own) in inputs.iter().zip(op.backward(&inputs, &wanted, &gradient)?) {
+                    gradients.add(input, own, false, &reached)?;
+                }
             }
             Op::Sum([x, y]) => {
                 gradients.add(&x, Some(gradient.clone()), false, &reached)?;

@@ -36,13 +36,17 @@ fn assert_close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
     }
 }
 
-type Op<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
+type Op<'a> = &'a (dyn Fn(&[Tensor]) -> Result<Tensor> + Sync);
+
+/// A factor for every output.
+fn factors(out: &Tensor) -> Result<Tensor> {
+    let factors: Vec<f32> = (0..out.elem_count()).map(|i| ((i * 37 % 101) as f32 / 50.0) - 1.0).collect();
+    Tensor::from_vec(factors, out.shape(), out.device())
+}
 
 /// A scalar whose gradient reaches every output with its own factor.
 fn probe(out: &Tensor) -> Result<Tensor> {
-    let count = out.elem_count();
-    let factors: Vec<f32> = (0..count).map(|i| ((i * 37 % 101) as f32 / 50.0) - 1.0).collect();
-    (out.flatten_all()? * Tensor::from_vec(factors, count, out.device())?)?.sum_all()
+    (out * factors(out)?)?.sum_all()
 }
 
 fn value_and_gradients(op: Op, inputs: &[Var]) -> (Vec<f32>, Vec<Vec<f32>>) {
@@ -53,11 +57,28 @@ fn value_and_gradients(op: Op, inputs: &[Var]) -> (Vec<f32>, Vec<Vec<f32>>) {
     (flat(&out), tensors.iter().map(gradient).collect())
 }
 
-/// Kernel equals reference, and the kernel's gradient predicts what a small move of each input does.
+/// The same through the tape, without kernels: as on a GPU.
+fn composed_value_and_gradients(op: Op, inputs: &[Var]) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let tensors: Vec<Tensor> = inputs.iter().map(|v| v.as_tensor().clone()).collect();
+    without_kernels(|| {
+        let (out, tape) = tape::record(|| op(&tensors)).expect("the op runs");
+        assert!(!out.track_op(), "the op leaves a graph of candle's behind");
+        let mut gradients = tape.backward(vec![(out.clone(), factors(&out).unwrap())]).expect("the op has a backward");
+        let of = |t: &Tensor| flat(&gradients.remove(t).expect("every input gets a gradient"));
+        (flat(&out), tensors.iter().map(of).collect())
+    })
+}
+
+/// Kernel equals reference, on the tape or in candle's graph, and the kernel's gradient predicts what a small move of each input does.
 fn check(name: &str, kernel: Op, reference: Op, inputs: &[Var]) {
     let (value, gradients) = value_and_gradients(kernel, inputs);
     let (want, want_gradients) = value_and_gradients(reference, inputs);
     assert_close(&value, &want, 3e-6, name);
+    let (composed, composed_gradients) = composed_value_and_gradients(kernel, inputs);
+    assert_close(&composed, &want, 3e-6, &format!("{name}, composed"));
+    for (i, (got, want)) in composed_gradients.iter().zip(&want_gradients).enumerate() {
+        assert_close(got, want, 1e-5, &format!("{name}, composed: gradient of input {i}"));
+    }
     for (i, (got, want)) in gradients.iter().zip(&want_gradients).enumerate() {
         assert_close(got, want, 1e-5, &format!("{name}, gradient of input {i}"));
         assert!(got.iter().any(|g| *g != 0.0), "{name}: gradient of input {i} is zero");
@@ -133,9 +154,12 @@ fn rope_turns_halves() {
 
 #[test]
 fn attention_over_groups_and_segments() {
-    for (lengths, heads, key_heads, head_dim) in
-        [(&[1usize, 40, 3, 70][..], 4, 2, 8), (&[5, 0, 7], 6, 2, 32), (&[33], 3, 3, 16)]
-    {
+    for (lengths, heads, key_heads, head_dim) in [
+        (&[1usize, 40, 3, 70][..], 4, 2, 8),
+        (&[5, 0, 7], 6, 2, 32),
+        (&[33], 3, 3, 16),
+        (&[6, 6, 6, 2, 0, 2, 9], 4, 2, 8),
+    ] {
         let segments = Segments::new(lengths);
         let rows = segments.total();
         let inputs = [
@@ -160,7 +184,7 @@ fn swiglu_elementwise() {
 
 #[test]
 fn token_logprobs_over_small_and_chunked_vocabularies() {
-    for (rows, entries) in [(11, 50), (130, 1100), (3, 2100)] {
+    for (rows, entries) in [(11, 50), (130, 1100), (3, 2100), (600, 50)] {
         let (hidden, head) = (normal("hidden", (rows, 24), 1.0), normal("head", (entries, 24), 0.4));
         let targets: Vec<u32> = (0..rows).map(|i| (i * 7919 % entries) as u32).collect();
         check(
@@ -179,7 +203,7 @@ fn token_logprobs_over_small_and_chunked_vocabularies() {
 
 #[test]
 fn divergence_from_a_reference_of_another_width() {
-    for (rows, entries) in [(7, 40), (130, 1100)] {
+    for (rows, entries) in [(7, 40), (130, 1100), (300, 20)] {
         let (hidden, head) = (normal("hidden", (rows, 24), 1.0), normal("head", (entries, 24), 0.4));
         let (other_hidden, other_head) = (normal("other", (rows, 16), 1.0), normal("other head", (entries, 16), 0.5));
         let other = (other_hidden.as_tensor(), other_head.as_tensor());
@@ -267,4 +291,30 @@ fn attention_is_the_same_alone_packed_and_cached() {
             assert_eq!(out, packed[first..first + group * hd], "position {position}, key head {key_head}");
         }
     }
+}
+
+/// What a composition holds at once is bounded, whatever the micro-batch.
+#[test]
+fn compositions_go_by_in_pieces() {
+    let pieces: Vec<_> = reference::logit_pieces(2048 + 5).collect();
+    assert!(pieces.iter().all(|piece| piece.len() <= 256));
+    assert!(pieces.into_iter().flatten().eq(0..2053));
+    let mut lengths = vec![500; 9];
+    lengths.extend([3000, 7, 0, 7]);
+    let segments = Segments::new(&lengths);
+    let runs = segments.runs();
+    let sizes: Vec<_> = runs.iter().map(|run| (run.rows.len(), run.length)).collect();
+    assert_eq!(sizes, [(2000, 500), (2000, 500), (500, 500), (3000, 3000), (14, 7)]);
+    assert!(runs.into_iter().flat_map(|run| run.rows).eq(0..segments.total()));
+}
+
+/// A frozen weight gets no gradient, and what needs none is not computed.
+#[test]
+fn frozen_inputs_cost_nothing() {
+    let (x, w) = (normal("x", (5, 8), 1.0), normal("w", (6, 8), 1.0).as_detached_tensor());
+    without_kernels(|| {
+        let (out, tape) = tape::record(|| linear(&x, &w, None)).unwrap();
+        let mut gradients = tape.backward(vec![(out.clone(), out.ones_like().unwrap())]).unwrap();
+        assert!(gradients.remove(&x).is_some() && gradients.remove(&w).is_none());
+    });
 }

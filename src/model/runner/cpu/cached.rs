@@ -1,8 +1,7 @@
 //! The blocks over cached sequences.
 
-use super::packed::{Layer, Linear};
 use super::workspace::{Rows, Workspace};
-use super::{Feed, Runner};
+use super::{CpuRunner, Feed, Layer, Linear, PackedForm};
 use crate::base::error::Result;
 use crate::model::ops::norm::rms_norm_rows;
 use crate::model::ops::rope::rope_rows;
@@ -15,7 +14,7 @@ const TILE: usize = 32;
 
 /// The inference back end of the blocks.
 pub struct Cached<'a, 'f, 's> {
-    pub runner: &'a Runner,
+    pub runner: &'a CpuRunner,
     pub workspace: &'a mut Workspace,
     pub feeds: &'f mut [Feed<'s>],
 }
@@ -45,7 +44,7 @@ impl Cached<'_, '_, '_> {
     }
 
     /// Norms and turns queries and keys, in place.
-    fn place_heads(&mut self, qkv: &mut Rows, layer: &Layer) {
+    fn place_heads(&mut self, qkv: &mut Rows, layer: &Layer<PackedForm>) {
         let config = &self.runner.config;
         let (query, turned, half) =
             (config.query_width(), config.query_width() + config.kv_width(), config.head_dim / 2);
@@ -102,13 +101,13 @@ impl Cached<'_, '_, '_> {
 
 impl Backend for Cached<'_, '_, '_> {
     type Rows = Rows;
-    type Layer = Layer;
+    type Layer = Layer<PackedForm>;
 
-    fn attention_norm(&mut self, x: &Rows, layer: &Layer) -> Result<Rows> {
+    fn attention_norm(&mut self, x: &Rows, layer: &Layer<PackedForm>) -> Result<Rows> {
         Ok(self.norm(x, &layer.input_norm))
     }
 
-    fn attention(&mut self, x: Rows, layer: &Layer, layer_index: usize) -> Result<Rows> {
+    fn attention(&mut self, x: Rows, layer: &Layer<PackedForm>, layer_index: usize) -> Result<Rows> {
         let mut qkv = self.project(x, &layer.qkv);
         self.place_heads(&mut qkv, layer);
         let mut out = self.workspace.take(qkv.count(), self.runner.config.query_width());
@@ -121,15 +120,15 @@ impl Backend for Cached<'_, '_, '_> {
         Ok(out)
     }
 
-    fn add_attention(&mut self, x: Rows, y: Rows, layer: &Layer) -> Result<Rows> {
+    fn add_attention(&mut self, x: Rows, y: Rows, layer: &Layer<PackedForm>) -> Result<Rows> {
         Ok(self.add_projected(x, y, &layer.o))
     }
 
-    fn feed_forward_norm(&mut self, x: &Rows, layer: &Layer) -> Result<Rows> {
+    fn feed_forward_norm(&mut self, x: &Rows, layer: &Layer<PackedForm>) -> Result<Rows> {
         Ok(self.norm(x, &layer.post_norm))
     }
 
-    fn feed_forward(&mut self, x: Rows, layer: &Layer) -> Result<Rows> {
+    fn feed_forward(&mut self, x: Rows, layer: &Layer<PackedForm>) -> Result<Rows> {
         let both = self.project(x, &layer.gate_up);
         let width = both.width / 2;
         let mut out = self.workspace.take(both.count(), width);
@@ -141,7 +140,7 @@ impl Backend for Cached<'_, '_, '_> {
         Ok(out)
     }
 
-    fn add_feed_forward(&mut self, x: Rows, y: Rows, layer: &Layer) -> Result<Rows> {
+    fn add_feed_forward(&mut self, x: Rows, y: Rows, layer: &Layer<PackedForm>) -> Result<Rows> {
         Ok(self.add_projected(x, y, &layer.down))
     }
 }

@@ -2,9 +2,9 @@ use super::*;
 use crate::model::ops::Segments;
 use crate::model::testing::{every_shape, tiny_config, tiny_tensors};
 
-fn build(config: &Config) -> (Transformer, Runner) {
+fn build(config: &Config) -> (Transformer, CpuRunner) {
     let transformer = Transformer::from_tensors(config, tiny_tensors(config, 5), DType::F32, &Device::Cpu).unwrap();
-    let runner = Runner::from_transformer(&transformer).unwrap();
+    let runner = CpuRunner::from_transformer(&transformer).unwrap();
     (transformer, runner)
 }
 

@@ -1,0 +1,190 @@
+//! The device runner against the CPU runner, both on the CPU.
+
+use super::super::cpu::CpuRunner;
+use super::super::{Feed, Session};
+use super::*;
+use crate::model::testing::{every_shape, tiny_config, tiny_tensors};
+
+fn build(config: &Config, dtype: DType) -> (CpuRunner, DeviceRunner) {
+    let transformer = Transformer::from_tensors(config, tiny_tensors(config, 5), dtype, &Device::Cpu).unwrap();
+    (CpuRunner::from_transformer(&transformer).unwrap(), DeviceRunner::from_transformer(&transformer).unwrap())
+}
+
+fn tokens(count: usize, seed: u32) -> Vec<u32> {
+    (0..count as u32).map(|i| (i * 7 + seed * 13 + i * i) % 61).collect()
+}
+
+fn largest_gap(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    assert_eq!(a.iter().map(Vec::len).collect::<Vec<_>>(), b.iter().map(Vec::len).collect::<Vec<_>>());
+    let gaps = a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs());
+    gaps.fold(0.0, |largest, gap| if gap.is_nan() { f32::INFINITY } else { largest.max(gap) })
+}
+
+/// A prompt in uneven pieces beside others, logits wanted of some rows.
+fn prefill<S: Session>(session: &mut S, lengths: &[usize], pieces: &[usize]) -> Vec<Vec<f32>> {
+    let texts: Vec<Vec<u32>> = lengths.iter().zip(1..).map(|(length, seed)| tokens(*length, seed)).collect();
+    let mut sequences: Vec<_> = lengths.iter().map(|length| session.open(*length).unwrap()).collect();
+    let (mut fed, mut all) = (0, Vec::new());
+    for piece in pieces {
+        let mut feeds = Vec::new();
+        for (text, sequence) in texts.iter().zip(&mut sequences) {
+            let token_ids = &text[fed.min(text.len())..(fed + piece).min(text.len())];
+            feeds.push(Feed { sequence, token_ids, want: token_ids.len().div_ceil(2) });
+        }
+        let mut logits = Vec::new();
+        session.logits(&mut feeds, &mut logits).unwrap();
+        all.push(logits);
+        fed += piece;
+    }
+    all
+}
+
+#[test]
+fn prompts_of_any_length_in_any_pieces() {
+    for config in every_shape() {
+        let (cpu, device) = build(&config, DType::F32);
+        let (lengths, pieces) = ([70, 9, 31], [1, 20, 49]);
+        let found = prefill(&mut device.session(0, 0, 0).unwrap(), &lengths, &pieces);
+        let expected = prefill(&mut cpu.session(0, 0, 0).unwrap(), &lengths, &pieces);
+        let gap = largest_gap(&found, &expected);
+        assert!(gap < 1e-4, "{:?}: {gap}", config.architecture);
+    }
+}
+
+/// Longer than the tiles of queries whose scores exist at once, in one call and across two.
+#[test]
+fn long_prompts_go_by_in_tiles() {
+    let (cpu, device) = build(&Config { max_positions: 2048, ..tiny_config() }, DType::F32);
+    let found = prefill(&mut device.session(0, 0, 0).unwrap(), &[1300], &[1100, 200]);
+    let expected = prefill(&mut cpu.session(0, 0, 0).unwrap(), &[1300], &[1100, 200]);
+    let gap = largest_gap(&found, &expected);
+    assert!(gap < 1e-4, "{gap}");
+}
+
+struct Sample<S: Session> {
+    sequence: S::Sequence,
+    next: u32,
+}
+
+fn start<S: Session>(session: &mut S, samples: &mut Vec<Sample<S>>, prompt: &S::Prompt) {
+    let next = samples.len() as u32 * 11 + 3;
+    samples.push(Sample { sequence: session.start(prompt).unwrap(), next });
+}
+
+/// One token for every sample, each a different one; the newest sample is fed first.
+fn decode<S: Session>(session: &mut S, samples: &mut [Sample<S>]) -> Vec<f32> {
+    let ids: Vec<[u32; 1]> = samples.iter().rev().map(|sample| [sample.next]).collect();
+    let mut feeds = Vec::new();
+    for (sample, token_ids) in samples.iter_mut().rev().zip(&ids) {
+        sample.next = (sample.next * 5 + 1) % 61;
+        feeds.push(Feed { sequence: &mut sample.sequence, token_ids, want: 1 });
+    }
+    let mut logits = Vec::new();
+    session.logits(&mut feeds, &mut logits).unwrap();
+    logits
+}
+
+/// Prompts shared by samples that come and go: slots are taken again, left empty in the middle, and filled up.
+fn script<S: Session>(session: &mut S) -> Vec<Vec<f32>> {
+    let prompt = |session: &mut S, length: usize, seed: u32| {
+        let (text, mut sequence) = (tokens(length, seed), session.open(length).unwrap());
+        let mut feed = [Feed { sequence: &mut sequence, token_ids: &text, want: 0 }];
+        session.logits(&mut feed, &mut Vec::new()).unwrap();
+        session.freeze(sequence)
+    };
+    let (long, short) = (prompt(session, 40, 1), prompt(session, 5, 2));
+    let (mut samples, mut all) = (Vec::new(), Vec::new());
+    for prompt in [&long, &long, &short, &long] {
+        start(session, &mut samples, prompt);
+    }
+    assert_eq!(session.free_slots(), 0);
+    all.push(decode(session, &mut samples));
+    all.push(decode(session, &mut samples));
+    // A slot is taken again at once by another prompt's sample, shorter than what lay there.
+    session.retire(samples.remove(0).sequence);
+    start(session, &mut samples, &short);
+    all.push(decode(session, &mut samples));
+    // Two leave, none enters.
+    session.retire(samples.remove(1).sequence);
+    session.retire(samples.remove(0).sequence);
+    for _ in 0..3 {
+        all.push(decode(session, &mut samples));
+    }
+    session.release(long);
+    start(session, &mut samples, &short);
+    session.release(short);
+    all.push(decode(session, &mut samples));
+    for sample in samples {
+        session.retire(sample.sequence);
+    }
+    assert_eq!(session.free_slots(), 4);
+    all
+}
+
+#[test]
+fn samples_share_prompts_and_slots_are_used_again() {
+    for config in every_shape() {
+        let (cpu, device) = build(&config, DType::F32);
+        let found = script(&mut device.session(4, 40, 12).unwrap());
+        let expected = script(&mut cpu.session(4, 40, 12).unwrap());
+        let gap = largest_gap(&found, &expected);
+        assert!(gap < 1e-4, "{:?}: {gap}", config.architecture);
+    }
+}
+
+/// Weights, activations and cache in bf16 or f16 follow f32 on the same rounded weights as closely as these types can.
+#[test]
+fn narrow_types_stay_close() {
+    for (dtype, tolerance) in [(DType::BF16, 0.15), (DType::F16, 0.02)] {
+        let (cpu, device) = build(&tiny_config(), dtype);
+        assert_eq!(device.dtype, dtype);
+        let found = script(&mut device.session(4, 40, 12).unwrap());
+        let expected = script(&mut cpu.session(4, 40, 12).unwrap());
+        let gap = largest_gap(&found, &expected);
+        assert!(gap > 0.0 && gap < tolerance, "{dtype:?}: {gap}");
+    }
+}
+
+#[test]
+fn slots_take_the_memory_that_was_stated() {
+    let (_, device) = build(&tiny_config(), DType::BF16);
+    let session = device.session(5, 40, 50).unwrap();
+    // Two layers, two key heads of 8 numbers of 2 bytes, keys and values; 90 tokens in a room of 128.
+    assert_eq!(session.bytes(), 5 * 128 * 2 * 2 * 2 * 8 * 2);
+    assert!(session.bytes() <= 5 * device.slot_bytes(40, 50));
+}
+
+#[test]
+fn scores_are_log_probs_and_entropies() {
+    let (cpu, device) = build(&tiny_config(), DType::F32);
+    let text = tokens(30, 4);
+    fn scores<S: Session>(mut session: S, text: &[u32]) -> Vec<Vec<f32>> {
+        let mut sequence = session.open(text.len()).unwrap();
+        let mut feeds = [Feed { sequence: &mut sequence, token_ids: &text[..29], want: 20 }];
+        session.scores(&mut feeds, &text[10..]).unwrap().into_iter().map(|(a, b)| vec![a, b]).collect()
+    }
+    let found = scores(device.session(0, 0, 0).unwrap(), &text);
+    assert_eq!(found.len(), 20);
+    assert!(largest_gap(&found, &scores(cpu.session(0, 0, 0).unwrap(), &text)) < 1e-4);
+}
+
+#[test]
+fn impossible_feeds_are_errors() {
+    let (_, device) = build(&tiny_config(), DType::F32);
+    let mut session = device.session(2, 10, 10).unwrap();
+    let mut what = |token_ids: &[u32], room: usize| {
+        let mut sequence = session.open(room).unwrap();
+        let mut feeds = [Feed { sequence: &mut sequence, token_ids, want: 1 }];
+        session.logits(&mut feeds, &mut Vec::new()).unwrap_err().what().to_string()
+    };
+    assert!(what(&[99], 5).contains("token id 99"));
+    assert!(what(&[1; 97], 100).contains("97 tokens"));
+    assert!(what(&[1; 6], 5).contains("room"));
+    let mut prompt = session.open(3).unwrap();
+    session.logits(&mut [Feed { sequence: &mut prompt, token_ids: &[1, 2, 3], want: 0 }], &mut Vec::new()).unwrap();
+    let mut first = session.start(&prompt).unwrap();
+    session.start(&prompt).unwrap();
+    // One of two slots in use is left out.
+    let mut feeds = [Feed { sequence: &mut first, token_ids: &[1], want: 1 }];
+    assert!(session.logits(&mut feeds, &mut Vec::new()).unwrap_err().what().contains("every slot in use"));
+}
