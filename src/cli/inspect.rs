@@ -19,7 +19,7 @@ pub fn manifest(store: &Store, pipeline: &str, stage: &str) -> Result<Manifest> 
 pub fn path(store: &Path, args: args::Stage) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
     pipeline.stage(&args.stage)?;
-    let store = Store::open(store)?;
+    let store = Store::look(store)?;
     let manifest = manifest(&store, &pipeline.name, &args.stage)?;
     let folder = store.view_path(&pipeline.name, &args.stage);
     let folder = folder.display();
@@ -27,7 +27,7 @@ pub fn path(store: &Path, args: args::Stage) -> Result<()> {
 }
 
 pub fn log(store: &Path, args: args::Log) -> Result<()> {
-    let store = Store::open_existing(store)?;
+    let store = Store::look_existing(store)?;
     for run in store.logs()?.iter().rev().take(args.limit) {
         let Some(first) = run.iter().find(|event| event["event"] == "run") else { continue };
         let computed = run.iter().filter(|event| event["event"] == "part").count();

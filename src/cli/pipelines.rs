@@ -47,7 +47,7 @@ pub fn watched<T>(work: impl FnOnce(&Watch) -> Result<T>) -> Result<T> {
 
 pub fn plan(store: &Path, args: args::Stages) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
-    let plans = watched(|watch| pipeline::plan(&pipeline, &Store::open(store)?, &args.stages, watch))?;
+    let plans = watched(|watch| pipeline::plan(&pipeline, &Store::look(store)?, &args.stages, watch))?;
     if args.json {
         return render::json(&json!({ "stages": plans }));
     }
@@ -67,7 +67,7 @@ pub fn plan(store: &Path, args: args::Stages) -> Result<()> {
 
 pub fn status(store: &Path, args: args::Status) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
-    let store = Store::open(store)?;
+    let store = Store::look(store)?;
     let plans = watched(|watch| pipeline::plan(&pipeline, &store, &[], watch))?;
     let stages = plans.iter().map(|plan| stage_status(&store, &pipeline, plan)).collect::<Result<Vec<Value>>>()?;
     if args.json {

@@ -317,6 +317,24 @@ pub fn try_lock(path: &Path) -> Result<Option<File>> {
     }
 }
 
+/// Whether a process holds the lock on `path`. Asks without a change to the disk.
+pub fn is_locked(path: &Path) -> Result<bool> {
+    match open_lock(path)?.map(|file| file.try_lock()) {
+        None | Some(Ok(())) => Ok(false),
+        Some(Err(fs::TryLockError::WouldBlock)) => Ok(true),
+        Some(Err(fs::TryLockError::Error(e))) => Err(error("lock", path, e)),
+    }
+}
+
+/// A lock file that is there. Reading must do where writing is not allowed; some network file systems want to write.
+fn open_lock(path: &Path) -> Result<Option<File>> {
+    match File::options().read(true).write(true).open(path).or_else(|_| File::open(path)) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(error("open lock file", path, e)),
+    }
+}
+
 fn is_same_file(file: &File, path: &Path) -> bool {
     let id = |found: fs::Metadata| (found.dev(), found.ino());
     let (open, named) = (file.metadata().map(id), fs::metadata(path).map(id));
@@ -335,6 +353,11 @@ impl Gate {
         let file = announce(Change::Create(path))
             .and_then(|()| File::options().create(true).truncate(false).write(true).open(path));
         Ok(Gate { file: file.map_err(|e| error("open lock file", path, e))?, path: path.to_path_buf() })
+    }
+
+    /// Opens it where it is there, without a change to the disk. Where it is not, nobody writes.
+    pub fn open_existing(path: &Path) -> Result<Option<Gate>> {
+        Ok(open_lock(path)?.map(|file| Gate { file, path: path.to_path_buf() }))
     }
 
     /// Holds it together with others, until the result is dropped.
