@@ -172,13 +172,14 @@ impl State {
             bar.set_message(format!("{rate}{}{}", memory(), tick.note));
         } else if self.last_line.elapsed() > LINE_EVERY && self.part_started.elapsed() > LINE_EVERY {
             let left = match tick.rows_done {
-                0 => String::new(),
+                done if done == 0 || tick.rows_total == 0 => String::new(),
                 done => {
                     let eta = seconds * (tick.rows_total.saturating_sub(done)) as f64 / done as f64;
                     format!("  eta {}", HumanDuration(Duration::from_secs_f64(eta)))
                 }
             };
-            let done = format!("{}  {}/{}", self.part, tick.rows_done, tick.rows_total);
+            let total = if tick.rows_total > 0 { format!("/{}", tick.rows_total) } else { String::new() };
+            let done = format!("{}  {}{total}", self.part, tick.rows_done);
             self.line(&format!("{done}  {rate}{}{}{left}", memory(), tick.note));
         }
     }

@@ -10,13 +10,15 @@ use crate::base::address::Address;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fingerprint::Fingerprint;
 use crate::stage::{Context, Output, Tick};
+use crate::store::fs::Gate;
 use crate::store::hub::{Transfer, Watch};
-use crate::store::parquet::Footer;
-use crate::store::{Manifest, Oplog, PartRecord, Pointer, Store};
+use crate::store::parquet::{Encoded, Footer};
+use crate::store::{Manifest, Oplog, PartRecord, PartRef, Pointer, Store};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What happens during a run, for whoever shows it.
@@ -147,6 +149,28 @@ fn partial(spec: &StageSpec, bound: &Bound, computed_parts: usize, started: Inst
         parts: bound.parts.len(),
         computed_parts,
         seconds: started.elapsed().as_secs_f64(),
+    }
+}
+
+/// The tables of a part on their way into the store. From the first object on the gate is passed, so that no collection takes
+/// what no record names yet.
+struct Tables<'a> {
+    store: &'a Store,
+    gate: Option<Gate>,
+    stored: BTreeMap<String, Vec<PartRef>>,
+}
+
+impl<'a> Tables<'a> {
+    fn new(store: &'a Store) -> Tables<'a> {
+        Tables { store, gate: None, stored: BTreeMap::new() }
+    }
+
+    fn put(&mut self, encoded: Encoded) -> Result<()> {
+        if self.gate.is_none() {
+            self.gate = Some(self.store.gate()?.pass()?);
+        }
+        self.stored.entry(encoded.table.to_string()).or_default().push(self.store.put_part(encoded)?);
+        Ok(())
     }
 }
 
@@ -313,34 +337,36 @@ impl Runner<'_, '_> {
     ) -> Result<PartRecord> {
         let started = Instant::now();
         let observer = self.options.observer;
+        let tables = Mutex::new(Tables::new(self.session.store));
+        let put = |encoded| tables.lock().unwrap_or_else(PoisonError::into_inner).put(encoded);
         let tick = |tick: Tick| observer(Event::Progress { stage: &spec.name, tick });
         let context = Context {
             cancel: self.options.cancel,
             tick: &tick,
+            put: &put,
             threads: self.options.threads,
             footer: Footer { stage: &spec.name, fingerprint: bound.family.as_str() },
         };
         let part = &bound.parts[index];
         let output = bound.stage.run_part(&context, &part.part, earlier)?;
-        let record = self.publish_part(bound, index, output)?;
+        let tables = tables.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let record = self.publish_part(bound, index, tables, output)?;
         self.log.append(&json!({"event": "part", "time": Oplog::now(), "stage": spec.name, "part": index,
             "fingerprint": part.fingerprint, "seconds": started.elapsed().as_secs_f64()}))?;
         Ok(record)
     }
 
-    fn publish_part(&self, bound: &Bound, index: usize, output: Output) -> Result<PartRecord> {
+    fn publish_part(&self, bound: &Bound, index: usize, mut tables: Tables, output: Output) -> Result<PartRecord> {
         let store = self.session.store;
         let _gate = store.gate()?.pass()?;
-        let mut tables: BTreeMap<String, Vec<_>> = BTreeMap::new();
-        for encoded in output.tables {
-            tables.entry(encoded.table.to_string()).or_default().push(store.put_part(encoded)?);
-        }
+        output.tables.into_iter().try_for_each(|encoded| tables.put(encoded))?;
         let mut files = BTreeMap::new();
         for (name, bytes) in output.files {
             files.insert(name, (store.put(&bytes)?, bytes.len() as u64));
         }
         let part = &bound.parts[index];
-        let record = PartRecord { fingerprint: part.fingerprint.clone(), span: part.part.span.clone(), tables, files };
+        let (fingerprint, span) = (part.fingerprint.clone(), part.part.span.clone());
+        let record = PartRecord { fingerprint, span, tables: std::mem::take(&mut tables.stored), files };
         store.remember_part(&bound.recipe, &record)?;
         Ok(record)
     }

@@ -93,6 +93,8 @@ pub struct Context<'a> {
     pub cancel: &'a AtomicBool,
     /// Called now and then with the progress inside the current part; cheap.
     pub tick: &'a (dyn Fn(Tick) + Sync),
+    /// Stores a part of a table now, for stages that make more than memory should hold. What is left comes with [`Output`].
+    pub put: &'a (dyn Fn(Encoded) -> Result<()> + Sync),
     pub threads: usize,
     /// Stage name and fingerprint for the footers.
     pub footer: Footer<'a>,
@@ -117,6 +119,11 @@ impl Context<'_> {
 
     pub fn encode<R: Row>(&self, rows: &[R]) -> Result<Encoded> {
         Encoded::new(rows, &self.footer)
+    }
+
+    /// Encodes rows and stores them at once as a part of their table.
+    pub fn store<R: Row>(&self, rows: &[R]) -> Result<()> {
+        (self.put)(self.encode(rows)?)
     }
 
     /// An error once the run was asked to stop.

@@ -4,7 +4,8 @@ use super::fault::{self, Change, announce};
 use crate::base::address::Address;
 use crate::base::error::{Error, Result};
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+pub use std::fs::File;
+use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -50,8 +51,12 @@ pub fn open(path: &Path) -> Result<File> {
 
 /// The hash of a file's bytes, which are read in pieces.
 pub fn address(path: &Path) -> Result<Address> {
+    address_of(&open(path)?, path)
+}
+
+/// The hash of an open file's bytes, from where it stands.
+pub fn address_of(file: &File, path: &Path) -> Result<Address> {
     let mut hasher = blake3::Hasher::new();
-    let file = open(path)?;
     hasher.update_reader(file).map_err(|e| error("read file", path, e))?;
     Ok(hasher.finalize().into())
 }
@@ -202,6 +207,14 @@ pub fn publish_new(path: &Path, bytes: &[u8]) -> Result<()> {
         Ok(_) => Err(error("create file", path, ErrorKind::AlreadyExists.into())),
         Err(_) => publish(path, bytes, "file"),
     }
+}
+
+/// A file in `folder` to write and read that has no name: nothing is left of it, however the process ends.
+pub fn nameless(folder: &Path) -> Result<File> {
+    let temp = Temp::beside(&folder.join("nameless"))?;
+    announce(Change::Create(&temp.path))
+        .and_then(|()| File::options().create_new(true).read(true).write(true).open(&temp.path))
+        .map_err(|e| error("create temporary file", folder, e))
 }
 
 /// Memory this process holds now, in bytes; none where the system does not say.

@@ -13,6 +13,7 @@ mod memo;
 mod object;
 mod oplog;
 pub mod parquet;
+mod sort;
 mod view;
 
 pub use check::{Checked, Finding, Problem};
@@ -20,6 +21,7 @@ pub use gc::{Garbage, Rules};
 pub use handle::{PolicyHandle, Table};
 pub use manifest::{Manifest, PartRecord, PartRef, Pointer, Span};
 pub use oplog::Oplog;
+pub use sort::{Sorted, Sorter};
 
 use crate::base::error::{Error, Result};
 use memo::RECIPE;
@@ -76,6 +78,11 @@ impl Store {
                     .hint("choose another store with --store or MINDGAP_STORE"))
             }
         }
+    }
+
+    /// A file for what need not outlive it; see [`fs::nameless`].
+    pub fn nameless_file(&self) -> Result<fs::File> {
+        fs::nameless(&self.root)
     }
 
     pub fn root(&self) -> &Path {
