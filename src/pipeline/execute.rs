@@ -191,7 +191,7 @@ impl Runner<'_, '_> {
             let started = Instant::now();
             let mut bound = self.take(spec).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
             self.family = Some(bound.family.clone());
-            let plan = stage_plan(self.session.store, spec, &bound)?;
+            let plan = stage_plan(&self.session, spec, &bound)?;
             (self.options.observer)(Event::StageStarted { plan: &plan });
             let share = self.options.share.filter(|_| targets.contains(&spec.name));
             let computed_parts =
@@ -383,11 +383,9 @@ impl Runner<'_, '_> {
         let fingerprint = bound.fingerprint();
         let _gate = store.gate()?.pass()?;
         let address = store.put_manifest(manifest)?;
-        store.set_pointer(
-            pipeline,
-            &spec.name,
-            &Pointer { fingerprint: fingerprint.clone(), manifest: address.clone() },
-        )?;
+        let origin = Some(self.session.origin(spec, bound));
+        let pointer = Pointer { fingerprint: fingerprint.clone(), manifest: address.clone(), origin };
+        store.set_pointer(pipeline, &spec.name, &pointer)?;
         store.publish_view(pipeline, &spec.name, &address, manifest)?;
         let outcome = Outcome {
             name: spec.name.clone(),

@@ -6,7 +6,7 @@ use crate::base::fingerprint::{Fingerprint, Recipe};
 use crate::model::policy::PolicyFiles;
 use crate::stage::{Inputs, Params, Part, Stage, hub_policy, train};
 use crate::store::hub::{Hub, Watch};
-use crate::store::{Manifest, PartRecord, PolicyHandle, Store};
+use crate::store::{Input, Manifest, Origin, PartRecord, PolicyHandle, Store};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub struct Session<'a> {
@@ -88,6 +88,15 @@ impl<'a> Session<'a> {
         };
         let parts = stage.parts()?.into_iter().map(look_up).collect::<Result<_>>()?;
         Ok(Bound { stage, recipe, family, parts })
+    }
+
+    /// What a stage is made of: all it needs must be finished.
+    pub fn origin(&self, spec: &StageSpec, bound: &Bound) -> Origin {
+        let inputs = self.pipeline.needs(spec).into_iter().filter_map(|name| {
+            let manifest = self.manifests.get(name).filter(|manifest| manifest.main_table.is_some())?;
+            Some((name.to_string(), Input { address: manifest.content(), rows: manifest.rows() }))
+        });
+        Origin { recipe: bound.family.clone(), cut: bound.stage.cut(), inputs: inputs.collect() }
     }
 
     /// Takes a finished stage in, for those that read from it.

@@ -38,6 +38,11 @@ pub trait Stage: Sync {
     /// How the work is cut. A part's key says what its rows depend on beyond the recipe.
     fn parts(&self) -> Result<Vec<Part>>;
 
+    /// What says which parts there are and is part of neither recipe nor input: told where a part is missing.
+    fn cut(&self) -> Recipe {
+        Recipe::default()
+    }
+
     /// Computes one part. `earlier` are finished parts of the same recipe: rows to reuse, a checkpoint to go on from.
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output>;
 

@@ -196,6 +196,14 @@ impl Stage for RolloutStage {
         Ok(parts)
     }
 
+    fn cut(&self) -> Recipe {
+        let p = &self.params;
+        Recipe::default()
+            .with("samples", p.samples)
+            .with("part_problems", p.part_problems)
+            .with("part_samples", p.part_samples)
+    }
+
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output> {
         let loaded = self.loaded()?;
         let (from, to) = part.span.samples.expect("a rollout part has a sample range");

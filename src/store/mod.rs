@@ -19,7 +19,7 @@ mod view;
 pub use check::{Checked, Finding, Problem};
 pub use gc::{Garbage, Rules};
 pub use handle::{PolicyHandle, Table};
-pub use manifest::{Manifest, PartRecord, PartRef, Pointer, Span};
+pub use manifest::{Input, Manifest, Origin, PartRecord, PartRef, Pointer, Span};
 pub use oplog::Oplog;
 pub use sort::{Sorted, Sorter};
 
