@@ -65,6 +65,11 @@ impl<R: Row> Table<R> {
         Table::new(&self.store, parts)
     }
 
+    /// One part as a table.
+    pub fn part(&self, part: &PartRef) -> Table<R> {
+        Table::new(&self.store, vec![part.clone()])
+    }
+
     /// Content addresses of all parts: what a consumer of the whole table depends on.
     pub fn contents(&self) -> Vec<&Address> {
         self.parts.iter().map(|part| &part.content).collect()
