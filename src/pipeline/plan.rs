@@ -119,7 +119,7 @@ pub fn stage_plan(session: &Session, spec: &StageSpec, bound: &Bound) -> Result<
     let earlier = if parts_miss > 0 { session.store.family_parts(&bound.family)? } else { Vec::new() };
     // What is missing may have to be read to be counted: on all threads.
     let missing: Vec<&LookedUp> = bound.parts.iter().filter(|part| part.record.is_none()).collect();
-    let work = missing.par_iter().map(|missing| bound.stage.work(&missing.part, &earlier));
+    let work = missing.par_iter().map(|missing| bound.stage.work(&bound.family, &missing.part, &earlier));
     for Work { rows, reusable } in work.collect::<Result<Vec<_>>>()? {
         rows_hit += reusable;
         rows_miss += rows - reusable.min(rows);

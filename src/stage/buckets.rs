@@ -71,6 +71,7 @@ mod tests {
             bytes: 0,
             first: ids[range.start].clone(),
             last: ids[range.end - 1].clone(),
+            counts: Default::default(),
         };
         let fine = cut(&ids, |id| id, 16);
         let parts: Vec<PartRef> = fine.iter().map(part).collect();

@@ -46,8 +46,8 @@ pub trait Stage: Sync {
     /// Computes one part. `earlier` are finished parts of the same recipe: rows to reuse, a checkpoint to go on from.
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output>;
 
-    /// What a missing part would take.
-    fn work(&self, part: &Part, _earlier: &[PartRecord]) -> Result<Work> {
+    /// What a missing part would take. `family` is the fingerprint of the recipe.
+    fn work(&self, _family: &Fingerprint, part: &Part, _earlier: &[PartRecord]) -> Result<Work> {
         Ok(Work { rows: part.rows, reusable: 0 })
     }
 

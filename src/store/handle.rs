@@ -157,7 +157,15 @@ mod tests {
 
     fn part(first: &str, last: &str, rows: u64) -> PartRef {
         let nothing = Address::of(b"");
-        PartRef { address: nothing.clone(), content: nothing, rows, bytes: 0, first: first.into(), last: last.into() }
+        PartRef {
+            address: nothing.clone(),
+            content: nothing,
+            rows,
+            bytes: 0,
+            first: first.into(),
+            last: last.into(),
+            counts: BTreeMap::new(),
+        }
     }
 
     /// Goal: bisection finds what looking at every part finds.

@@ -19,6 +19,9 @@ pub struct PartRef {
     /// First and last value of the key's first column; empty strings for an empty part.
     pub first: String,
     pub last: String,
+    /// [`Row::counts`](crate::table::Row::counts); parts of earlier builds lack them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counts: BTreeMap<String, u64>,
 }
 
 /// The slice of a stage that a part covers.
