@@ -75,8 +75,11 @@ pub fn status(store: &Path, args: args::Status) -> Result<()> {
     }
     for stage in &stages {
         let text = |key: &str| stage[key].as_str().unwrap_or("-").to_string();
-        let address: String = text("address").chars().take(12).collect();
-        render::out(&format!("{:<28} {:<8} {:>8} rows  {address}", text("name"), text("state"), stage["rows"]))?;
+        let standing = match text("state").as_str() {
+            "partial" => format!("{} of {} parts", stage["parts_done"], stage["parts"]),
+            _ => text("address").chars().take(12).collect(),
+        };
+        render::out(&format!("{:<28} {:<8} {:>8} rows  {standing}", text("name"), text("state"), stage["rows"]))?;
     }
     Ok(())
 }
@@ -98,5 +101,6 @@ fn stage_status(store: &Store, pipeline: &Pipeline, plan: &StagePlan) -> Result<
         "address": manifest.as_ref().map(|m| m.content()),
         "rows": manifest.as_ref().map_or(plan.rows_hit, |m| m.rows()),
         "parts": plan.parts_hit + plan.parts_miss,
+        "parts_done": plan.parts_hit,
     }))
 }

@@ -34,6 +34,12 @@ pub fn error(error: &Error) {
     eprintln!("error: {error}");
 }
 
+/// A moment for people; `seconds` since 1970.
+pub fn date(seconds: f64) -> String {
+    let date = arrow::temporal_conversions::timestamp_s_to_datetime(seconds as i64);
+    date.map_or_else(|| format!("{seconds:.0}"), |date| format!("{date} UTC"))
+}
+
 /// How much of a known number of things is done: a bar on a terminal, nothing in a log.
 pub struct Counter(ProgressBar);
 
