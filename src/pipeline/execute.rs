@@ -116,7 +116,10 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
         // What stopped the run may well keep the log from being written; the first error is the one to tell.
         let event = if error.kind() == Kind::Interrupted { "stopped" } else { "failed" };
         let _ = log.append(&json!({"event": event, "time": Oplog::now(), "error": error.to_string()}));
-        return Err(error);
+        return Err(match error.kind() {
+            Kind::Interrupted => error.hint("finished parts are kept; run the same command again to go on"),
+            _ => error,
+        });
     }
     unreachable!("the loop returns")
 }
@@ -256,9 +259,7 @@ impl Runner<'_, '_> {
 
     fn check_cancelled(&self) -> Result<()> {
         match self.options.cancel.load(Ordering::Relaxed) {
-            true => {
-                Err(Error::interrupted("stopped; finished parts are kept").hint("run the same command again to go on"))
-            }
+            true => Err(Error::interrupted("stopped between two parts")),
             false => Ok(()),
         }
     }

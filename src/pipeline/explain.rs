@@ -125,7 +125,9 @@ fn text(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => "nothing".to_string(),
         Some(Value::String(text)) if is_hash(text) => text[..12].to_string(),
-        Some(Value::String(text)) => Value::from(text.split(' ').map(shortened).collect::<Vec<_>>().join(" ")).to_string(),
+        Some(Value::String(text)) => {
+            Value::from(text.split(' ').map(shortened).collect::<Vec<_>>().join(" ")).to_string()
+        }
         Some(value) => value.to_string(),
     }
 }

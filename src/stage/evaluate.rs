@@ -91,7 +91,8 @@ impl Stage for EvaluateStage {
     }
 
     fn cut(&self) -> Recipe {
-        let said = |run: &Run| (run.policy.clone(), format!("{} samples at temperature {}", run.samples, run.temperature));
+        let said =
+            |run: &Run| (run.policy.clone(), format!("{} samples at temperature {}", run.samples, run.temperature));
         Recipe::default().with("policies", self.runs.iter().map(said).collect::<BTreeMap<_, _>>())
     }
 

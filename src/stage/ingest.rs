@@ -117,7 +117,11 @@ impl<'a> Ingest<'a> {
                 }
                 Err(reason) => {
                     first_reason.get_or_insert_with(|| reason.clone());
-                    self.rejects.push(&self.files, index, Reject { file: input.file.to_string(), line, reason, excerpt })
+                    self.rejects.push(
+                        &self.files,
+                        index,
+                        Reject { file: input.file.to_string(), line, reason, excerpt },
+                    )
                 }
             }
         })?;
@@ -137,8 +141,8 @@ impl<'a> Ingest<'a> {
     pub fn problems(mut self, visit: &mut dyn FnMut(Problem) -> Result<()>) -> Result<Rejects> {
         let mut kept: Option<(String, usize, u64)> = None;
         for row in self.rows.sorted()? {
-            let Candidate { input, line, excerpt, problem } =
-                serde_json::from_slice(&row?.1).map_err(|e| Error::internal("a sorted row came back damaged").source(e))?;
+            let Candidate { input, line, excerpt, problem } = serde_json::from_slice(&row?.1)
+                .map_err(|e| Error::internal("a sorted row came back damaged").source(e))?;
             match &kept {
                 Some((id, first_input, first_line)) if *id == problem.problem_id => {
                     let (file, first_file) = (self.files[input], self.files[*first_input]);

@@ -134,9 +134,7 @@ impl Context<'_> {
     /// An error once the run was asked to stop.
     pub fn check_cancelled(&self) -> Result<()> {
         match self.cancel.load(Ordering::Relaxed) {
-            true => {
-                Err(Error::interrupted("stopped; finished parts are kept").hint("run the same command again to go on"))
-            }
+            true => Err(Error::interrupted("stopped in the middle of a part")),
             false => Ok(()),
         }
     }

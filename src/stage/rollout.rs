@@ -121,9 +121,10 @@ impl Params {
             params: self.clone(),
             problems: inputs.table(&self.problems)?,
             unsolved: self.unsolved.iter().map(|name| inputs.table(name)).collect::<Result<_>>()?,
-            same_problems: self.unsolved.iter().all(|name| {
-                inputs.rollouts_of(name).is_ok_and(|rollouts| rollouts.problems == self.problems)
-            }),
+            same_problems: self
+                .unsolved
+                .iter()
+                .all(|name| inputs.rollouts_of(name).is_ok_and(|rollouts| rollouts.problems == self.problems)),
             template: Template::new(&inputs.template(self.template.as_deref(), PLAIN)?)?,
             policy: inputs.policy(&self.policy)?,
             loaded: OnceLock::new(),
@@ -241,7 +242,8 @@ impl Stage for RolloutStage {
         let (from, to) = part.span.samples.expect("a rollout part has a sample range");
         let overlapping: Vec<&PartRecord> = earlier.iter().filter(|record| overlaps(record, part)).collect();
         // Such a part holds its whole range of samples of every problem there is to sample.
-        let same_problems = |record: &&PartRecord| with_samples_of(part, record).fingerprint(family) == record.fingerprint;
+        let same_problems =
+            |record: &&PartRecord| with_samples_of(part, record).fingerprint(family) == record.fingerprint;
         if let Some(problems) = self.count_tasks(part).filter(|_| overlapping.iter().all(same_problems)) {
             let holds = |record: &&PartRecord, sample: u32| {
                 record.span.samples.is_some_and(|(from, to)| (from..to).contains(&sample))
@@ -316,7 +318,8 @@ impl RolloutStage {
                 let verdicts = verdicts.overlapping(first, last);
                 let within = verdicts.parts().iter().all(|part| part.first >= *first && part.last <= *last);
                 let apart = verdicts.parts().windows(2).all(|pair| pair[0].last < pair[1].first);
-                let solved = verdicts.parts().iter().map(|part| part.counts.get("solved_problems")).sum::<Option<u64>>();
+                let solved =
+                    verdicts.parts().iter().map(|part| part.counts.get("solved_problems")).sum::<Option<u64>>();
                 solved.filter(|_| within && apart).and_then(|solved| rows.checked_sub(solved))
             }
             _ => None,

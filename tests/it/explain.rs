@@ -36,6 +36,11 @@ fn a_changed_file_and_the_table_made_of_it() {
     let after = standing(&ran.store(), &ran.file(), "problems");
     assert!(before.starts_with("100 rows") && after.starts_with("103 rows"), "{before} {after}");
     assert_eq!(why(&ran, "rollouts"), [format!("problems: {before} -> {after}")]);
+    // Verdicts depend on the samples, which say what the problems are.
+    let before = standing(&ran.store(), &ran.file(), "rollouts");
+    run_stages_here(&ran.store(), &ran.file(), &["rollouts".to_string()]).unwrap();
+    let after = standing(&ran.store(), &ran.file(), "rollouts");
+    assert_eq!(why(&ran, "verdicts"), [format!("rollouts: {before} -> {after}")]);
 }
 
 #[test]
@@ -87,7 +92,10 @@ fn a_template_and_a_policy() {
 #[test]
 fn a_renamed_stage() {
     let mut ran = Ran::new(GUIDED);
-    ran.text = ran.text.replace("[stages.problems]", "[stages.tasks]").replace("problems = \"problems\"", "problems = \"tasks\"");
+    ran.text = ran
+        .text
+        .replace("[stages.problems]", "[stages.tasks]")
+        .replace("problems = \"problems\"", "problems = \"tasks\"");
     assert_eq!(why(&ran, "rollouts"), [""; 0]);
     ran.change("samples = 1\n", "samples = 2\n");
     assert_eq!(why(&ran, "rollouts"), ["samples: 1 -> 2"]);

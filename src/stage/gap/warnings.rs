@@ -125,7 +125,8 @@ impl TargetChecks {
         found.extend(gap.eos_probability.map(|probability| check.eos(probability, gap.rows)));
         found.push(check.share("truncated", SHARE, self.truncated, "targets have no end-of-sequence token"));
         if let Some(TextChecks { copied, meta, bare }) = self.texts {
-            let copied_says = format!("targets share half of their {NGRAM_WORDS}-word n-grams with the expert's solution");
+            let copied_says =
+                format!("targets share half of their {NGRAM_WORDS}-word n-grams with the expert's solution");
             found.push(check.share("copied", SHARE, copied, &copied_says));
             found.push(check.share("meta_phrase", RARE, meta, "targets speak of a solution they were shown"));
             found.push(check.share("answer_only", SHARE, bare, "targets give the answer without work"));
@@ -165,7 +166,8 @@ impl SampleChecks {
         }
         if let (Some(first), Some(disagree)) = (first, &mut self.disagree) {
             let key = |row: &'_ Verdict| (row.problem_id.clone(), row.sample_index);
-            let known: HashMap<(String, u32), bool> = first.iter().map(|row| (key(row), row.verdict == "correct")).collect();
+            let known: HashMap<(String, u32), bool> =
+                first.iter().map(|row| (key(row), row.verdict == "correct")).collect();
             for row in verdicts {
                 if let Some(was_correct) = known.get(&key(row)) {
                     disagree.add(&row.problem_id, (row.verdict == "correct") != *was_correct);
@@ -181,7 +183,8 @@ impl SampleChecks {
         let check = Check { moment: "sampling", source: &source };
         let undecided_says = "verdicts are neither right nor wrong: the judge could not read the answer";
         let disagree_says = "samples are right for one judge and wrong for another";
-        let mut found = vec![check.share("truncated", SHARE, self.truncated, "samples were cut off at the token limit")];
+        let mut found =
+            vec![check.share("truncated", SHARE, self.truncated, "samples were cut off at the token limit")];
         found.push(check.share("undecided", RARE, self.undecided, undecided_says));
         found.extend(self.disagree.map(|disagree| check.share("judges_disagree", RARE, disagree, disagree_says)));
         found
