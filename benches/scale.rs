@@ -26,6 +26,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 const SAMPLES: u32 = 4;
+const MORE_SAMPLES: u32 = 10;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -37,9 +38,8 @@ fn main() -> Result<()> {
         }
     }
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let pipeline = write_inputs(folder.path(), problems);
-    let store = folder.path().join("store");
-    let pipeline = pipeline.to_str().expect("temporary folders are UTF-8");
+    let (pipeline, more) = write_inputs(folder.path(), problems);
+    let (pipeline, store) = (pipeline.as_str(), folder.path().join("store"));
     println!("{problems} problems, {SAMPLES} samples each\n{:<28}{:>10}{:>14}", "", "seconds", "peak MiB");
     timed(&store, "run problems (ingest)", &["run", pipeline, "problems"]);
     let started = Instant::now();
@@ -62,14 +62,15 @@ fn main() -> Result<()> {
     for _ in 0..3 {
         timed(&store, "run, all cached", &[&["run", pipeline], &done[..]].concat());
     }
+    timed(&store, "plan, more samples missing", &["plan", &more]);
     timed(&store, "status", &["status", pipeline]);
     timed(&store, "check", &["check"]);
     timed(&store, "gc (dry run)", &["gc"]);
     Ok(())
 }
 
-/// A file of problems, and a pipeline over it.
-fn write_inputs(folder: &Path, problems: u64) -> std::path::PathBuf {
+/// A file of problems, a pipeline over it, and the same with more samples.
+fn write_inputs(folder: &Path, problems: u64) -> (String, String) {
     let mut lines = String::new();
     for i in 0..problems {
         let (a, b) = (i % 9973, i / 7);
@@ -81,7 +82,7 @@ fn write_inputs(folder: &Path, problems: u64) -> std::path::PathBuf {
         .expect("writing to a text does not fail");
     }
     std::fs::write(folder.join("problems.jsonl"), lines).expect("the temporary folder is writable");
-    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/base-policy");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = format!(
         r#"
 [policies]
@@ -104,6 +105,8 @@ kind = "rollout"
 problems = "problems"
 policy = "base"
 unsolved = ["verdicts"]
+prompt_kind = "guided"
+template = "{templates}/guided.j2"
 samples = {SAMPLES}
 max_new_tokens = 16
 [stages.rewrites]
@@ -116,11 +119,16 @@ kind = "evaluate"
 problems = "problems"
 verdicts = ["verdicts"]
 "#,
-        policy = policy.display()
+        policy = root.join("data/base-policy").display(),
+        templates = root.join("pipelines/templates").display(),
     );
-    let path = folder.join("scale.toml");
-    std::fs::write(&path, text).expect("the temporary folder is writable");
-    path
+    let more = text.replacen(&format!("samples = {SAMPLES}"), &format!("samples = {MORE_SAMPLES}"), 1);
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("the temporary folder is writable");
+        path.to_str().expect("temporary folders are UTF-8").to_string()
+    };
+    (write("scale.toml", &text), write("more.toml", &more))
 }
 
 #[derive(Deserialize)]

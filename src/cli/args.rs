@@ -42,11 +42,11 @@ pub enum Command {
     /// Run what is missing: all stages, or the named ones and what they need.
     Run(Run),
     /// Say what would run and why, without running it.
-    Plan(Stages),
+    Plan(Plan),
     /// Say how far each stage is.
     Status(Status),
     /// Print where a table or policy is: a Parquet glob, or a folder.
-    Path(Stage),
+    Path(Path),
     /// Show rows of a stage's table, or of a Parquet file; with --row, everything about one problem.
     Show(Show),
     /// List past runs.
@@ -106,6 +106,18 @@ impl Compute {
 }
 
 #[derive(ClapArgs)]
+#[command(after_help = "Examples:
+  mindgap plan pipelines/demo.toml               every stage: cached, to compute and why, or waiting
+  mindgap plan pipelines/demo.toml rewrites      the rewrites and what they need
+  mindgap plan pipelines/demo.toml --set train_seed=1    with another value of a variable
+
+A reason reads old value -> new value: `samples: 4 -> 10`, `problems: 10000 rows (3f2a..) -> 10100 rows (9c1b..)`.")]
+pub struct Plan {
+    #[command(flatten)]
+    pub stages: Stages,
+}
+
+#[derive(ClapArgs)]
 pub struct Stages {
     #[command(flatten)]
     pub pipeline: Pipeline,
@@ -117,6 +129,13 @@ pub struct Stages {
 }
 
 #[derive(ClapArgs)]
+#[command(after_help = "Examples:
+  mindgap run pipelines/demo.toml                everything that is missing
+  mindgap run pipelines/demo.toml rewrites       only the rewrites and what they need
+  mindgap run pipelines/demo.toml --set train_seed=1     with another value of a variable
+  mindgap run pipelines/demo.toml rollouts --part 2/8    the second of eight shares of the samples
+
+Stop it whenever you like, also by kill -9: finished parts are kept, and the same command goes on.")]
 pub struct Run {
     #[command(flatten)]
     pub stages: Stages,
@@ -140,11 +159,22 @@ fn share(text: &str) -> Result<Share, String> {
 }
 
 #[derive(ClapArgs)]
+#[command(after_help = "Examples:
+  mindgap status pipelines/demo.toml             also while a run is at work in another terminal
+  watch mindgap status pipelines/demo.toml")]
 pub struct Status {
     #[command(flatten)]
     pub pipeline: Pipeline,
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(ClapArgs)]
+#[command(after_help = "Example:
+  duckdb -c \"select source, count(*) from '$(mindgap path pipelines/demo.toml rewrites)' group by 1\"")]
+pub struct Path {
+    #[command(flatten)]
+    pub stage: Stage,
 }
 
 #[derive(ClapArgs)]
@@ -156,6 +186,11 @@ pub struct Stage {
 }
 
 #[derive(ClapArgs)]
+#[command(after_help = "Examples:
+  mindgap show pipelines/demo.toml rewrites --where source=guided --limit 3
+  mindgap show pipelines/demo.toml verdicts --where verdict!=correct --columns problem_id,extracted,method
+  mindgap show pipelines/demo.toml --row 1f0c    one problem through all tables, by the start of its id
+  mindgap show stray.parquet                     what a file says of itself, and its rows")]
 pub struct Show {
     #[command(flatten)]
     pub pipeline: Pipeline,
@@ -180,6 +215,9 @@ pub struct Show {
 }
 
 #[derive(ClapArgs)]
+#[command(after_help = "Examples:
+  mindgap log                                    the last runs: when, what was computed and what was cached
+  mindgap log --limit 1 --json | jq -r .text     the pipeline as the last run read it")]
 pub struct Log {
     /// Runs to list, the newest first.
     #[arg(long, default_value_t = 20)]

@@ -24,7 +24,7 @@ pub fn export(store: &Path, args: args::Export) -> Result<()> {
     let Params::Rewrite(params) = &pipeline.stage(stage)?.params else {
         return Err(wrong_kind(&pipeline, stage)?);
     };
-    let store = Store::open(store)?;
+    let store = Store::look(store)?;
     let finished = watched(|watch| pipeline::finished(&pipeline, &store, &[stage.to_string()], watch))?;
     let manifest = finished.manifest(stage)?;
     let rewrites: Vec<Rewrite> = store.read_rows(&manifest.table(Rewrite::TABLE))?;

@@ -19,7 +19,7 @@ pub fn manifest(store: &Store, pipeline: &str, stage: &str) -> Result<Manifest> 
 pub fn path(store: &Path, args: args::Stage) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
     pipeline.stage(&args.stage)?;
-    let store = Store::open(store)?;
+    let store = Store::look(store)?;
     let manifest = manifest(&store, &pipeline.name, &args.stage)?;
     let folder = store.view_path(&pipeline.name, &args.stage);
     let folder = folder.display();
@@ -27,11 +27,14 @@ pub fn path(store: &Path, args: args::Stage) -> Result<()> {
 }
 
 pub fn log(store: &Path, args: args::Log) -> Result<()> {
-    let store = Store::open_existing(store)?;
+    let store = Store::look_existing(store)?;
     for run in store.logs()?.iter().rev().take(args.limit) {
         let Some(first) = run.iter().find(|event| event["event"] == "run") else { continue };
         let computed = run.iter().filter(|event| event["event"] == "part").count();
         let stages: Vec<&Value> = run.iter().filter(|event| event["event"] == "stage").map(|e| &e["outcome"]).collect();
+        let parts = |field: &str| stages.iter().filter_map(|stage| stage[field].as_u64()).sum::<u64>();
+        // Of the stages that were looked at to the end.
+        let cached = parts("parts").saturating_sub(parts("computed_parts"));
         let last = run.last().unwrap_or(first);
         let seconds = last["time"].as_f64().unwrap_or(0.0) - first["time"].as_f64().unwrap_or(0.0);
         let state = match last["event"].as_str() {
@@ -43,13 +46,13 @@ pub fn log(store: &Path, args: args::Log) -> Result<()> {
         if args.json {
             render::json(
                 &json!({"time": first["time"], "pipeline": first["pipeline"], "file": first["file"], "state": state,
-                "seconds": seconds, "computed_parts": computed, "stages": stages, "error": last["error"], "text": first["text"]}),
+                "seconds": seconds, "computed_parts": computed, "cached_parts": cached, "stages": stages, "error": last["error"], "text": first["text"]}),
             )?;
         } else {
             let name = first["pipeline"].as_str().unwrap_or("-");
-            let time = first["time"].as_f64().unwrap_or(0.0);
+            let time = render::date(first["time"].as_f64().unwrap_or(0.0));
             render::out(&format!(
-                "{time:.0}  {name:<20} {state:<10} {} stages, {computed} parts computed, {seconds:.1} s",
+                "{time}  {name:<20} {state:<10} {} stages, {computed} parts computed, {cached} cached, {seconds:.1} s",
                 stages.len()
             ))?;
         }

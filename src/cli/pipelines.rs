@@ -48,7 +48,7 @@ pub fn watched<T>(work: impl FnOnce(&Watch) -> Result<T>) -> Result<T> {
 
 pub fn plan(store: &Path, args: args::Stages) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
-    let plans = watched(|watch| pipeline::plan(&pipeline, &Store::open(store)?, &args.stages, watch))?;
+    let plans = watched(|watch| pipeline::plan(&pipeline, &Store::look(store)?, &args.stages, watch))?;
     if args.json {
         return render::json(&json!({ "stages": plans }));
     }
@@ -68,7 +68,7 @@ pub fn plan(store: &Path, args: args::Stages) -> Result<()> {
 
 pub fn status(store: &Path, args: args::Status) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
-    let store = Store::open(store)?;
+    let store = Store::look(store)?;
     let plans = watched(|watch| pipeline::plan(&pipeline, &store, &[], watch))?;
     let stages = plans.iter().map(|plan| stage_status(&store, &pipeline, plan)).collect::<Result<Vec<Value>>>()?;
     if args.json {
@@ -76,8 +76,11 @@ pub fn status(store: &Path, args: args::Status) -> Result<()> {
     }
     for stage in &stages {
         let text = |key: &str| stage[key].as_str().unwrap_or("-").to_string();
-        let address: String = text("address").chars().take(12).collect();
-        render::out(&format!("{:<28} {:<8} {:>8} rows  {address}", text("name"), text("state"), stage["rows"]))?;
+        let standing = match text("state").as_str() {
+            "partial" => format!("{} of {} parts", stage["parts_done"], stage["parts"]),
+            _ => text("address").chars().take(12).collect(),
+        };
+        render::out(&format!("{:<28} {:<8} {:>8} rows  {standing}", text("name"), text("state"), stage["rows"]))?;
     }
     Ok(())
 }
@@ -99,5 +102,6 @@ fn stage_status(store: &Store, pipeline: &Pipeline, plan: &StagePlan) -> Result<
         "address": manifest.as_ref().map(|m| m.content()),
         "rows": manifest.as_ref().map_or(plan.rows_hit, |m| m.rows()),
         "parts": plan.parts_hit + plan.parts_miss,
+        "parts_done": plan.parts_hit,
     }))
 }

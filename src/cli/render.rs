@@ -34,6 +34,12 @@ pub fn error(error: &Error) {
     eprintln!("error: {error}");
 }
 
+/// A moment for people; `seconds` since 1970.
+pub fn date(seconds: f64) -> String {
+    let date = arrow::temporal_conversions::timestamp_s_to_datetime(seconds as i64);
+    date.map_or_else(|| format!("{seconds:.0}"), |date| format!("{date} UTC"))
+}
+
 /// How much of a known number of things is done: a bar on a terminal, nothing in a log.
 pub struct Counter(ProgressBar);
 
@@ -172,13 +178,14 @@ impl State {
             bar.set_message(format!("{rate}{}{}", memory(), tick.note));
         } else if self.last_line.elapsed() > LINE_EVERY && self.part_started.elapsed() > LINE_EVERY {
             let left = match tick.rows_done {
-                0 => String::new(),
+                done if done == 0 || tick.rows_total == 0 => String::new(),
                 done => {
                     let eta = seconds * (tick.rows_total.saturating_sub(done)) as f64 / done as f64;
                     format!("  eta {}", HumanDuration(Duration::from_secs_f64(eta)))
                 }
             };
-            let done = format!("{}  {}/{}", self.part, tick.rows_done, tick.rows_total);
+            let total = if tick.rows_total > 0 { format!("/{}", tick.rows_total) } else { String::new() };
+            let done = format!("{}  {}{total}", self.part, tick.rows_done);
             self.line(&format!("{done}  {rate}{}{}{left}", memory(), tick.note));
         }
     }

@@ -13,7 +13,7 @@ use std::path::Path;
 
 pub fn report(store: &Path, args: args::Report) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
-    let store = Store::open(store)?;
+    let store = Store::look(store)?;
     if args.json {
         return render::json(&collect(&store, &pipeline, false)?);
     }

@@ -73,7 +73,7 @@ type Accuracy = Vec<Stratum>;
 
 pub fn results(store: &Path, args: args::Results) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
-    let store = Store::open(store)?;
+    let store = Store::look(store)?;
     let finished = watched(|watch| pipeline::finished(&pipeline, &store, &[], watch))?;
     let results = collect(&pipeline, &store, &finished, &args.pairs)?;
     if args.json {

@@ -27,7 +27,7 @@ pub fn show(store: &Path, args: args::Show) -> Result<()> {
     if let Some(stage) = &args.stage {
         pipeline.stage(stage)?;
     }
-    let store = Store::open(store)?;
+    let store = Store::look(store)?;
     if let Some(row) = &args.row {
         return lineage(&store, &pipeline, row, args.json);
     }

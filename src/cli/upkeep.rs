@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub fn check(store: &Path, args: args::Check) -> Result<()> {
-    let store = Store::open_existing(store)?;
+    let store = Store::look_existing(store)?;
     let progress = render::Counter::new("objects read");
     let checked = store.check(&|done, total| progress.show(done, total))?;
     progress.finish();
@@ -45,7 +45,7 @@ fn count(findings: usize) -> String {
 }
 
 pub fn gc(store: &Path, args: args::Gc) -> Result<()> {
-    let store = Store::open_existing(store)?;
+    let store = Store::look_existing(store)?;
     let rules = Rules { forget: args.forget, keep: Duration::from_secs(args.keep_days * 24 * 60 * 60) };
     let garbage = store.collect_garbage(&rules, args.delete)?;
     if args.json {

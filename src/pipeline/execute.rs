@@ -10,14 +10,16 @@ use crate::base::address::Address;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fingerprint::Fingerprint;
 use crate::stage::{Context, Output, Tick};
+use crate::store::fs::Gate;
 use crate::store::hub::{Transfer, Watch};
-use crate::store::parquet::Footer;
-use crate::store::{Manifest, Oplog, PartRecord, Pointer, Store};
+use crate::store::parquet::{Encoded, Footer};
+use crate::store::{Manifest, Oplog, PartRecord, PartRef, Pointer, Store};
 use candle_core::Device;
 use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What happens during a run, for whoever shows it.
@@ -117,7 +119,10 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
         // What stopped the run may well keep the log from being written; the first error is the one to tell.
         let event = if error.kind() == Kind::Interrupted { "stopped" } else { "failed" };
         let _ = log.append(&json!({"event": event, "time": Oplog::now(), "error": error.to_string()}));
-        return Err(error);
+        return Err(match error.kind() {
+            Kind::Interrupted => error.hint("finished parts are kept; run the same command again to go on"),
+            _ => error,
+        });
     }
     unreachable!("the loop returns")
 }
@@ -153,6 +158,28 @@ fn partial(spec: &StageSpec, bound: &Bound, computed_parts: usize, started: Inst
     }
 }
 
+/// The tables of a part on their way into the store. From the first object on the gate is passed, so that no collection takes
+/// what no record names yet.
+struct Tables<'a> {
+    store: &'a Store,
+    gate: Option<Gate>,
+    stored: BTreeMap<String, Vec<PartRef>>,
+}
+
+impl<'a> Tables<'a> {
+    fn new(store: &'a Store) -> Tables<'a> {
+        Tables { store, gate: None, stored: BTreeMap::new() }
+    }
+
+    fn put(&mut self, encoded: Encoded) -> Result<()> {
+        if self.gate.is_none() {
+            self.gate = Some(self.store.gate()?.pass()?);
+        }
+        self.stored.entry(encoded.table.to_string()).or_default().push(self.store.put_part(encoded)?);
+        Ok(())
+    }
+}
+
 struct Runner<'a, 'b> {
     session: Session<'a>,
     options: &'b Options<'b>,
@@ -170,7 +197,7 @@ impl Runner<'_, '_> {
             let started = Instant::now();
             let mut bound = self.take(spec).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
             self.family = Some(bound.family.clone());
-            let plan = stage_plan(self.session.store, spec, &bound)?;
+            let plan = stage_plan(&self.session, spec, &bound)?;
             (self.options.observer)(Event::StageStarted { plan: &plan });
             let share = self.options.share.filter(|_| targets.contains(&spec.name));
             let computed_parts =
@@ -235,9 +262,7 @@ impl Runner<'_, '_> {
 
     fn check_cancelled(&self) -> Result<()> {
         match self.options.cancel.load(Ordering::Relaxed) {
-            true => {
-                Err(Error::interrupted("stopped; finished parts are kept").hint("run the same command again to go on"))
-            }
+            true => Err(Error::interrupted("stopped between two parts")),
             false => Ok(()),
         }
     }
@@ -316,38 +341,40 @@ impl Runner<'_, '_> {
     ) -> Result<PartRecord> {
         let started = Instant::now();
         let observer = self.options.observer;
+        let tables = Mutex::new(Tables::new(self.session.store));
+        let put = |encoded| tables.lock().unwrap_or_else(PoisonError::into_inner).put(encoded);
         let tick = |tick: Tick| observer(Event::Progress { stage: &spec.name, tick });
         let part = &bound.parts[index];
         let journal = self.session.store.journal(&part.fingerprint);
         let context = Context {
             cancel: self.options.cancel,
             tick: &tick,
+            put: &put,
             threads: self.options.threads,
             device: self.options.device,
             footer: Footer { stage: &spec.name, fingerprint: bound.family.as_str() },
             journal: &journal,
         };
         let output = bound.stage.run_part(&context, &part.part, earlier)?;
-        let record = self.publish_part(bound, index, output)?;
+        let tables = tables.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let record = self.publish_part(bound, index, tables, output)?;
         journal.remove()?;
         self.log.append(&json!({"event": "part", "time": Oplog::now(), "stage": spec.name, "part": index,
             "fingerprint": part.fingerprint, "seconds": started.elapsed().as_secs_f64()}))?;
         Ok(record)
     }
 
-    fn publish_part(&self, bound: &Bound, index: usize, output: Output) -> Result<PartRecord> {
+    fn publish_part(&self, bound: &Bound, index: usize, mut tables: Tables, output: Output) -> Result<PartRecord> {
         let store = self.session.store;
         let _gate = store.gate()?.pass()?;
-        let mut tables: BTreeMap<String, Vec<_>> = BTreeMap::new();
-        for encoded in output.tables {
-            tables.entry(encoded.table.to_string()).or_default().push(store.put_part(encoded)?);
-        }
+        output.tables.into_iter().try_for_each(|encoded| tables.put(encoded))?;
         let mut files = BTreeMap::new();
         for (name, bytes) in output.files {
             files.insert(name, (store.put(&bytes)?, bytes.len() as u64));
         }
         let part = &bound.parts[index];
-        let record = PartRecord { fingerprint: part.fingerprint.clone(), span: part.part.span.clone(), tables, files };
+        let (fingerprint, span) = (part.fingerprint.clone(), part.part.span.clone());
+        let record = PartRecord { fingerprint, span, tables: std::mem::take(&mut tables.stored), files };
         store.remember_part(&bound.recipe, &record)?;
         Ok(record)
     }
@@ -364,11 +391,9 @@ impl Runner<'_, '_> {
         let fingerprint = bound.fingerprint();
         let _gate = store.gate()?.pass()?;
         let address = store.put_manifest(manifest)?;
-        store.set_pointer(
-            pipeline,
-            &spec.name,
-            &Pointer { fingerprint: fingerprint.clone(), manifest: address.clone() },
-        )?;
+        let origin = Some(self.session.origin(spec, bound));
+        let pointer = Pointer { fingerprint: fingerprint.clone(), manifest: address.clone(), origin };
+        store.set_pointer(pipeline, &spec.name, &pointer)?;
         store.publish_view(pipeline, &spec.name, &address, manifest)?;
         let outcome = Outcome {
             name: spec.name.clone(),

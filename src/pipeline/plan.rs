@@ -1,6 +1,6 @@
 //! What would run, and why. Computes nothing and changes nothing in the store.
 
-use super::explain::differences;
+use super::explain::why;
 use super::session::{Bound, LookedUp, Session, manifest};
 use super::spec::{Pipeline, StageSpec};
 use crate::base::error::{Error, Result};
@@ -40,7 +40,7 @@ pub fn plan(pipeline: &Pipeline, store: &Store, names: &[String], watch: &Watch)
             continue;
         }
         let bound = session.bind(spec)?;
-        plans.push(stage_plan(store, spec, &bound)?);
+        plans.push(stage_plan(&session, spec, &bound)?);
         if let Some(manifest) = manifest(spec, &bound) {
             session.finish(spec, manifest);
         }
@@ -104,7 +104,7 @@ fn waiting(spec: &StageSpec, waits_for: Vec<String>) -> StagePlan {
 }
 
 /// Hits, misses and the reason of one stage whose inputs are there.
-pub fn stage_plan(store: &Store, spec: &StageSpec, bound: &Bound) -> Result<StagePlan> {
+pub fn stage_plan(session: &Session, spec: &StageSpec, bound: &Bound) -> Result<StagePlan> {
     let rows = |record: &PartRecord| {
         bound
             .stage
@@ -116,20 +116,17 @@ pub fn stage_plan(store: &Store, spec: &StageSpec, bound: &Bound) -> Result<Stag
     let (parts_hit, parts_miss) = (hits.len(), bound.parts.len() - hits.len());
     let mut rows_hit: u64 = hits.iter().map(|record| rows(record)).sum();
     let mut rows_miss = 0;
-    let earlier = if parts_miss > 0 { store.family_parts(&bound.family)? } else { Vec::new() };
+    let earlier = if parts_miss > 0 { session.store.family_parts(&bound.family)? } else { Vec::new() };
     // What is missing may have to be read to be counted: on all threads.
     let missing: Vec<&LookedUp> = bound.parts.iter().filter(|part| part.record.is_none()).collect();
-    let work = missing.par_iter().map(|missing| bound.stage.work(&missing.part, &earlier));
+    let work = missing.par_iter().map(|missing| bound.stage.work(&bound.family, &missing.part, &earlier));
     for Work { rows, reusable } in work.collect::<Result<Vec<_>>>()? {
         rows_hit += reusable;
         rows_miss += rows - reusable.min(rows);
     }
-    let why = match (parts_miss, earlier.is_empty()) {
-        (0, _) => Vec::new(),
-        (_, true) => differences(store, &bound.recipe)?,
-        (missing, false) => {
-            vec![format!("same recipe, {missing} of {} parts have new or changed rows", bound.parts.len())]
-        }
+    let why = match parts_miss {
+        0 => Vec::new(),
+        _ => why(session, spec, bound)?,
     };
     Ok(StagePlan {
         name: spec.name.clone(),

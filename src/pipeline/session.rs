@@ -7,8 +7,9 @@ use crate::base::fingerprint::{Fingerprint, Recipe};
 use crate::model::policy::PolicyFiles;
 use crate::stage::{Inputs, Params, Part, Stage, hub_policy, served_policy, train};
 use crate::store::hub::{Hub, Watch};
-use crate::store::{Manifest, PartRecord, PolicyHandle, Store};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::store::{Input, Manifest, Origin, PartRecord, PolicyHandle, Store};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 pub struct Session<'a> {
     pub pipeline: &'a Pipeline,
@@ -92,6 +93,21 @@ impl<'a> Session<'a> {
         Ok(Bound { stage, recipe, family, parts })
     }
 
+    /// What a stage is made of: all it needs must be finished. A table that neither a part's key nor the recipe names is no
+    /// input: verdicts, say, do not depend on more of the problems than their rollouts do.
+    pub fn origin(&self, spec: &StageSpec, bound: &Bound) -> Origin {
+        let keys = bound.parts.iter().flat_map(|part| &part.part.key).flat_map(|key| key.split(' '));
+        let mut named: HashSet<&str> = keys.collect();
+        bound.recipe.fields().for_each(|(_, value)| texts(value, &mut named));
+        let inputs = self.pipeline.needs(spec).into_iter().filter_map(|name| {
+            let manifest = self.manifests.get(name)?;
+            let table = manifest.table(manifest.main_table.as_deref()?);
+            table.iter().any(|part| named.contains(part.content.as_str())).then_some(())?;
+            Some((name.to_string(), Input { address: manifest.content(), rows: manifest.rows() }))
+        });
+        Origin { recipe: bound.family.clone(), cut: bound.stage.cut(), inputs: inputs.collect() }
+    }
+
     /// Takes a finished stage in, for those that read from it.
     pub fn finish(&mut self, spec: &StageSpec, manifest: Manifest) {
         for (name, policy) in &self.pipeline.policies {
@@ -111,6 +127,16 @@ impl<'a> Session<'a> {
     /// Every object the finished stages consist of.
     pub fn objects(&self) -> impl Iterator<Item = &crate::base::address::Address> {
         self.manifests.values().flat_map(|m| &m.parts).flat_map(PartRecord::objects).map(|(address, _)| address)
+    }
+}
+
+/// All texts in a value.
+fn texts<'v>(value: &'v Value, found: &mut HashSet<&'v str>) {
+    match value {
+        Value::String(text) => drop(found.insert(text)),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
+        Value::Object(fields) => fields.values().for_each(|item| texts(item, found)),
+        _ => {}
     }
 }
 

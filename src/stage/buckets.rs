@@ -28,7 +28,8 @@ pub fn group(parts: &[PartRef], target: u32) -> Vec<Range<usize>> {
     cut(parts, |part| &part.first, target)
 }
 
-fn starts_range(id: &str, target: u32) -> bool {
+/// Whether a range of `target` rows on average begins at an id, wherever it stands.
+pub fn starts_range(id: &str, target: u32) -> bool {
     let hash = blake3::hash(id.as_bytes());
     let value = u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("8 bytes"));
     value.is_multiple_of(u64::from(target.max(1)))
@@ -70,6 +71,7 @@ mod tests {
             bytes: 0,
             first: ids[range.start].clone(),
             last: ids[range.end - 1].clone(),
+            counts: Default::default(),
         };
         let fine = cut(&ids, |id| id, 16);
         let parts: Vec<PartRef> = fine.iter().map(part).collect();

@@ -77,6 +77,12 @@ impl Stage for DocumentsStage {
         Ok(self.files.iter().enumerate().map(part).collect())
     }
 
+    fn cut(&self) -> Recipe {
+        let files: BTreeMap<String, &Address> =
+            self.files.iter().map(|file| (file.path.display().to_string(), &file.address)).collect();
+        Recipe::default().with("files", files)
+    }
+
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
         let file = &self.files[part.index];
         let policy = load_policy(&self.policy)?;

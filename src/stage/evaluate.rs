@@ -90,6 +90,12 @@ impl Stage for EvaluateStage {
         Ok(self.runs.iter().enumerate().map(part).collect())
     }
 
+    fn cut(&self) -> Recipe {
+        let said =
+            |run: &Run| (run.policy.clone(), format!("{} samples at temperature {}", run.samples, run.temperature));
+        Recipe::default().with("policies", self.runs.iter().map(said).collect::<BTreeMap<_, _>>())
+    }
+
     /// Goes through the problems part by part: of a benchmark only one number per problem is held.
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
         let run = &self.runs[part.index];

@@ -9,8 +9,8 @@ use super::policy::load_policy;
 use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
 use crate::base::error::{Error, Result};
 use crate::base::fingerprint::Recipe;
-use crate::stats::gap::{PolicyGap, Scored, policy_gap};
-use crate::store::{PartRecord, PolicyHandle, Span, Table};
+use crate::stats::gap::{Gather, PolicyGap, Scored};
+use crate::store::{PartRecord, PartRef, PolicyHandle, Span, Table};
 use crate::table::Row;
 use crate::table::gaps::{Gap, GapWarning};
 use crate::table::logprobs::Logprob;
@@ -20,7 +20,7 @@ use crate::table::rollouts::Rollout;
 use crate::table::verdicts::VerdictRow;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use warnings::{Sample, Texts, check_samples, check_targets};
+use warnings::{SampleChecks, TargetChecks, Texts};
 
 const VERSION: u32 = 1;
 /// Every target together.
@@ -124,39 +124,93 @@ impl Stage for GapStage {
         Ok(vec![Part { span: Span::default(), key, rows: 0, index: 0 }])
     }
 
+    /// Goes through the tables part by part: of a target one number is held.
     fn run_part(&self, context: &Context, _part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
         let eos = load_policy(&self.policy)?.eos_token_ids().to_vec();
-        let (before, after) = (targets(&self.before)?, targets(&self.after)?);
-        let texts = Texts::new(
-            self.problems.select(&["problem_id", "solution"])?,
-            self.rewrites.select(&["problem_id", "choice_index", "completion"])?,
-        );
         let (mut gaps, mut warnings) = (Vec::new(), Vec::new());
-        for (moment, rows) in [("after", &after), ("before", &before)] {
-            for (source, rows) in by_source(rows) {
-                let scored: Vec<Scored> = rows.iter().map(|row| row.scored(&eos)).collect();
-                let gap = policy_gap(&scored);
+        for (moment, table) in [("after", &self.after), ("before", &self.before)] {
+            for (source, (gather, checks)) in self.gather(context, &eos, table, moment == "after")? {
+                let gap = gather.finish();
                 if source != ALL {
-                    let texts = (moment == "after").then_some(&texts);
-                    warnings.extend(check_targets(moment, source, &gap, &rows, &scored, texts));
+                    warnings.extend(checks.finish(moment, &source, &gap));
                 }
-                gaps.push(to_row(moment, source, &gap));
+                gaps.push(to_row(moment, &source, &gap));
             }
-            context.check_cancelled()?;
         }
         let mut kinds: Vec<String> = Vec::new();
         for judged in &self.judged {
-            let columns = ["problem_id", "sample_index", "verdict"];
-            let verdicts = judged.verdicts.iter().map(|table| table.select(&columns)).collect::<Result<Vec<_>>>()?;
-            let samples = judged.rollouts.select(&["problem_id", "prompt_kind", "stop_reason"])?;
-            kinds.extend(samples.first().map(|sample: &Sample| sample.prompt_kind.clone()));
+            let checks = judged.check(context)?;
+            kinds.extend(checks.prompt_kind.clone());
             let number = kinds.iter().filter(|kind| Some(*kind) == kinds.last()).count();
-            warnings.extend(check_samples(number, &samples, &verdicts));
+            warnings.extend(checks.finish(number));
         }
         gaps.sort_by(|a, b| (&a.rewriting, &a.source).cmp(&(&b.rewriting, &b.source)));
         let key = |row: &GapWarning| (row.warning.clone(), row.moment.clone(), row.source.clone());
         warnings.sort_by_key(key);
         Ok(Output { tables: vec![context.encode(&gaps)?, context.encode(&warnings)?], files: Vec::new() })
+    }
+}
+
+/// What is gathered of the targets of each source, and of all together.
+type BySource = BTreeMap<String, (Gather, TargetChecks)>;
+
+impl GapStage {
+    fn gather(&self, context: &Context, eos: &[u32], table: &Table<Logprob>, has_texts: bool) -> Result<BySource> {
+        let mut sources = BySource::new();
+        for part in table.parts() {
+            context.check_cancelled()?;
+            let texts = match has_texts {
+                true => self.texts(part)?,
+                false => Texts::new(Vec::new(), Vec::new()),
+            };
+            for row in targets(table, part)? {
+                for source in [row.source.as_str(), ALL] {
+                    let new = || (Gather::default(), TargetChecks::new(source, has_texts && source != ALL));
+                    let (gather, checks) = sources.entry(source.to_string()).or_insert_with(new);
+                    gather.add(&row.scored(eos));
+                    checks.add(&row, &row.scored(eos), &texts);
+                }
+            }
+        }
+        for part in table.parts() {
+            context.check_cancelled()?;
+            for row in targets(table, part)? {
+                for source in [row.source.as_str(), ALL] {
+                    let (gather, _) = sources.get_mut(source).expect("the first pass met every source");
+                    gather.add_again(&row.scored(eos));
+                }
+            }
+        }
+        Ok(sources)
+    }
+
+    fn texts(&self, part: &PartRef) -> Result<Texts> {
+        let (first, last) = (&part.first, &part.last);
+        let problems = self.problems.overlapping(first, last).select(&["problem_id", "solution"])?;
+        let rewrites = self.rewrites.overlapping(first, last);
+        Ok(Texts::new(problems, rewrites.select(&["problem_id", "choice_index", "completion"])?))
+    }
+}
+
+impl Judged {
+    fn check(&self, context: &Context) -> Result<SampleChecks> {
+        let mut checks = SampleChecks::new(self.verdicts.len());
+        for part in self.rollouts.parts() {
+            context.check_cancelled()?;
+            checks.add_samples(&self.rollouts.part(part).select(&["problem_id", "prompt_kind", "stop_reason"])?);
+        }
+        let read = |table: Table<VerdictRow>| table.select(&["problem_id", "sample_index", "verdict"]);
+        for (index, verdicts) in self.verdicts.iter().enumerate() {
+            for part in verdicts.parts() {
+                context.check_cancelled()?;
+                let first = match index {
+                    0 => None,
+                    _ => Some(read(self.verdicts[0].overlapping(&part.first, &part.last))?),
+                };
+                checks.add_verdicts(&read(verdicts.part(part))?, first.as_deref());
+            }
+        }
+        Ok(checks)
     }
 }
 
@@ -181,18 +235,9 @@ impl Target {
     }
 }
 
-fn targets(logprobs: &Table<Logprob>) -> Result<Vec<Target>> {
+fn targets(logprobs: &Table<Logprob>, part: &PartRef) -> Result<Vec<Target>> {
     let tokens = ["token_ids", "logprob_policy", "logprob_behavior"];
-    logprobs.select(&[&["problem_id", "choice_index", "source"][..], &tokens].concat())
-}
-
-fn by_source(rows: &[Target]) -> BTreeMap<&str, Vec<&Target>> {
-    let mut sources: BTreeMap<&str, Vec<&Target>> = BTreeMap::new();
-    for row in rows {
-        sources.entry(&row.source).or_default().push(row);
-        sources.entry(ALL).or_default().push(row);
-    }
-    sources
+    logprobs.part(part).select(&[&["problem_id", "choice_index", "source"][..], &tokens].concat())
 }
 
 fn to_row(moment: &str, source: &str, gap: &PolicyGap) -> Gap {

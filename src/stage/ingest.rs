@@ -1,20 +1,23 @@
 //! ingest: source files -> problems, and the rows that could not become one.
 //!
-//! Bytes in, rows out: no file is opened here. Field names come from the pipeline, or are guessed among the spellings of
-//! well-known data sets. A bad row is a row of `rejects` with its line and reason; a file in which a named field exists
-//! nowhere, or in which no row has a question, is an error: every row would be rejected for the same reason.
+//! No more of a file is held than the row at hand: rows are sorted by id outside of memory, then handed on one by one. Field
+//! names come from the pipeline, or are guessed among the spellings of well-known data sets. A bad row is a row of `rejects`
+//! with its line and reason; a file in which a named field exists nowhere, or in which no row has a question, is an error:
+//! every row would be rejected for the same reason.
 
 mod fields;
 mod read;
 
 use crate::base::error::{Error, Result};
 use crate::math;
+use crate::store::fs::File;
+use crate::store::{Sorter, Store};
 use crate::table::problems::{Problem, Reject};
 use fields::Field;
 use read::{Row, Visit};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 /// Bumped whenever the same bytes would give other rows.
 pub const VERSION: u32 = 1;
@@ -53,30 +56,50 @@ pub struct Input<'a> {
     pub file: &'a str,
     /// `source` of its problems.
     pub source: &'a str,
-    pub bytes: &'a [u8],
+    /// Read from the front.
+    pub content: &'a File,
     pub format: Format,
     pub mapping: &'a Mapping,
 }
 
-/// What became of the rows of all inputs: each row is in one of the two tables.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Ingested {
-    /// Sorted by `problem_id`, no two alike.
-    pub problems: Vec<Problem>,
-    /// Sorted by file and line.
-    pub rejects: Vec<Reject>,
+/// Rows on their way from the inputs to the two tables: each ends up in one of them.
+pub struct Ingest<'a> {
+    store: &'a Store,
+    /// Names of all inputs.
+    files: Vec<&'a str>,
+    /// By problem id, then in the order read.
+    rows: Sorter<24>,
+    row_count: u64,
+    rejects: Rejects,
 }
 
-/// Reads all inputs, in order: of two rows with the same question and answer the first is kept.
-///
-/// Errors: bytes that are not of the format, no rows, a mapped field that no row has, no question or no answer field.
-pub fn ingest(inputs: &[Input]) -> Result<Ingested> {
-    let mut out = Ingested::default();
-    let mut first_seen: HashMap<String, (&str, u64)> = HashMap::new();
-    for input in inputs {
+/// A row that may become a problem, and what it takes to refuse it as a duplicate.
+#[derive(Serialize, Deserialize)]
+struct Candidate {
+    /// Number of the input.
+    input: usize,
+    line: u64,
+    excerpt: String,
+    problem: Problem,
+}
+
+impl<'a> Ingest<'a> {
+    /// `files` are the names of the inputs to come.
+    pub fn new(store: &'a Store, files: Vec<&'a str>) -> Ingest<'a> {
+        let rejects = Rejects { by_place: store.sorter(), count: 0 };
+        Ingest { store, files, rows: store.sorter(), row_count: 0, rejects }
+    }
+
+    /// Reads the input of number `index`; `on_row` is called before every row.
+    ///
+    /// Errors: bytes that are not of the format, no rows, a mapped field that no row has, no question or no answer field.
+    pub fn read(&mut self, index: usize, input: &Input, on_row: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let mut columns = BTreeSet::new();
-        let (kept_before, mut line_count, mut object_count) = (out.problems.len(), 0u64, 0u64);
-        read::rows(input, &mut |row: Visit| {
+        let (mut line_count, mut object_count, mut problem_count) = (0u64, 0u64, 0u64);
+        let mut first_reason = None;
+        let store = self.store;
+        read::rows(input, store, &mut |row: Visit| {
+            on_row()?;
             line_count += 1;
             let outcome = match row.content {
                 Row::Object(object) => {
@@ -86,29 +109,84 @@ pub fn ingest(inputs: &[Input]) -> Result<Ingested> {
                 }
                 Row::Refused(reason) => Err(reason.clone()),
             };
-            let kept = outcome.and_then(|problem| match first_seen.get(&problem.problem_id) {
-                Some((file, line)) if *file == input.file => Err(format!("duplicate of line {line}")),
-                Some((file, line)) => Err(format!("duplicate of line {line} of `{file}`")),
-                None => {
-                    first_seen.insert(problem.problem_id.clone(), (input.file, row.line));
-                    Ok(problem)
+            let (line, excerpt) = (row.line, row.excerpt());
+            match outcome {
+                Ok(problem) => {
+                    problem_count += 1;
+                    self.push(Candidate { input: index, line, excerpt, problem })
                 }
-            });
-            match kept {
-                Ok(problem) => out.problems.push(problem),
                 Err(reason) => {
-                    let (file, excerpt) = (input.file.to_string(), row.excerpt());
-                    out.rejects.push(Reject { file, line: row.line, reason, excerpt });
+                    first_reason.get_or_insert_with(|| reason.clone());
+                    self.rejects.push(
+                        &self.files,
+                        index,
+                        Reject { file: input.file.to_string(), line, reason, excerpt },
+                    )
                 }
             }
         })?;
-        let first_reason = out.rejects.iter().find(|r| r.file == input.file).map(|r| r.reason.clone());
         check_whole(input, line_count, object_count, first_reason)?;
-        check_columns(input, &columns, out.problems.len() > kept_before)?;
+        check_columns(input, &columns, problem_count > 0)
     }
-    out.problems.sort_by(|a, b| a.problem_id.cmp(&b.problem_id));
-    out.rejects.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
-    Ok(out)
+
+    fn push(&mut self, row: Candidate) -> Result<()> {
+        let mut key = [0; 24];
+        key[..16].copy_from_slice(row.problem.problem_id.as_bytes());
+        key[16..].copy_from_slice(&self.row_count.to_be_bytes());
+        self.row_count += 1;
+        self.rows.push(key, &serde_json::to_vec(&row).expect("a row is plain data"))
+    }
+
+    /// Shows every problem, sorted by id, no two alike: of two rows with the same question and answer the first read is kept.
+    pub fn problems(mut self, visit: &mut dyn FnMut(Problem) -> Result<()>) -> Result<Rejects> {
+        let mut kept: Option<(String, usize, u64)> = None;
+        for row in self.rows.sorted()? {
+            let Candidate { input, line, excerpt, problem } = serde_json::from_slice(&row?.1)
+                .map_err(|e| Error::internal("a sorted row came back damaged").source(e))?;
+            match &kept {
+                Some((id, first_input, first_line)) if *id == problem.problem_id => {
+                    let (file, first_file) = (self.files[input], self.files[*first_input]);
+                    let reason = match file == first_file {
+                        true => format!("duplicate of line {first_line}"),
+                        false => format!("duplicate of line {first_line} of `{first_file}`"),
+                    };
+                    self.rejects.push(&self.files, input, Reject { file: file.to_string(), line, reason, excerpt })?;
+                }
+                _ => {
+                    kept = Some((problem.problem_id.clone(), input, line));
+                    visit(problem)?;
+                }
+            }
+        }
+        Ok(self.rejects)
+    }
+}
+
+/// Rows that were refused.
+pub struct Rejects {
+    /// By file name, line, and number of the input: two inputs may have one name.
+    by_place: Sorter<24>,
+    pub count: u64,
+}
+
+impl Rejects {
+    fn push(&mut self, files: &[&str], input: usize, reject: Reject) -> Result<()> {
+        let rank = files.iter().filter(|file| **file < reject.file.as_str()).count() as u64;
+        let mut key = [0; 24];
+        for (bytes, number) in key.chunks_exact_mut(8).zip([rank, reject.line, input as u64]) {
+            bytes.copy_from_slice(&number.to_be_bytes());
+        }
+        self.count += 1;
+        self.by_place.push(key, &serde_json::to_vec(&reject).expect("a row is plain data"))
+    }
+
+    /// Sorted by file and line.
+    pub fn sorted(self) -> Result<impl Iterator<Item = Result<Reject>>> {
+        let read = |row: Result<(_, Vec<u8>)>| {
+            serde_json::from_slice(&row?.1).map_err(|e| Error::internal("a sorted row came back damaged").source(e))
+        };
+        Ok(self.by_place.sorted()?.map(read))
+    }
 }
 
 /// One row to one problem, or the reason why not.

@@ -40,11 +40,16 @@ pub trait Stage: Sync {
     /// How the work is cut. A part's key says what its rows depend on beyond the recipe.
     fn parts(&self) -> Result<Vec<Part>>;
 
+    /// What says which parts there are and is part of neither recipe nor input: told where a part is missing.
+    fn cut(&self) -> Recipe {
+        Recipe::default()
+    }
+
     /// Computes one part. `earlier` are finished parts of the same recipe: rows to reuse, a checkpoint to go on from.
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output>;
 
-    /// What a missing part would take.
-    fn work(&self, part: &Part, _earlier: &[PartRecord]) -> Result<Work> {
+    /// What a missing part would take. `family` is the fingerprint of the recipe.
+    fn work(&self, _family: &Fingerprint, part: &Part, _earlier: &[PartRecord]) -> Result<Work> {
         Ok(Work { rows: part.rows, reusable: 0 })
     }
 
@@ -95,6 +100,8 @@ pub struct Context<'a> {
     pub cancel: &'a AtomicBool,
     /// Called now and then with the progress inside the current part; cheap.
     pub tick: &'a (dyn Fn(Tick) + Sync),
+    /// Stores a part of a table now, for stages that make more than memory should hold. What is left comes with [`Output`].
+    pub put: &'a (dyn Fn(Encoded) -> Result<()> + Sync),
     pub threads: usize,
     /// Where policies run. No recipe knows it: what was computed is the record, on whatever device.
     pub device: &'a Device,
@@ -125,12 +132,15 @@ impl Context<'_> {
         Encoded::new(rows, &self.footer)
     }
 
+    /// Encodes rows and stores them at once as a part of their table.
+    pub fn store<R: Row>(&self, rows: &[R]) -> Result<()> {
+        (self.put)(self.encode(rows)?)
+    }
+
     /// An error once the run was asked to stop.
     pub fn check_cancelled(&self) -> Result<()> {
         match self.cancel.load(Ordering::Relaxed) {
-            true => {
-                Err(Error::interrupted("stopped; finished parts are kept").hint("run the same command again to go on"))
-            }
+            true => Err(Error::interrupted("stopped in the middle of a part")),
             false => Ok(()),
         }
     }

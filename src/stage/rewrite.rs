@@ -156,6 +156,10 @@ impl Stage for RewriteStage {
         Ok(parts)
     }
 
+    fn cut(&self) -> Recipe {
+        Recipe::default().with("part_problems", self.params.part_problems)
+    }
+
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
         let policy = load_policy(&self.policy)?;
         let plain = Samples::read(&self.self_aligned, &part.span)?;

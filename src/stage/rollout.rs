@@ -7,10 +7,10 @@ use super::buckets::{at_least_one, group};
 use super::template::{PLAIN, Template};
 use super::{Context, Inputs, Output, Part, Reference, Stage, Wants, Work};
 use crate::base::error::{Error, Result};
-use crate::base::fingerprint::Recipe;
+use crate::base::fingerprint::{Fingerprint, Recipe};
 use crate::base::rng::Stream;
 use crate::engine::{Request, Sample, Sampling};
-use crate::store::{PartRecord, PolicyHandle, Span, Store, Table};
+use crate::store::{PartRecord, PartRef, PolicyHandle, Span, Store, Table};
 use crate::table::Row;
 use crate::table::problems::Problem;
 use crate::table::rollouts::Rollout;
@@ -119,6 +119,10 @@ impl Params {
             params: self.clone(),
             problems: inputs.table(&self.problems)?,
             unsolved: self.unsolved.iter().map(|name| inputs.table(name)).collect::<Result<_>>()?,
+            same_problems: self
+                .unsolved
+                .iter()
+                .all(|name| inputs.rollouts_of(name).is_ok_and(|rollouts| rollouts.problems == self.problems)),
             template: Template::new(&inputs.template(self.template.as_deref(), PLAIN)?)?,
             policy: inputs.policy(&self.policy)?,
             loaded: Lazy::default(),
@@ -137,6 +141,8 @@ pub struct RolloutStage {
     params: Params,
     problems: Table<Problem>,
     unsolved: Vec<Table<VerdictRow>>,
+    /// What is unsolved was drawn for these problems and no others.
+    same_problems: bool,
     template: Template,
     policy: PolicyHandle,
     loaded: Lazy,
@@ -181,11 +187,19 @@ impl Stage for RolloutStage {
                 let to = (from + self.params.part_samples).min(self.params.samples);
                 let span = Span { first: first.clone(), last: last.clone(), samples: Some((from, to)) };
                 let mut key = contents.clone();
-                key.push(format!("samples {from}..{to}"));
+                key.push(samples_key(from, to));
                 parts.push(Part { span, key, rows: count * u64::from(to - from), index: parts.len() });
             }
         }
         Ok(parts)
+    }
+
+    fn cut(&self) -> Recipe {
+        let p = &self.params;
+        Recipe::default()
+            .with("samples", p.samples)
+            .with("part_problems", p.part_problems)
+            .with("part_samples", p.part_samples)
     }
 
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output> {
@@ -218,12 +232,22 @@ impl Stage for RolloutStage {
         Ok(Output { tables: vec![context.encode(&rows)?], files: Vec::new() })
     }
 
-    fn work(&self, part: &Part, earlier: &[PartRecord]) -> Result<Work> {
-        if self.is_plain() && !earlier.iter().any(|record| overlaps(record, part)) {
-            return Ok(Work { rows: part.rows, reusable: 0 });
-        }
+    /// Reads only what counts kept beside the parts leave open.
+    fn work(&self, family: &Fingerprint, part: &Part, earlier: &[PartRecord]) -> Result<Work> {
         let (from, to) = part.span.samples.expect("a rollout part has a sample range");
-        let (problems, known) = (self.problem_ids(part)?, self.known_samples(part, earlier)?);
+        let overlapping: Vec<&PartRecord> = earlier.iter().filter(|record| overlaps(record, part)).collect();
+        // Such a part holds its whole range of samples of every problem there is to sample.
+        let same_problems =
+            |record: &&PartRecord| with_samples_of(part, record).fingerprint(family) == record.fingerprint;
+        if let Some(problems) = self.count_tasks(part).filter(|_| overlapping.iter().all(same_problems)) {
+            let holds = |record: &&PartRecord, sample: u32| {
+                record.span.samples.is_some_and(|(from, to)| (from..to).contains(&sample))
+            };
+            let held = |sample: &u32| overlapping.iter().any(|record| holds(record, *sample));
+            let reusable = problems * (from..to).filter(held).count() as u64;
+            return Ok(Work { rows: problems * u64::from(to - from), reusable });
+        }
+        let (problems, known) = (self.problem_ids(part)?, self.known_samples(&overlapping)?);
         let reusable = |id: &String| (from..to).filter(|sample| known.contains(&(id.clone(), *sample))).count() as u64;
         let rows = problems.len() as u64 * u64::from(to - from);
         Ok(Work { rows, reusable: problems.iter().map(reusable).sum() })
@@ -256,12 +280,45 @@ fn overlaps(earlier: &PartRecord, part: &Part) -> bool {
         && earlier.span.last >= part.span.first
 }
 
+/// What the part of an earlier record would be if it had the problems of this one.
+fn with_samples_of(part: &Part, earlier: &PartRecord) -> Part {
+    let mut like = part.clone();
+    if let (Some((from, to)), Some(samples)) = (earlier.span.samples, like.key.last_mut()) {
+        *samples = samples_key(from, to);
+    }
+    like
+}
+
+/// The end of a part's key.
+fn samples_key(from: u32, to: u32) -> String {
+    format!("samples {from}..{to}")
+}
+
 type Known = BTreeMap<(String, u32), Rollout>;
 
 impl RolloutStage {
-    /// All problems are sampled, whatever they hold.
-    fn is_plain(&self) -> bool {
-        self.unsolved.is_empty() && self.params.prompt_kind == PromptKind::Plain
+    /// How many problems of a part are to be sampled, by the counts kept beside the tables' parts; none where these cannot say.
+    fn count_tasks(&self, part: &Part) -> Option<u64> {
+        let (first, last) = (&part.span.first, &part.span.last);
+        let problems = self.problems.overlapping(first, last);
+        let rows: u64 = problems.parts().iter().map(|part| part.rows).sum();
+        if self.params.prompt_kind == PromptKind::Guided {
+            let has_solutions = |part: &PartRef| part.counts.get("with_solution") == Some(&part.rows);
+            problems.parts().iter().all(has_solutions).then_some(())?;
+        }
+        match &self.unsolved[..] {
+            [] => Some(rows),
+            // What is solved by a part and what by another may be one problem, unless their ids tell them apart.
+            [verdicts] if self.same_problems => {
+                let verdicts = verdicts.overlapping(first, last);
+                let within = verdicts.parts().iter().all(|part| part.first >= *first && part.last <= *last);
+                let apart = verdicts.parts().windows(2).all(|pair| pair[0].last < pair[1].first);
+                let solved =
+                    verdicts.parts().iter().map(|part| part.counts.get("solved_problems")).sum::<Option<u64>>();
+                solved.filter(|_| within && apart).and_then(|solved| rows.checked_sub(solved))
+            }
+            _ => None,
+        }
     }
 
     /// The part's problems, less those solved already.
@@ -312,15 +369,15 @@ impl RolloutStage {
         Ok(known)
     }
 
-    /// The keys of those rows.
-    fn known_samples(&self, part: &Part, earlier: &[PartRecord]) -> Result<BTreeSet<(String, u32)>> {
+    /// The keys of the rows of earlier parts.
+    fn known_samples(&self, earlier: &[&PartRecord]) -> Result<BTreeSet<(String, u32)>> {
         #[derive(Deserialize)]
         struct Key {
             problem_id: String,
             sample_index: u32,
         }
         let mut known = BTreeSet::new();
-        for record in earlier.iter().filter(|record| overlaps(record, part)) {
+        for record in earlier {
             let rows: Vec<Key> = self.rollouts(record).select(&["problem_id", "sample_index"])?;
             known.extend(rows.into_iter().map(|row| (row.problem_id, row.sample_index)));
         }

@@ -1,12 +1,12 @@
-//! sources: files -> problems and rejects.  Reads the files, hands their bytes to `ingest`, cuts the problems into parts.
+//! sources: files -> problems and rejects.  Hands the files to `ingest`, cuts the problems it shows into parts.
 
-use super::buckets::{at_least_one, cut};
-use super::ingest::{self, Format, Input, Mapping};
+use super::buckets::{at_least_one, starts_range};
+use super::ingest::{self, Format, Ingest, Input, Mapping};
 use super::spec::SourceFile;
-use super::{Context, Inputs, Output, Part, Stage};
+use super::{Context, Inputs, Output, Part, Stage, Tick};
 use crate::base::error::{Error, Result};
 use crate::base::fingerprint::Recipe;
-use crate::store::{PartRecord, Span};
+use crate::store::{PartRecord, Span, Store};
 use crate::table::Row;
 use crate::table::problems::{Problem, Reject};
 use serde::{Deserialize, Serialize};
@@ -75,13 +75,14 @@ impl Params {
 
     pub fn bind(&self, inputs: &Inputs) -> Result<SourcesStage> {
         let files = self.files.iter().map(|file| inputs.file(file.path())).collect::<Result<_>>()?;
-        Ok(SourcesStage { params: self.clone(), files })
+        Ok(SourcesStage { params: self.clone(), files, store: inputs.store.clone() })
     }
 }
 
 pub struct SourcesStage {
     params: Params,
     files: Vec<SourceFile>,
+    store: Store,
 }
 
 impl Stage for SourcesStage {
@@ -111,45 +112,70 @@ impl Stage for SourcesStage {
     }
 
     fn run_part(&self, context: &Context, _part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
-        let named: Vec<(String, String)> =
-            self.params.files.iter().map(|file| (file.path().to_string(), file.source())).collect();
-        let bytes = self.files.iter().map(SourceFile::read).collect::<Result<Vec<_>>>()?;
-        let inputs: Vec<Input> = named
-            .iter()
-            .zip(&self.params.files)
-            .zip(&bytes)
-            .map(|(((file, source), spec), bytes)| Input {
-                file,
-                source,
-                bytes,
-                format: spec.format(),
-                mapping: &self.params.fields,
-            })
-            .collect();
-        let ingested = ingest::ingest(&inputs)?;
-        let problems = self.limited(ingested.problems);
-        let mut tables = Vec::new();
-        for range in cut(&problems, |problem| &problem.problem_id, self.params.part_problems) {
-            tables.push(context.encode(&problems[range])?);
+        let mut ingest = Ingest::new(&self.store, self.params.files.iter().map(File::path).collect());
+        let mut rows_read = 0;
+        for (index, (file, found)) in self.params.files.iter().zip(&self.files).enumerate() {
+            let source = file.source();
+            found.with(|content| {
+                let (format, mapping) = (file.format(), &self.params.fields);
+                let input = Input { file: file.path(), source: &source, content, format, mapping };
+                ingest.read(index, &input, &mut || {
+                    rows_read += 1;
+                    self.tell(context, rows_read, 0)
+                })
+            })?;
         }
-        if problems.is_empty() {
-            tables.push(context.encode::<Problem>(&[])?);
+        let (mut problems, mut taken, mut made, mut rows_done) = (Vec::new(), BTreeMap::new(), false, 0);
+        let rejects = ingest.problems(&mut |problem| {
+            rows_done += 1;
+            self.tell(context, rows_done, rows_read)?;
+            if !self.is_within_limit(&mut taken, &problem) {
+                return Ok(());
+            }
+            if !problems.is_empty() && starts_range(&problem.problem_id, self.params.part_problems) {
+                made = true;
+                context.store(&problems)?;
+                problems.clear();
+            }
+            problems.push(problem);
+            Ok(())
+        })?;
+        if !problems.is_empty() || !made {
+            context.store(&problems)?;
         }
-        tables.push(context.encode(&ingested.rejects)?);
-        Ok(Output { tables, files: Vec::new() })
+        let mut rejects = rejects.sorted()?.peekable();
+        loop {
+            let part = rejects.by_ref().take(PART_REJECTS).collect::<Result<Vec<Reject>>>()?;
+            context.store(&part)?;
+            if rejects.peek().is_none() {
+                return Ok(Output::default());
+            }
+        }
     }
 }
 
+/// Rejects per part: what the store's Parquet files have in a row group.
+const PART_REJECTS: usize = 65_536;
+/// Rows between two looks at whether the run is to stop.
+const TELL_ROWS: u64 = 1024;
+
 impl SourcesStage {
-    fn limited(&self, mut problems: Vec<Problem>) -> Vec<Problem> {
-        if self.params.limit > 0 {
-            let mut taken: BTreeMap<String, u32> = BTreeMap::new();
-            problems.retain(|problem| {
-                let count = taken.entry(problem.source.clone()).or_default();
-                *count += 1;
-                *count <= self.params.limit
-            });
+    fn tell(&self, context: &Context, rows_done: u64, rows_total: u64) -> Result<()> {
+        if !rows_done.is_multiple_of(TELL_ROWS) {
+            return Ok(());
         }
-        problems
+        let note = if rows_total == 0 { "rows read".to_string() } else { String::new() };
+        (context.tick)(Tick { rows_done, rows_total, note, ..Tick::default() });
+        context.check_cancelled()
+    }
+
+    /// Counts a problem of its source; false once there are as many as are wanted.
+    fn is_within_limit(&self, taken: &mut BTreeMap<String, u32>, problem: &Problem) -> bool {
+        if self.params.limit == 0 {
+            return true;
+        }
+        let count = taken.entry(problem.source.clone()).or_default();
+        *count += 1;
+        *count <= self.params.limit
     }
 }

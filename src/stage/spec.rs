@@ -7,6 +7,7 @@ use crate::store::{Manifest, PolicyHandle, Store, Table, fs};
 use crate::table::Row;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
+use std::io::Seek;
 use std::path::{Path, PathBuf};
 
 /// What a name in a stage's parameters must stand for.
@@ -187,8 +188,22 @@ impl SourceFile {
     /// Reads the file, which must still be the one that was hashed.
     pub fn read(&self) -> Result<Vec<u8>> {
         let bytes = fs::read(&self.path)?;
-        match Address::of(&bytes) == self.address {
-            true => Ok(bytes),
+        self.check(Address::of(&bytes))?;
+        Ok(bytes)
+    }
+
+    /// Lets `work` read the file in pieces. It must be the one that was hashed when that is done, whatever came of it.
+    pub fn with<T>(&self, work: impl FnOnce(&fs::File) -> Result<T>) -> Result<T> {
+        let mut file = fs::open(&self.path)?;
+        let done = work(&file);
+        file.rewind().map_err(|e| fs::error("read file", &self.path, e))?;
+        self.check(fs::address_of(&file, &self.path)?)?;
+        done
+    }
+
+    fn check(&self, found: Address) -> Result<()> {
+        match found == self.address {
+            true => Ok(()),
             false => Err(Error::input("file changed while the pipeline was running")
                 .at(self.path.display().to_string())
                 .hint("run again")),

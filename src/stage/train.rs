@@ -130,6 +130,10 @@ impl Stage for TrainStage {
         Ok(self.steps[..self.steps_taken()].chunks(size).enumerate().map(part).collect())
     }
 
+    fn cut(&self) -> Recipe {
+        Recipe::default().with("stop_step", self.params.stop_step).with("publish", self.params.publish)
+    }
+
     fn superseded(&self, part: &Part) -> Option<&'static str> {
         let more = part.index + 1 < self.steps_taken().div_ceil(self.params.checkpoint_steps as usize);
         (self.params.keep_checkpoints == Keep::Last && more).then_some(STATE_FILE)

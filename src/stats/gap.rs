@@ -46,63 +46,137 @@ pub struct BehaviorGap {
     pub ess_rows: f64,
 }
 
-/// The gap of a set of targets; all zeros of nothing.
-pub fn policy_gap(targets: &[Scored]) -> PolicyGap {
-    let logprobs = || targets.iter().flat_map(|target| target.policy).map(|lp| f64::from(*lp));
-    let tokens = logprobs().count();
-    if tokens == 0 {
-        return PolicyGap { rows: targets.len(), ..PolicyGap::default() };
+/// Takes targets one by one, so that none need be held, all of them twice: a variance asks for the mean first. Of a target one
+/// number stays, its log-prob.
+#[derive(Clone, Debug, Default)]
+pub struct Gather {
+    row_logprobs: Vec<f64>,
+    low_count: usize,
+    end_count: usize,
+    end_probability_sum: f64,
+    /// 1/p by token.
+    inverse: Weights,
+    behavior: BehaviorGather,
+}
+
+#[derive(Clone, Debug, Default)]
+struct BehaviorGather {
+    /// log p - log b by row.
+    row_log_ratios: Vec<f64>,
+    log_ratio_sum: f64,
+    /// p/b by token.
+    ratios: Weights,
+}
+
+/// Sums over weights.
+#[derive(Clone, Debug, Default)]
+struct Weights {
+    count: usize,
+    sum: f64,
+    squares: f64,
+    /// Of the distances from the mean, squared.
+    deviations: f64,
+}
+
+impl Gather {
+    /// The first time.
+    pub fn add(&mut self, target: &Scored) {
+        self.row_logprobs.push(sum(target.policy));
+        for logprob in target.policy.iter().map(|lp| f64::from(*lp)) {
+            self.low_count += usize::from(logprob.exp() < LOW_PROBABILITY);
+            self.inverse.add(inverse(logprob));
+        }
+        if let Some(last) = target.policy.last().filter(|_| target.ended) {
+            self.end_count += 1;
+            self.end_probability_sum += f64::from(*last).exp();
+        }
+        if let Some(behavior) = target.behavior {
+            self.behavior.row_log_ratios.push(sum(target.policy) - sum(behavior));
+            for log_ratio in log_ratios(target) {
+                self.behavior.log_ratio_sum += log_ratio;
+                self.behavior.ratios.add(ratio(log_ratio));
+            }
+        }
     }
-    let inverse = || logprobs().map(|lp| (-lp).exp().min(RATIO_CLIP));
-    let row_sums: Vec<f64> = targets.iter().map(|target| sum(target.policy)).collect();
-    let ends: Vec<f64> =
-        targets.iter().filter(|t| t.ended).filter_map(|t| t.policy.last()).map(|lp| f64::from(*lp).exp()).collect();
-    let total: f64 = row_sums.iter().sum();
-    PolicyGap {
-        rows: targets.len(),
-        tokens,
-        mean_logprob: total / tokens as f64,
-        mean_row_logprob: total / targets.len() as f64,
-        low_probability_share: logprobs().filter(|lp| lp.exp() < LOW_PROBABILITY).count() as f64 / tokens as f64,
-        ratio_variance: variance(inverse()),
-        ess_tokens: effective_sample_size(inverse()),
-        ess_rows: ess_of_logs(row_sums.iter().map(|sum| -sum)),
-        eos_probability: (!ends.is_empty()).then(|| ends.iter().sum::<f64>() / ends.len() as f64),
-        sampled: behavior_gap(targets),
+
+    /// The second time, once all were added.
+    pub fn add_again(&mut self, target: &Scored) {
+        target.policy.iter().for_each(|lp| self.inverse.add_again(inverse(f64::from(*lp))));
+        log_ratios(target).for_each(|log_ratio| self.behavior.ratios.add_again(ratio(log_ratio)));
+    }
+
+    /// The gap; all zeros of nothing.
+    pub fn finish(self) -> PolicyGap {
+        let (rows, tokens) = (self.row_logprobs.len(), self.inverse.count);
+        if tokens == 0 {
+            return PolicyGap { rows, ..PolicyGap::default() };
+        }
+        let total: f64 = self.row_logprobs.iter().sum();
+        PolicyGap {
+            rows,
+            tokens,
+            mean_logprob: total / tokens as f64,
+            mean_row_logprob: total / rows as f64,
+            low_probability_share: self.low_count as f64 / tokens as f64,
+            ratio_variance: self.inverse.variance(),
+            ess_tokens: self.inverse.effective_sample_size(),
+            ess_rows: ess_of_logs(self.row_logprobs.iter().map(|sum| -sum)),
+            eos_probability: (self.end_count > 0).then(|| self.end_probability_sum / self.end_count as f64),
+            sampled: self.behavior.finish(),
+        }
     }
 }
 
-fn behavior_gap(targets: &[Scored]) -> Option<BehaviorGap> {
-    let pairs: Vec<(&[f32], &[f32])> = targets.iter().filter_map(|t| Some((t.policy, t.behavior?))).collect();
-    let log_ratios = || {
-        pairs
-            .iter()
-            .flat_map(|(policy, behavior)| policy.iter().zip(*behavior).map(|(p, b)| f64::from(*p) - f64::from(*b)))
-    };
-    let tokens = log_ratios().count();
-    if tokens == 0 {
-        return None;
+impl BehaviorGather {
+    fn finish(self) -> Option<BehaviorGap> {
+        let tokens = self.ratios.count;
+        (tokens > 0).then(|| BehaviorGap {
+            rows: self.row_log_ratios.len(),
+            tokens,
+            kl_per_token: 0.0 - self.log_ratio_sum / tokens as f64,
+            ratio_variance: self.ratios.variance(),
+            ess_tokens: self.ratios.effective_sample_size(),
+            ess_rows: ess_of_logs(self.row_log_ratios.iter().copied()),
+        })
     }
-    let ratios = || log_ratios().map(|log| log.exp().min(RATIO_CLIP));
-    Some(BehaviorGap {
-        rows: pairs.len(),
-        tokens,
-        kl_per_token: 0.0 - log_ratios().sum::<f64>() / tokens as f64,
-        ratio_variance: variance(ratios()),
-        ess_tokens: effective_sample_size(ratios()),
-        ess_rows: ess_of_logs(pairs.iter().map(|(policy, behavior)| sum(policy) - sum(behavior))),
-    })
+}
+
+impl Weights {
+    fn add(&mut self, weight: f64) {
+        self.count += 1;
+        self.sum += weight;
+        self.squares += weight * weight;
+    }
+
+    fn add_again(&mut self, weight: f64) {
+        self.deviations += (weight - self.sum / self.count as f64).powi(2);
+    }
+
+    /// Population variance.
+    fn variance(&self) -> f64 {
+        self.deviations / self.count.max(1) as f64
+    }
+
+    fn effective_sample_size(&self) -> f64 {
+        if self.squares == 0.0 { 0.0 } else { self.sum * self.sum / self.squares }
+    }
+}
+
+fn inverse(logprob: f64) -> f64 {
+    (-logprob).exp().min(RATIO_CLIP)
+}
+
+fn ratio(log_ratio: f64) -> f64 {
+    log_ratio.exp().min(RATIO_CLIP)
+}
+
+fn log_ratios(target: &Scored) -> impl Iterator<Item = f64> {
+    let pairs = target.policy.iter().zip(target.behavior.unwrap_or_default());
+    pairs.map(|(p, b)| f64::from(*p) - f64::from(*b))
 }
 
 fn sum(values: &[f32]) -> f64 {
     values.iter().map(|value| f64::from(*value)).sum()
-}
-
-/// Population variance.
-fn variance(values: impl Iterator<Item = f64> + Clone) -> f64 {
-    let n = values.clone().count().max(1) as f64;
-    let mean = values.clone().sum::<f64>() / n;
-    values.map(|value| (value - mean).powi(2)).sum::<f64>() / n
 }
 
 /// Effective sample size of weights given by their logarithms, which may be beyond what exp can hold.
@@ -114,6 +188,13 @@ fn ess_of_logs(logs: impl Iterator<Item = f64> + Clone) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn policy_gap(targets: &[Scored]) -> PolicyGap {
+        let mut gather = Gather::default();
+        targets.iter().for_each(|target| gather.add(target));
+        targets.iter().for_each(|target| gather.add_again(target));
+        gather.finish()
+    }
 
     fn near(a: f64, b: f64) {
         assert!((a - b).abs() < 1e-6, "{a} is not {b}");

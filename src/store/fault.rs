@@ -40,7 +40,7 @@ pub fn point(name: &str) {
     }
 }
 
-/// One change to the file system. `store::fs` makes no other, times of files aside.
+/// One change to the file system. `store::fs` makes no other, times of files and the bytes of nameless ones aside.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'a> {
     CreateDir(&'a Path),

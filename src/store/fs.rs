@@ -4,7 +4,8 @@ use super::fault::{self, Change, announce};
 use crate::base::address::Address;
 use crate::base::error::{Error, Result};
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
+pub use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -50,8 +51,12 @@ pub fn open(path: &Path) -> Result<File> {
 
 /// The hash of a file's bytes, which are read in pieces.
 pub fn address(path: &Path) -> Result<Address> {
+    address_of(&open(path)?, path)
+}
+
+/// The hash of an open file's bytes, from where it stands.
+pub fn address_of(file: &File, path: &Path) -> Result<Address> {
     let mut hasher = blake3::Hasher::new();
-    let file = open(path)?;
     hasher.update_reader(file).map_err(|e| error("read file", path, e))?;
     Ok(hasher.finalize().into())
 }
@@ -204,6 +209,14 @@ pub fn publish_new(path: &Path, bytes: &[u8]) -> Result<()> {
     }
 }
 
+/// A file in `folder` to write and read that has no name: nothing is left of it, however the process ends.
+pub fn nameless(folder: &Path) -> Result<File> {
+    let temp = Temp::beside(&folder.join("nameless"))?;
+    announce(Change::Create(&temp.path))
+        .and_then(|()| File::options().create_new(true).read(true).write(true).open(&temp.path))
+        .map_err(|e| error("create temporary file", folder, e))
+}
+
 /// Memory this process holds now, in bytes; none where the system does not say.
 pub fn resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -318,6 +331,24 @@ pub fn try_lock(path: &Path) -> Result<Option<File>> {
     }
 }
 
+/// Whether a process holds the lock on `path`. Asks without a change to the disk.
+pub fn is_locked(path: &Path) -> Result<bool> {
+    match open_lock(path)?.map(|file| file.try_lock()) {
+        None | Some(Ok(())) => Ok(false),
+        Some(Err(fs::TryLockError::WouldBlock)) => Ok(true),
+        Some(Err(fs::TryLockError::Error(e))) => Err(error("lock", path, e)),
+    }
+}
+
+/// A lock file that is there. Reading must do where writing is not allowed; some network file systems want to write.
+fn open_lock(path: &Path) -> Result<Option<File>> {
+    match File::options().read(true).write(true).open(path).or_else(|_| File::open(path)) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(error("open lock file", path, e)),
+    }
+}
+
 fn is_same_file(file: &File, path: &Path) -> bool {
     let id = |found: fs::Metadata| (found.dev(), found.ino());
     let (open, named) = (file.metadata().map(id), fs::metadata(path).map(id));
@@ -336,6 +367,11 @@ impl Gate {
         let file = announce(Change::Create(path))
             .and_then(|()| File::options().create(true).truncate(false).write(true).open(path));
         Ok(Gate { file: file.map_err(|e| error("open lock file", path, e))?, path: path.to_path_buf() })
+    }
+
+    /// Opens it where it is there, without a change to the disk. Where it is not, nobody writes.
+    pub fn open_existing(path: &Path) -> Result<Option<Gate>> {
+        Ok(open_lock(path)?.map(|file| Gate { file, path: path.to_path_buf() }))
     }
 
     /// Holds it together with others, until the result is dropped.

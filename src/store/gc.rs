@@ -58,11 +58,15 @@ struct Live {
 }
 
 impl Store {
-    /// Finds what nothing refers to, and with `delete` removes it. Waits for parts that are being published just now.
+    /// Finds what nothing refers to, and with `delete` removes it. Waits for parts that are being published just now. Without
+    /// `delete` nothing is changed, so that a read-only store will do.
     ///
     /// Errors: a pointer or manifest that cannot be read. What it reached is unknown, so nothing is removed.
     pub fn collect_garbage(&self, rules: &Rules, delete: bool) -> Result<Garbage> {
-        let _gate = self.gate()?.close()?;
+        let _gate = match delete {
+            true => Some(self.gate()?.close()?),
+            false => fs::Gate::open_existing(&self.gate_path())?.map(fs::Gate::close).transpose()?,
+        };
         let mut garbage = Garbage::default();
         let mut live = Live::default();
         self.mark_pipelines(rules, &mut live, &mut garbage)?;
@@ -201,7 +205,7 @@ impl Store {
         }
         for name in fs::list(&locks)?.into_iter().filter(|name| name != GATE) {
             let path = locks.join(name);
-            if fs::try_lock(&path)?.is_some() {
+            if !fs::is_locked(&path)? {
                 found.push(path);
             }
         }
@@ -212,7 +216,11 @@ impl Store {
 
     /// The gate between publishing and collecting.
     pub fn gate(&self) -> Result<fs::Gate> {
-        fs::Gate::open(&self.root.join("locks").join(GATE))
+        fs::Gate::open(&self.gate_path())
+    }
+
+    fn gate_path(&self) -> PathBuf {
+        self.root.join("locks").join(GATE)
     }
 }
 

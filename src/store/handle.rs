@@ -65,6 +65,11 @@ impl<R: Row> Table<R> {
         Table::new(&self.store, parts)
     }
 
+    /// One part as a table.
+    pub fn part(&self, part: &PartRef) -> Table<R> {
+        Table::new(&self.store, vec![part.clone()])
+    }
+
     /// Content addresses of all parts: what a consumer of the whole table depends on.
     pub fn contents(&self) -> Vec<&Address> {
         self.parts.iter().map(|part| &part.content).collect()
@@ -170,7 +175,15 @@ mod tests {
 
     fn part(first: &str, last: &str, rows: u64) -> PartRef {
         let nothing = Address::of(b"");
-        PartRef { address: nothing.clone(), content: nothing, rows, bytes: 0, first: first.into(), last: last.into() }
+        PartRef {
+            address: nothing.clone(),
+            content: nothing,
+            rows,
+            bytes: 0,
+            first: first.into(),
+            last: last.into(),
+            counts: BTreeMap::new(),
+        }
     }
 
     /// Goal: bisection finds what looking at every part finds.

@@ -19,6 +19,9 @@ pub struct PartRef {
     /// First and last value of the key's first column; empty strings for an empty part.
     pub first: String,
     pub last: String,
+    /// [`Row::counts`](crate::table::Row::counts); parts of earlier builds lack them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counts: BTreeMap<String, u64>,
 }
 
 /// The slice of a stage that a part covers.
@@ -100,6 +103,28 @@ impl Manifest {
 pub struct Pointer {
     pub fingerprint: Fingerprint,
     pub manifest: Address,
+    /// Pointers of earlier builds lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// What a stage was made of, so that a later miss can be explained. Nothing is decided from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Fingerprint of the recipe its parts share.
+    pub recipe: Fingerprint,
+    /// What says which parts there are, beyond recipe and inputs.
+    pub cut: Recipe,
+    /// The tables it read, by stage.
+    pub inputs: BTreeMap<String, Input>,
+}
+
+/// A table that a stage read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// [`Manifest::content`].
+    pub address: Address,
+    pub rows: u64,
 }
 
 impl Store {
@@ -127,6 +152,19 @@ impl Store {
     pub fn pointer(&self, pipeline: &str, stage: &str) -> Result<Option<Pointer>> {
         let bytes = fs::read_if_present(&self.pointer_path(pipeline, stage))?;
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// The pointers of all pipelines that can be read.
+    pub fn pointers(&self) -> Result<Vec<Pointer>> {
+        let stages = self.root.join("stages");
+        let mut pointers = Vec::new();
+        for pipeline in fs::list(&stages)? {
+            for name in fs::list(&stages.join(&pipeline))? {
+                let stage = name.strip_suffix(".json").filter(|_| !name.starts_with('.'));
+                pointers.extend(stage.map(|stage| self.pointer(&pipeline, stage)).transpose()?.flatten());
+            }
+        }
+        Ok(pointers)
     }
 
     pub fn set_pointer(&self, pipeline: &str, stage: &str, pointer: &Pointer) -> Result<()> {

@@ -16,15 +16,17 @@ mod object;
 mod oplog;
 pub mod parquet;
 mod served;
+mod sort;
 mod view;
 
 pub use check::{Checked, Finding, Problem};
 pub use gc::{Garbage, Rules};
 pub use handle::{PolicyHandle, Table};
 pub use journal::Journal;
-pub use manifest::{Manifest, PartRecord, PartRef, Pointer, Span};
+pub use manifest::{Input, Manifest, Origin, PartRecord, PartRef, Pointer, Span};
 pub use oplog::Oplog;
 pub use served::{Api, Served};
+pub use sort::{Sorted, Sorter};
 
 use crate::base::error::{Error, Result};
 use memo::RECIPE;
@@ -40,35 +42,52 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens a store, creating it where there is none. Refuses a folder of another version.
+    /// Opens a store to write to, creating it where there is none. Refuses a folder of another version.
     pub fn open(root: impl Into<PathBuf>) -> Result<Store> {
-        let root = root.into();
-        fs::create_dir(&root)?;
-        let version = root.join("VERSION");
-        let publish = || fs::publish(&version, VERSION.as_bytes(), "version");
-        match fs::read_if_present(&version)? {
-            // Blank after a power cut on a file system that orders nothing.
-            Some(found) if found.iter().all(|&byte| byte == 0) => publish()?,
-            None => publish()?,
-            Some(found) if found == VERSION.as_bytes() => {}
-            Some(found) => {
-                let found = String::from_utf8_lossy(&found).trim().to_string();
-                return Err(Error::input(format!("store has layout `{found}`, this build reads `{}`", VERSION.trim()))
-                    .at(root.display().to_string())
-                    .hint("choose another store with --store or MINDGAP_STORE"));
-            }
+        let store = Store { root: root.into() };
+        fs::create_dir(&store.root)?;
+        if !store.has_version()? {
+            fs::publish(&store.root.join("VERSION"), VERSION.as_bytes(), "version")?;
         }
-        Ok(Store { root })
+        Ok(store)
     }
 
-    /// Opens a store that must be there: for commands that only look.
-    pub fn open_existing(root: &Path) -> Result<Store> {
+    /// Opens a store to look into, without a change to the disk. One that is not there is an empty one.
+    pub fn look(root: impl Into<PathBuf>) -> Result<Store> {
+        let store = Store { root: root.into() };
+        store.has_version()?;
+        Ok(store)
+    }
+
+    /// Opens a store that must be there, to look into.
+    pub fn look_existing(root: &Path) -> Result<Store> {
         match root.join("VERSION").is_file() {
-            true => Store::open(root),
+            true => Store::look(root),
             false => Err(Error::usage("there is no store here")
                 .at(root.display().to_string())
                 .hint("name it with --store or MINDGAP_STORE; `mindgap run` makes one")),
         }
+    }
+
+    /// Whether the store says which layout it has. Another than ours is an error; none is what a new store has, and a blank
+    /// one what a power cut leaves on a file system that orders nothing.
+    fn has_version(&self) -> Result<bool> {
+        match fs::read_if_present(&self.root.join("VERSION"))? {
+            None => Ok(false),
+            Some(found) if found.iter().all(|&byte| byte == 0) => Ok(false),
+            Some(found) if found == VERSION.as_bytes() => Ok(true),
+            Some(found) => {
+                let found = String::from_utf8_lossy(&found).trim().to_string();
+                Err(Error::input(format!("store has layout `{found}`, this build reads `{}`", VERSION.trim()))
+                    .at(self.root.display().to_string())
+                    .hint("choose another store with --store or MINDGAP_STORE"))
+            }
+        }
+    }
+
+    /// A file for what need not outlive it; see [`fs::nameless`].
+    pub fn nameless_file(&self) -> Result<fs::File> {
+        fs::nameless(&self.root)
     }
 
     pub fn root(&self) -> &Path {

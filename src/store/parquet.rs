@@ -155,6 +155,7 @@ pub struct Encoded {
     rows: u64,
     first: String,
     last: String,
+    counts: BTreeMap<String, u64>,
 }
 
 impl Encoded {
@@ -162,9 +163,10 @@ impl Encoded {
         let batch = to_batch(rows)?;
         let bytes = encode::<R>(&batch, footer)?;
         let (first, last) = key_range::<R>(&batch);
+        let counts = R::counts(rows);
         let rows = rows.len() as u64;
         let content = content(R::TABLE, &R::VERSION.to_string(), rows, &bytes);
-        Ok(Encoded { table: R::TABLE, bytes, content, rows, first, last })
+        Ok(Encoded { table: R::TABLE, bytes, content, rows, first, last, counts })
     }
 }
 
@@ -172,8 +174,8 @@ impl Store {
     /// Stores an encoded part of a table.
     pub fn put_part(&self, part: Encoded) -> Result<PartRef> {
         let address = self.put(&part.bytes)?;
-        let Encoded { bytes, content, rows, first, last, .. } = part;
-        Ok(PartRef { address, content, rows, bytes: bytes.len() as u64, first, last })
+        let Encoded { bytes, content, rows, first, last, counts, .. } = part;
+        Ok(PartRef { address, content, rows, bytes: bytes.len() as u64, first, last, counts })
     }
 
     /// Reads one part: hash, schema and rows are checked.

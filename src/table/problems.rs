@@ -26,6 +26,9 @@ row! {
             _ => Ok(()),
         }
     }
+    count "with_solution"(rows) {
+        rows.iter().filter(|row| row.solution.is_some()).count()
+    }
 }
 
 impl Problem {

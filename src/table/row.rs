@@ -4,6 +4,7 @@ use crate::base::error::{Error, Result};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use serde::{Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One column of a table, as documented in `docs/tables`.
@@ -30,6 +31,11 @@ pub trait Row: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     /// What must hold in each row beyond its types.
     fn check(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Counts kept beside a part, for plans that must not read it. The rows are sorted by the key.
+    fn counts(_rows: &[Self]) -> BTreeMap<String, u64> {
+        BTreeMap::new()
     }
 
     fn schema() -> SchemaRef {
@@ -75,6 +81,7 @@ macro_rules! row {
             $(#[doc = $doc:literal] $field:ident: $ty:ty,)+
         }
         $(check($self:ident) $check:block)?
+        $(count $count:literal($rows:ident) $counted:block)?
     ) => {
         #[doc = $table_doc]
         #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -94,6 +101,9 @@ macro_rules! row {
                 }),+]
             }
             $(fn check(&$self) -> $crate::base::error::Result<()> $check)?
+            $(fn counts($rows: &[Self]) -> std::collections::BTreeMap<String, u64> {
+                std::collections::BTreeMap::from([($count.to_string(), $counted as u64)])
+            })?
         }
     };
 }

@@ -20,6 +20,10 @@ row! {
         /// The judge and its version
         judge_version: String,
     }
+    count "solved_problems"(rows) {
+        let problems = rows.chunk_by(|a, b| a.problem_id == b.problem_id);
+        problems.filter(|samples| samples.iter().any(VerdictRow::may_be_chosen)).count()
+    }
 }
 
 impl VerdictRow {

@@ -273,14 +273,37 @@ fn asked_to_stop() {
         let output = child.wait_with_output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{stderr}");
-        assert!(stderr.contains("error: stopped; finished parts are kept"), "{stderr}");
-        assert!(stderr.contains("hint: run the same command again to go on"), "{stderr}");
+        assert!(stderr.contains("error: stopped"), "{stderr}");
+        assert!(stderr.contains("hint: finished parts are kept; run the same command again to go on"), "{stderr}");
         let log = json(ok(&store, &["log", "--json"]).lines().next().unwrap());
         assert_eq!(log["state"], "stopped");
         assert_eq!(log["computed_parts"], parts(&store), "what is finished is in the log");
         assert!(log["text"].as_str().unwrap().contains("steps = 20000"));
         let left = crate::disk::read(&store);
         assert!(!left.keys().any(|path| path.to_string_lossy().contains(".tmp-")), "something half done is left");
+    }
+}
+
+/// Goal: the same in the middle of sampling, and of an ingest: neither waits for the end of its part.
+#[test]
+fn asked_to_stop_in_a_long_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = TINY.replace("samples = 2\n", "samples = 100000\npart_samples = 100000\n");
+    let sampling = pipeline(folder.path(), "sampling.toml", &long);
+    let rows: String = (0..2_000_000).map(|i| format!("{{\"question\":\"{i}?\",\"answer\":\"1\"}}\n")).collect();
+    std::fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let ingest = "[stages.problems]\nkind = \"ingest\"\nfiles = [\"rows.jsonl\"]\n";
+    let ingest = pipeline(folder.path(), "ingest.toml", ingest);
+    for (file, finished) in [(sampling, 1), (ingest, 0)] {
+        let store = folder.path().join(format!("store-{finished}"));
+        let child = start(&store, &file);
+        wait_until("the part is begun", || parts(&store) == finished && locks(&store) > finished);
+        signal(&child, "INT");
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{stderr}");
+        assert!(stderr.contains("hint: finished parts are kept; run the same command again to go on"), "{stderr}");
+        assert_eq!(parts(&store), finished, "nothing half done is published");
     }
 }
 

@@ -6,6 +6,7 @@ mod crash;
 mod disk;
 mod docs;
 mod engine;
+mod explain;
 mod export;
 mod hub;
 mod inspect;

@@ -6,11 +6,12 @@ use crate::support::{TINY, by_stage, fails, json, ok, pipeline, plan_here, run_h
 use mindgap::base::address::Address;
 use mindgap::base::rng::Stream;
 use mindgap::store::fault::{Change, watched};
-use mindgap::store::{Manifest, PartRecord, Store};
+use mindgap::store::{Manifest, PartRecord, Rules, Store};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Mutex;
+use std::time::Duration;
 
 /// A run nobody disturbed: what it did and what it left. The store is the folder `store` below the root.
 struct Whole {
@@ -251,11 +252,7 @@ fn a_full_disk() {
     let folder = tempfile::tempdir().unwrap();
     let mount = folder.path().join("mount");
     std::fs::create_dir(&mount).unwrap();
-    let command = |program: &str, args: &[&str]| {
-        let status = std::process::Command::new(program).args(args).arg(&mount).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    if !command("mount", &["-t", "tmpfs", "-o", "size=2m", "mindgap-test"]) {
+    if !mounted(&["-t", "tmpfs", "-o", "size=2m", "mindgap-test"], &mount) {
         eprintln!("skipped: no file system can be mounted here");
         return;
     }
@@ -273,7 +270,7 @@ fn a_full_disk() {
         let computed: u64 = by_stage(&done, "computed_parts").iter().filter_map(|(_, parts)| parts.as_u64()).sum();
         assert_eq!(before as u64 + computed, finished(&read(&mount)).len() as u64);
     });
-    assert!(command("umount", &[]), "the test disk stays mounted");
+    assert!(unmounted(&mount), "the test disk stays mounted");
     checked.unwrap();
 }
 
@@ -286,6 +283,58 @@ fn readers_change_nothing() {
     let (plans, ops) = journal(folder.path(), || plan_here(&store, &whole.file));
     assert!(plans.iter().all(|plan| plan.parts_miss == 0));
     assert!(ops.is_empty(), "{ops:?}");
+    let (_, ops) = journal(folder.path(), || {
+        let store = Store::look(&store).unwrap();
+        assert_eq!(store.check(&|_, _| ()).unwrap().findings, []);
+        store.collect_garbage(&Rules { forget: Vec::new(), keep: Duration::ZERO }, false).unwrap()
+    });
+    assert!(ops.is_empty(), "{ops:?}");
+    let nowhere = folder.path().join("nowhere");
+    Store::look(&nowhere).unwrap();
+    assert!(!nowhere.exists(), "a look makes no store");
+}
+
+/// Goal: on a disk that is really read-only, where mounting is allowed, all that only looks works, and what writes says what to do.
+#[test]
+fn a_read_only_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let mount = folder.path().join("mount");
+    std::fs::create_dir(&mount).unwrap();
+    if !mounted(&["-t", "tmpfs", "-o", "size=64m", "mindgap-test"], &mount) {
+        eprintln!("skipped: no file system can be mounted here");
+        return;
+    }
+    let file = pipeline(folder.path(), "p.toml", TINY);
+    let (file, store) = (file.to_str().unwrap(), mount.join("store"));
+    let checked = std::panic::catch_unwind(|| {
+        ok(&store, &["run", file]);
+        assert!(mounted(&["-o", "remount,ro"], &mount));
+        let plan = json(&ok(&store, &["plan", file, "--json"]));
+        assert!(by_stage(&plan, "parts_miss").iter().all(|(_, parts)| *parts == 0), "{plan}");
+        let id = json(ok(&store, &["show", file, "problems", "--limit", "1", "--json"]).lines().next().unwrap());
+        ok(&store, &["show", file, "rewrites", "--row", id["problem_id"].as_str().unwrap()]);
+        for command in [&["status", file][..], &["log"], &["check"], &["path", file, "rewrites"], &["gc"]] {
+            ok(&store, command);
+        }
+        ok(&store, &["report", file, "--markdown"]);
+        ok(&store, &["gc", "--forget", "tiny", "--keep-days", "0"]);
+        for command in [&["run", file][..], &["gc", "--forget", "tiny", "--keep-days", "0", "--delete"]] {
+            let said = fails(&store, command, 4);
+            assert!(said.contains("choose a writable store"), "{said}");
+        }
+    });
+    assert!(unmounted(&mount), "the test disk stays mounted");
+    checked.unwrap();
+}
+
+/// `mount` with these arguments.
+fn mounted(args: &[&str], folder: &Path) -> bool {
+    let status = std::process::Command::new("mount").args(args).arg(folder).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+fn unmounted(folder: &Path) -> bool {
+    std::process::Command::new("umount").arg(folder).status().is_ok_and(|status| status.success())
 }
 
 /// Goal: records, recipes, pointers and manifests that a careless disk left empty, cut or full of zeros count as absent: the next

@@ -78,14 +78,14 @@ proptest! {
 }
 
 /// Problems by number, as a file beside the pipeline.
-fn write_problems(folder: &Path, numbers: impl IntoIterator<Item = u32>) {
+pub fn write_problems(folder: &Path, numbers: impl IntoIterator<Item = u32>) {
     let row = |i: u32| json!({"question": format!("{i}+1?"), "answer": (i + 1).to_string(), "solution": format!("\\boxed{{{}}}", i + 1)});
     let rows: Vec<String> = numbers.into_iter().map(|i| row(i).to_string()).collect();
     std::fs::write(folder.join("rows.jsonl"), rows.join("\n")).unwrap();
 }
 
 /// From problems to rewrites, with guided samples; one token each.
-const GUIDED: &str = r#"
+pub const GUIDED: &str = r#"
 name = "guided"
 [policies]
 base = { path = "FIXTURES/model/qwen2" }
@@ -128,13 +128,13 @@ part_problems = 32
 "#;
 
 /// A store in which `text` has run on problems 0 to 100.
-struct Ran {
-    folder: tempfile::TempDir,
-    text: String,
+pub struct Ran {
+    pub folder: tempfile::TempDir,
+    pub text: String,
 }
 
 impl Ran {
-    fn new(text: &str) -> Ran {
+    pub fn new(text: &str) -> Ran {
         let ran = Ran { folder: scratch(), text: text.to_string() };
         write_problems(ran.folder.path(), 0..100);
         std::fs::write(ran.folder.path().join("guided.j2"), "{{ solution }} {{ question }}").unwrap();
@@ -142,11 +142,11 @@ impl Ran {
         ran
     }
 
-    fn store(&self) -> PathBuf {
+    pub fn store(&self) -> PathBuf {
         self.folder.path().join("store")
     }
 
-    fn file(&self) -> PathBuf {
+    pub fn file(&self) -> PathBuf {
         crate::support::pipeline(self.folder.path(), "p.toml", &self.text)
     }
 
@@ -154,7 +154,7 @@ impl Ran {
         run_here(&self.store(), &self.file()).unwrap();
     }
 
-    fn change(&mut self, from: &str, to: &str) {
+    pub fn change(&mut self, from: &str, to: &str) {
         assert!(self.text.contains(from), "`{from}` is not in the pipeline");
         self.text = self.text.replacen(from, to, 1);
     }

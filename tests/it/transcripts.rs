@@ -47,6 +47,11 @@ fn shell(folder: &Path, line: &str) -> String {
 
 /// Hashes, times and measured numbers by what they are.
 fn filtered(text: &str) -> String {
+    const DATE: usize = "2025-01-31 23:59:59".len();
+    if let Some(end) = text.find(" UTC") {
+        let start = end.checked_sub(DATE).expect("a date stands before its time zone");
+        return filtered(&text[..start]) + "[TIME]" + &filtered(&text[end + " UTC".len()..]);
+    }
     let mut out = String::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {

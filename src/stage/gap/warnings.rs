@@ -50,7 +50,7 @@ pub struct Verdict {
     verdict: String,
 }
 
-/// The texts behind the targets, by problem.
+/// The texts behind the targets of some problems.
 pub struct Texts {
     experts: HashMap<String, String>,
     targets: HashMap<(String, u32), String>,
@@ -65,90 +65,130 @@ impl Texts {
     }
 }
 
-/// Checks of the targets of one source. The texts are looked at where they are the policy's own.
-pub fn check_targets(
-    moment: &str,
-    source: &str,
-    gap: &PolicyGap,
-    rows: &[&Target],
-    targets: &[Scored],
-    texts: Option<&Texts>,
-) -> Vec<GapWarning> {
-    let check = Check { moment, source };
-    let ids = || rows.iter().map(|row| row.problem_id.as_str());
-    let mut found = vec![check.low_ess(gap)];
-    found.extend(gap.eos_probability.map(|probability| check.eos(probability, rows.len())));
-    let cut = ids().zip(targets).filter(|(_, target)| !target.ended).map(|(id, _)| id);
-    found.push(check.share("truncated", SHARE, cut, rows.len(), "targets have no end-of-sequence token"));
-    if let (Some(texts), true) = (texts, source != "expert") {
-        let text = |row: &Target| texts.targets.get(&(row.problem_id.clone(), row.choice_index));
-        let showing = |test: &dyn Fn(&str, &str) -> bool| -> Vec<&str> {
-            let expert = |row: &Target| texts.experts.get(&row.problem_id).map_or("", String::as_str);
-            let shows = |row: &&&Target| text(row).is_some_and(|target| test(target, expert(row)));
-            rows.iter().filter(shows).map(|row| row.problem_id.as_str()).collect()
-        };
-        let copied = showing(&|target, expert| copied_share(target, expert) >= COPIED_ROW);
-        let copied_says = format!("targets share half of their {NGRAM_WORDS}-word n-grams with the expert's solution");
-        found.push(check.share("copied", SHARE, copied.into_iter(), rows.len(), &copied_says));
-        let meta = showing(&|target, _| meta_phrase(target).is_some());
-        found.push(check.share(
-            "meta_phrase",
-            RARE,
-            meta.into_iter(),
-            rows.len(),
-            "targets speak of a solution they were shown",
-        ));
-        let bare = showing(&|target, _| is_answer_only(target));
-        found.push(check.share(
-            "answer_only",
-            SHARE,
-            bare.into_iter(),
-            rows.len(),
-            "targets give the answer without work",
-        ));
-    }
-    found
+/// Rows that show something: how many of how many, and the first problems among them.
+#[derive(Default)]
+struct Shown {
+    count: usize,
+    of: usize,
+    examples: Vec<String>,
 }
 
-/// Checks of the samples of one rollout stage, and of the judges that looked at them. `number` tells several stages of one
-/// prompt kind apart, from 1.
-pub fn check_samples(number: usize, samples: &[Sample], verdicts: &[Vec<Verdict>]) -> Vec<GapWarning> {
-    let Some(first) = samples.first() else { return Vec::new() };
-    let source = if number > 1 { format!("{} {number}", first.prompt_kind) } else { first.prompt_kind.clone() };
-    let check = Check { moment: "sampling", source: &source };
-    let cut = samples.iter().filter(|row| row.stop_reason == "max_tokens").map(|row| row.problem_id.as_str());
-    let mut found =
-        vec![check.share("truncated", SHARE, cut, samples.len(), "samples were cut off at the token limit")];
-    let rows = || verdicts.iter().flatten();
-    let open = rows().filter(|row| matches!(row.verdict.as_str(), "unparsed" | "budget_exceeded"));
-    let open = open.map(|row| row.problem_id.as_str());
-    found.push(check.share(
-        "undecided",
-        RARE,
-        open,
-        rows().count(),
-        "verdicts are neither right nor wrong: the judge could not read the answer",
-    ));
-    if let Some((one, others)) = verdicts.split_first().filter(|(_, others)| !others.is_empty()) {
-        let known: HashMap<(&str, u32), &str> =
-            one.iter().map(|row| ((row.problem_id.as_str(), row.sample_index), row.verdict.as_str())).collect();
-        let pairs = || {
-            others
-                .iter()
-                .flatten()
-                .filter_map(|row| Some((row, *known.get(&(row.problem_id.as_str(), row.sample_index))?)))
-        };
-        let differ = pairs().filter(|(row, verdict)| (row.verdict == "correct") != (*verdict == "correct"));
-        let differ = differ.map(|(row, _)| row.problem_id.as_str());
-        found.push(check.share(
-            "judges_disagree",
-            RARE,
-            differ,
-            pairs().count(),
-            "samples are right for one judge and wrong for another",
-        ));
+impl Shown {
+    fn add(&mut self, problem_id: &str, shows: bool) {
+        self.of += 1;
+        if !shows {
+            return;
+        }
+        self.count += 1;
+        if self.examples.len() < EXAMPLES && self.examples.last().is_none_or(|last| last != problem_id) {
+            self.examples.push(problem_id.to_string());
+        }
     }
-    found
+}
+
+/// Checks of the targets of one source, which come one by one.
+#[derive(Default)]
+pub struct TargetChecks {
+    truncated: Shown,
+    texts: Option<TextChecks>,
+}
+
+/// Checks of their texts, where these are the policy's own.
+#[derive(Default)]
+struct TextChecks {
+    copied: Shown,
+    meta: Shown,
+    bare: Shown,
+}
+
+impl TargetChecks {
+    pub fn new(source: &str, has_texts: bool) -> TargetChecks {
+        let texts = (has_texts && source != "expert").then(TextChecks::default);
+        TargetChecks { truncated: Shown::default(), texts }
+    }
+
+    pub fn add(&mut self, row: &Target, target: &Scored, texts: &Texts) {
+        let id = row.problem_id.as_str();
+        self.truncated.add(id, !target.ended);
+        if let Some(TextChecks { copied, meta, bare }) = &mut self.texts {
+            let text = texts.targets.get(&(row.problem_id.clone(), row.choice_index));
+            let expert = texts.experts.get(id).map_or("", String::as_str);
+            copied.add(id, text.is_some_and(|text| copied_share(text, expert) >= COPIED_ROW));
+            meta.add(id, text.is_some_and(|text| meta_phrase(text).is_some()));
+            bare.add(id, text.is_some_and(|text| is_answer_only(text)));
+        }
+    }
+
+    pub fn finish(self, moment: &str, source: &str, gap: &PolicyGap) -> Vec<GapWarning> {
+        let check = Check { moment, source };
+        let mut found = vec![check.low_ess(gap)];
+        found.extend(gap.eos_probability.map(|probability| check.eos(probability, gap.rows)));
+        found.push(check.share("truncated", SHARE, self.truncated, "targets have no end-of-sequence token"));
+        if let Some(TextChecks { copied, meta, bare }) = self.texts {
+            let copied_says =
+                format!("targets share half of their {NGRAM_WORDS}-word n-grams with the expert's solution");
+            found.push(check.share("copied", SHARE, copied, &copied_says));
+            found.push(check.share("meta_phrase", RARE, meta, "targets speak of a solution they were shown"));
+            found.push(check.share("answer_only", SHARE, bare, "targets give the answer without work"));
+        }
+        found
+    }
+}
+
+/// Checks of the samples of one rollout stage, and of the judges that looked at them.
+#[derive(Default)]
+pub struct SampleChecks {
+    /// Of the first sample.
+    pub prompt_kind: Option<String>,
+    truncated: Shown,
+    undecided: Shown,
+    /// Where several judges looked.
+    disagree: Option<Shown>,
+}
+
+impl SampleChecks {
+    pub fn new(judges: usize) -> SampleChecks {
+        SampleChecks { disagree: (judges > 1).then(Shown::default), ..SampleChecks::default() }
+    }
+
+    pub fn add_samples(&mut self, samples: &[Sample]) {
+        for row in samples {
+            self.prompt_kind.get_or_insert_with(|| row.prompt_kind.clone());
+            self.truncated.add(&row.problem_id, row.stop_reason == "max_tokens");
+        }
+    }
+
+    /// `first` are the first judge's verdicts of the same problems; none where these are they.
+    pub fn add_verdicts(&mut self, verdicts: &[Verdict], first: Option<&[Verdict]>) {
+        for row in verdicts {
+            let is_open = matches!(row.verdict.as_str(), "unparsed" | "budget_exceeded");
+            self.undecided.add(&row.problem_id, is_open);
+        }
+        if let (Some(first), Some(disagree)) = (first, &mut self.disagree) {
+            let key = |row: &'_ Verdict| (row.problem_id.clone(), row.sample_index);
+            let known: HashMap<(String, u32), bool> =
+                first.iter().map(|row| (key(row), row.verdict == "correct")).collect();
+            for row in verdicts {
+                if let Some(was_correct) = known.get(&key(row)) {
+                    disagree.add(&row.problem_id, (row.verdict == "correct") != *was_correct);
+                }
+            }
+        }
+    }
+
+    /// `number` tells several stages of one prompt kind apart, from 1.
+    pub fn finish(self, number: usize) -> Vec<GapWarning> {
+        let Some(kind) = self.prompt_kind else { return Vec::new() };
+        let source = if number > 1 { format!("{kind} {number}") } else { kind };
+        let check = Check { moment: "sampling", source: &source };
+        let undecided_says = "verdicts are neither right nor wrong: the judge could not read the answer";
+        let disagree_says = "samples are right for one judge and wrong for another";
+        let mut found =
+            vec![check.share("truncated", SHARE, self.truncated, "samples were cut off at the token limit")];
+        found.push(check.share("undecided", RARE, self.undecided, undecided_says));
+        found.extend(self.disagree.map(|disagree| check.share("judges_disagree", RARE, disagree, disagree_says)));
+        found
+    }
 }
 
 /// What is being looked at.
@@ -178,24 +218,14 @@ impl Check<'_> {
     }
 
     /// A check that counts rows.
-    fn share<'i>(
-        &self,
-        warning: &str,
-        threshold: f64,
-        shown_by: impl Iterator<Item = &'i str>,
-        rows: usize,
-        says: &str,
-    ) -> GapWarning {
-        let ids: Vec<&str> = shown_by.collect();
-        let value = ids.len() as f64 / rows.max(1) as f64;
-        let message = format!("{} of {rows} {says}", ids.len());
-        let mut examples: Vec<String> = ids.iter().map(ToString::to_string).collect();
-        examples.dedup();
-        examples.truncate(EXAMPLES);
+    fn share(&self, warning: &str, threshold: f64, shown: Shown, says: &str) -> GapWarning {
+        let Shown { count, of, examples } = shown;
+        let value = count as f64 / of.max(1) as f64;
+        let message = format!("{count} of {of} {says}");
         GapWarning {
-            affected: ids.len() as u32,
+            affected: count as u32,
             problem_ids: examples,
-            ..self.row(warning, value > threshold, value, threshold, rows, message)
+            ..self.row(warning, value > threshold, value, threshold, of, message)
         }
     }
 
@@ -218,7 +248,7 @@ impl Check<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::gap::policy_gap;
+    use crate::stats::gap::Gather;
 
     fn target(id: &str, lp: f32) -> Target {
         Target {
@@ -241,10 +271,14 @@ mod tests {
     }
 
     fn check(rows: &[Target], ended: bool, texts: &Texts) -> Vec<GapWarning> {
-        let rows: Vec<&Target> = rows.iter().collect();
-        let targets: Vec<Scored> =
-            rows.iter().map(|r| Scored { policy: &r.logprob_policy, behavior: None, ended }).collect();
-        check_targets("after", "guided", &policy_gap(&targets), &rows, &targets, Some(texts))
+        let (mut gather, mut checks) = (Gather::default(), TargetChecks::new("guided", true));
+        let scored = |row| Scored { ended, ..Target::scored(row, &[]) };
+        for row in rows {
+            gather.add(&scored(row));
+            checks.add(row, &scored(row), texts);
+        }
+        rows.iter().for_each(|row| gather.add_again(&scored(row)));
+        checks.finish("after", "guided", &gather.finish())
     }
 
     #[test]
@@ -275,10 +309,17 @@ mod tests {
         let sample =
             |stop: &str| Sample { problem_id: "a".into(), prompt_kind: "plain".into(), stop_reason: stop.into() };
         let verdict = |verdict: &str| Verdict { problem_id: "a".into(), sample_index: 0, verdict: verdict.into() };
-        assert_eq!(raised(&check_samples(1, &[sample("eos")], &[vec![verdict("incorrect")]])), [""; 0]);
-        let found = check_samples(1, &[sample("max_tokens")], &[vec![verdict("correct")], vec![verdict("unparsed")]]);
+        let mut one = SampleChecks::new(1);
+        one.add_samples(&[sample("eos")]);
+        one.add_verdicts(&[verdict("incorrect")], None);
+        assert_eq!(raised(&one.finish(1)), [""; 0]);
+        let mut two = SampleChecks::new(2);
+        two.add_samples(&[sample("max_tokens")]);
+        two.add_verdicts(&[verdict("correct")], None);
+        two.add_verdicts(&[verdict("unparsed")], Some(&[verdict("correct")]));
+        let found = two.finish(2);
         assert_eq!(raised(&found), ["truncated", "undecided", "judges_disagree"]);
-        assert!(check_samples(2, &[sample("eos")], &[]).iter().all(|row| row.source == "plain 2"));
-        assert!(check_samples(1, &[], &[]).is_empty());
+        assert!(found.iter().all(|row| row.source == "plain 2"));
+        assert!(SampleChecks::new(1).finish(1).is_empty());
     }
 }

@@ -2,6 +2,10 @@
 
 use super::{Format, Input};
 use crate::base::error::{Error, Result};
+use crate::store::{
+    Store,
+    fs::{self, File},
+};
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, UInt64Type};
@@ -9,14 +13,17 @@ use arrow::util::display::array_value_to_string;
 use flate2::read::MultiGzDecoder;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Number, Value};
-use std::borrow::Cow;
-use std::io::Read;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::path::Path;
 
-/// A gzip file may unpack to this much, so that a small file cannot fill the memory.
+/// A gzip file may unpack to this much, so that a small file cannot fill the disk.
 const UNPACKED_BYTES_MAX: u64 = 16 << 30;
+/// Longest line of a text file.
+const LINE_BYTES_MAX: usize = 64 << 20;
 /// Characters of a rejected row that are kept to recognise it by.
 const EXCERPT_CHARS: usize = 120;
 const PARQUET_BATCH_ROWS: usize = 1024;
+const READ_BYTES: usize = 1 << 17;
 
 /// A row, or why it could not be read.
 pub enum Row {
@@ -38,17 +45,36 @@ impl Visit<'_> {
     pub fn excerpt(&self) -> String {
         let text = match (self.text, self.content) {
             (Some(bytes), _) => String::from_utf8_lossy(&bytes[..bytes.len().min(4 * EXCERPT_CHARS)]).into_owned(),
-            (None, Row::Object(object)) => Value::Object(object.clone()).to_string(),
+            (None, Row::Object(object)) => serde_json::to_string(object).expect("a row is plain data"),
             (None, Row::Refused(_)) => String::new(),
         };
         text.chars().take(EXCERPT_CHARS).collect()
     }
 }
 
+type Visitor<'a> = dyn FnMut(Visit) -> Result<()> + 'a;
+
 /// Shows every row of the input, in order. Blank lines are no rows.
-pub fn rows(input: &Input, visit: &mut dyn FnMut(Visit)) -> Result<()> {
-    let bytes = unpacked(input)?;
-    let is_parquet = bytes.starts_with(b"PAR1");
+pub fn rows(input: &Input, store: &Store, visit: &mut Visitor) -> Result<()> {
+    let mut file = BufReader::with_capacity(READ_BYTES, input.content);
+    let unreadable = |error| fs::error("read file", Path::new(input.file), error);
+    let is_gzip = file.fill_buf().map_err(unreadable)?.starts_with(&[0x1f, 0x8b]);
+    let failed = |error: std::io::Error| match error.kind() {
+        _ if !is_gzip => unreadable(error),
+        ErrorKind::StorageFull => fs::error("unpack file", Path::new(input.file), error),
+        ErrorKind::FileTooLarge => {
+            Error::input("the gzip data unpacks to more than 16 GiB").at(input.file).hint("split the file")
+        }
+        _ => Error::input("the gzip data is damaged or ends too early").at(input.file).source(error),
+    };
+    let mut bytes: Box<dyn BufRead> = match is_gzip {
+        true => Box::new(BufReader::new(Limited { bytes: MultiGzDecoder::new(file), left: UNPACKED_BYTES_MAX })),
+        false => Box::new(file),
+    };
+    let mut start = Vec::new();
+    bytes.by_ref().take(4).read_to_end(&mut start).map_err(failed)?;
+    let is_parquet = start == b"PAR1";
+    let mut bytes = start.as_slice().chain(bytes);
     match input.format {
         Format::Jsonl if is_parquet => {
             Err(Error::input("a Parquet file, not JSON lines").at(input.file).hint("say `format = \"parquet\"`"))
@@ -56,40 +82,62 @@ pub fn rows(input: &Input, visit: &mut dyn FnMut(Visit)) -> Result<()> {
         Format::Parquet if !is_parquet => Err(Error::input("not a Parquet file: the magic bytes `PAR1` are missing")
             .at(input.file)
             .hint("for one JSON object per line say `format = \"jsonl\"`")),
-        Format::Jsonl => jsonl(input, &bytes, visit),
-        Format::Parquet => parquet(input, bytes.into_owned(), visit),
+        Format::Jsonl => jsonl(input, &mut bytes, &failed, visit),
+        // A Parquet file is read from its end.
+        Format::Parquet if is_gzip => {
+            let mut whole = store.nameless_file()?;
+            std::io::copy(&mut bytes, &mut whole).map_err(failed)?;
+            parquet(input, whole, visit)
+        }
+        Format::Parquet => parquet(input, input.content.try_clone().map_err(failed)?, visit),
     }
 }
 
-fn unpacked<'a>(input: &Input<'a>) -> Result<Cow<'a, [u8]>> {
-    if !input.bytes.starts_with(&[0x1f, 0x8b]) {
-        return Ok(Cow::Borrowed(input.bytes));
-    }
-    let mut bytes = Vec::new();
-    let read = MultiGzDecoder::new(input.bytes).take(UNPACKED_BYTES_MAX + 1).read_to_end(&mut bytes);
-    match read {
-        Err(e) => Err(Error::input("the gzip data is damaged or ends too early").at(input.file).source(e)),
-        Ok(n) if n as u64 > UNPACKED_BYTES_MAX => {
-            Err(Error::input("the gzip data unpacks to more than 16 GiB").at(input.file).hint("split the file"))
-        }
-        Ok(_) => Ok(Cow::Owned(bytes)),
+/// Bytes of which there may be so many and no more.
+struct Limited<R> {
+    bytes: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.bytes.read(buffer)?;
+        self.left = self.left.checked_sub(count as u64).ok_or(ErrorKind::FileTooLarge)?;
+        Ok(count)
     }
 }
 
-fn jsonl(input: &Input, bytes: &[u8], visit: &mut dyn FnMut(Visit)) -> Result<()> {
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-    let first_line = bytes.split(|b| *b == b'\n').find(|line| !line.trim_ascii().is_empty()).unwrap_or_default();
-    if first_line.trim_ascii().starts_with(b"[") {
-        return Err(Error::input("a JSON array, not JSON lines")
-            .at(input.file)
-            .hint("write one object per line, with `jq -c '.[]'` for example"));
-    }
-    for (index, line) in bytes.split(|b| *b == b'\n').enumerate() {
-        let line = line.trim_ascii();
-        if !line.is_empty() {
-            let content = parse(line).map_or_else(Row::Refused, Row::Object);
-            visit(Visit { line: index as u64 + 1, content: &content, text: Some(line) });
+fn jsonl(
+    input: &Input,
+    bytes: &mut impl BufRead,
+    failed: &dyn Fn(std::io::Error) -> Error,
+    visit: &mut Visitor,
+) -> Result<()> {
+    let (mut line, mut is_first) = (Vec::new(), true);
+    for number in 1.. {
+        line.clear();
+        bytes.by_ref().take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', &mut line).map_err(failed)?;
+        if line.is_empty() {
+            break;
         }
+        let is_cut = line.len() > LINE_BYTES_MAX && !line.ends_with(b"\n");
+        if is_cut {
+            bytes.skip_until(b'\n').map_err(failed)?;
+        }
+        let text = line.strip_prefix(b"\xEF\xBB\xBF").filter(|_| number == 1).unwrap_or(&line).trim_ascii();
+        if text.is_empty() {
+            continue;
+        }
+        if std::mem::take(&mut is_first) && text.starts_with(b"[") {
+            return Err(Error::input("a JSON array, not JSON lines")
+                .at(input.file)
+                .hint("write one object per line, with `jq -c '.[]'` for example"));
+        }
+        let content = match is_cut {
+            true => Row::Refused("the line is longer than 64 MiB".to_string()),
+            false => parse(text).map_or_else(Row::Refused, Row::Object),
+        };
+        visit(Visit { line: number, content: &content, text: Some(text) })?;
     }
     Ok(())
 }
@@ -112,11 +160,11 @@ fn parse(line: &[u8]) -> Result<Map<String, Value>, String> {
     }
 }
 
-fn parquet(input: &Input, bytes: Vec<u8>, visit: &mut dyn FnMut(Visit)) -> Result<()> {
+fn parquet(input: &Input, file: File, visit: &mut Visitor) -> Result<()> {
     let damaged = |e: Box<dyn std::error::Error + Send + Sync>| {
         Error::input("the Parquet file is damaged or of an unknown kind").at(input.file).source(e)
     };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes)).map_err(|e| damaged(e.into()))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.into()))?;
     let reader = builder.with_batch_size(PARQUET_BATCH_ROWS).build().map_err(|e| damaged(e.into()))?;
     let mut line = 0;
     for batch in reader {
@@ -126,7 +174,7 @@ fn parquet(input: &Input, bytes: Vec<u8>, visit: &mut dyn FnMut(Visit)) -> Resul
             line += 1;
             let cells = schema.fields().iter().zip(batch.columns());
             let object = cells.map(|(field, column)| (field.name().clone(), cell(column, index))).collect();
-            visit(Visit { line, content: &Row::Object(object), text: None });
+            visit(Visit { line, content: &Row::Object(object), text: None })?;
         }
     }
     Ok(())

@@ -4,11 +4,38 @@ use arrow::datatypes::{Field as ArrowField, Int32Type, UInt32Type};
 use flate2::{Compression, write::GzEncoder};
 use parquet::arrow::ArrowWriter;
 use proptest::prelude::*;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::sync::Arc;
 
+/// The two tables.
+#[derive(Debug, PartialEq)]
+struct Ingested {
+    problems: Vec<Problem>,
+    rejects: Vec<Reject>,
+}
+
+/// Ingests files of these names and bytes.
+fn ingest(files: &[(&str, &[u8])], format: Format, mapping: &Mapping) -> Result<Ingested> {
+    // Nothing but nameless files is made in it.
+    let store = Store::look(std::env::temp_dir())?;
+    let mut ingest = Ingest::new(&store, files.iter().map(|(file, _)| *file).collect());
+    for (index, (file, bytes)) in files.iter().enumerate() {
+        let mut content = store.nameless_file()?;
+        content.write_all(bytes).expect("the scratch folder is writable");
+        content.rewind().expect("a file has a front");
+        let input = Input { file, source: "test", content: &content, format, mapping };
+        ingest.read(index, &input, &mut || Ok(()))?;
+    }
+    let mut problems = Vec::new();
+    let rejects = ingest.problems(&mut |problem| {
+        problems.push(problem);
+        Ok(())
+    })?;
+    Ok(Ingested { problems, rejects: rejects.sorted()?.collect::<Result<_>>()? })
+}
+
 fn one(bytes: &[u8], format: Format, mapping: &Mapping) -> Result<Ingested> {
-    ingest(&[Input { file: "a.jsonl", source: "test", bytes, format, mapping }])
+    ingest(&[("a.jsonl", bytes)], format, mapping)
 }
 
 fn jsonl(text: &str) -> Result<Ingested> {
@@ -157,13 +184,12 @@ fn rejects_name_line_and_excerpt() {
 
 #[test]
 fn duplicates_across_files_name_the_file() {
-    let mapping = Mapping::default();
-    let line = br#"{"question":"Q","answer":"1"}"#;
-    let input = |file, bytes| Input { file, source: "s", bytes, format: Format::Jsonl, mapping: &mapping };
-    let out = ingest(&[input("a.jsonl", line), input("b.jsonl", line)]).expect("can be read");
+    let line = &br#"{"question":"Q","answer":"1"}"#[..];
+    let files = [("b.jsonl", line), ("a.jsonl", line), ("b.jsonl", line)];
+    let out = ingest(&files, Format::Jsonl, &Mapping::default()).expect("can be read");
     assert_eq!(out.problems.len(), 1);
-    assert_eq!(out.rejects[0].reason, "duplicate of line 1 of `a.jsonl`");
-    assert_eq!(out.rejects[0].file, "b.jsonl");
+    let rejects: Vec<_> = out.rejects.iter().map(|r| (r.file.as_str(), r.line, r.reason.as_str())).collect();
+    assert_eq!(rejects, [("a.jsonl", 1, "duplicate of line 1 of `b.jsonl`"), ("b.jsonl", 1, "duplicate of line 1")]);
 }
 
 #[test]
