@@ -216,7 +216,7 @@ pub struct Show {
 
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:
-  mindgap log                                    the last runs: when, what was computed and what was cached
+  mindgap log                                    the last runs: parts computed, parts cached
   mindgap log --limit 1 --json | jq -r .text     the pipeline as the last run read it")]
 pub struct Log {
     /// Runs to list, the newest first.

@@ -1,7 +1,7 @@
 //! Sorts more rows than memory should hold: sorted runs in a file without a name, merged when they are read.
 
 use super::{Store, fs};
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{BufReader, Cursor, Read, Write};
@@ -54,14 +54,15 @@ impl Store {
 }
 
 impl<const N: usize> Sorter<N> {
-    /// Takes a row. Errors: the disk, once there is more than memory should hold.
+    /// Takes a row of less than 4 GiB. Other errors: the disk, once there is more than memory should hold.
     pub fn push(&mut self, key: [u8; N], value: &[u8]) -> Result<()> {
+        let length = u32::try_from(value.len()).map_err(|_| Error::input("a row is larger than 4 GiB"))?;
         if !self.starts.is_empty() && self.held.len() + N + 4 + value.len() > self.held_bytes_max {
             self.write_run()?;
         }
         self.starts.push(self.held.len());
         self.held.extend(key);
-        self.held.extend(u32::try_from(value.len()).expect("a row is smaller than 4 GiB").to_le_bytes());
+        self.held.extend(length.to_le_bytes());
         self.held.extend(value);
         Ok(())
     }

@@ -1,13 +1,15 @@
 //! What holds for any input: of fingerprints, of cuts, of objects under damage, and of what a change makes a pipeline compute.
 
-use crate::support::{plan_here, run_here, scratch};
+use crate::support::{SMALL, plan_here, run_here, scratch};
 use mindgap::base::fingerprint::Recipe;
 use mindgap::pipeline::{Pipeline, StagePlan};
-use mindgap::store::Store;
+use mindgap::store::{Store, Table};
+use mindgap::table::verdicts::VerdictRow;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 fn scalar() -> impl Strategy<Value = Value> {
     prop_oneof![
@@ -279,6 +281,63 @@ fn adding_problems_samples_only_them() {
     let rollouts = plan.iter().find(|plan| plan.name == "rollouts").unwrap();
     assert_eq!((rollouts.rows_hit, rollouts.rows_miss), (10_000, 100));
     assert!(rollouts.parts_hit > 0, "no part of 64 problems is untouched by 100 new ones");
+}
+
+/// Goal: what is left to sample is counted without reading a table, and the same as by reading, which records of earlier builds
+/// make necessary.
+#[test]
+fn plans_count_without_reading() {
+    let guided = "[stages.guided]\nkind = \"rollout\"\nproblems = \"problems\"\npolicy = \"base\"\nunsolved = [\"verdicts\"]\n\
+                  prompt_kind = \"guided\"\ntemplate = \"TEMPLATES/world-guided.j2\"\nmax_new_tokens = 1\nsamples = 3\n";
+    let start = SMALL.split("[stages.rewrites]").next().unwrap();
+    let text = start.replace("max_new_tokens = 60", "max_new_tokens = 110") + guided;
+    let mut ran = Ran { folder: scratch(), text };
+    run_only(&ran, "verdicts");
+    let store = Store::look(ran.store()).unwrap();
+    let manifest = |stage: &str| store.get_manifest(&store.pointer("small", stage).unwrap().unwrap().manifest).unwrap();
+    let verdicts = Table::<VerdictRow>::new(&store, manifest("verdicts").table("verdicts")).read_all().unwrap();
+    let chosen = verdicts.iter().filter(|row| row.may_be_chosen());
+    let solved = chosen.map(|row| &row.problem_id).collect::<BTreeSet<_>>().len() as u64;
+    assert!(solved > 0 && solved < 24, "{solved} of 24 problems are solved");
+    // Rotten bits leave size and time alone: only reading would find them.
+    let objects: Vec<PathBuf> = ["problems", "rollouts", "verdicts"]
+        .iter()
+        .flat_map(|stage| manifest(stage).table(stage))
+        .map(|part| store.object_path(&part.address))
+        .collect();
+    let rot = || {
+        for path in &objects {
+            // Far enough in the past that nothing is hashed for having been written just now.
+            let modified = std::fs::metadata(path).unwrap().modified().unwrap() - Duration::from_secs(1);
+            let mut bytes = std::fs::read(path).unwrap();
+            bytes[30] ^= 1;
+            std::fs::write(path, bytes).unwrap();
+            std::fs::File::options().append(true).open(path).unwrap().set_modified(modified).unwrap();
+        }
+    };
+    let count = |ran: &Ran, stage: &str| {
+        let plan = plan_here(&ran.store(), &ran.file()).into_iter().find(|plan| plan.name == stage).unwrap();
+        (plan.rows_hit, plan.rows_miss)
+    };
+    rot();
+    assert_eq!(count(&ran, "guided"), (0, 3 * (24 - solved)));
+    ran.change("samples = 2\n", "samples = 5\n");
+    assert_eq!(count(&ran, "rollouts"), (48, 72));
+    ran.change("samples = 5\n", "samples = 2\n");
+    rot();
+    for family in std::fs::read_dir(ran.store().join("memo")).unwrap() {
+        for record in std::fs::read_dir(family.unwrap().path()).unwrap() {
+            let path = record.unwrap().path();
+            let mut record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            let tables = record.get_mut("tables").and_then(Value::as_object_mut).into_iter().flatten();
+            for part in tables.flat_map(|(_, parts)| parts.as_array_mut().unwrap()) {
+                part.as_object_mut().unwrap().remove("counts");
+            }
+            let older = record.to_string();
+            std::fs::write(&path, older).unwrap();
+        }
+    }
+    assert_eq!(count(&ran, "guided"), (0, 3 * (24 - solved)));
 }
 
 fn run_only(ran: &Ran, stage: &str) {
