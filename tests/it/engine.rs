@@ -1,10 +1,13 @@
 //! The engine against transformers: checkpoints made by it, with its token ids, log-probs and greedy continuations. The
 //! fixtures are made by `tests/fixtures/model/make.py`.
 
+use candle_core::{DType, Device};
 use mindgap::base::rng::Stream;
 use mindgap::engine::{Limits, Request, Sampling, ScoreRequest, StopReason, generate, score};
 use mindgap::model::chat::Message;
 use mindgap::model::policy::{Policy, PolicyFiles};
+use mindgap::model::runner::Runner;
+use mindgap::model::runner::device::DeviceRunner;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -98,27 +101,51 @@ fn token_ids_agree_with_transformers() {
     }
 }
 
+/// The CPU's runner, and the one for devices, in f32 on the CPU.
+fn runners(policy: &Policy) -> [Runner; 2] {
+    let transformer = policy.transformer(DType::F32, &Device::Cpu).unwrap();
+    [policy.runner().unwrap(), Runner::Device(DeviceRunner::from_transformer(&transformer).unwrap())]
+}
+
+/// Differences of log-probs and entropies from those of transformers: the largest, and their mean.
+fn differences(runner: &Runner, expected: &Expected) -> (f32, f32) {
+    let request = |s: &Scores| ScoreRequest { prompt_ids: s.prompt_ids[..].into(), token_ids: s.token_ids[..].into() };
+    let requests: Vec<ScoreRequest> = expected.scores.iter().map(request).collect();
+    let scores = score(runner, &requests, &limits(2), &|_| ()).unwrap();
+    let mut all = Vec::new();
+    for (found, expected) in scores.iter().zip(&expected.scores) {
+        assert_eq!(found.logprob_policy.len(), expected.logprob_policy.len());
+        let log_probs = found.logprob_policy.iter().zip(&expected.logprob_policy);
+        let entropies = found.entropy.iter().zip(&expected.entropy);
+        all.extend(log_probs.chain(entropies).map(|(a, b)| (a - b).abs()));
+    }
+    (all.iter().copied().fold(0.0, f32::max), all.iter().sum::<f32>() / all.len() as f32)
+}
+
 #[test]
 fn log_probs_agree_with_transformers() {
     for name in CHECKPOINTS {
         let (policy, expected) = load(name);
-        let requests: Vec<ScoreRequest> = expected
-            .scores
-            .iter()
-            .map(|s| ScoreRequest { prompt_ids: s.prompt_ids[..].into(), token_ids: s.token_ids[..].into() })
-            .collect();
-        let scores = score(&policy.runner().unwrap(), &requests, &limits(2), &|_| ()).unwrap();
-        let mut worst = 0.0f32;
-        for (found, expected) in scores.iter().zip(&expected.scores) {
-            assert_eq!(found.logprob_policy.len(), expected.logprob_policy.len());
-            for (a, b) in found.logprob_policy.iter().zip(&expected.logprob_policy) {
-                worst = worst.max((a - b).abs());
-            }
-            for (a, b) in found.entropy.iter().zip(&expected.entropy) {
-                worst = worst.max((a - b).abs());
-            }
+        for runner in runners(&policy) {
+            let (worst, _) = differences(&runner, &expected);
+            assert!(worst < 2e-4, "{name}: largest difference {worst}");
         }
-        assert!(worst < 2e-4, "{name}: largest difference {worst}");
+    }
+}
+
+/// On a device a checkpoint runs in the type it is stored in. The expected numbers are f32's, and these random checkpoints have
+/// logits far apart: bf16 rounds those around 30 to multiples of 0.125.
+#[test]
+fn a_device_runs_a_checkpoint_in_its_own_type() {
+    for name in CHECKPOINTS {
+        let (policy, expected) = load(name);
+        let runner =
+            DeviceRunner::from_checkpoint(policy.config(), &policy.checkpoint().unwrap(), &Device::Cpu).unwrap();
+        let narrow = name.ends_with("bf16");
+        assert_eq!(runner.dtype(), if narrow { DType::BF16 } else { DType::F32 }, "{name}");
+        let (worst, mean) = differences(&Runner::Device(runner), &expected);
+        let (most, usual) = if narrow { (0.5, 0.06) } else { (2e-4, 2e-5) };
+        assert!(worst < most && mean < usual, "{name}: at most {worst}, on average {mean}");
     }
 }
 
@@ -127,12 +154,13 @@ fn greedy_continuations_are_identical_to_transformers() {
     for name in CHECKPOINTS {
         let (policy, expected) = load(name);
         let Greedy { prompt_ids, token_ids } = expected.greedy;
-        let request = Request { prompt_ids: prompt_ids.into(), samples: vec![Stream::at(0, &[])] };
+        let request = [Request { prompt_ids: prompt_ids.into(), samples: vec![Stream::at(0, &[])] }];
         let sampling = Sampling { temperature: 0.0, ..Sampling::plain(200, &[]) };
-        let runner = policy.runner().unwrap();
-        let samples = generate(&runner, None, &[request], &sampling, &limits(1), &|_| ()).unwrap();
-        assert_eq!(samples[0][0].token_ids, token_ids, "{name}");
-        assert_eq!(samples[0][0].stop_reason, StopReason::MaxTokens);
+        for runner in runners(&policy) {
+            let samples = generate(&runner, None, &request, &sampling, &limits(1), &|_| ()).unwrap();
+            assert_eq!(samples[0][0].token_ids, token_ids, "{name}");
+            assert_eq!(samples[0][0].stop_reason, StopReason::MaxTokens);
+        }
     }
 }
 
