@@ -10,7 +10,7 @@ use num_traits::{One, Signed, ToPrimitive, Zero};
 use super::ast::{BigOp, Const, Expr, Func};
 use super::budget::Budget;
 use super::fraction::Fraction;
-use super::poly::{Atom, Exponent, NoForm, Poly, factors};
+use super::poly::{Atom, Exponent, NoForm, Poly, factoring_steps, factors};
 
 /// Builds canonical forms and remembers what their opaque atoms stand for.
 pub struct Canon<'a> {
@@ -174,7 +174,7 @@ impl Canon<'_> {
         if base.over.is_zero() && over < 0 {
             return Err(NoForm::Undefined);
         }
-        Ok(base.root(Exponent::new(over, under), &mut self.uncertain))
+        Ok(base.root(Exponent::new(over, under), &mut self.uncertain, self.budget)?)
     }
 
     /// Powers with variables above: `2^(n+3) = 8 * 2^n`, `e^(2x) = (e^x)^2`.
@@ -260,8 +260,10 @@ impl Canon<'_> {
             if let (Some(index), Ok(value)) =
                 (args[0].as_int().filter(|index| (1..1000).contains(index)), self.form(&args[1]))
             {
-                let form =
-                    if index == 1 { Some(value) } else { value.root(Exponent::new(1, index), &mut self.uncertain) };
+                let form = match index {
+                    1 => Some(value),
+                    _ => value.root(Exponent::new(1, index), &mut self.uncertain, self.budget)?,
+                };
                 return Ok(form.unwrap_or_else(|| self.opaque(whole)));
             }
             return Ok(self.opaque(whole));
@@ -333,6 +335,7 @@ impl Canon<'_> {
             (Func::Lcm, Some(n)) => whole(n.iter().fold(BigInt::one(), |all, one| all.lcm(one))),
             (Func::Mod, Some(n)) if !n[1].is_zero() => whole(n[0].mod_floor(&n[1])),
             (Func::Ln, _) if x.is_positive() => {
+                self.budget.spend(factoring_steps(x))?;
                 let mut sum = Fraction::number(BigRational::zero());
                 for (prime, count) in factors(x, &mut self.uncertain).unwrap_or_default() {
                     let log = Expr::Func(Func::Ln, vec![Expr::num(BigRational::from_integer(prime.clone()))]);

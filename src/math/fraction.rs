@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use num_integer::Integer;
 use num_rational::BigRational;
-use num_traits::{One, Signed, Zero};
+use num_traits::{CheckedAdd, CheckedMul, One, Signed, Zero};
 
-use super::budget::Budget;
-use super::poly::{Atom, BIT_LIMIT, Exponent, Monomial, NoForm, Poly, factors, reduce};
+use super::budget::{Budget, Exhausted};
+use super::poly::{
+    Atom, BIT_LIMIT, Exponent, Monomial, NoForm, Poly, factoring_steps, factors, multiplied, product_steps, reduce,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fraction {
@@ -91,53 +93,79 @@ impl Fraction {
     }
 
     /// A broken power of a quotient with one term; none when the form cannot express it.
-    pub fn root(&self, exponent: Exponent, uncertain: &mut bool) -> Option<Fraction> {
+    pub fn root(
+        &self,
+        exponent: Exponent,
+        uncertain: &mut bool,
+        budget: &mut Budget,
+    ) -> Result<Option<Fraction>, Exhausted> {
         if self.under.as_rational() != Some(BigRational::one()) {
-            return None;
+            return Ok(None);
         }
         if self.over.is_zero() {
-            return exponent.is_positive().then(|| self.clone());
+            return Ok(exponent.is_positive().then(|| self.clone()));
         }
-        if self.over.terms.len() != 1 || *exponent.denom() > 1000 {
+        let mut terms = self.over.terms.iter();
+        let (Some((monomial, value)), None) = (terms.next(), terms.next()) else { return Ok(None) };
+        if *exponent.denom() > 1000 {
+            return Ok(None);
+        }
+        budget.spend(factoring_steps(value))?;
+        let Some((reduced, factors)) = root_of_term(monomial, value, exponent, uncertain) else { return Ok(None) };
+        let mut product = BigRational::one();
+        for factor in factors {
+            budget.spend(product_steps(&product, &factor))?;
+            product = multiplied(&product, &factor);
+        }
+        Ok(Some(Fraction::whole(Poly { terms: BTreeMap::from([(reduced, product)]) })))
+    }
+}
+
+/// A broken power of a term: the monomial, and the rational factors that fall out, not yet multiplied.
+fn root_of_term(
+    monomial: &Monomial,
+    value: &BigRational,
+    exponent: Exponent,
+    uncertain: &mut bool,
+) -> Option<(Monomial, Vec<BigRational>)> {
+    let mut fallen = Vec::new();
+    let mut result: BTreeMap<Atom, Exponent> = BTreeMap::new();
+    for (atom, power) in monomial {
+        let allowed = match atom {
+            Atom::Pi | Atom::E | Atom::Prime(_) => true,
+            Atom::Sym(_) => power.numer().is_odd() || exponent.denom().is_odd(),
+            _ => false,
+        };
+        if !allowed {
             return None;
         }
-        let (monomial, value) = self.over.terms.first_key_value()?;
-        let mut factor = BigRational::one();
-        let mut result: BTreeMap<Atom, Exponent> = BTreeMap::new();
-        for (atom, power) in monomial {
-            let allowed = match atom {
-                Atom::Pi | Atom::E | Atom::Prime(_) => true,
-                Atom::Sym(_) => power.numer().is_odd() || exponent.denom().is_odd(),
-                _ => false,
-            };
-            if !allowed {
-                return None;
-            }
-            result.insert(atom.clone(), num_traits::CheckedMul::checked_mul(power, &exponent)?);
-        }
-        if value.is_negative() {
-            if *exponent.denom() == 2 {
-                // the square root of a negative: i to the odd numerator
-                let turn = exponent.numer().rem_euclid(4);
-                result.insert(Atom::I, Exponent::from_integer(turn));
-            } else if exponent.denom().is_odd() {
-                if exponent.numer().is_odd() {
-                    factor = -factor;
-                }
-            } else {
-                return None;
-            }
-        }
-        for (prime, power) in factors(value, uncertain)? {
-            *result.entry(Atom::Prime(prime)).or_insert_with(Exponent::zero) += exponent * power;
-        }
-        let mut reduced = Monomial::new();
-        for (atom, power) in result {
-            let power = reduce(&atom, power, &mut factor).ok()?;
-            if !power.is_zero() {
-                reduced.push((atom, power));
-            }
-        }
-        Some(Fraction::whole(Poly { terms: BTreeMap::from([(reduced, factor)]) }))
+        result.insert(atom.clone(), power.checked_mul(&exponent)?);
     }
+    if value.is_negative() {
+        if *exponent.denom() == 2 {
+            // the square root of a negative: i to the odd numerator
+            let turn = exponent.numer().rem_euclid(4);
+            result.insert(Atom::I, Exponent::from_integer(turn));
+        } else if exponent.denom().is_odd() {
+            if exponent.numer().is_odd() {
+                fallen.push(-BigRational::one());
+            }
+        } else {
+            return None;
+        }
+    }
+    for (prime, power) in factors(value, uncertain)? {
+        let sum = result.entry(Atom::Prime(prime)).or_insert_with(Exponent::zero);
+        *sum = sum.checked_add(&exponent.checked_mul(&Exponent::from_integer(power))?)?;
+    }
+    let mut reduced = Monomial::new();
+    for (atom, power) in result {
+        let mut factor = BigRational::one();
+        let power = reduce(&atom, power, &mut factor).ok()?;
+        if !power.is_zero() {
+            reduced.push((atom, power));
+        }
+        fallen.push(factor);
+    }
+    Some((reduced, fallen))
 }

@@ -44,7 +44,7 @@ pub use judge::{Judge, Judgement, Verdict};
 pub use options::Options;
 
 /// Bumped whenever a verdict can change; part of every verdict's fingerprint.
-pub const JUDGE_VERSION: u32 = 2;
+pub const JUDGE_VERSION: u32 = 3;
 
 /// The content of the last box of `text`, if its braces close.
 pub fn last_boxed(text: &str) -> Option<&str> {

@@ -138,11 +138,7 @@ impl Poly {
                 {
                     return Err(NoForm::TooLarge);
                 }
-                // the greatest common divisors of long fractions cost about a product each
-                if !(left_value.is_integer() && right_value.is_integer()) {
-                    let words = |value: &BigRational| 1 + (value.numer().bits() + value.denom().bits()) / 64;
-                    budget.spend(words(left_value) * words(right_value) / 4)?;
-                }
+                budget.spend(product_steps(left_value, right_value))?;
                 let (monomial, factor) = multiply(left, right)?;
                 product.insert(monomial, multiplied(&multiplied(left_value, right_value), &factor));
             }
@@ -227,18 +223,29 @@ impl Poly {
     }
 }
 
-/// The product, without the greatest common divisors that a library product looks for in vain.
-fn multiplied(a: &BigRational, b: &BigRational) -> BigRational {
-    if a.is_one() {
-        return b.clone();
-    }
-    if b.is_one() {
-        return a.clone();
-    }
+/// The product, without the greatest common divisors that a library product looks for in vain: with a long number beside a 1
+/// they take as long as all the rest.
+pub fn multiplied(a: &BigRational, b: &BigRational) -> BigRational {
+    let over = common(a.numer(), b.denom());
+    let under = common(b.numer(), a.denom());
+    let divided = |value: &BigInt, by: &BigInt| if by.is_one() { value.clone() } else { value / by };
+    let numer = divided(a.numer(), &over) * divided(b.numer(), &under);
+    let denom = divided(a.denom(), &under) * divided(b.denom(), &over);
+    BigRational::new_raw(numer, denom)
+}
+
+fn common(a: &BigInt, b: &BigInt) -> BigInt {
+    let unit = |value: &BigInt| value.magnitude().is_one();
+    if unit(a) || unit(b) { BigInt::one() } else { a.gcd(b) }
+}
+
+/// Steps of a product: the greatest common divisors of long fractions cost about a product each.
+pub fn product_steps(a: &BigRational, b: &BigRational) -> u64 {
     if a.is_integer() && b.is_integer() {
-        return BigRational::from_integer(a.numer() * b.numer());
+        return 0;
     }
-    a * b
+    let words = |value: &BigRational| 1 + (value.numer().bits() + value.denom().bits()) / 64;
+    words(a) * words(b) / 4
 }
 
 /// The product of two monomials and the rational factor that falls out.
@@ -293,7 +300,8 @@ pub fn reduce(atom: &Atom, exponent: Exponent, factor: &mut BigRational) -> Resu
                     return Err(NoForm::TooLarge);
                 }
                 let value = BigRational::from_integer(prime.pow(power as u32));
-                if whole.is_negative() { *factor /= value } else { *factor *= value }
+                let value = if whole.is_negative() { value.recip() } else { value };
+                *factor = multiplied(factor, &value);
             }
             Ok(exponent - whole)
         }
@@ -306,6 +314,12 @@ pub fn reduce(atom: &Atom, exponent: Exponent, factor: &mut BigRational) -> Resu
         }
         _ => Ok(exponent),
     }
+}
+
+/// Steps of [`factors`]: each word of the number is divided by a thousand small primes at worst, a few dozen to the step.
+pub fn factoring_steps(value: &BigRational) -> u64 {
+    let words = (value.numer().bits() + value.denom().bits()) / 64;
+    words * 16
 }
 
 /// The primes of a rational number's absolute value with their exponents. What trial division leaves is taken as prime, and
