@@ -50,7 +50,8 @@ pub fn score(args: args::Score, threads: usize, cancel: Arc<AtomicBool>) -> Resu
         requests.push(ScoreRequest { prompt_ids: prompt_ids.into(), token_ids: token_ids.into() });
     }
     let runner = policy.runner_on(&device)?;
-    let scores = engine::score(&runner, &requests, &Limits::on(&device, threads, &cancel)?, &|_| {})?;
+    let limits = Limits::on(&device, threads, &cancel)?;
+    let scores = counted("scored", |watch| engine::score(&runner, &requests, &limits, watch))?;
     for ((row, request), scores) in rows.iter().zip(&requests).zip(scores) {
         let ids: &[u32] = &request.token_ids;
         render::json(&json!({"id": row.id, "token_ids": ids, "logprob_policy": scores.logprob_policy,
@@ -87,7 +88,9 @@ pub fn generate(args: args::Generate, threads: usize, cancel: Arc<AtomicBool>) -
     }
     let runner = policy.runner_on(&device)?;
     let limits = Limits::on(&device, threads, &cancel)?;
-    let results = engine::generate(&runner, Some(policy.tokenizer()), &requests, &sampling, &limits, &|_| {})?;
+    let tokenizer = Some(policy.tokenizer());
+    let results =
+        counted("samples", |watch| engine::generate(&runner, tokenizer, &requests, &sampling, &limits, watch))?;
     for (row, samples) in rows.iter().zip(results) {
         for (sample_index, sample) in samples.into_iter().enumerate() {
             render::json(&json!({"id": row.id, "sample_index": sample_index,
@@ -97,6 +100,14 @@ pub fn generate(args: args::Generate, threads: usize, cancel: Arc<AtomicBool>) -
         }
     }
     Ok(())
+}
+
+/// Runs the engine with its progress shown.
+fn counted<T>(what: &'static str, work: impl FnOnce(&(dyn Fn(engine::Progress) + Sync)) -> Result<T>) -> Result<T> {
+    let counter = render::Counter::new(what);
+    let result = work(&|progress| counter.show_tokens(progress));
+    counter.finish();
+    result
 }
 
 /// A folder, or `hub:org/name` with `@revision` where not `main` is meant.

@@ -1,6 +1,7 @@
 //! The only place that prints: data to stdout, everything else to stderr.
 
 use crate::base::error::{Error, Result};
+use crate::engine;
 use crate::pipeline::Event;
 use crate::store::fs;
 use crate::store::hub::Transfer;
@@ -41,7 +42,10 @@ pub fn date(seconds: f64) -> String {
 }
 
 /// How much of a known number of things is done: a bar on a terminal, nothing in a log.
-pub struct Counter(ProgressBar);
+pub struct Counter {
+    bar: ProgressBar,
+    what: &'static str,
+}
 
 impl Counter {
     pub fn new(what: &'static str) -> Counter {
@@ -49,16 +53,22 @@ impl Counter {
         let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}");
         bar.set_style(style.expect("the template is valid"));
         bar.set_message(what);
-        Counter(bar)
+        Counter { bar, what }
     }
 
     pub fn show(&self, done: u64, total: u64) {
-        self.0.set_length(total);
-        self.0.set_position(done);
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+    }
+
+    /// The same of sequences, with their tokens: those go on while no sequence is complete.
+    pub fn show_tokens(&self, progress: engine::Progress) {
+        self.show(progress.done as u64, progress.total as u64);
+        self.bar.set_message(format!("{}, {} tokens", self.what, progress.new_tokens));
     }
 
     pub fn finish(self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
 
