@@ -11,6 +11,7 @@ use super::poly::{
     Atom, BIT_LIMIT, Exponent, Monomial, NoForm, Poly, factoring_steps, factors, multiplied, product_steps, reduce,
 };
 
+/// A quotient; the denominator is never the zero polynomial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fraction {
     /// Numerator.

@@ -40,7 +40,6 @@ pub struct Poly {
     pub terms: BTreeMap<Monomial, BigRational>,
 }
 
-/// A quotient; the denominator is never the zero polynomial.
 /// Why there is no canonical form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoForm {
