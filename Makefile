@@ -7,7 +7,15 @@ CARGO ?= cargo
 MINDGAP = $(CARGO) run --quiet --release --bin mindgap --
 STAGES = problems rollouts verdicts guided rewrites logprobs train evals
 
-.PHONY: demo demo-seeds miniature smoke real base-policy build test test-slow lint fmt golden bench fuzz doc clean report $(STAGES)
+.PHONY: help demo demo-seeds miniature smoke real base-policy build install test test-slow ci lint fmt golden bench fuzz doc clean clean-store report $(STAGES)
+
+help:
+	@echo "make demo                 the whole method on the embedded world, with a report"
+	@echo "make real FILE=...        all stages on a problem file of your own"
+	@echo "make STAGE PIPELINE=...   one stage and what it needs: $(STAGES) report"
+	@echo "make test lint            what CI runs; test-slow adds what takes minutes"
+	@echo "make bench fuzz doc       speed of the embedded policy; fuzzing the verifier; API pages"
+	@echo "make clean                build outputs; clean-store deletes the computed tables too"
 
 demo: build
 	$(MINDGAP) run pipelines/demo.toml
@@ -54,32 +62,42 @@ build:
 	$(CARGO) build --release --bin mindgap
 
 test:
-	$(CARGO) test --release
+	$(CARGO) test --release --workspace
 
 # What takes minutes: the long kill loop, and the comparison with another implementation of the models.
 test-slow:
-	MINDGAP_SLOW_TESTS=1 $(CARGO) test --release --features oracle
+	MINDGAP_SLOW_TESTS=1 $(CARGO) test --release --workspace --features oracle
 
 golden:
+	UPDATE_GOLDEN=1 $(CARGO) test --release -p mindgap-math --test goldens
 	UPDATE_GOLDEN=1 $(CARGO) test --release --test it
 
 lint:
-	$(CARGO) fmt --check
-	$(CARGO) clippy --release --all-targets -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 
 fmt:
-	$(CARGO) fmt
+	$(CARGO) fmt --all
 
 bench: build
 	$(MINDGAP) bench --policy data/base-policy
 
 # Needs a nightly toolchain and cargo-fuzz.
 fuzz:
-	cd fuzz && for target in extract parse compare; do $(CARGO) +nightly fuzz run $$target -- -max_total_time=60 || exit 1; done
+	cd crates/math/fuzz && for target in extract parse compare; do $(CARGO) +nightly fuzz run $$target -- -max_total_time=60 || exit 1; done
 
 doc:
-	$(CARGO) doc --no-deps
+	$(CARGO) doc --workspace --no-deps
+
+# What CI runs.
+ci: lint test
+
+install:
+	$(CARGO) install --path . --locked
 
 clean:
 	$(CARGO) clean
+
+# Deletes every table and policy that was computed here: hours of sampling.
+clean-store:
 	rm -rf data/store

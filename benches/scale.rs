@@ -9,14 +9,16 @@
 //! The samples are made up here and published as the parts of an ordinary rollout stage; every other stage is run by the
 //! binary, as a user would. Each line gives seconds and the peak of resident memory of one process.
 
-use mindgap::base::error::Result;
+#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a program of its own")]
+
+use mindgap::net::hub::Watch;
 use mindgap::pipeline::Pipeline;
 use mindgap::pipeline::session::{Session, manifest};
-use mindgap::store::hub::Watch;
-use mindgap::store::parquet::{Encoded, Footer};
-use mindgap::store::{PartRecord, Store, Table};
-use mindgap::table::problems::Problem;
-use mindgap::table::rollouts::Rollout;
+use mindgap_base::error::Result;
+use mindgap_store::parquet::{Encoded, Footer};
+use mindgap_store::table::problems::Problem;
+use mindgap_store::table::rollouts::Rollout;
+use mindgap_store::{PartRecord, Store, Table};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

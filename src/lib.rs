@@ -1,29 +1,26 @@
 //! mindgap: rewrite supervised fine-tuning data on-policy, then train with importance-type token weights.
 //!
-//! The modules below are in the order the data flows through the house, from people down to vocabulary. A module may use
-//! only modules listed below its group; `tests/it/tidy.rs` enforces it.
+//! The modules below are in the order the data flows through the house, from people down to the network. A module may use
+//! only modules listed below it; `tests/it/tidy.rs` enforces it. Below them lie the crates: `mindgap-lm` (models),
+//! `mindgap-math` (the verifier), `mindgap-store` (tables and files), `mindgap-base` (errors, names, random numbers).
 
-// L6 people
+// people
 pub mod cli;
-// L5 dataflow
+// dataflow
 pub mod pipeline;
-// L4 stages
+// stages
 pub mod stage;
-// L4 the page people read: tables in, text out
+// the page people read: tables in, text out
 pub mod report;
-// L4 policies that run elsewhere: requests in, samples out, over the network
+// policies that run elsewhere: requests in, samples out
 pub mod server;
-// L3 compute libraries: no disk, no clock, no printing; none uses another
-pub mod engine;
+// targets in other trainers' layouts
 pub mod export;
-pub mod math;
+// numbers from tables
 pub mod stats;
-pub mod train;
-// L2 model
-pub mod model;
-// L1 store: the only code that touches files
-pub mod store;
-// L0 vocabulary
-pub mod table;
-// L0 base
-pub mod base;
+// policies: what a pipeline names, where the files are, loading
+pub mod policy;
+// the hub, and HTTP
+pub mod net;
+// parameters out of TOML
+pub mod params;

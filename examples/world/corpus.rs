@@ -7,7 +7,7 @@ use super::problem::{Kind, Op, Problem};
 use super::solution::{self, ExpertStyle, PolicyStyle};
 use super::tables::write_parquet;
 use arrow::datatypes::{DataType, Field, FieldRef};
-use mindgap::base::rng::{Cursor, Stream};
+use mindgap_base::rng::{Cursor, Stream};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;

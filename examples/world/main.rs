@@ -6,6 +6,8 @@
 //!
 //! What the world is and why: docs/world.md.
 
+#![expect(clippy::print_stderr, clippy::disallowed_methods, reason = "a program of its own")]
+
 mod corpus;
 mod problem;
 mod skeleton;

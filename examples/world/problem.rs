@@ -1,6 +1,6 @@
 //! Problems: what is asked, and how it is put into words.
 
-use mindgap::base::rng::Cursor;
+use mindgap_base::rng::Cursor;
 
 /// Names with their pronoun.
 pub const NAMES: [(&str, &str); 8] = [

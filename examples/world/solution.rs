@@ -1,7 +1,7 @@
 //! Solutions in two styles: the policy's, plain and noisy, and the expert's, right but terse and varied.
 
 use super::problem::{Op, Problem, Task};
-use mindgap::base::rng::Cursor;
+use mindgap_base::rng::Cursor;
 
 pub const ADVERBS: [&str; 8] = ["Clearly", "Note", "Hence", "Thus", "Evidently", "Observe", "Indeed", "Plainly"];
 pub const VARIABLES: [&str; 6] = ["x", "y", "n", "m", "k", "t"];

@@ -4,7 +4,7 @@ use super::problem::{DOZEN, Kind, Problem};
 use super::solution::{self, DEMONSTRATION};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef};
-use mindgap::base::rng::{Cursor, Stream};
+use mindgap_base::rng::{Cursor, Stream};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};

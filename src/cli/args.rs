@@ -1,12 +1,12 @@
 //! The command line as typed.
 
-use crate::base::error::Result;
 use crate::export::{Format, Rejected};
-use crate::model::device;
 use crate::pipeline::execute::Share;
 use candle_core::Device;
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use mindgap_base::error::Result;
+use mindgap_lm::model::device;
 use std::path::PathBuf;
 
 /// Rewrite fine-tuning data in the policy's own words, then train on it.

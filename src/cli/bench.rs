@@ -1,12 +1,14 @@
 //! bench: speed of a policy on this machine, beside what the machine can do.
 
 use super::{args, policies, render};
-use crate::base::error::Result;
-use crate::engine::Limits;
-use crate::engine::bench::{Ceilings, DEVICE_CEILINGS, Measured, Plan, bench as measure, ceilings, device_ceilings};
-use crate::model::policy::Policy;
-use crate::train;
 use candle_core::{DType, Device};
+use mindgap_base::error::Result;
+use mindgap_lm::engine::Limits;
+use mindgap_lm::engine::bench::{
+    Ceilings, DEVICE_CEILINGS, Measured, Plan, bench as measure, ceilings, device_ceilings,
+};
+use mindgap_lm::model::policy::Policy;
+use mindgap_lm::train;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

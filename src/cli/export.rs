@@ -2,18 +2,18 @@
 
 use super::pipelines::{load, watched};
 use super::{args, render};
-use crate::base::error::{Error, Result};
 use crate::export::{self, Content, Export, Format, Lineage, Options, Rejected, Target};
-use crate::model::tokenizer::Tokenizer;
 use crate::pipeline::{self, Finished, Pipeline};
 use crate::stage::Params;
-use crate::store::parquet::{Footer, encode_foreign};
-use crate::store::{Store, fs};
-use crate::table::Row;
-use crate::table::problems::Problem;
-use crate::table::rewrites::Rewrite;
-use crate::table::rollouts::Rollout;
-use crate::table::verdicts::VerdictRow;
+use mindgap_base::error::{Error, Result};
+use mindgap_lm::model::tokenizer::Tokenizer;
+use mindgap_store::parquet::{Footer, encode_foreign};
+use mindgap_store::table::Row;
+use mindgap_store::table::problems::Problem;
+use mindgap_store::table::rewrites::Rewrite;
+use mindgap_store::table::rollouts::Rollout;
+use mindgap_store::table::verdicts::VerdictRow;
+use mindgap_store::{Store, fs};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};

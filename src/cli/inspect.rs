@@ -2,8 +2,8 @@
 
 use super::pipelines::load;
 use super::{args, render};
-use crate::base::error::{Error, Result};
-use crate::store::{Manifest, Store};
+use mindgap_base::error::{Error, Result};
+use mindgap_store::{Manifest, Store};
 use serde_json::{Value, json};
 use std::path::Path;
 

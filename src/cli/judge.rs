@@ -2,10 +2,10 @@
 //! what has arrived is judged before more is waited for, so it may stand in a pipe.
 
 use super::{args, policies, render};
-use crate::base::error::{Error, Result};
-use crate::math::Judge;
 use crate::stage::judge::{JudgeKind, rel_tol};
-use crate::store::fs;
+use mindgap_base::error::{Error, Result};
+use mindgap_math::Judge;
+use mindgap_store::fs;
 use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};

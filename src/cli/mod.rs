@@ -13,9 +13,9 @@ mod results;
 mod show;
 mod upkeep;
 
-use crate::base::error::{Error, Kind, Result};
 use args::{Args, Command};
 use clap::Parser;
+use mindgap_base::error::{Error, Kind, Result};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -2,11 +2,11 @@
 
 use super::args;
 use super::render::{self, Progress};
-use crate::base::error::Result;
+use crate::net::hub::{Transfer, Watch};
 use crate::pipeline::execute::Options;
 use crate::pipeline::{self, Pipeline, StagePlan};
-use crate::store::Store;
-use crate::store::hub::{Transfer, Watch};
+use mindgap_base::error::Result;
+use mindgap_store::Store;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;

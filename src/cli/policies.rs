@@ -2,13 +2,13 @@
 
 use super::pipelines::watched;
 use super::{args, render};
-use crate::base::error::{Error, Result};
-use crate::base::rng::Stream;
-use crate::engine::{self, Limits, Request, Sampling, ScoreRequest};
-use crate::model::policy::{Policy, PolicyFiles};
-use crate::stage::{hub_policy, load_policy};
-use crate::store::hub::{Hub, HubModel};
-use crate::store::{PolicyHandle, fs};
+use crate::net::hub::{Hub, HubModel};
+use crate::policy::{PolicyHandle, hub_policy, load_policy};
+use mindgap_base::error::{Error, Result};
+use mindgap_base::rng::Stream;
+use mindgap_lm::engine::{self, Limits, Request, Sampling, ScoreRequest};
+use mindgap_lm::model::policy::{Policy, PolicyFiles};
+use mindgap_store::fs;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

@@ -1,11 +1,13 @@
 //! The only place that prints: data to stdout, everything else to stderr.
 
-use crate::base::error::{Error, Result};
-use crate::engine;
+#![expect(clippy::print_stderr, reason = "this is where everything is printed")]
+
+use crate::net::hub::Transfer;
 use crate::pipeline::Event;
-use crate::store::fs;
-use crate::store::hub::Transfer;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use mindgap_base::error::{Error, Result};
+use mindgap_lm::engine;
+use mindgap_store::fs;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

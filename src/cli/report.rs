@@ -5,10 +5,10 @@ mod collect;
 
 use super::pipelines::load;
 use super::{args, render};
-use crate::base::error::{Error, Result};
 use crate::report::{Report, html, markdown};
-use crate::store::{Store, fs};
 use collect::collect;
+use mindgap_base::error::{Error, Result};
+use mindgap_store::{Store, fs};
 use std::path::Path;
 
 pub fn report(store: &Path, args: args::Report) -> Result<()> {

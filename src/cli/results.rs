@@ -2,17 +2,17 @@
 
 use super::pipelines::{load, watched};
 use super::{args, render};
-use crate::base::error::{Error, Result};
 use crate::pipeline::{self, Finished, Pipeline};
 use crate::stage::Params;
 use crate::stats::crossed::{Interval, Stratum, crossed_interval};
 use crate::stats::metrics::mean;
-use crate::store::{Store, fs};
-use crate::table::Row;
-use crate::table::evals::Eval;
-use crate::table::problems::Problem;
-use crate::table::rewrites::Rewrite;
-use crate::table::verdicts::VerdictRow;
+use mindgap_base::error::{Error, Result};
+use mindgap_store::table::Row;
+use mindgap_store::table::evals::Eval;
+use mindgap_store::table::problems::Problem;
+use mindgap_store::table::rewrites::Rewrite;
+use mindgap_store::table::verdicts::VerdictRow;
+use mindgap_store::{Store, fs};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -3,10 +3,10 @@
 use super::inspect::manifest;
 use super::pipelines::load;
 use super::{args, render};
-use crate::base::error::{Error, Result};
 use crate::pipeline::{Pipeline, did_you_mean};
-use crate::store::{Store, fs, parquet};
 use arrow::array::{AsArray, RecordBatch};
+use mindgap_base::error::{Error, Result};
+use mindgap_store::{Store, fs, parquet};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 

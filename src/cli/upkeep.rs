@@ -1,9 +1,9 @@
 //! check, gc: the health and the size of a store.
 
 use super::{args, render};
-use crate::base::error::{Error, Result};
-use crate::store::{Garbage, Rules, Store};
 use indicatif::HumanBytes;
+use mindgap_base::error::{Error, Result};
+use mindgap_store::{Garbage, Rules, Store};
 use serde_json::json;
 use std::path::Path;
 use std::time::Duration;

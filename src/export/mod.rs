@@ -12,10 +12,10 @@ mod verl;
 pub use card::Lineage;
 pub use preference::Rejected;
 
-use crate::base::error::{Error, Result};
-use crate::table::problems::Problem;
-use crate::table::rewrites::Rewrite;
 use arrow::array::RecordBatch;
+use mindgap_base::error::{Error, Result};
+use mindgap_store::table::problems::Problem;
+use mindgap_store::table::rewrites::Rewrite;
 use serde::Serialize;
 use std::collections::BTreeMap;
 

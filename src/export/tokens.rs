@@ -1,9 +1,9 @@
 //! Token ids and labels as this crate's trainer sees them: chat template applied, end-of-sequence token a target.
 
 use super::{Origin, Target, lines};
-use crate::base::error::{Error, Result};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef};
+use mindgap_base::error::{Error, Result};
 use serde::Serialize;
 use std::sync::Arc;
 

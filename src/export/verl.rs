@@ -2,9 +2,9 @@
 
 use super::messages::Turn;
 use super::{Origin, Target};
-use crate::base::error::{Error, Result};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use mindgap_base::error::{Error, Result};
 use serde::Serialize;
 use std::sync::Arc;
 

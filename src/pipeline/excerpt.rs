@@ -1,7 +1,7 @@
 //! Points at a place in a pipeline file: line, column, the offending text, and what was probably meant.
 
-use crate::base::error::Error;
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report};
+use mindgap_base::error::Error;
 use std::ops::Range;
 
 /// The text of a pipeline file and its name, for errors.

@@ -5,9 +5,9 @@
 
 use super::session::{Bound, Session};
 use super::spec::StageSpec;
-use crate::base::error::Result;
-use crate::base::fingerprint::Recipe;
-use crate::store::{Input, Origin};
+use mindgap_base::error::Result;
+use mindgap_base::fingerprint::Recipe;
+use mindgap_store::{Input, Origin};
 use serde_json::Value;
 use std::collections::BTreeMap;
 

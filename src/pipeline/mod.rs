@@ -5,7 +5,6 @@ pub mod execute;
 pub mod explain;
 mod matrix;
 pub mod plan;
-pub mod policy;
 pub mod session;
 pub mod spec;
 

@@ -3,12 +3,13 @@
 use super::explain::why;
 use super::session::{Bound, LookedUp, Session, manifest};
 use super::spec::{Pipeline, StageSpec};
-use crate::base::error::{Error, Result};
-use crate::base::fingerprint::Fingerprint;
+use crate::net::hub::Watch;
+use crate::policy::PolicyHandle;
 use crate::stage::Work;
 use crate::stage::train::policy_files;
-use crate::store::hub::Watch;
-use crate::store::{Manifest, PartRecord, PolicyHandle, Store};
+use mindgap_base::error::{Error, Result};
+use mindgap_base::fingerprint::Fingerprint;
+use mindgap_store::{Manifest, PartRecord, Store};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;

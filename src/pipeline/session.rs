@@ -1,13 +1,14 @@
 //! One pass over a pipeline: the stages found finished so far, and the policies they resolve to.
 
-use super::policy::PolicySpec;
 use super::spec::{Pipeline, StageSpec};
-use crate::base::error::Result;
-use crate::base::fingerprint::{Fingerprint, Recipe};
-use crate::model::policy::PolicyFiles;
-use crate::stage::{Inputs, Params, Part, Stage, hub_policy, served_policy, train};
-use crate::store::hub::{Hub, Watch};
-use crate::store::{Input, Manifest, Origin, PartRecord, PolicyHandle, Store};
+use crate::net::hub::{Hub, Watch};
+use crate::policy::PolicyHandle;
+use crate::policy::{PolicySpec, hub_policy, served_policy};
+use crate::stage::{Inputs, Params, Part, Stage, train};
+use mindgap_base::error::Result;
+use mindgap_base::fingerprint::{Fingerprint, Recipe};
+use mindgap_lm::model::policy::PolicyFiles;
+use mindgap_store::{Input, Manifest, Origin, PartRecord, Store};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -125,7 +126,7 @@ impl<'a> Session<'a> {
     }
 
     /// Every object the finished stages consist of.
-    pub fn objects(&self) -> impl Iterator<Item = &crate::base::address::Address> {
+    pub fn objects(&self) -> impl Iterator<Item = &mindgap_base::address::Address> {
         self.manifests.values().flat_map(|m| &m.parts).flat_map(PartRecord::objects).map(|(address, _)| address)
     }
 }

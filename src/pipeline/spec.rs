@@ -2,10 +2,11 @@
 
 use super::excerpt::{Source, did_you_mean};
 use super::matrix::{self, Variables};
-use super::policy::PolicySpec;
-use crate::base::error::{Error, Result};
-use crate::stage::{Misfit, Params, Reference, Wants};
-use crate::store::fs;
+use crate::params::Misfit;
+use crate::policy::PolicySpec;
+use crate::stage::{Params, Reference, Wants};
+use mindgap_base::error::{Error, Result};
+use mindgap_store::fs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};

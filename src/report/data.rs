@@ -2,9 +2,9 @@
 
 use super::tokens::Tokens;
 use crate::stats::metrics::{mean, standard_error};
-use crate::table::evals::Eval;
-use crate::table::gaps::{Gap, GapWarning};
-use crate::table::train_steps::TrainStep;
+use mindgap_store::table::evals::Eval;
+use mindgap_store::table::gaps::{Gap, GapWarning};
+use mindgap_store::table::train_steps::TrainStep;
 use serde::Serialize;
 
 #[derive(Default, Serialize)]

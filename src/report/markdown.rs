@@ -1,7 +1,7 @@
 //! The report as Markdown: the figures of the page, without charts and rows.
 
 use super::data::{Cascade, GapTable, Report};
-use crate::table::gaps::Gap;
+use mindgap_store::table::gaps::Gap;
 
 /// The whole report.
 pub fn markdown(report: &Report) -> String {
@@ -185,7 +185,7 @@ fn runs(report: &Report) -> String {
         .to_string();
     for run in &report.runs {
         let (Some(first), Some(last)) = (run.steps.first(), run.steps.last()) else { continue };
-        let share = |step: &crate::table::train_steps::TrainStep| step.ess / step.token_count.max(1) as f64;
+        let share = |step: &mindgap_store::table::train_steps::TrainStep| step.ess / step.token_count.max(1) as f64;
         text += &format!(
             "| {} | {} | {:.4} → {:.4} | {:.3} → {:.3} | {:.2} → {:.2} | {:.3} → {:.3} | {} |\n",
             cell(&run.stage),

@@ -2,8 +2,8 @@
 
 use super::chart::{self, Axes, Dot, Line};
 use super::data::{Histograms, Report, Run, Series};
-use crate::base::error::{Error, Result};
-use crate::table::train_steps::TrainStep;
+use mindgap_base::error::{Error, Result};
+use mindgap_store::table::train_steps::TrainStep;
 use minijinja::value::Serde;
 use minijinja::{Environment, Value, context};
 use serde::Serialize;

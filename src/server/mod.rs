@@ -12,10 +12,10 @@ mod vllm;
 mod wire;
 mod workers;
 
-use crate::base::error::{Error, Result};
-use crate::engine::{Progress, Sample, Sampling, ScoreRequest};
-use crate::model::policy::Policy;
-use crate::store::{Api, Served};
+use crate::policy::{Api, Served};
+use mindgap_base::error::{Error, Result};
+use mindgap_lm::engine::{Progress, Sample, Sampling, ScoreRequest};
+use mindgap_lm::model::policy::Policy;
 use pool::Pool;
 use probe::{Expected, Facts};
 use std::sync::Arc;

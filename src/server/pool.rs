@@ -6,10 +6,10 @@
 
 use super::probe::{self, Expected, Facts};
 use super::wire::{Blame, Call, Fault};
-use crate::base::error::{Error, Result};
-use crate::base::rng::Stream;
-use crate::store::Served;
-use crate::store::http::{Answer, Http};
+use crate::net::http::{Answer, Http};
+use crate::policy::Served;
+use mindgap_base::error::{Error, Result};
+use mindgap_base::rng::Stream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};

@@ -3,11 +3,11 @@
 
 use super::pool::Pool;
 use super::wire::{Call, Draw, Fault, Scoring, lacking, parse};
-use crate::base::error::{Error, Result};
-use crate::engine::Sampling;
-use crate::model::chat::Message;
-use crate::model::policy::Policy;
-use crate::store::Api;
+use crate::policy::Api;
+use mindgap_base::error::{Error, Result};
+use mindgap_lm::engine::Sampling;
+use mindgap_lm::model::chat::Message;
+use mindgap_lm::model::policy::Policy;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;

@@ -2,8 +2,8 @@
 
 use super::wire::{Draw, Fault, Scoring};
 use super::{check_context, check_meaning, probe::Facts};
-use crate::engine::{Sampling, StopReason};
-use crate::store::Api;
+use crate::policy::Api;
+use mindgap_lm::engine::{Sampling, StopReason};
 use serde_json::{Value, json};
 
 const EOS: u32 = 151_645;

@@ -2,9 +2,9 @@
 //! parameter to the server: what is left out is taken from the model's `generation_config.json` there.
 
 use super::{sglang, vllm};
-use crate::base::error::Error;
-use crate::engine::{Sampling, StopReason};
-use crate::store::Api;
+use crate::policy::Api;
+use mindgap_base::error::Error;
+use mindgap_lm::engine::{Sampling, StopReason};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::time::Duration;

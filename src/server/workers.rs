@@ -1,7 +1,7 @@
 //! Many requests side by side: threads that wait, and one that takes what they bring.
 
 use super::pool::{KEPT, Pool};
-use crate::base::error::{Error, Kind, Result};
+use mindgap_base::error::{Error, Kind, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};

@@ -1,14 +1,14 @@
 //! A policy at work: run by the engine of this process, or by servers.
 
-use super::policy::load_policy;
 use super::{Context, Tick};
-use crate::base::error::Result;
-use crate::base::rng::Stream;
-use crate::engine::{self, Progress, Request, Sample, Sampling, ScoreRequest, TokenScores};
-use crate::model::policy::Policy;
-use crate::model::runner::Runner;
+use crate::policy::PolicyHandle;
+use crate::policy::load_policy;
 use crate::server::{self, Servers, Watch};
-use crate::store::PolicyHandle;
+use mindgap_base::error::Result;
+use mindgap_base::rng::Stream;
+use mindgap_lm::engine::{self, Progress, Request, Sample, Sampling, ScoreRequest, TokenScores};
+use mindgap_lm::model::policy::Policy;
+use mindgap_lm::model::runner::Runner;
 use std::sync::{Arc, OnceLock};
 
 /// A policy that is loaded when it is first used, once.

@@ -1,8 +1,8 @@
 //! Content-defined boundaries: where a table of problems is cut depends on the ids alone, never on row positions, so that
 //! adding or removing a problem touches the part it falls in and no other.
 
-use crate::base::error::{Error, Result};
-use crate::store::PartRef;
+use mindgap_base::error::{Error, Result};
+use mindgap_store::PartRef;
 use std::ops::Range;
 
 /// Cuts sorted rows into ranges of `target` rows on average. A new range starts at an id whose value is a multiple of
@@ -65,8 +65,8 @@ mod tests {
     fn groups_of_parts_are_cuts_of_rows() {
         let ids = ids(4000);
         let part = |range: &Range<usize>| PartRef {
-            address: crate::base::address::Address::of(b""),
-            content: crate::base::address::Address::of(b""),
+            address: mindgap_base::address::Address::of(b""),
+            content: mindgap_base::address::Address::of(b""),
             rows: range.len() as u64,
             bytes: 0,
             first: ids[range.start].clone(),

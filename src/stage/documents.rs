@@ -1,17 +1,18 @@
 //! documents: text segments + tokenizer -> examples.  For pre-training; each segment says whether it is trained on.
 
-use super::policy::load_policy;
 use super::spec::SourceFile;
 use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
-use crate::base::address::Address;
-use crate::base::error::{Error, Result};
-use crate::base::fingerprint::Recipe;
-use crate::model::tokenizer::Tokenizer;
-use crate::store::parquet::decode_batches;
-use crate::store::{PartRecord, PolicyHandle, Span};
-use crate::table::Row;
-use crate::table::examples::Example;
+use crate::policy::PolicyHandle;
+use crate::policy::load_policy;
 use arrow::array::RecordBatch;
+use mindgap_base::address::Address;
+use mindgap_base::error::{Error, Result};
+use mindgap_base::fingerprint::Recipe;
+use mindgap_lm::model::tokenizer::Tokenizer;
+use mindgap_store::parquet::decode_batches;
+use mindgap_store::table::Row;
+use mindgap_store::table::examples::Example;
+use mindgap_store::{PartRecord, Span};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};

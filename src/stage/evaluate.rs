@@ -1,15 +1,15 @@
 //! evaluate: judged rollouts on benchmarks -> evals.  A benchmark is a source of the problems table.
 
 use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
-use crate::base::error::{Error, Result};
-use crate::base::fingerprint::Recipe;
 use crate::stats::metrics::{bootstrap_interval, majority_correct, mean, pass_at_k};
-use crate::store::{PartRecord, PartRef, Span, Table};
-use crate::table::Row;
-use crate::table::evals::Eval;
-use crate::table::problems::Problem;
-use crate::table::rollouts::Rollout;
-use crate::table::verdicts::VerdictRow;
+use mindgap_base::error::{Error, Result};
+use mindgap_base::fingerprint::Recipe;
+use mindgap_store::table::Row;
+use mindgap_store::table::evals::Eval;
+use mindgap_store::table::problems::Problem;
+use mindgap_store::table::rollouts::Rollout;
+use mindgap_store::table::verdicts::VerdictRow;
+use mindgap_store::{PartRecord, PartRef, Span, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 

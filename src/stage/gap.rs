@@ -5,19 +5,20 @@
 
 mod warnings;
 
-use super::policy::load_policy;
 use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
-use crate::base::error::{Error, Result};
-use crate::base::fingerprint::Recipe;
+use crate::policy::PolicyHandle;
+use crate::policy::load_policy;
 use crate::stats::gap::{Gather, PolicyGap, Scored};
-use crate::store::{PartRecord, PartRef, PolicyHandle, Span, Table};
-use crate::table::Row;
-use crate::table::gaps::{Gap, GapWarning};
-use crate::table::logprobs::Logprob;
-use crate::table::problems::Problem;
-use crate::table::rewrites::Rewrite;
-use crate::table::rollouts::Rollout;
-use crate::table::verdicts::VerdictRow;
+use mindgap_base::error::{Error, Result};
+use mindgap_base::fingerprint::Recipe;
+use mindgap_store::table::Row;
+use mindgap_store::table::gaps::{Gap, GapWarning};
+use mindgap_store::table::logprobs::Logprob;
+use mindgap_store::table::problems::Problem;
+use mindgap_store::table::rewrites::Rewrite;
+use mindgap_store::table::rollouts::Rollout;
+use mindgap_store::table::verdicts::VerdictRow;
+use mindgap_store::{PartRecord, PartRef, Span, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use warnings::{SampleChecks, TargetChecks, Texts};
@@ -110,7 +111,7 @@ impl Stage for GapStage {
     /// One part: shares and sample sizes are over all rows.
     fn parts(&self) -> Result<Vec<Part>> {
         let mut key: Vec<String> = Vec::new();
-        let mut add = |name: &str, contents: Vec<&crate::base::address::Address>| {
+        let mut add = |name: &str, contents: Vec<&mindgap_base::address::Address>| {
             key.extend(contents.into_iter().map(|content| format!("{name} {content}")));
         };
         add("problems", self.problems.contents());

@@ -1,301 +1,181 @@
-//! ingest: source files -> problems, and the rows that could not become one.
-//!
-//! No more of a file is held than the row at hand: rows are sorted by id outside of memory, then handed on one by one. Field
-//! names come from the pipeline, or are guessed among the spellings of well-known data sets. A bad row is a row of `rejects`
-//! with its line and reason; a file in which a named field exists nowhere, or in which no row has a question, is an error:
-//! every row would be rejected for the same reason.
+//! sources: files -> problems and rejects.  Hands the files to `ingest`, cuts the problems it shows into parts.
 
-mod fields;
-mod read;
-
-use crate::base::error::{Error, Result};
-use crate::math;
-use crate::store::fs::File;
-use crate::store::{Sorter, Store};
-use crate::table::problems::{Problem, Reject};
-use fields::Field;
-use read::{Row, Visit};
+use super::buckets::{at_least_one, starts_range};
+use super::reader::{self, Format, Ingest, Input, Mapping};
+use super::spec::SourceFile;
+use super::{Context, Inputs, Output, Part, Stage, Tick};
+use mindgap_base::error::{Error, Result};
+use mindgap_base::fingerprint::Recipe;
+use mindgap_store::table::Row;
+use mindgap_store::table::problems::{Problem, Reject};
+use mindgap_store::{PartRecord, Span, Store};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-/// Bumped whenever the same bytes would give other rows.
-pub const VERSION: u32 = 1;
-
-/// How a source file is laid out. Gzip around either is recognised by its magic bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// One JSON object per line.
-    Jsonl,
-    /// Apache Parquet.
-    Parquet,
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Files of problems: JSON lines or Parquet, plain or gzip.
+    pub files: Vec<File>,
+    #[serde(default)]
+    pub fields: Mapping,
+    /// At most this many problems of each source, the first by id; 0 takes all.
+    #[serde(default)]
+    pub limit: u32,
+    /// Problems per part, on average.
+    #[serde(default = "part_problems")]
+    pub part_problems: u32,
 }
 
-/// Which field of the source holds what. A name may be a path (`extra_info.question`). What is not named is guessed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Mapping {
-    /// The problem as shown to the policy: text, or chat messages with one user turn.
-    pub question: Option<String>,
-    /// The expert's worked solution: text, a list of which the first is taken, or chat messages.
-    pub solution: Option<String>,
-    /// The gold final answer: text, a number, or a list that is joined with commas. Text that holds a whole solution
-    /// (one that ends in `#### 18`, or with a `\boxed{}`) counts as solution and answer.
-    pub answer: Option<String>,
-    /// The source's own id, kept in `meta`.
-    pub id: Option<String>,
-    /// A field that names the source of each row; without it all rows get the name of the input.
-    pub source: Option<String>,
+/// A file, alone or with a name for its problems' `source`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum File {
+    Path(String),
+    Named { path: String, source: String },
 }
 
-/// One file.
-#[derive(Clone, Copy, Debug)]
-pub struct Input<'a> {
-    /// What errors and rejects call the file.
-    pub file: &'a str,
-    /// `source` of its problems.
-    pub source: &'a str,
-    /// Read from the front.
-    pub content: &'a File,
-    pub format: Format,
-    pub mapping: &'a Mapping,
-}
-
-/// Rows on their way from the inputs to the two tables: each ends up in one of them.
-pub struct Ingest<'a> {
-    store: &'a Store,
-    /// Names of all inputs.
-    files: Vec<&'a str>,
-    /// By problem id, then in the order read.
-    rows: Sorter<24>,
-    row_count: u64,
-    rejects: Rejects,
-}
-
-/// A row that may become a problem, and what it takes to refuse it as a duplicate.
-#[derive(Serialize, Deserialize)]
-struct Candidate {
-    /// Number of the input.
-    input: usize,
-    line: u64,
-    excerpt: String,
-    problem: Problem,
-}
-
-impl<'a> Ingest<'a> {
-    /// `files` are the names of the inputs to come.
-    pub fn new(store: &'a Store, files: Vec<&'a str>) -> Ingest<'a> {
-        let rejects = Rejects { by_place: store.sorter(), count: 0 };
-        Ingest { store, files, rows: store.sorter(), row_count: 0, rejects }
+impl File {
+    fn path(&self) -> &str {
+        match self {
+            File::Path(path) | File::Named { path, .. } => path,
+        }
     }
 
-    /// Reads the input of number `index`; `on_row` is called before every row.
-    ///
-    /// Errors: bytes that are not of the format, no rows, a mapped field that no row has, no question or no answer field.
-    pub fn read(&mut self, index: usize, input: &Input, on_row: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        let mut columns = BTreeSet::new();
-        let (mut line_count, mut object_count, mut problem_count) = (0u64, 0u64, 0u64);
-        let mut first_reason = None;
-        let store = self.store;
-        read::rows(input, store, &mut |row: Visit| {
-            on_row()?;
-            line_count += 1;
-            let outcome = match row.content {
-                Row::Object(object) => {
-                    object_count += 1;
-                    fields::collect_names(object, &mut columns);
-                    problem(input, object)
-                }
-                Row::Refused(reason) => Err(reason.clone()),
-            };
-            let (line, excerpt) = (row.line, row.excerpt());
-            match outcome {
-                Ok(problem) => {
-                    problem_count += 1;
-                    self.push(Candidate { input: index, line, excerpt, problem })
-                }
-                Err(reason) => {
-                    first_reason.get_or_insert_with(|| reason.clone());
-                    self.rejects.push(
-                        &self.files,
-                        index,
-                        Reject { file: input.file.to_string(), line, reason, excerpt },
-                    )
-                }
+    /// The name given, or the file's name up to its first dot.
+    fn source(&self) -> String {
+        match self {
+            File::Named { source, .. } => source.clone(),
+            File::Path(path) => {
+                let name = path.rsplit('/').next().unwrap_or(path);
+                name.split('.').next().unwrap_or(name).to_string()
             }
+        }
+    }
+
+    fn format(&self) -> Format {
+        match self.path().trim_end_matches(".gz").rsplit('.').next() {
+            Some("parquet" | "pq") => Format::Parquet,
+            _ => Format::Jsonl,
+        }
+    }
+}
+
+fn part_problems() -> u32 {
+    128
+}
+
+impl Params {
+    pub fn validate(&self) -> Result<()> {
+        if self.files.is_empty() {
+            return Err(Error::usage("`files` is empty").hint("name at least one file of problems"));
+        }
+        at_least_one(self.part_problems, "part_problems")
+    }
+
+    pub fn bind(&self, inputs: &Inputs) -> Result<SourcesStage> {
+        let files = self.files.iter().map(|file| inputs.file(file.path())).collect::<Result<_>>()?;
+        Ok(SourcesStage { params: self.clone(), files, store: inputs.store.clone() })
+    }
+}
+
+pub struct SourcesStage {
+    params: Params,
+    files: Vec<SourceFile>,
+    store: Store,
+}
+
+impl Stage for SourcesStage {
+    fn recipe(&self) -> Recipe {
+        let p = &self.params;
+        let files: Vec<String> = p
+            .files
+            .iter()
+            .zip(&self.files)
+            .map(|(file, found)| format!("{} {}", file.source(), found.address))
+            .collect();
+        Recipe::new("ingest", reader::VERSION)
+            .with("schema", (Problem::VERSION, Reject::VERSION))
+            .with("files", files)
+            .with("fields", &p.fields)
+            .with("limit", p.limit)
+            .with("part_problems", p.part_problems)
+    }
+
+    fn main_table(&self) -> Option<&'static str> {
+        Some(Problem::TABLE)
+    }
+
+    /// One unit of work: duplicates are found across all files.
+    fn parts(&self) -> Result<Vec<Part>> {
+        Ok(vec![Part { span: Span::default(), key: Vec::new(), rows: 0, index: 0 }])
+    }
+
+    fn run_part(&self, context: &Context, _part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
+        let mut ingest = Ingest::new(&self.store, self.params.files.iter().map(File::path).collect());
+        let mut rows_read = 0;
+        for (index, (file, found)) in self.params.files.iter().zip(&self.files).enumerate() {
+            let source = file.source();
+            found.with(|content| {
+                let (format, mapping) = (file.format(), &self.params.fields);
+                let input = Input { file: file.path(), source: &source, content, format, mapping };
+                ingest.read(index, &input, &mut || {
+                    rows_read += 1;
+                    self.tell(context, rows_read, 0)
+                })
+            })?;
+        }
+        let (mut problems, mut taken, mut made, mut rows_done) = (Vec::new(), BTreeMap::new(), false, 0);
+        let rejects = ingest.problems(&mut |problem| {
+            rows_done += 1;
+            self.tell(context, rows_done, rows_read)?;
+            if !self.is_within_limit(&mut taken, &problem) {
+                return Ok(());
+            }
+            if !problems.is_empty() && starts_range(&problem.problem_id, self.params.part_problems) {
+                made = true;
+                context.store(&problems)?;
+                problems.clear();
+            }
+            problems.push(problem);
+            Ok(())
         })?;
-        check_whole(input, line_count, object_count, first_reason)?;
-        check_columns(input, &columns, problem_count > 0)
-    }
-
-    fn push(&mut self, row: Candidate) -> Result<()> {
-        let mut key = [0; 24];
-        key[..16].copy_from_slice(row.problem.problem_id.as_bytes());
-        key[16..].copy_from_slice(&self.row_count.to_be_bytes());
-        self.row_count += 1;
-        self.rows.push(key, &serde_json::to_vec(&row).expect("a row is plain data"))
-    }
-
-    /// Shows every problem, sorted by id, no two alike: of two rows with the same question and answer the first read is kept.
-    pub fn problems(mut self, visit: &mut dyn FnMut(Problem) -> Result<()>) -> Result<Rejects> {
-        let mut kept: Option<(String, usize, u64)> = None;
-        for row in self.rows.sorted()? {
-            let Candidate { input, line, excerpt, problem } = serde_json::from_slice(&row?.1)
-                .map_err(|e| Error::internal("a sorted row came back damaged").source(e))?;
-            match &kept {
-                Some((id, first_input, first_line)) if *id == problem.problem_id => {
-                    let (file, first_file) = (self.files[input], self.files[*first_input]);
-                    let reason = match file == first_file {
-                        true => format!("duplicate of line {first_line}"),
-                        false => format!("duplicate of line {first_line} of `{first_file}`"),
-                    };
-                    self.rejects.push(&self.files, input, Reject { file: file.to_string(), line, reason, excerpt })?;
-                }
-                _ => {
-                    kept = Some((problem.problem_id.clone(), input, line));
-                    visit(problem)?;
-                }
+        if !problems.is_empty() || !made {
+            context.store(&problems)?;
+        }
+        let mut rejects = rejects.sorted()?.peekable();
+        loop {
+            let part = rejects.by_ref().take(PART_REJECTS).collect::<Result<Vec<Reject>>>()?;
+            context.store(&part)?;
+            if rejects.peek().is_none() {
+                return Ok(Output::default());
             }
         }
-        Ok(self.rejects)
     }
 }
 
-/// Rows that were refused.
-pub struct Rejects {
-    /// By file name, line, and number of the input: two inputs may have one name.
-    by_place: Sorter<24>,
-    pub count: u64,
-}
+/// Rejects per part: what the store's Parquet files have in a row group.
+const PART_REJECTS: usize = 65_536;
+/// Rows between two looks at whether the run is to stop.
+const TELL_ROWS: u64 = 1024;
 
-impl Rejects {
-    fn push(&mut self, files: &[&str], input: usize, reject: Reject) -> Result<()> {
-        let rank = files.iter().filter(|file| **file < reject.file.as_str()).count() as u64;
-        let mut key = [0; 24];
-        for (bytes, number) in key.chunks_exact_mut(8).zip([rank, reject.line, input as u64]) {
-            bytes.copy_from_slice(&number.to_be_bytes());
+impl SourcesStage {
+    fn tell(&self, context: &Context, rows_done: u64, rows_total: u64) -> Result<()> {
+        if !rows_done.is_multiple_of(TELL_ROWS) {
+            return Ok(());
         }
-        self.count += 1;
-        self.by_place.push(key, &serde_json::to_vec(&reject).expect("a row is plain data"))
+        let note = if rows_total == 0 { "rows read".to_string() } else { String::new() };
+        (context.tick)(Tick { rows_done, rows_total, note, ..Tick::default() });
+        context.check_cancelled()
     }
 
-    /// Sorted by file and line.
-    pub fn sorted(self) -> Result<impl Iterator<Item = Result<Reject>>> {
-        let read = |row: Result<(_, Vec<u8>)>| {
-            serde_json::from_slice(&row?.1).map_err(|e| Error::internal("a sorted row came back damaged").source(e))
-        };
-        Ok(self.by_place.sorted()?.map(read))
+    /// Counts a problem of its source; false once there are as many as are wanted.
+    fn is_within_limit(&self, taken: &mut BTreeMap<String, u32>, problem: &Problem) -> bool {
+        if self.params.limit == 0 {
+            return true;
+        }
+        let count = taken.entry(problem.source.clone()).or_default();
+        *count += 1;
+        *count <= self.params.limit
     }
 }
-
-/// One row to one problem, or the reason why not.
-fn problem(input: &Input, row: &Map<String, Value>) -> Result<Problem, String> {
-    let mapping = input.mapping;
-    let mut used = BTreeSet::new();
-    let mut find = |field: Field, named: &Option<String>| {
-        let (path, value) = fields::find(row, field, named.as_deref())?;
-        used.insert(path.split('.').next().unwrap_or(path).to_string());
-        used.insert(path.to_string());
-        Some(value)
-    };
-    let question_value = find(Field::Question, &mapping.question);
-    let solution_value = find(Field::Solution, &mapping.solution);
-    let answer_value = find(Field::Answer, &mapping.answer);
-    let id = find(Field::Id, &mapping.id).cloned();
-    let source = mapping.source.as_ref().and_then(|name| find(Field::Source, &Some(name.clone())));
-
-    let question = match question_value {
-        None => return Err(format!("no {}", Field::Question.wanted(mapping.question.as_deref()))),
-        Some(value) => fields::question_text(value)?,
-    };
-    if question.trim().is_empty() {
-        return Err("empty question".to_string());
-    }
-    let mut solution = solution_value.map(fields::solution_text).transpose()?.flatten();
-    let given = answer_value.map(fields::answer_text).transpose()?.flatten();
-    let answer = match given {
-        Some(text) => match final_answer(&text) {
-            // The field held a worked solution, of which the final answer is a part.
-            Some(answer) => {
-                let answer = answer.to_string();
-                if solution.is_none() && text.trim() != format!("\\boxed{{{answer}}}") {
-                    solution = Some(text);
-                }
-                answer
-            }
-            None => text,
-        },
-        None => solution.as_deref().and_then(final_answer).unwrap_or_default().to_string(),
-    };
-    let answer = answer.trim().to_string();
-    match answer.to_ascii_lowercase().trim_start_matches(['+', '-']) {
-        "" => return Err(no_answer(mapping, solution.is_some())),
-        "nan" => return Err("the answer is not a number (`NaN`)".to_string()),
-        "none" | "null" => return Err(format!("no gold answer: it says `{answer}`")),
-        _ => {}
-    }
-    let source = match source {
-        Some(Value::String(name)) if !name.trim().is_empty() => name.clone(),
-        Some(_) => return Err(format!("`{}` does not name a source", mapping.source.as_deref().unwrap_or_default())),
-        None => input.source.to_string(),
-    };
-    let meta = fields::meta(row, id, &used, &question);
-    Ok(Problem { problem_id: Problem::id(&question, &answer), source, question, solution, answer, meta })
-}
-
-/// The final answer inside a worked solution: after the last `####` that starts a line, else in the last box.
-fn final_answer(text: &str) -> Option<&str> {
-    let marked = text.trim_end().lines().next_back().and_then(|line| line.trim().strip_prefix("####"));
-    marked.map(str::trim).or_else(|| math::last_boxed(text).map(str::trim))
-}
-
-fn no_answer(mapping: &Mapping, has_solution: bool) -> String {
-    let wanted = Field::Answer.wanted(mapping.answer.as_deref());
-    match has_solution {
-        true => format!("no gold answer: no {wanted}, and no `\\boxed{{}}` or `####` in the solution"),
-        false => format!("no gold answer: no {wanted}, and no solution to take it from"),
-    }
-}
-
-/// A file of which nothing at all could be read.
-fn check_whole(input: &Input, line_count: u64, object_count: u64, first_reason: Option<String>) -> Result<()> {
-    if line_count == 0 {
-        return Err(Error::input("no rows").at(input.file).hint("the file is empty; is it the right one?"));
-    }
-    if object_count == 0 {
-        let reason = first_reason.unwrap_or_default();
-        return Err(Error::input(format!("no line is a JSON object: {reason}"))
-            .at(input.file)
-            .hint("`jsonl` is one object per line; for Parquet say `format = \"parquet\"`"));
-    }
-    Ok(())
-}
-
-/// A file of another schema: a mapped field that exists nowhere, or nothing to guess from.
-fn check_columns(input: &Input, columns: &BTreeSet<String>, kept_any: bool) -> Result<()> {
-    let known = || format!("its fields are {}", fields::quoted(columns.iter().filter(|name| !name.contains('.'))));
-    let mapping = input.mapping;
-    let named = [&mapping.question, &mapping.solution, &mapping.answer, &mapping.id, &mapping.source];
-    if let Some(name) = named.into_iter().flatten().find(|name| !columns.contains(name.as_str())) {
-        let hint = match fields::nearest(name, columns) {
-            Some(near) => format!("did you mean `{near}`? {}", known()),
-            None => known(),
-        };
-        return Err(Error::input(format!("unknown field `{name}`")).at(input.file).hint(hint));
-    }
-    if kept_any {
-        return Ok(());
-    }
-    let missing = |field: Field, named: &Option<String>| named.is_none() && !field.is_among(columns);
-    let what = match () {
-        _ if missing(Field::Question, &mapping.question) => "question",
-        _ if missing(Field::Answer, &mapping.answer) && missing(Field::Solution, &mapping.solution) => "answer",
-        _ => return Ok(()),
-    };
-    let hint = format!("name it in the pipeline (`{what} = \"...\"`); {}", known());
-    Err(Error::input(format!("no field looks like the {what}")).at(input.file).hint(hint))
-}
-
-#[cfg(test)]
-mod tests;

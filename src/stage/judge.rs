@@ -1,14 +1,14 @@
 //! judge: rollouts + problems -> verdicts.  One part per part of rollouts; a new judge re-samples nothing.
 
 use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
-use crate::base::error::{Error, Result};
-use crate::base::fingerprint::Recipe;
-use crate::math::{Judge, boxed_count};
-use crate::store::{PartRecord, Span, Table};
-use crate::table::Row;
-use crate::table::problems::Problem;
-use crate::table::rollouts::Rollout;
-use crate::table::verdicts::VerdictRow;
+use mindgap_base::error::{Error, Result};
+use mindgap_base::fingerprint::Recipe;
+use mindgap_math::{Judge, boxed_count};
+use mindgap_store::table::Row;
+use mindgap_store::table::problems::Problem;
+use mindgap_store::table::rollouts::Rollout;
+use mindgap_store::table::verdicts::VerdictRow;
+use mindgap_store::{PartRecord, Span, Table};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -113,7 +113,7 @@ impl Stage for JudgeStage {
 
     /// The gold answer is part of a problem's id, so verdicts depend on the rollouts' rows alone.
     fn parts(&self) -> Result<Vec<Part>> {
-        let part = |(index, rollouts): (usize, &crate::store::PartRef)| Part {
+        let part = |(index, rollouts): (usize, &mindgap_store::PartRef)| Part {
             span: Span { first: rollouts.first.clone(), last: rollouts.last.clone(), samples: None },
             key: vec![rollouts.content.to_string()],
             rows: rollouts.rows,

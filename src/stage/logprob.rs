@@ -2,13 +2,14 @@
 
 use super::backend::Lazy;
 use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
-use crate::base::error::Result;
-use crate::base::fingerprint::Recipe;
-use crate::engine::{ScoreRequest, TokenScores};
-use crate::store::{PartRecord, PartRef, PolicyHandle, Span, Table};
-use crate::table::Row;
-use crate::table::logprobs::Logprob;
-use crate::table::rewrites::Rewrite;
+use crate::policy::PolicyHandle;
+use mindgap_base::error::Result;
+use mindgap_base::fingerprint::Recipe;
+use mindgap_lm::engine::{ScoreRequest, TokenScores};
+use mindgap_store::table::Row;
+use mindgap_store::table::logprobs::Logprob;
+use mindgap_store::table::rewrites::Rewrite;
+use mindgap_store::{PartRecord, PartRef, Span, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -7,26 +7,24 @@ pub mod documents;
 pub mod evaluate;
 pub mod gap;
 pub mod ingest;
+mod reader;
 pub mod judge;
 pub mod logprob;
-mod policy;
 pub mod rewrite;
 pub mod rollout;
-pub mod sources;
 mod spec;
 mod template;
 pub mod train;
 
-pub use policy::{hub_policy, load_policy, served_policy};
-pub use spec::{Inputs, KINDS, Misfit, Params, Reference, Wants};
+pub use spec::{Inputs, KINDS, Params, Reference, Wants};
 
-use crate::base::error::{Error, Result};
-use crate::base::fingerprint::{Fingerprint, Recipe};
-use crate::engine::Limits;
-use crate::store::parquet::{Encoded, Footer};
-use crate::store::{Journal, PartRecord, Span};
-use crate::table::Row;
 use candle_core::Device;
+use mindgap_base::error::{Error, Result};
+use mindgap_base::fingerprint::{Fingerprint, Recipe};
+use mindgap_lm::engine::Limits;
+use mindgap_store::parquet::{Encoded, Footer};
+use mindgap_store::table::Row;
+use mindgap_store::{Journal, PartRecord, Span};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A stage with its inputs resolved: it knows its recipe and its parts, and can compute any part.

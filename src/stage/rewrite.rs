@@ -4,19 +4,20 @@
 //! sample nor an expert solution is listed in `untargeted`, never dropped.
 
 use super::buckets::{at_least_one, group};
-use super::policy::load_policy;
 use super::template::{PLAIN, Template};
 use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
-use crate::base::error::Result;
-use crate::base::fingerprint::Recipe;
-use crate::base::rng::Stream;
-use crate::model::policy::Policy;
-use crate::store::{PartRecord, PolicyHandle, Span, Table};
-use crate::table::Row;
-use crate::table::problems::Problem;
-use crate::table::rewrites::{Rewrite, Untargeted};
-use crate::table::rollouts::Rollout;
-use crate::table::verdicts::VerdictRow;
+use crate::policy::PolicyHandle;
+use crate::policy::load_policy;
+use mindgap_base::error::Result;
+use mindgap_base::fingerprint::Recipe;
+use mindgap_base::rng::Stream;
+use mindgap_lm::model::policy::Policy;
+use mindgap_store::table::Row;
+use mindgap_store::table::problems::Problem;
+use mindgap_store::table::rewrites::{Rewrite, Untargeted};
+use mindgap_store::table::rollouts::Rollout;
+use mindgap_store::table::verdicts::VerdictRow;
+use mindgap_store::{PartRecord, Span, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

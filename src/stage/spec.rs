@@ -1,11 +1,12 @@
 //! Stage parameters as written in a pipeline file, what they refer to, and how they become a stage.
 
-use super::{Stage, documents, evaluate, gap, judge, logprob, rewrite, rollout, sources, train};
-use crate::base::address::Address;
-use crate::base::error::{Error, Result};
-use crate::store::{Manifest, PolicyHandle, Store, Table, fs};
-use crate::table::Row;
-use serde::de::DeserializeOwned;
+use super::{Stage, documents, evaluate, gap, ingest, judge, logprob, rewrite, rollout, train};
+use crate::params::{Misfit, typed};
+use crate::policy::PolicyHandle;
+use mindgap_base::address::Address;
+use mindgap_base::error::{Error, Result};
+use mindgap_store::table::Row;
+use mindgap_store::{Manifest, Store, Table, fs};
 use std::collections::BTreeMap;
 use std::io::Seek;
 use std::path::{Path, PathBuf};
@@ -55,7 +56,7 @@ impl Reference {
 /// Typed parameters of a stage, one variant per kind.
 #[derive(Clone, Debug)]
 pub enum Params {
-    Ingest(sources::Params),
+    Ingest(ingest::Params),
     Documents(documents::Params),
     Rollout(rollout::Params),
     Judge(judge::Params),
@@ -70,33 +71,19 @@ pub enum Params {
 pub const KINDS: &[&str] =
     &["ingest", "documents", "rollout", "judge", "rewrite", "logprob", "gap", "train", "evaluate"];
 
-/// A parameter that does not fit: the path to it inside the stage's table, and what is wrong.
-pub struct Misfit {
-    pub path: String,
-    pub message: String,
-    pub hint: Option<String>,
-}
-
 impl Params {
     /// Reads the parameters of a stage of `kind`. `table` no longer holds `kind` and `matrix`.
     pub fn parse(kind: &str, table: toml::Table) -> Result<Params, Misfit> {
-        fn typed<T: DeserializeOwned>(table: toml::Table) -> Result<T, Misfit> {
-            serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| Misfit {
-                path: e.path().to_string(),
-                message: e.inner().message().to_string(),
-                hint: None,
-            })
-        }
         Ok(match kind {
-            "ingest" => Params::Ingest(typed(table)?),
-            "documents" => Params::Documents(typed(table)?),
-            "rollout" => Params::Rollout(typed(table)?),
-            "judge" => Params::Judge(typed(table)?),
-            "rewrite" => Params::Rewrite(typed(table)?),
-            "logprob" => Params::Logprob(typed(table)?),
-            "train" => Params::Train(Box::new(typed(table)?)),
-            "evaluate" => Params::Evaluate(typed(table)?),
-            "gap" => Params::Gap(typed(table)?),
+            "ingest" => Params::Ingest(typed(toml::Value::Table(table))?),
+            "documents" => Params::Documents(typed(toml::Value::Table(table))?),
+            "rollout" => Params::Rollout(typed(toml::Value::Table(table))?),
+            "judge" => Params::Judge(typed(toml::Value::Table(table))?),
+            "rewrite" => Params::Rewrite(typed(toml::Value::Table(table))?),
+            "logprob" => Params::Logprob(typed(toml::Value::Table(table))?),
+            "train" => Params::Train(Box::new(typed(toml::Value::Table(table))?)),
+            "evaluate" => Params::Evaluate(typed(toml::Value::Table(table))?),
+            "gap" => Params::Gap(typed(toml::Value::Table(table))?),
             other => {
                 return Err(Misfit {
                     path: "kind".into(),

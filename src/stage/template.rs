@@ -1,7 +1,7 @@
 //! Prompt templates: minijinja over the columns of a problem. Their bytes are part of the recipe.
 
-use crate::base::error::{Error, Result};
-use crate::table::problems::Problem;
+use mindgap_base::error::{Error, Result};
+use mindgap_store::table::problems::Problem;
 use minijinja::{Environment, UndefinedBehavior, context};
 
 /// A compiled prompt template.

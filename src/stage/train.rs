@@ -7,20 +7,21 @@ mod run;
 
 pub use params::{Dtype, Keep, Params, Publish, RowWeights};
 
-use super::policy::load_policy;
 use super::spec::SourceFile;
 use super::{Context, Inputs, Output, Part, Stage, Tick};
-use crate::base::address::Address;
-use crate::base::error::Result;
-use crate::base::fingerprint::Recipe;
-use crate::model::policy::Policy;
-use crate::model::weights::serialize;
-use crate::store::{PartRecord, PolicyHandle, Span, Store};
-use crate::table::Row;
-use crate::table::train_steps::{BatchPlan, TrainEval, TrainStep};
-use crate::train::{PlannedStep, TrainExample, Trainer, init};
+use crate::policy::PolicyHandle;
+use crate::policy::load_policy;
 use candle_core::Device;
 use data::{Data, Weights};
+use mindgap_base::address::Address;
+use mindgap_base::error::Result;
+use mindgap_base::fingerprint::Recipe;
+use mindgap_lm::model::policy::Policy;
+use mindgap_lm::model::weights::serialize;
+use mindgap_lm::train::{PlannedStep, TrainExample, Trainer, init};
+use mindgap_store::table::Row;
+use mindgap_store::table::train_steps::{BatchPlan, TrainEval, TrainStep};
+use mindgap_store::{PartRecord, Span, Store};
 use run::{Run, to_row};
 use std::collections::BTreeMap;
 

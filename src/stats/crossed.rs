@@ -1,7 +1,7 @@
 //! Means over problems and replications, with intervals: for a policy, or for the difference of two on the same problems.
 
 use super::metrics::mean;
-use crate::base::rng::Stream;
+use mindgap_base::rng::Stream;
 use serde::Serialize;
 
 /// A mean and its interval.

@@ -1,6 +1,6 @@
 //! pass@k, maj@k, bootstrap intervals, effective sample size.
 
-use crate::base::rng::Stream;
+use mindgap_base::rng::Stream;
 use std::collections::BTreeMap;
 
 /// Arithmetic mean; 0 of nothing.

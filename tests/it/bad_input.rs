@@ -134,8 +134,8 @@ fn bad_rows_are_kept_with_their_reason() {
     let done = json(&ok(&store, &["run", file.to_str().unwrap(), "problems", "--json"]));
     assert_eq!(done["stages"][0]["rows"], 2);
     let rejects = std::fs::read(store.join("tables/small/problems/rejects/part-00000.parquet")).unwrap();
-    let batches = mindgap::store::parquet::decode_batches(rejects).unwrap();
-    let rejects: Vec<mindgap::table::problems::Reject> = mindgap::table::from_batches(&batches).unwrap();
+    let batches = mindgap_store::parquet::decode_batches(rejects).unwrap();
+    let rejects: Vec<mindgap_store::table::problems::Reject> = mindgap_store::table::from_batches(&batches).unwrap();
     let lines: Vec<u64> = rejects.iter().map(|reject| reject.line).collect();
     assert_eq!(lines, [2, 3, 4, 5, 7]);
     assert!(rejects[0].reason.contains("line 1"), "{}", rejects[0].reason);

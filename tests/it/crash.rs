@@ -2,8 +2,8 @@
 //! twice.
 
 use crate::support::{TINY, by_stage, json, mindgap, ok, pipeline, root};
-use mindgap::base::fingerprint::Fingerprint;
-use mindgap::store::{PartRecord, Store};
+use mindgap_base::fingerprint::Fingerprint;
+use mindgap_store::{PartRecord, Store};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -77,7 +77,7 @@ fn killed_at_each_publishing_step() {
     let file = file.to_str().unwrap();
     let (expected, all) = addresses(&folder.path().join("whole"), file);
     assert_eq!(all, parts(&folder.path().join("whole")));
-    for point in mindgap::store::fault::POINTS {
+    for point in mindgap_store::fault::POINTS {
         for count in [1, 4] {
             let store = folder.path().join(format!("{point}-{count}"));
             let status = mindgap(&store, &["run", file])
@@ -104,7 +104,7 @@ fn killed_at_random_moments(file: &Path, kills: usize, slices: f64) {
     let started = Instant::now();
     let (expected, all) = addresses(&folder.path().join("whole"), file);
     let whole = started.elapsed().as_secs_f64();
-    let mut moments = mindgap::base::rng::Stream::at(1, &[b"kill"]).cursor();
+    let mut moments = mindgap_base::rng::Stream::at(1, &[b"kill"]).cursor();
     let (mut killed, mut stores, mut saved) = (0, 0, 0);
     while killed < kills {
         stores += 1;

@@ -9,8 +9,8 @@
 //!   in any combination, whatever their order; a rename happens as a whole or not at all.
 //! - A folder whose own name is lost takes everything inside with it.
 
-use mindgap::base::rng::Cursor;
-use mindgap::store::fault::{Change, watched};
+use mindgap_base::rng::Cursor;
+use mindgap_store::fault::{Change, watched};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -282,7 +282,7 @@ pub fn write(tree: &Tree, root: &Path) {
 /// What counts of a store: neither the run log, nor locks, nor what is not finished.
 pub fn essence(tree: &Tree) -> Tree {
     let minor = |part: &std::ffi::OsStr| {
-        part == "runs" || part == "locks" || part.to_string_lossy().starts_with(mindgap::store::fs::TEMP_PREFIX)
+        part == "runs" || part == "locks" || part.to_string_lossy().starts_with(mindgap_store::fs::TEMP_PREFIX)
     };
     let kept = tree.iter().filter(|(path, _)| !path.iter().any(minor));
     kept.map(|(path, entry)| (path.clone(), entry.clone())).collect()

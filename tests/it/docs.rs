@@ -1,6 +1,6 @@
 //! docs/tables: one page per table, rendered from the row types, so that it cannot say anything else than the code.
 
-use mindgap::table::{Column, Declared, declared};
+use mindgap_store::table::{Column, Declared, declared};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ fn render(table: &Declared) -> String {
     let Declared { name, version, key, doc, columns } = table;
     let key = key.iter().map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", ");
     let mut page = format!(
-        "# {name}\n\n<!-- Made from src/table by `make golden`. Do not edit. -->\n\n{}\n\n\
+        "# {name}\n\n<!-- Made from crates/store/src/table by `make golden`. Do not edit. -->\n\n{}\n\n\
          Schema version {version}. Sorted by its key: {key}.\n\n\
          | column | type | null | meaning |\n|---|---|---|---|\n",
         doc.trim()
@@ -65,9 +65,9 @@ fn every_row_type_has_a_page_and_every_page_a_row_type() {
         assert!(known.contains_key(table), "docs/tables/{name} belongs to no table");
     }
     let mut declared = 0;
-    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/table")).unwrap() {
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/store/src/table")).unwrap() {
         let code = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         declared += code.lines().filter(|line| *line == "row! {").count();
     }
-    assert_eq!(declared, known.len(), "a `row!` in src/table has no line in `table::declared`");
+    assert_eq!(declared, known.len(), "a `row!` in crates/store/src/table has no line in `table::declared`");
 }

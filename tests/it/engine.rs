@@ -2,12 +2,12 @@
 //! fixtures are made by `tests/fixtures/model/make.py`.
 
 use candle_core::{DType, Device};
-use mindgap::base::rng::Stream;
-use mindgap::engine::{Limits, Request, Sampling, ScoreRequest, StopReason, generate, score};
-use mindgap::model::chat::Message;
-use mindgap::model::policy::{Policy, PolicyFiles};
-use mindgap::model::runner::Runner;
-use mindgap::model::runner::device::DeviceRunner;
+use mindgap_base::rng::Stream;
+use mindgap_lm::engine::{Limits, Request, Sampling, ScoreRequest, StopReason, generate, score};
+use mindgap_lm::model::chat::Message;
+use mindgap_lm::model::policy::{Policy, PolicyFiles};
+use mindgap_lm::model::runner::Runner;
+use mindgap_lm::model::runner::device::DeviceRunner;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;

@@ -3,7 +3,7 @@
 use crate::properties::{GUIDED, Ran, write_problems};
 use crate::support::{TINY, fails, json, mindgap, ok, pipeline, plan_here, run_here, run_stages_here, scratch};
 use mindgap::pipeline::Pipeline;
-use mindgap::store::Store;
+use mindgap_store::Store;
 use std::path::Path;
 use std::process::Stdio;
 

@@ -1,11 +1,11 @@
 //! mindgap export: every layout is written from a finished stage, and the pre-tokenized one holds the tokens trained on.
 
 use crate::support::{SMALL, fails, json, ok, pipeline};
-use mindgap::engine::{self, Limits, ScoreRequest};
-use mindgap::model::policy::PolicyFiles;
-use mindgap::stage::load_policy;
-use mindgap::store::PolicyHandle;
-use mindgap::store::parquet::decode_batches;
+use mindgap::policy::{PolicyHandle, load_policy};
+
+use mindgap_lm::engine::{self, Limits, ScoreRequest};
+use mindgap_lm::model::policy::PolicyFiles;
+use mindgap_store::parquet::decode_batches;
 use polars::prelude::*;
 use serde_json::Value;
 use std::path::Path;

@@ -1,5 +1,12 @@
 //! Whole-crate tests, one binary.
 
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::print_stderr,
+    reason = "tests use the machine as they like"
+)]
+
 mod bad_input;
 mod cli;
 mod crash;
@@ -10,7 +17,6 @@ mod explain;
 mod export;
 mod hub;
 mod inspect;
-mod math;
 #[cfg(feature = "oracle")]
 mod oracle;
 mod power;

@@ -5,8 +5,8 @@ use super::engine::{folder, load};
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::mimi::candle_nn::VarBuilder;
 use candle_transformers::models::{llama, qwen2, qwen3};
-use mindgap::model::config::Architecture;
-use mindgap::model::ops::{Segments, token_logprobs};
+use mindgap_lm::model::config::Architecture;
+use mindgap_lm::model::ops::{Segments, token_logprobs};
 
 /// Log-probs of every next token by candle-transformers, one token at a time through its cache.
 fn theirs(architecture: Architecture, config: serde_json::Value, vb: VarBuilder, ids: &[u32]) -> Vec<Vec<f32>> {

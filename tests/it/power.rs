@@ -3,10 +3,10 @@
 
 use crate::disk::{Disk, Entry, Op, Tree, essence, journal, read, write};
 use crate::support::{TINY, by_stage, fails, json, ok, pipeline, plan_here, run_here, scratch, summary};
-use mindgap::base::address::Address;
-use mindgap::base::rng::Stream;
-use mindgap::store::fault::{Change, watched};
-use mindgap::store::{Manifest, PartRecord, Rules, Store};
+use mindgap_base::address::Address;
+use mindgap_base::rng::Stream;
+use mindgap_store::fault::{Change, watched};
+use mindgap_store::{Manifest, PartRecord, Rules, Store};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -1,10 +1,10 @@
 //! What holds for any input: of fingerprints, of cuts, of objects under damage, and of what a change makes a pipeline compute.
 
 use crate::support::{SMALL, plan_here, run_here, scratch};
-use mindgap::base::fingerprint::Recipe;
 use mindgap::pipeline::{Pipeline, StagePlan};
-use mindgap::store::{Store, Table};
-use mindgap::table::verdicts::VerdictRow;
+use mindgap_base::fingerprint::Recipe;
+use mindgap_store::table::verdicts::VerdictRow;
+use mindgap_store::{Store, Table};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,9 +5,9 @@ use mindgap::report::{
     BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Cascade, EvalTable, GapTable, Histograms, Report, Run,
     Samples, Series, StageState, Targets, Tokens, html, markdown, quantise,
 };
-use mindgap::table::evals::Eval;
-use mindgap::table::gaps::{Gap, GapWarning};
-use mindgap::table::train_steps::TrainStep;
+use mindgap_store::table::evals::Eval;
+use mindgap_store::table::gaps::{Gap, GapWarning};
+use mindgap_store::table::train_steps::TrainStep;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
@@ -374,7 +374,7 @@ fn the_page_works_in_a_browser() {
 #[test]
 fn pieces_are_the_whole_text() {
     let bytes = std::fs::read(root().join("data/base-policy/tokenizer.json")).unwrap();
-    let tokenizer = mindgap::model::tokenizer::Tokenizer::from_bytes(&bytes).unwrap();
+    let tokenizer = mindgap_lm::model::tokenizer::Tokenizer::from_bytes(&bytes).unwrap();
     for text in ["So 16 + 27 = 43. The answer is \\boxed{43}.", "naïve 😀 日本語 ½", "one<|end|>", ""] {
         let ids = tokenizer.encode(text, false).unwrap();
         let pieces = tokenizer.pieces(&ids).unwrap();

@@ -1,10 +1,10 @@
 //! The binary, a scratch folder, and the smoke pipeline to run on it.
 
-use mindgap::base::error::Result;
+use mindgap::net::hub::Watch;
 use mindgap::pipeline::execute::{Options, Outcome};
 use mindgap::pipeline::{Pipeline, StagePlan};
-use mindgap::store::Store;
-use mindgap::store::hub::Watch;
+use mindgap_base::error::Result;
+use mindgap_store::Store;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,84 +1,119 @@
-//! Rules of the house that a compiler does not check: layers, printing, access to files and the network, file size.
+//! What neither the compiler nor clippy checks: the order of the modules and crates, and the size of files.
 
+use super::support::root;
 use std::path::{Path, PathBuf};
+use syn::visit::{self, Visit};
 
-/// Groups of modules from the top down. A module may use its own group's members only where listed in `SAME_LAYER`.
-const LAYERS: &[&[&str]] = &[
-    &["cli"],
-    &["pipeline"],
-    &["stage"],
-    &["report", "server"],
-    &["engine", "export", "math", "stats", "train"],
-    &["model"],
-    &["store"],
-    &["table"],
-    &["base"],
-];
-
-/// Modules that must not use everything below them: they compute and touch no file.
-const NO_STORE: &[&str] = &["report", "engine", "export", "math", "stats", "train", "model"];
+/// Crates from the bottom up. A crate may depend on the crates named with it.
+const CRATES: &[(&str, &[&str])] = &[("base", &[]), ("math", &[]), ("store", &["base"]), ("lm", &["base"])];
 
 const MAX_LINES: usize = 600;
 
 struct File {
     path: PathBuf,
-    module: String,
     code: String,
 }
 
-fn sources() -> Vec<File> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+/// All files of a folder and those below it that end in `.rs`.
+fn sources(folder: &Path) -> Vec<File> {
     let mut files = Vec::new();
-    let mut folders = vec![root.clone()];
+    let mut folders = vec![folder.to_path_buf()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|e| e == "rs") {
-                let inside = path.strip_prefix(&root).unwrap();
-                let module = inside.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_string();
-                files.push(File { code: std::fs::read_to_string(&path).unwrap(), path, module });
+                files.push(File { code: std::fs::read_to_string(&path).unwrap(), path });
             }
         }
     }
-    assert!(files.len() > 40, "the walk found only {} files", files.len());
     files
 }
 
-fn layer(module: &str) -> Option<usize> {
-    LAYERS.iter().position(|group| group.contains(&module))
+/// Modules of the root package from people down, as `src/lib.rs` lists them.
+fn order() -> Vec<String> {
+    let lib = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let modules = syn::parse_file(&lib).unwrap().items.into_iter();
+    let names = modules.filter_map(|item| if let syn::Item::Mod(module) = item { Some(module.ident) } else { None });
+    names.map(|name| name.to_string()).collect()
 }
 
-/// Modules of this crate that a file names.
+/// Collects the modules of this crate that code outside of tests names, however it names them.
+#[derive(Default)]
+struct Uses(Vec<String>);
+
+fn is_test(attributes: &[syn::Attribute]) -> bool {
+    let test = |a: &&syn::Attribute| {
+        a.path().is_ident("cfg") && a.parse_args::<syn::Ident>().is_ok_and(|condition| condition == "test")
+    };
+    attributes.iter().any(|a| test(&a))
+}
+
+impl Uses {
+    /// The names right below `crate` in a tree of imports.
+    fn of_tree(&mut self, tree: &syn::UseTree) {
+        match tree {
+            syn::UseTree::Path(path) => self.0.push(path.ident.to_string()),
+            syn::UseTree::Name(name) => self.0.push(name.ident.to_string()),
+            syn::UseTree::Rename(rename) => self.0.push(rename.ident.to_string()),
+            syn::UseTree::Group(group) => group.items.iter().for_each(|item| self.of_tree(item)),
+            syn::UseTree::Glob(_) => self.0.push("*".into()),
+        }
+    }
+}
+
+impl<'a> Visit<'a> for Uses {
+    fn visit_item_mod(&mut self, module: &'a syn::ItemMod) {
+        if !is_test(&module.attrs) {
+            visit::visit_item_mod(self, module);
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'a syn::ItemUse) {
+        match &item.tree {
+            syn::UseTree::Path(path) if path.ident == "crate" => self.of_tree(&path.tree),
+            _ => {}
+        }
+    }
+
+    fn visit_path(&mut self, path: &'a syn::Path) {
+        let mut segments = path.segments.iter();
+        if segments.next().is_some_and(|first| first.ident == "crate") {
+            self.0.extend(segments.next().map(|second| second.ident.to_string()));
+        }
+        visit::visit_path(self, path);
+    }
+}
+
 fn uses(code: &str) -> Vec<String> {
-    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-    let names = lines.flat_map(|line| {
-        line.split("crate::")
-            .skip(1)
-            .map(|rest| rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>())
-    });
-    names.filter(|name| layer(name).is_some()).collect()
+    let mut uses = Uses::default();
+    uses.visit_file(&syn::parse_file(code).unwrap());
+    uses.0
 }
 
-fn without_tests(code: &str) -> &str {
-    code.split("#[cfg(test)]").next().unwrap_or(code)
-}
-
-fn is_test(file: &File) -> bool {
-    let name = file.path.file_name().unwrap().to_string_lossy();
-    name == "tests.rs" || name == "testing.rs" || file.path.components().any(|c| c.as_os_str() == "tests")
+/// Goal: the walk sees what a search for `crate::name` does not.
+#[test]
+fn uses_are_found_however_they_are_written() {
+    let code = "use crate::{cli::{run, Options}, stage as s};\n#[cfg(test)]\nmod tests { use crate::report; }\n\
+                fn f() -> crate::server::Api { crate::net::http() }\n";
+    assert_eq!(uses(code), ["cli", "stage", "server", "net"]);
 }
 
 #[test]
 fn modules_use_only_what_lies_below() {
+    let order = order();
+    assert!(order.len() >= 8, "src/lib.rs lists {order:?}");
+    let floor = |module: &str| order.iter().position(|name| name == module);
     let mut wrong = Vec::new();
-    for file in sources().iter().filter(|file| layer(&file.module).is_some() && !is_test(file)) {
-        let own = layer(&file.module).unwrap();
-        for used in uses(without_tests(&file.code)) {
-            let upward = used != file.module && layer(&used).unwrap() <= own;
-            let store = NO_STORE.contains(&file.module.as_str()) && used == "store";
-            if upward || store {
+    let src = root().join("src");
+    for file in sources(&src) {
+        let inside = file.path.strip_prefix(&src).unwrap();
+        let module = inside.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_string();
+        let is_tests = file.path.file_name().is_some_and(|name| name == "tests.rs");
+        let Some(own) = floor(&module).filter(|_| !is_tests) else { continue };
+        for used in uses(&file.code) {
+            if used != module && floor(&used).is_none_or(|used| used < own) {
                 wrong.push(format!("{} uses `{used}`", file.path.display()));
             }
         }
@@ -87,52 +122,25 @@ fn modules_use_only_what_lies_below() {
 }
 
 #[test]
-fn math_could_be_a_crate_of_its_own() {
-    for file in sources().iter().filter(|file| file.module == "math" && !is_test(file)) {
-        for used in uses(&file.code) {
-            assert_eq!(used, "math", "{} uses `{used}`", file.path.display());
-        }
-        for word in ["candle", "polars", "arrow"] {
-            assert!(
-                !file.code.contains(&format!("{word}_core::")) && !file.code.contains(&format!("use {word}")),
-                "{}",
-                file.path.display()
-            );
-        }
+fn crates_depend_only_on_what_lies_below() {
+    for (name, allowed) in CRATES {
+        let text = std::fs::read_to_string(root().join("crates").join(name).join("Cargo.toml")).unwrap();
+        let manifest: toml::Table = toml::from_str(&text).unwrap();
+        let dependencies = manifest["dependencies"].as_table().unwrap();
+        let ours = dependencies.keys().filter_map(|key| key.strip_prefix("mindgap-"));
+        assert_eq!(ours.collect::<Vec<_>>(), *allowed, "dependencies of crates/{name}");
     }
-}
-
-#[test]
-fn printing_files_and_network_stay_in_their_rooms() {
-    let mut wrong = Vec::new();
-    for file in sources().iter().filter(|file| !is_test(file)) {
-        let code = without_tests(&file.code);
-        let prints = ["println!(", "eprintln!(", "print!(", "eprint!(", "dbg!("].iter().any(|p| code.contains(p));
-        if prints && file.module != "cli" {
-            wrong.push(format!("{} prints", file.path.display()));
-        }
-        if ["std::fs", "File::open(", "File::create("].iter().any(|p| code.contains(p)) && file.module != "store" {
-            wrong.push(format!("{} touches files", file.path.display()));
-        }
-        if ["ureq", "TcpStream", "UdpSocket"].iter().any(|p| code.contains(p)) && file.module != "store" {
-            wrong.push(format!("{} touches the network", file.path.display()));
-        }
-    }
-    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    let math = std::fs::read_to_string(root().join("crates/math/Cargo.toml")).unwrap();
+    let math: toml::Table = toml::from_str(&math).unwrap();
+    assert!(math["dependencies"].as_table().unwrap().keys().all(|key| key.starts_with("num-")), "{math:?}");
 }
 
 #[test]
 fn files_fit_a_room() {
-    let long = sources().into_iter().filter(|file| without_tests(&file.code).lines().count() > MAX_LINES);
+    let folders = ["src", "crates", "tests/it", "benches", "examples"];
+    let files: Vec<File> = folders.iter().flat_map(|folder| sources(&root().join(folder))).collect();
+    assert!(files.len() > 200, "the walk found only {} files", files.len());
+    let long = files.into_iter().filter(|file| file.code.lines().count() > MAX_LINES);
     let long: Vec<String> = long.map(|file| file.path.display().to_string()).collect();
     assert!(long.is_empty(), "past {MAX_LINES} lines: {}", long.join(", "));
-}
-
-#[test]
-fn nothing_is_left_open() {
-    for file in sources() {
-        for word in ["todo!(", "unimplemented!(", "FIXME"] {
-            assert!(!file.code.contains(word), "{} has `{word}`", file.path.display());
-        }
-    }
 }

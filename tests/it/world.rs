@@ -11,8 +11,8 @@ mod solution;
 #[path = "../../examples/world/tables.rs"]
 mod tables;
 
-use mindgap::model::chat::{ChatTemplate, Message};
-use mindgap::model::tokenizer::Tokenizer;
+use mindgap_lm::model::chat::{ChatTemplate, Message};
+use mindgap_lm::model::tokenizer::Tokenizer;
 use minijinja::{Environment, context};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;

@@ -1,19 +1,19 @@
 //! Rows for the browser of the report: problems with their samples, verdicts, prompts and targets.
 
 use super::collect::{Finished, Scored, is_baseline};
-use crate::base::error::Result;
-use crate::model::tokenizer::Tokenizer;
-use crate::pipeline::policy::PolicySpec;
+use crate::net::hub::{Hub, HubModel};
+use crate::policy::PolicySpec;
 use crate::report::{BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Tokens, quantise};
 use crate::stage::rewrite;
-use crate::store::fs;
-use crate::store::hub::{Hub, HubModel};
-use crate::table::Row;
-use crate::table::logprobs::Logprob;
-use crate::table::problems::Problem;
-use crate::table::rewrites::Rewrite;
-use crate::table::rollouts::Rollout;
-use crate::table::verdicts::VerdictRow;
+use mindgap_base::error::Result;
+use mindgap_lm::model::tokenizer::Tokenizer;
+use mindgap_store::fs;
+use mindgap_store::table::Row;
+use mindgap_store::table::logprobs::Logprob;
+use mindgap_store::table::problems::Problem;
+use mindgap_store::table::rewrites::Rewrite;
+use mindgap_store::table::rollouts::Rollout;
+use mindgap_store::table::verdicts::VerdictRow;
 use std::collections::HashMap;
 
 /// Problems in a page, at most.
@@ -72,7 +72,7 @@ struct Source<'a> {
     finished: &'a Finished<'a>,
     name: &'a str,
     params: &'a rewrite::Params,
-    problems: crate::store::Table<Problem>,
+    problems: mindgap_store::Table<Problem>,
     tokenizer: Option<Tokenizer>,
 }
 

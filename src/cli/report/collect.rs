@@ -1,17 +1,17 @@
 //! What a report says, gathered from the finished stages of a pipeline.
 
 use super::browse::browse;
-use crate::base::error::Result;
 use crate::pipeline::{Pipeline, StageSpec};
 use crate::report::{Cascade, EvalTable, GapTable, Histograms, Report, Run, Samples, Series, StageState, Targets};
 use crate::stage::{Params, rewrite};
-use crate::store::{Manifest, Store, Table};
-use crate::table::Row;
-use crate::table::logprobs::Logprob;
-use crate::table::problems::Problem;
-use crate::table::rewrites::{Rewrite, Untargeted};
-use crate::table::train_steps::TrainStep;
-use crate::table::verdicts::VerdictRow;
+use mindgap_base::error::Result;
+use mindgap_store::table::Row;
+use mindgap_store::table::logprobs::Logprob;
+use mindgap_store::table::problems::Problem;
+use mindgap_store::table::rewrites::{Rewrite, Untargeted};
+use mindgap_store::table::train_steps::TrainStep;
+use mindgap_store::table::verdicts::VerdictRow;
+use mindgap_store::{Manifest, Store, Table};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -166,10 +166,8 @@ fn state(finished: &Finished, spec: &StageSpec) -> StageState {
 
 /// What evals call the policy a train stage makes: the label of its samples, else its name among the policies, else the stage's.
 fn label(pipeline: &Pipeline, stage: &str) -> String {
-    let policy = pipeline
-        .policies
-        .iter()
-        .find(|(_, spec)| **spec == crate::pipeline::policy::PolicySpec::Stage(stage.to_string()));
+    let policy =
+        pipeline.policies.iter().find(|(_, spec)| **spec == crate::policy::PolicySpec::Stage(stage.to_string()));
     let name = policy.map_or(stage, |(name, _)| name.as_str());
     let labelled = pipeline.stages.iter().find_map(|spec| match &spec.params {
         Params::Rollout(rollout) if rollout.policy == name || rollout.policy == stage => rollout.label.clone(),

@@ -3,7 +3,7 @@
 use super::Target;
 use crate::stats::gap::{PolicyGap, Scored};
 use crate::stats::text::{NGRAM_WORDS, copied_share, is_answer_only, meta_phrase};
-use crate::table::gaps::GapWarning;
+use mindgap_store::table::gaps::GapWarning;
 use serde::Deserialize;
 use std::collections::HashMap;
 

@@ -1,10 +1,10 @@
 //! How much a part has to draw, told without drawing: from counts where they are kept, else from a few columns.
 
 use super::{PromptKind, RolloutStage, samples_key, solved};
-use crate::base::error::Result;
-use crate::base::fingerprint::Fingerprint;
 use crate::stage::{Part, Work};
-use crate::store::{PartRecord, PartRef};
+use mindgap_base::error::Result;
+use mindgap_base::fingerprint::Fingerprint;
+use mindgap_store::{PartRecord, PartRef};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 

@@ -3,12 +3,12 @@
 use super::super::buckets::at_least_one;
 use super::super::{Reference, Wants};
 use super::SOURCES;
-use crate::base::error::{Error, Result};
-use crate::train::{
+use candle_core::DType;
+use mindgap_base::error::{Error, Result};
+use mindgap_lm::train::{
     Accumulation, AdamWParams, Decay, LoraParams, Loss, PackingParams, PlanLength, PlanParams, PlannedStep, Schedule,
     TooLong, TrainerParams, plan,
 };
-use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,11 +1,11 @@
 //! A training under way: steps, evaluations, the best weights so far, and the checkpoint that holds it all.
 
 use super::SOURCES;
-use crate::base::error::{Error, Result};
-use crate::model::tensor_error;
-use crate::table::train_steps::{TrainEval, TrainStep};
-use crate::train::{StepMetrics, TrainExample, Trainer};
 use candle_core::{Device, Tensor};
+use mindgap_base::error::{Error, Result};
+use mindgap_lm::model::tensor_error;
+use mindgap_lm::train::{StepMetrics, TrainExample, Trainer};
+use mindgap_store::table::train_steps::{TrainEval, TrainStep};
 use std::collections::{BTreeMap, HashMap};
 
 /// The trainer, and what the stage remembers beside it.

@@ -3,8 +3,8 @@
 use super::fake::{Fake, Manner, Program, Seen, Served, direct};
 use super::{CASCADE, assert_served, cascade, done, policy, refused, rows, run};
 use crate::support::{by_stage, pipeline};
-use mindgap::table::logprobs::Logprob;
-use mindgap::table::rollouts::Rollout;
+use mindgap_store::table::logprobs::Logprob;
+use mindgap_store::table::rollouts::Rollout;
 use serde_json::Value;
 use std::collections::BTreeMap;
 

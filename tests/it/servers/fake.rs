@@ -2,10 +2,10 @@
 //! and log-probs. It writes down what it was asked and what it drew, and can be told to misbehave.
 
 use crate::support::root;
-use mindgap::base::rng::Stream;
-use mindgap::engine::{self, Limits, Request, Sample, Sampling, ScoreRequest, StopReason};
-use mindgap::model::policy::{Policy, PolicyFiles};
-use mindgap::model::runner::Runner;
+use mindgap_base::rng::Stream;
+use mindgap_lm::engine::{self, Limits, Request, Sample, Sampling, ScoreRequest, StopReason};
+use mindgap_lm::model::policy::{Policy, PolicyFiles};
+use mindgap_lm::model::runner::Runner;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

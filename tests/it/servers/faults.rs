@@ -2,7 +2,7 @@
 
 use super::fake::{Fake, Fault, Manner, Misbehave, Program, Seen, closed, direct};
 use super::{cascade, done, expected, journals, policy, refused, rollouts_of, run};
-use mindgap::store::Store;
+use mindgap_store::Store;
 
 const HTML: &str = "<html><body>Bad Gateway</body></html>";
 

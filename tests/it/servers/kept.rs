@@ -2,8 +2,8 @@
 
 use super::fake::{Fake, Fault, Manner, Program, Seen, direct};
 use super::{cascade, done, expected, journals, policy, refused, rollouts_of, run};
-use mindgap::base::fingerprint::Fingerprint;
-use mindgap::store::{Rules, Store};
+use mindgap_base::fingerprint::Fingerprint;
+use mindgap_store::{Rules, Store};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;

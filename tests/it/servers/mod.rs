@@ -8,9 +8,9 @@ mod kept;
 
 use crate::support::{by_stage, json, pipeline};
 use fake::{Fake, Manner, Program, Served, direct};
-use mindgap::store::Store;
-use mindgap::table::Row;
-use mindgap::table::rollouts::Rollout;
+use mindgap_store::Store;
+use mindgap_store::table::Row;
+use mindgap_store::table::rollouts::Rollout;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,176 @@
+//! Speed of generation and scoring on this machine, beside what the machine can do at most. Plain numbers out; the clock comes
+//! from the caller.
+
+use super::{Limits, Progress, Request, Sampling, ScoreRequest, generate, score};
+use crate::model::ops::Packed;
+use crate::model::runner::Runner;
+use crate::model::tensor_error;
+use candle_core::{DType, Device, Tensor};
+use mindgap_base::error::Result;
+use mindgap_base::rng::Stream;
+use std::sync::Arc;
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub prompt_tokens: usize,
+    pub new_tokens: usize,
+    /// Sequences side by side; each is measured with prompts of their own and with one shared prompt.
+    pub batches: Vec<usize>,
+    /// Sequences scored, each of `score_tokens` tokens.
+    pub score_sequences: usize,
+    pub score_tokens: usize,
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan { prompt_tokens: 64, new_tokens: 64, batches: vec![1, 16, 64], score_sequences: 8, score_tokens: 256 }
+    }
+}
+
+/// One timed run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// `generate`, `score` or `train`.
+    pub what: &'static str,
+    pub batch: usize,
+    pub shared_prompt: bool,
+    /// Tokens drawn, scored (prompt included) or trained on.
+    pub tokens: usize,
+    pub seconds: f64,
+    /// Floating-point operations done in weight products.
+    pub flops: f64,
+    /// Bytes of weights read while decoding, once per step and thread; 0 where each read serves many rows.
+    pub bytes: f64,
+    /// Threads that had work.
+    pub threads: usize,
+}
+
+/// What one core of this machine reaches, or a device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ceilings {
+    pub read_bytes_per_second: f64,
+    /// Of our own f32 product at many rows; on a device, of its product in the weights' type.
+    pub gemm_flops_per_second: f64,
+}
+
+/// Times generation and scoring on random prompts. `clock` gives seconds; only differences are used. EOS is ignored, so that
+/// every run has the same length.
+pub fn bench(runner: &Runner, plan: &Plan, limits: &Limits, clock: &dyn Fn() -> f64) -> Result<Vec<Measured>> {
+    let quiet = |_: Progress| ();
+    let mut all = Vec::new();
+    if let Runner::Device(_) = runner {
+        // The first use of an operator loads its kernel.
+        let sampling = Sampling::plain(2, &[]);
+        generate(runner, None, &requests(runner, plan, 2, false), &sampling, &Limits { slots: 2, ..*limits }, &quiet)?;
+    }
+    for &batch in &plan.batches {
+        for shared_prompt in [false, true] {
+            let requests = requests(runner, plan, batch, shared_prompt);
+            let sampling = Sampling::plain(plan.new_tokens as u32, &[]);
+            let threads = runner.workers(limits.threads).clamp(1, batch);
+            let limits = Limits { slots: batch.div_ceil(threads), ..*limits };
+            let start = clock();
+            let samples = generate(runner, None, &requests, &sampling, &limits, &quiet)?;
+            let seconds = clock() - start;
+            let tokens = samples.iter().flatten().map(|s| s.token_ids.len()).sum();
+            let prompts: usize = requests.iter().map(|r| r.prompt_ids.len()).sum();
+            // The last token of a sample is drawn and not fed; the prompts' last rows alone reach the head.
+            let fed = prompts + tokens - batch;
+            let config = runner.config();
+            let logits = tokens + requests.len() - batch;
+            let flops = fed as f64 * config.block_flops() + logits as f64 * config.head_flops();
+            // Two operations with each weight. The first token of a sample comes with its prompt.
+            let weights = (config.block_flops() + config.head_flops()) / 2.0;
+            let bytes = weights * runner.weight_bytes() as f64 * (threads * plan.new_tokens) as f64;
+            all.push(Measured { what: "generate", batch, shared_prompt, tokens, seconds, flops, bytes, threads });
+        }
+    }
+    if plan.score_sequences > 0 {
+        let to_score: Vec<ScoreRequest> = (0..plan.score_sequences)
+            .map(|i| ScoreRequest {
+                prompt_ids: random_ids(runner, i, 1),
+                token_ids: random_ids(runner, i + 1000, plan.score_tokens),
+            })
+            .collect();
+        let start = clock();
+        score(runner, &to_score, limits, &quiet)?;
+        let (seconds, tokens) = (clock() - start, plan.score_sequences * plan.score_tokens);
+        let flops = tokens as f64 * (runner.config().block_flops() + runner.config().head_flops());
+        let batch = plan.score_sequences;
+        let threads = runner.workers(limits.threads).clamp(1, batch);
+        all.push(Measured { what: "score", batch, shared_prompt: false, tokens, seconds, flops, bytes: 0.0, threads });
+    }
+    Ok(all)
+}
+
+fn requests(runner: &Runner, plan: &Plan, batch: usize, shared_prompt: bool) -> Vec<Request> {
+    let stream = |i: usize| Stream::at(0, &[b"bench", &i.to_le_bytes()]);
+    let prompt = |i| random_ids(runner, i, plan.prompt_tokens);
+    if shared_prompt {
+        return vec![Request { prompt_ids: prompt(0), samples: (0..batch).map(stream).collect() }];
+    }
+    (0..batch).map(|i| Request { prompt_ids: prompt(i), samples: vec![stream(i)] }).collect()
+}
+
+fn random_ids(runner: &Runner, index: usize, count: usize) -> Arc<[u32]> {
+    let mut cursor = Stream::at(1, &[b"bench", &index.to_le_bytes()]).cursor();
+    (0..count).map(|_| cursor.below(runner.config().vocab_size as u64) as u32).collect()
+}
+
+/// Numbers that are copied and the side of the square matrices multiplied, large enough for a GPU.
+pub const DEVICE_CEILINGS: (usize, usize) = (128 << 20, 8192);
+
+/// What a device reaches: copies so many numbers of this type, counted as read and written, and multiplies square matrices.
+pub fn device_ceilings(
+    device: &Device,
+    dtype: DType,
+    (count, side): (usize, usize),
+    clock: &dyn Fn() -> f64,
+) -> Result<Ceilings> {
+    let timed = |run: &dyn Fn() -> candle_core::Result<Tensor>| -> candle_core::Result<f64> {
+        let mut best = f64::INFINITY;
+        for _ in 0..3 {
+            device.synchronize()?;
+            let start = clock();
+            run()?;
+            device.synchronize()?;
+            best = best.min(clock() - start);
+        }
+        Ok(best.max(1e-9))
+    };
+    let measure = || -> candle_core::Result<Ceilings> {
+        let numbers = Tensor::zeros(count, dtype, device)?;
+        let matrix = Tensor::zeros((side, side), dtype, device)?;
+        Ok(Ceilings {
+            read_bytes_per_second: (2 * count * dtype.size_in_bytes()) as f64 / timed(&|| numbers.copy())?,
+            gemm_flops_per_second: 2.0 * (side as f64).powi(3) / timed(&|| matrix.matmul(&matrix))?,
+        })
+    };
+    measure().map_err(tensor_error)
+}
+
+/// Reads 256 MB and multiplies matrices on one thread.
+pub fn ceilings(clock: &dyn Fn() -> f64) -> Ceilings {
+    let buffer = vec![1u64; 32 << 20];
+    let best = |run: &mut dyn FnMut()| {
+        let seconds = (0..3).map(|_| {
+            let start = clock();
+            run();
+            clock() - start
+        });
+        seconds.fold(f64::INFINITY, f64::min).max(1e-9)
+    };
+    let mut sum = 0u64;
+    let read = best(&mut || sum = buffer.iter().fold(sum, |a, b| a.wrapping_add(*b)));
+    std::hint::black_box(sum);
+    let (rows, inputs, outputs) = (512, 512, 1536);
+    let weight = Packed::from_slice(&vec![0.5; inputs * outputs], outputs, inputs);
+    let (x, mut out) = (vec![0.25; rows * inputs], vec![0.0; rows * outputs]);
+    let multiply = best(&mut || weight.apply(&x, rows, None, &mut out));
+    std::hint::black_box(&out);
+    Ceilings {
+        read_bytes_per_second: (buffer.len() * 8) as f64 / read,
+        gemm_flops_per_second: 2.0 * (rows * inputs * outputs) as f64 / multiply,
+    }
+}

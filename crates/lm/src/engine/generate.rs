@@ -1,0 +1,353 @@
+//! Continuous batching: slots are filled from a queue, finished samples leave at once, new ones enter at once. A prompt is
+//! prefilled once, and its keys and values serve all its samples.
+
+use super::queue::Queue;
+use super::sampler::{Draw, Sampler, Sampling, draw_rows};
+use super::{Limits, Progress};
+use crate::model::config::Config;
+use crate::model::runner::{Feed, Inference, Runner, Session};
+use crate::model::tokenizer::{StopWatch, Tokenizer};
+use crate::model::transformer::check_token_ids;
+use mindgap_base::error::{Error, Result};
+use mindgap_base::rng::Stream;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A prompt and the streams of the samples wanted of it. The token at position t of a completion is drawn with
+/// `stream.uniform(t)`.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub prompt_ids: Arc<[u32]>,
+    pub samples: Vec<Stream>,
+}
+
+/// Why a completion ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    Eos,
+    /// `max_new_tokens`, or the model's last position.
+    MaxTokens,
+    StopString,
+}
+
+impl StopReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StopReason::Eos => "eos",
+            StopReason::MaxTokens => "max_tokens",
+            StopReason::StopString => "stop_string",
+        }
+    }
+}
+
+/// A completion.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// EOS included, when that is why it ended; a stop string is included too.
+    pub token_ids: Vec<u32>,
+    /// Natural log-prob of each token under the distribution it was drawn from.
+    pub logprob_behavior: Vec<f32>,
+    /// The same at temperature 1, nothing cut off.
+    pub logprob_policy: Vec<f32>,
+    pub stop_reason: StopReason,
+}
+
+/// Draws all samples of all requests: `result[i][j]` is sample j of request i. `tokenizer` is needed for stop strings only.
+/// Errors: an empty or too long prompt, a token id outside the vocabulary, a bad parameter, a KV budget below one
+/// sequence, or `limits.cancel`.
+pub fn generate(
+    runner: &Runner,
+    tokenizer: Option<&Tokenizer>,
+    requests: &[Request],
+    sampling: &Sampling,
+    limits: &Limits,
+    on_progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Vec<Vec<Sample>>> {
+    match runner {
+        Runner::Cpu(runner) => generate_with(runner, tokenizer, requests, sampling, limits, on_progress),
+        Runner::Device(runner) => generate_with(runner, tokenizer, requests, sampling, limits, on_progress),
+    }
+}
+
+fn generate_with<R: Inference>(
+    runner: &R,
+    tokenizer: Option<&Tokenizer>,
+    requests: &[Request],
+    sampling: &Sampling,
+    limits: &Limits,
+    on_progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Vec<Vec<Sample>>> {
+    sampling.check()?;
+    let tokenizer = match (tokenizer, sampling.stop.is_empty()) {
+        (None, false) => return Err(Error::usage("stop strings need a tokenizer")),
+        (tokenizer, false) => tokenizer,
+        (_, true) => None,
+    };
+    check_prompts(runner.config(), requests)?;
+    let queue = Queue::new(runner, requests, sampling, limits)?;
+    let job = Job { runner, tokenizer, requests, sampling, limits, queue: &queue, on_progress };
+    let worker = || Worker::new(&job)?.run();
+    let finished = if queue.workers <= 1 {
+        worker()?
+    } else {
+        let outcomes: Vec<Result<Vec<Finished>>> = std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..queue.workers).map(|_| scope.spawn(worker)).collect();
+            handles.into_iter().map(|h| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        outcomes.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect()
+    };
+    on_progress(queue.progress());
+    let mut results: Vec<Vec<Option<Sample>>> = requests.iter().map(|r| vec![None; r.samples.len()]).collect();
+    for (request, index, sample) in finished {
+        results[request][index] = Some(sample);
+    }
+    let all = |samples: Vec<Option<Sample>>| {
+        samples.into_iter().map(|s| s.expect("every sample of the queue was finished")).collect()
+    };
+    Ok(results.into_iter().map(all).collect())
+}
+
+fn check_prompts(config: &Config, requests: &[Request]) -> Result<()> {
+    let longest = config.max_positions;
+    for (index, request) in requests.iter().enumerate() {
+        let length = request.prompt_ids.len();
+        if length == 0 {
+            return Err(Error::input("prompt is empty").at(format!("request {index}")));
+        }
+        if length >= longest {
+            return Err(Error::input(format!(
+                "prompt of {length} tokens leaves no room in the model's {longest} positions"
+            ))
+            .at(format!("request {index}"))
+            .hint("`max_position_embeddings` in `config.json` is the longest prompt and completion together"));
+        }
+        check_token_ids(config, &request.prompt_ids).map_err(|e| e.at(format!("request {index}")))?;
+    }
+    Ok(())
+}
+
+/// Request, index of the sample in it, the sample.
+type Finished = (usize, usize, Sample);
+
+/// A prefilled prompt with samples still to start.
+struct Prompt<P> {
+    request: usize,
+    waiting: Range<usize>,
+    prefix: P,
+    /// Of the first token of every sample.
+    logits: Vec<f32>,
+}
+
+/// A sample being drawn.
+struct Active<'a, S> {
+    request: usize,
+    index: usize,
+    sequence: S,
+    watch: Option<StopWatch<'a>>,
+    limit: usize,
+    sample: Sample,
+}
+
+/// What the workers share.
+struct Job<'a, R> {
+    runner: &'a R,
+    tokenizer: Option<&'a Tokenizer>,
+    requests: &'a [Request],
+    sampling: &'a Sampling,
+    limits: &'a Limits<'a>,
+    queue: &'a Queue,
+    on_progress: &'a (dyn Fn(Progress) + Sync),
+}
+
+type Sequence<'a, R> = <<R as Inference>::Session<'a> as Session>::Sequence;
+type Prefix<'a, R> = <<R as Inference>::Session<'a> as Session>::Prompt;
+
+/// One worker: its slots, its buffers.
+struct Worker<'a, R: Inference> {
+    job: &'a Job<'a, R>,
+    session: R::Session<'a>,
+    /// One for every thread that this worker has to itself.
+    samplers: Vec<Sampler<'a>>,
+    logits: Vec<f32>,
+    prompts: VecDeque<Prompt<Prefix<'a, R>>>,
+    active: Vec<Active<'a, Sequence<'a, R>>>,
+    finished: Vec<Finished>,
+}
+
+impl<'a, R: Inference> Worker<'a, R> {
+    fn new(job: &'a Job<'a, R>) -> Result<Worker<'a, R>> {
+        let queue = job.queue;
+        Ok(Worker {
+            job,
+            session: job.runner.session(queue.slots, queue.longest_prompt, queue.capacity)?,
+            samplers: (0..(job.limits.threads / queue.workers).max(1)).map(|_| Sampler::new(job.sampling)).collect(),
+            logits: Vec::new(),
+            prompts: VecDeque::new(),
+            active: Vec::new(),
+            finished: Vec::new(),
+        })
+    }
+
+    fn run(mut self) -> Result<Vec<Finished>> {
+        let outcome = self.work();
+        if outcome.is_err() {
+            self.job.queue.failed.store(true, Ordering::Relaxed);
+        }
+        outcome.map(|()| self.finished)
+    }
+
+    fn work(&mut self) -> Result<()> {
+        loop {
+            self.job.limits.check_cancel()?;
+            if self.job.queue.failed.load(Ordering::Relaxed) {
+                return Ok(()); // the thread that failed says why
+            }
+            self.fill()?;
+            if self.active.is_empty() {
+                return Ok(());
+            }
+            self.decode()?;
+            (self.job.on_progress)(self.job.queue.progress());
+        }
+    }
+
+    /// Starts samples until the slots or the work run out.
+    fn fill(&mut self) -> Result<()> {
+        while self.session.free_slots() > 0 {
+            let Some(prompt) = self.prompts.front_mut() else {
+                if !self.prefill()? {
+                    return Ok(());
+                }
+                continue;
+            };
+            let Some(index) = prompt.waiting.next() else {
+                let done = self.prompts.pop_front().expect("the first one was looked at");
+                self.session.release(done.prefix);
+                continue;
+            };
+            let request = &self.job.requests[prompt.request];
+            let sequence = self.session.start(&prompt.prefix)?;
+            let positions = self.job.runner.config().max_positions - request.prompt_ids.len();
+            let mut active = Active {
+                request: prompt.request,
+                index,
+                sequence,
+                watch: self.job.tokenizer.map(|t| StopWatch::new(t, &self.job.sampling.stop)),
+                limit: positions.min(self.job.sampling.max_new_tokens as usize),
+                sample: Sample {
+                    token_ids: Vec::new(),
+                    logprob_behavior: Vec::new(),
+                    logprob_policy: Vec::new(),
+                    stop_reason: StopReason::MaxTokens,
+                },
+            };
+            let draw = self.samplers[0].draw(&prompt.logits, request.samples[index].uniform(0))?;
+            self.job.queue.new_tokens.fetch_add(1, Ordering::Relaxed);
+            match active.push(draw, self.job.sampling)? {
+                true => self.retire(active),
+                false => self.active.push(active),
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the prompts of as many units as there are free slots, or as fit into one call. False if no work is left.
+    fn prefill(&mut self) -> Result<bool> {
+        let call_rows = self.job.runner.call_rows();
+        let (mut samples, mut rows) = (0, 0);
+        let mut units = Vec::new();
+        while samples < self.session.free_slots() && rows < call_rows {
+            let Some(unit) = self.job.queue.take() else { break };
+            samples += unit.samples.len();
+            let length = self.job.requests[unit.request].prompt_ids.len();
+            rows += length;
+            units.push((unit, 0, self.session.open(length)?));
+        }
+        if units.is_empty() {
+            return Ok(false);
+        }
+        let mut logits: VecDeque<Vec<f32>> = VecDeque::new();
+        while units.iter().any(|(unit, fed, _)| *fed < self.job.requests[unit.request].prompt_ids.len()) {
+            self.job.limits.check_cancel()?;
+            let mut room = call_rows;
+            let mut feeds = Vec::new();
+            for (unit, fed, sequence) in &mut units {
+                let prompt = &self.job.requests[unit.request].prompt_ids;
+                let end = prompt.len().min(*fed + room);
+                if end > *fed {
+                    let want = usize::from(end == prompt.len());
+                    feeds.push(Feed { sequence, token_ids: &prompt[*fed..end], want });
+                    room -= end - *fed;
+                    *fed = end;
+                }
+            }
+            self.session.logits(&mut feeds, &mut self.logits)?;
+            logits.extend(self.logits.chunks_exact(self.job.runner.config().vocab_size).map(<[f32]>::to_vec));
+            self.job.queue.prompt_tokens.fetch_add(call_rows - room, Ordering::Relaxed);
+        }
+        // Units finish in order: each call feeds the first unfinished ones first.
+        for ((unit, _, sequence), logits) in units.into_iter().zip(logits) {
+            let (request, waiting) = (unit.request, unit.samples.clone());
+            let prefix = self.session.freeze(sequence);
+            self.prompts.push_back(Prompt { request, waiting, prefix, logits });
+        }
+        Ok(true)
+    }
+
+    /// One token for every active sample.
+    fn decode(&mut self) -> Result<()> {
+        let mut feeds = Vec::with_capacity(self.active.len());
+        for active in &mut self.active {
+            let last = active.sample.token_ids.len() - 1;
+            let token_ids = &active.sample.token_ids[last..];
+            feeds.push(Feed { sequence: &mut active.sequence, token_ids, want: 1 });
+        }
+        self.session.logits(&mut feeds, &mut self.logits)?;
+        let size = self.job.runner.config().vocab_size;
+        self.job.queue.new_tokens.fetch_add(self.active.len(), Ordering::Relaxed);
+        let uniform = |active: &Active<'a, _>| {
+            self.job.requests[active.request].samples[active.index].uniform(active.sample.token_ids.len() as u64)
+        };
+        let uniforms: Vec<f64> = self.active.iter().map(uniform).collect();
+        let draws = draw_rows(&mut self.samplers, &self.logits, size, &uniforms)?;
+        let mut still = Vec::with_capacity(self.active.len());
+        for (mut active, draw) in std::mem::take(&mut self.active).into_iter().zip(draws) {
+            match active.push(draw, self.job.sampling)? {
+                true => self.retire(active),
+                false => still.push(active),
+            }
+        }
+        self.active = still;
+        Ok(())
+    }
+
+    fn retire(&mut self, active: Active<'a, Sequence<'a, R>>) {
+        let Active { request, index, sequence, sample, .. } = active;
+        self.session.retire(sequence);
+        self.finished.push((request, index, sample));
+        self.job.queue.done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl<S> Active<'_, S> {
+    /// Appends a token; true if the sample is complete.
+    fn push(&mut self, draw: Draw, sampling: &Sampling) -> Result<bool> {
+        let sample = &mut self.sample;
+        sample.token_ids.push(draw.token_id);
+        sample.logprob_behavior.push(draw.logprob_behavior);
+        sample.logprob_policy.push(draw.logprob_policy);
+        if sampling.eos.contains(&draw.token_id) {
+            sample.stop_reason = StopReason::Eos;
+            return Ok(true);
+        }
+        if let Some(watch) = &mut self.watch
+            && watch.hit(&sample.token_ids)?
+        {
+            sample.stop_reason = StopReason::StopString;
+            return Ok(true);
+        }
+        Ok(sample.token_ids.len() >= self.limit)
+    }
+}

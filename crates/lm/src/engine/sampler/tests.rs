@@ -1,0 +1,180 @@
+use super::*;
+use mindgap_base::rng::Stream;
+
+fn logits(count: usize) -> Vec<f32> {
+    let mut cursor = Stream::at(11, &[b"logits"]).cursor();
+    (0..count).map(|_| cursor.normal() as f32 * 2.0).collect()
+}
+
+fn sampling(temperature: f32, top_p: f32, top_k: u32, min_p: f32) -> Sampling {
+    Sampling { temperature, top_p, top_k, min_p, ..Sampling::plain(1, &[]) }
+}
+
+/// The definition, in f64, with a full sort: probabilities after temperature and truncation.
+fn exact(logits: &[f32], s: &Sampling) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f32::MIN, f32::max);
+    let weights: Vec<f64> = logits.iter().map(|l| (f64::from(l - max) / f64::from(s.temperature)).exp()).collect();
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|a, b| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b)));
+    if s.top_k > 0 {
+        order.truncate(s.top_k as usize);
+    }
+    let total: f64 = order.iter().map(|i| weights[*i]).sum();
+    let mut sum = 0.0;
+    let mut keep = 0;
+    while keep < order.len() && sum < f64::from(s.top_p) * total {
+        sum += weights[order[keep]];
+        keep += 1;
+    }
+    order.truncate(keep);
+    order.retain(|i| weights[*i] >= f64::from(s.min_p));
+    let kept: f64 = order.iter().map(|i| weights[*i]).sum();
+    let mut probabilities = vec![0.0; logits.len()];
+    for i in order {
+        probabilities[i] = weights[i] / kept;
+    }
+    probabilities
+}
+
+/// Pearson's chi-square of counts against probabilities, and its degrees of freedom; cells that expect fewer than five
+/// are joined.
+fn chi_square(counts: &[usize], probabilities: &[f64]) -> (f64, f64) {
+    let n: usize = counts.iter().sum();
+    let (mut statistic, mut cells) = (0.0, 0);
+    let (mut rest_count, mut rest_expected) = (0.0, 0.0);
+    for (count, p) in counts.iter().zip(probabilities) {
+        let expected = p * n as f64;
+        if expected >= 5.0 {
+            statistic += (*count as f64 - expected).powi(2) / expected;
+            cells += 1;
+        } else {
+            rest_count += *count as f64;
+            rest_expected += expected;
+        }
+    }
+    if rest_expected > 0.0 {
+        statistic += (rest_count - rest_expected).powi(2) / rest_expected;
+        cells += 1;
+    }
+    (statistic, (cells - 1) as f64)
+}
+
+#[test]
+fn twenty_thousand_draws_fit_the_exact_probabilities() {
+    let logits = logits(300);
+    for s in [
+        sampling(1.0, 1.0, 0, 0.0),
+        sampling(0.7, 1.0, 0, 0.0),
+        sampling(1.0, 0.9, 0, 0.0),
+        sampling(0.7, 0.9, 0, 0.0),
+        sampling(1.3, 0.95, 40, 0.02),
+    ] {
+        let probabilities = exact(&logits, &s);
+        let stream = Stream::at(5, &[b"draws"]);
+        let mut sampler = Sampler::new(&s);
+        let mut counts = vec![0; logits.len()];
+        for position in 0..20_000 {
+            let draw = sampler.draw(&logits, stream.uniform(position)).unwrap();
+            counts[draw.token_id as usize] += 1;
+            let p = probabilities[draw.token_id as usize];
+            assert!((f64::from(draw.logprob_behavior) - p.ln()).abs() < 1e-4, "{s:?}: {draw:?}, {p}");
+        }
+        // Wilson and Hilferty: the cube root of chi-square / df is nearly normal. 3.1 standard deviations: p = 0.001.
+        let (statistic, df) = chi_square(&counts, &probabilities);
+        let z = ((statistic / df).cbrt() - (1.0 - 2.0 / (9.0 * df))) / (2.0 / (9.0 * df)).sqrt();
+        assert!(z < 3.1, "{s:?}: chi-square {statistic} at {df} degrees of freedom");
+    }
+}
+
+#[test]
+fn behaviour_probabilities_sum_to_one() {
+    let logits = logits(100);
+    for s in
+        [sampling(1.0, 1.0, 0, 0.0), sampling(0.7, 0.9, 0, 0.0), sampling(1.0, 1.0, 7, 0.0), sampling(0.5, 1.0, 0, 0.1)]
+    {
+        let mut sampler = Sampler::new(&s);
+        let mut seen = vec![None; 100];
+        for i in 0..50_000 {
+            let draw = sampler.draw(&logits, f64::from(i) / 50_000.0).unwrap();
+            seen[draw.token_id as usize] = Some(draw.logprob_behavior);
+        }
+        let missing: f64 = exact(&logits, &s).iter().zip(&seen).filter(|(_, s)| s.is_none()).map(|(p, _)| p).sum();
+        let sum: f64 = seen.iter().flatten().map(|l| f64::from(*l).exp()).sum();
+        assert!((sum + missing - 1.0).abs() < 1e-5, "{s:?}: {sum} + {missing}");
+    }
+}
+
+#[test]
+fn plain_draws_have_equal_log_probs_and_ascending_order() {
+    let logits = logits(50);
+    let s = Sampling::plain(1, &[]);
+    let mut sampler = Sampler::new(&s);
+    let mut last = 0;
+    for i in 0..1000 {
+        let draw = sampler.draw(&logits, f64::from(i) / 1000.0).unwrap();
+        assert_eq!(draw.logprob_behavior, draw.logprob_policy);
+        assert!(draw.token_id >= last, "the inverse of a CDF never falls");
+        last = draw.token_id;
+    }
+}
+
+#[test]
+fn greedy_takes_the_lowest_of_equals() {
+    let s = sampling(0.0, 1.0, 0, 0.0);
+    let draw = Sampler::new(&s).draw(&[1.0, 3.0, 3.0, 2.0], 0.99).unwrap();
+    assert_eq!((draw.token_id, draw.logprob_behavior), (1, 0.0));
+    assert!(draw.logprob_policy < -0.5);
+}
+
+#[test]
+fn a_large_vocabulary_is_cut_like_a_small_one() {
+    let logits: Vec<f32> = logits(20_000).iter().map(|l| l * 0.3).collect();
+    let s = sampling(1.0, 0.8, 0, 0.0);
+    let kept = exact(&logits, &s).iter().filter(|p| **p > 0.0).count();
+    let mut sampler = Sampler::new(&s);
+    sampler.draw(&logits, 0.5).unwrap();
+    let found = sampler.weights.iter().filter(|w| **w > 0.0).count();
+    assert!(kept > SORTED && found.abs_diff(kept) <= 2, "{found} of {kept}");
+}
+
+#[test]
+fn edges_of_the_uniform_stay_in_the_kept_set() {
+    let s = sampling(1.0, 0.5, 0, 0.0);
+    let logits = logits(200);
+    let probabilities = exact(&logits, &s);
+    for u in [0.0, 1.0 - f64::EPSILON / 2.0] {
+        let draw = Sampler::new(&s).draw(&logits, u).unwrap();
+        assert!(probabilities[draw.token_id as usize] > 0.0);
+    }
+}
+
+#[test]
+fn broken_logits_and_parameters_are_errors() {
+    let s = Sampling::plain(1, &[]);
+    for broken in [f32::NAN, f32::INFINITY] {
+        assert!(Sampler::new(&s).draw(&[0.0, broken, 1.0], 0.5).is_err());
+    }
+    for (bad, name) in [
+        (sampling(-1.0, 1.0, 0, 0.0), "temperature"),
+        (sampling(f32::NAN, 1.0, 0, 0.0), "temperature"),
+        (sampling(1.0, 0.0, 0, 0.0), "top_p"),
+        (sampling(1.0, 1.0, 0, 1.5), "min_p"),
+        (Sampling { max_new_tokens: 0, ..s.clone() }, "max_new_tokens"),
+        (Sampling { stop: vec![String::new()], ..s.clone() }, "stop"),
+    ] {
+        assert!(bad.check().unwrap_err().what().contains(name));
+    }
+}
+
+#[test]
+fn rows_are_drawn_alike_by_any_number_of_samplers() {
+    let sampling = Sampling { top_p: 0.9, ..Sampling::plain(1, &[]) };
+    let logits: Vec<f32> = (0..21 * 50).map(|i| (i as f32 * 1.3).sin() * 4.0).collect();
+    let uniforms: Vec<f64> = (0..21).map(|i| (f64::from(i) * 0.37).fract()).collect();
+    let draws = |count: usize| {
+        let mut samplers: Vec<Sampler> = (0..count).map(|_| Sampler::new(&sampling)).collect();
+        draw_rows(&mut samplers, &logits, 50, &uniforms).unwrap()
+    };
+    assert_eq!(draws(1).len(), 21);
+    assert!([2, 3, 5, 40].into_iter().all(|count| draws(count) == draws(1)));
+}

@@ -1,0 +1,192 @@
+//! Teacher-forced scoring: the log-prob of each given token, and the entropy of the distribution it came from. Rows are packed,
+//! and logits exist for a few rows and a part of the vocabulary at a time.
+
+use super::{Limits, Progress};
+use crate::model::config::Config;
+use crate::model::runner::{Feed, Inference, Runner, Session};
+use crate::model::transformer::check_token_ids;
+use mindgap_base::error::{Error, Result};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// A prompt and the tokens after it that are scored.
+#[derive(Clone, Debug)]
+pub struct ScoreRequest {
+    pub prompt_ids: Arc<[u32]>,
+    pub token_ids: Arc<[u32]>,
+}
+
+/// One number per scored token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenScores {
+    /// Natural log-prob at temperature 1.
+    pub logprob_policy: Vec<f32>,
+    /// Entropy of the whole distribution, in nats.
+    pub entropy: Vec<f32>,
+}
+
+/// Scores all requests, in order. Errors: an empty prompt, a sequence longer than the model's positions, a token id outside
+/// the vocabulary, logits that are not finite, or `limits.cancel`.
+pub fn score(
+    runner: &Runner,
+    requests: &[ScoreRequest],
+    limits: &Limits,
+    on_progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Vec<TokenScores>> {
+    match runner {
+        Runner::Cpu(runner) => score_with(runner, requests, limits, on_progress),
+        Runner::Device(runner) => score_with(runner, requests, limits, on_progress),
+    }
+}
+
+fn score_with<R: Inference>(
+    runner: &R,
+    requests: &[ScoreRequest],
+    limits: &Limits,
+    on_progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Vec<TokenScores>> {
+    for (index, request) in requests.iter().enumerate() {
+        check(runner.config(), request).map_err(|e| e.at(format!("request {index}")))?;
+    }
+    let workers = runner.workers(limits.threads).clamp(1, requests.len().max(1));
+    let shared = Shared {
+        runner,
+        requests,
+        limits,
+        on_progress,
+        next: AtomicUsize::new(0),
+        failed: AtomicBool::new(false),
+        done: AtomicUsize::new(0),
+        scored: AtomicUsize::new(0),
+        prompted: AtomicUsize::new(0),
+    };
+    let outcomes: Vec<Result<Vec<(usize, TokenScores)>>> = if workers == 1 {
+        vec![shared.work()]
+    } else {
+        std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..workers).map(|_| scope.spawn(|| shared.work())).collect();
+            handles.into_iter().map(|h| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
+    };
+    let mut results = vec![TokenScores::default(); requests.len()];
+    for outcome in outcomes {
+        for (index, scores) in outcome? {
+            results[index] = scores;
+        }
+    }
+    Ok(results)
+}
+
+fn check(config: &Config, request: &ScoreRequest) -> Result<()> {
+    if request.prompt_ids.is_empty() {
+        return Err(
+            Error::input("prompt is empty").hint("the first token of a text has no log-prob without a token before it")
+        );
+    }
+    let (length, longest) = (request.prompt_ids.len() + request.token_ids.len(), config.max_positions);
+    if length > longest {
+        return Err(Error::input(format!("sequence of {length} tokens is longer than the model's {longest}"))
+            .hint("`max_position_embeddings` in `config.json` is the longest prompt and completion together"));
+    }
+    check_token_ids(config, &request.prompt_ids)?;
+    check_token_ids(config, &request.token_ids)
+}
+
+struct Shared<'a, R> {
+    runner: &'a R,
+    requests: &'a [ScoreRequest],
+    limits: &'a Limits<'a>,
+    on_progress: &'a (dyn Fn(Progress) + Sync),
+    next: AtomicUsize,
+    failed: AtomicBool,
+    done: AtomicUsize,
+    scored: AtomicUsize,
+    prompted: AtomicUsize,
+}
+
+impl<R: Inference> Shared<'_, R> {
+    fn work(&self) -> Result<Vec<(usize, TokenScores)>> {
+        let mut session = self.runner.session(0, 0, 0)?;
+        let mut results = Vec::new();
+        while let Some(batch) = self.take() {
+            self.limits.check_cancel()?;
+            if self.failed.load(Ordering::Relaxed) {
+                break; // the thread that failed says why
+            }
+            let scores = self.batch(&mut session, batch.clone()).inspect_err(|_| {
+                self.failed.store(true, Ordering::Relaxed);
+            })?;
+            self.done.fetch_add(batch.len(), Ordering::Relaxed);
+            results.extend(batch.zip(scores));
+            (self.on_progress)(Progress {
+                done: self.done.load(Ordering::Relaxed),
+                total: self.requests.len(),
+                new_tokens: self.scored.load(Ordering::Relaxed),
+                prompt_tokens: self.prompted.load(Ordering::Relaxed),
+            });
+        }
+        Ok(results)
+    }
+
+    /// Consecutive requests that fill one call, or one longer request. Threads agree through one counter; a batch depends on
+    /// its first request alone, so no request is taken twice.
+    fn take(&self) -> Option<Range<usize>> {
+        let mut first = self.next.load(Ordering::Relaxed);
+        loop {
+            if first >= self.requests.len() {
+                return None;
+            }
+            let mut end = first;
+            let mut rows = 0;
+            while end < self.requests.len() && (end == first || rows + self.length(end) <= self.runner.call_rows()) {
+                rows += self.length(end);
+                end += 1;
+            }
+            match self.next.compare_exchange(first, end, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(first..end),
+                Err(now) => first = now,
+            }
+        }
+    }
+
+    fn length(&self, index: usize) -> usize {
+        self.requests[index].prompt_ids.len() + self.requests[index].token_ids.len()
+    }
+
+    fn batch(&self, session: &mut R::Session<'_>, batch: Range<usize>) -> Result<Vec<TokenScores>> {
+        let requests = &self.requests[batch];
+        // The last token is only a target.
+        let inputs: Vec<Vec<u32>> = requests
+            .iter()
+            .map(|r| [&r.prompt_ids[..], &r.token_ids[..r.token_ids.len().saturating_sub(1)]].concat())
+            .collect();
+        let mut sequences = inputs.iter().map(|i| session.open(i.len())).collect::<Result<Vec<_>>>()?;
+        let (mut scores, mut fed) = (Vec::new(), 0);
+        while inputs.iter().any(|i| fed < i.len()) {
+            self.limits.check_cancel()?;
+            // Several requests share a call only if all of them fit into it, so a long one is alone here.
+            let (mut feeds, mut targets) = (Vec::with_capacity(requests.len()), Vec::new());
+            for ((input, request), sequence) in inputs.iter().zip(requests).zip(&mut sequences) {
+                let end = input.len().min(fed + self.runner.call_rows());
+                let first_target = request.prompt_ids.len() - 1;
+                let want = if request.token_ids.is_empty() { 0 } else { end.saturating_sub(first_target.max(fed)) };
+                if want > 0 {
+                    let scored = end - first_target;
+                    targets.extend_from_slice(&request.token_ids[scored - want..scored]);
+                }
+                feeds.push(Feed { sequence, token_ids: &input[fed.min(end)..end], want });
+            }
+            scores.extend(session.scores(&mut feeds, &targets)?);
+            fed += self.runner.call_rows();
+        }
+        self.scored.fetch_add(requests.iter().map(|r| r.token_ids.len()).sum(), Ordering::Relaxed);
+        self.prompted.fetch_add(requests.iter().map(|r| r.prompt_ids.len()).sum(), Ordering::Relaxed);
+        let mut scores = scores.into_iter();
+        let of_request = |r: &ScoreRequest| {
+            let (logprob_policy, entropy) = scores.by_ref().take(r.token_ids.len()).unzip();
+            TokenScores { logprob_policy, entropy }
+        };
+        Ok(requests.iter().map(of_request).collect())
+    }
+}

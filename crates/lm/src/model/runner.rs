@@ -1,0 +1,147 @@
+//! The transformer for inference: keys and values of sequences in a cache, so that a token is computed once.
+//!
+//! Two ways to run it stand behind one seam, [`Inference`] and its [`Session`]s: packed weights and our own kernels on the CPU
+//! ([`cpu`]), candle's tensors on any device ([`device`]). The engine is written against the seam.
+
+pub mod cpu;
+pub mod device;
+mod layer;
+
+use super::config::Config;
+use super::tensor_error;
+use super::transformer::{Transformer, check_length, check_token_ids};
+use super::weights::Checkpoint;
+use candle_core::Device;
+use mindgap_base::error::{Error, Result};
+
+/// A way to run a policy.
+pub trait Inference: Sync {
+    type Session<'a>: Session
+    where
+        Self: 'a;
+
+    fn config(&self) -> &Config;
+
+    /// Bytes that the keys and values of a slot take: a prompt and a completion of so many tokens.
+    fn slot_bytes(&self, prompt: usize, completion: usize) -> usize;
+
+    /// Workers side by side, each with a session of its own, when there are so many threads.
+    fn workers(&self, threads: usize) -> usize;
+
+    /// Rows worth feeding in one call.
+    fn call_rows(&self) -> usize;
+
+    /// An empty cache with so many slots, each with room for a prompt and a completion of at most these lengths. The slots'
+    /// memory is taken here.
+    fn session(&self, slots: usize, prompt: usize, completion: usize) -> Result<Self::Session<'_>>;
+}
+
+/// The sequences of one worker. Appending tokens to them is one call, prefill and decode alike.
+pub trait Session {
+    /// A sequence that grows.
+    type Sequence;
+    /// A finished prompt, from which samples start.
+    type Prompt;
+
+    /// An empty sequence for at most so many tokens, outside the slots: a prompt, or a text to score.
+    fn open(&mut self, tokens: usize) -> Result<Self::Sequence>;
+
+    /// Freezes a sequence made by [`Session::open`].
+    fn freeze(&mut self, sequence: Self::Sequence) -> Self::Prompt;
+
+    /// No more samples will start from this prompt.
+    fn release(&mut self, prompt: Self::Prompt);
+
+    /// Slots not in use.
+    fn free_slots(&self) -> usize;
+
+    /// A sequence in a free slot that goes on after the prompt.
+    fn start(&mut self, prompt: &Self::Prompt) -> Result<Self::Sequence>;
+
+    /// Gives a slot back.
+    fn retire(&mut self, sequence: Self::Sequence);
+
+    /// Appends each feed's tokens to its sequence; logits of the wanted rows, `[rows, vocab_size]`, row after row in feed
+    /// order, into `out`. Errors: a token id outside the vocabulary, a sequence longer than the model's positions or its
+    /// room.
+    fn logits(&mut self, feeds: &mut [Feed<Self::Sequence>], out: &mut Vec<f32>) -> Result<()>;
+
+    /// The same; of each wanted row the log-prob of its target and the entropy of the whole distribution, in nats. The logits
+    /// of all rows never exist. Errors also if logits are not finite.
+    fn scores(&mut self, feeds: &mut [Feed<Self::Sequence>], targets: &[u32]) -> Result<Vec<(f32, f32)>>;
+}
+
+/// Tokens to append to one sequence.
+pub struct Feed<'a, S> {
+    pub sequence: &'a mut S,
+    pub token_ids: &'a [u32],
+    /// The last so many of these tokens are wanted rows.
+    pub want: usize,
+}
+
+/// A policy ready to sample from and to score with.
+pub enum Runner {
+    Cpu(cpu::CpuRunner),
+    Device(device::DeviceRunner),
+}
+
+impl Runner {
+    /// From a checkpoint's bytes, one tensor at a time. On the CPU it computes in f32, elsewhere in the checkpoint's own type.
+    pub fn from_checkpoint(config: &Config, checkpoint: &Checkpoint, device: &Device) -> Result<Runner> {
+        Ok(match device {
+            Device::Cpu => Runner::Cpu(cpu::CpuRunner::from_checkpoint(config, checkpoint)?),
+            _ => Runner::Device(device::DeviceRunner::from_checkpoint(config, checkpoint, device)?),
+        })
+    }
+
+    /// A snapshot of a transformer's weights as they are now, where they are.
+    pub fn from_transformer(transformer: &Transformer) -> Result<Runner> {
+        Ok(match transformer.device() {
+            Device::Cpu => Runner::Cpu(cpu::CpuRunner::from_transformer(transformer)?),
+            _ => Runner::Device(device::DeviceRunner::from_transformer(transformer)?),
+        })
+    }
+
+    pub fn config(&self) -> &Config {
+        match self {
+            Runner::Cpu(runner) => runner.config(),
+            Runner::Device(runner) => runner.config(),
+        }
+    }
+
+    /// Bytes that a weight takes.
+    pub fn weight_bytes(&self) -> usize {
+        match self {
+            Runner::Cpu(_) => size_of::<f32>(),
+            Runner::Device(runner) => runner.dtype().size_in_bytes(),
+        }
+    }
+
+    /// Workers side by side when there are so many threads.
+    pub fn workers(&self, threads: usize) -> usize {
+        match self {
+            Runner::Cpu(runner) => runner.workers(threads),
+            Runner::Device(runner) => runner.workers(threads),
+        }
+    }
+}
+
+fn weight(transformer: &Transformer, name: &str) -> Result<candle_core::Tensor> {
+    transformer.tensor(name).cloned().ok_or_else(|| Error::internal(format!("no tensor `{name}`")))
+}
+
+/// Errors if a feed does not fit the model or its sequence of `length` tokens with room for `room` more.
+fn check_feed<S>(config: &Config, feed: &Feed<S>, length: usize, room: usize) -> Result<()> {
+    check_token_ids(config, feed.token_ids)?;
+    check_length(config, length + feed.token_ids.len())?;
+    if room < feed.token_ids.len() || feed.want > feed.token_ids.len() {
+        return Err(Error::internal("more tokens were fed or wanted than the sequence has room for"));
+    }
+    Ok(())
+}
+
+/// The error of logits that hold NaN or infinity.
+pub fn not_finite() -> Error {
+    Error::input("logits are not finite numbers")
+        .hint("the policy's weights hold NaN or infinity; a training run may have diverged")
+}

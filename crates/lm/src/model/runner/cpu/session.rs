@@ -1,0 +1,159 @@
+//! A worker's slots and rooms on the CPU. A prompt is shared by its samples: they stand on it, nothing is copied.
+
+use super::super::{Session, not_finite};
+use super::{CpuRunner, Feed, Workspace};
+use crate::model::kv_cache::{Prefix, Sequence};
+use crate::model::ops::PANEL;
+use crate::model::ops::logprobs::{ENTRIES, Tally};
+use mindgap_base::error::Result;
+
+/// Rows and vocabulary entries whose logits exist at once on one thread: 1.5 MB. Whole panels of the head, and whole chunks of
+/// the tally.
+const TILE_ROWS: usize = 128;
+const TILE_ENTRIES: usize = 3 * ENTRIES;
+const _: () = assert!(TILE_ENTRIES.is_multiple_of(PANEL));
+
+/// Sequences and buffers of one worker.
+pub struct CpuSession<'a> {
+    runner: &'a CpuRunner,
+    workspace: Workspace,
+    logits: Vec<f32>,
+    slots: usize,
+    /// Rooms of slots not in use.
+    free: Vec<Sequence>,
+    /// Rooms of prompts not in use. Together with the prompts in use there are never more than slots.
+    spare: Vec<Sequence>,
+    prompts_in_use: usize,
+}
+
+impl<'a> CpuSession<'a> {
+    pub fn new(runner: &'a CpuRunner, slots: usize, capacity: usize) -> CpuSession<'a> {
+        CpuSession {
+            runner,
+            workspace: Workspace::default(),
+            logits: Vec::new(),
+            slots,
+            free: (0..slots).map(|_| Sequence::new(runner.kv_shape(), capacity)).collect(),
+            spare: Vec::new(),
+            prompts_in_use: 0,
+        }
+    }
+}
+
+impl Session for CpuSession<'_> {
+    type Sequence = Sequence;
+    type Prompt = Prefix;
+
+    /// A room used before if it fits without waste. Fresh memory costs a page fault per 4 kB, which for small models is as
+    /// dear as the prefill itself.
+    fn open(&mut self, tokens: usize) -> Result<Sequence> {
+        self.prompts_in_use += 1;
+        if let Some(index) = self.spare.iter().position(|s| (tokens..=2 * tokens + 32).contains(&s.capacity())) {
+            return Ok(self.spare.swap_remove(index));
+        }
+        if self.prompts_in_use + self.spare.len() > self.slots {
+            self.spare.pop();
+        }
+        Ok(Sequence::new(self.runner.kv_shape(), tokens))
+    }
+
+    fn freeze(&mut self, sequence: Sequence) -> Prefix {
+        sequence.into_prefix()
+    }
+
+    fn release(&mut self, prompt: Prefix) {
+        // Its samples hold it now; one that is left over by all of them has ended already.
+        if prompt.is_unused() {
+            self.prompts_in_use -= 1;
+        }
+    }
+
+    fn free_slots(&self) -> usize {
+        self.free.len()
+    }
+
+    fn start(&mut self, prompt: &Prefix) -> Result<Sequence> {
+        let mut sequence = self.free.pop().expect("samples start while a slot is free");
+        sequence.start_after(prompt);
+        Ok(sequence)
+    }
+
+    fn retire(&mut self, mut sequence: Sequence) {
+        if let Some(room) = sequence.reset() {
+            self.prompts_in_use -= 1;
+            self.spare.push(room);
+        }
+        self.free.push(sequence);
+    }
+
+    fn logits(&mut self, feeds: &mut [Feed], out: &mut Vec<f32>) -> Result<()> {
+        let hidden = self.runner.step(&mut self.workspace, feeds)?;
+        self.runner.logits(hidden, out);
+        Ok(())
+    }
+
+    fn scores(&mut self, feeds: &mut [Feed], targets: &[u32]) -> Result<Vec<(f32, f32)>> {
+        let hidden = self.runner.step(&mut self.workspace, feeds)?;
+        token_scores(self.runner, hidden, targets, &mut self.logits)
+    }
+}
+
+/// Log-probs and entropies of targets, from the hidden states before them. Rows and vocabulary go by in tiles.
+fn token_scores(runner: &CpuRunner, hidden: &[f32], targets: &[u32], logits: &mut Vec<f32>) -> Result<Vec<(f32, f32)>> {
+    let (size, vocabulary) = (runner.config().hidden_size, runner.config().vocab_size);
+    let mut tallies = vec![Tally::default(); targets.len()];
+    let mut chosen = vec![0.0; targets.len()];
+    for first in (0..vocabulary).step_by(TILE_ENTRIES) {
+        let entries = first..vocabulary.min(first + TILE_ENTRIES);
+        let rows = hidden.chunks(TILE_ROWS * size).zip(targets.chunks(TILE_ROWS));
+        let rows = rows.zip(tallies.chunks_mut(TILE_ROWS)).zip(chosen.chunks_mut(TILE_ROWS));
+        for (((hidden, targets), tallies), chosen) in rows {
+            runner.logits_of(hidden, entries.clone(), logits);
+            let logits = logits.chunks_exact(entries.len());
+            for (((logits, target), tally), chosen) in logits.zip(targets).zip(tallies).zip(chosen) {
+                // Cut as everywhere, so that the sums agree to the bit.
+                logits.chunks(ENTRIES).for_each(|chunk| tally.add(chunk));
+                if let Some(logit) = (*target as usize).checked_sub(first).and_then(|index| logits.get(index)) {
+                    *chosen = *logit;
+                }
+            }
+        }
+    }
+    let score = |(tally, logit): (Tally, f32)| match tally.log_sum_exp() {
+        sum if sum.is_finite() => Ok((logit - sum, tally.entropy())),
+        _ => Err(not_finite()),
+    };
+    tallies.into_iter().zip(chosen).map(score).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::Config;
+    use crate::model::ops::sampling::tally;
+    use crate::model::testing::{tiny_config, tiny_tensors};
+    use crate::model::transformer::Transformer;
+    use candle_core::{DType, Device};
+
+    /// Goal: however large the vocabulary and long the text, logits exist for one tile at a time, and nothing changes by it.
+    #[test]
+    fn a_large_vocabulary_is_scored_in_tiles() {
+        let config = Config { vocab_size: 151_936, ..tiny_config() };
+        let transformer =
+            Transformer::from_tensors(&config, tiny_tensors(&config, 3), DType::F32, &Device::Cpu).unwrap();
+        let runner = CpuRunner::from_transformer(&transformer).unwrap();
+        let rows = TILE_ROWS + 7;
+        let hidden: Vec<f32> = (0..rows * config.hidden_size).map(|i| (i as f32 * 0.7).sin()).collect();
+        let targets: Vec<u32> = (0..rows as u32).map(|i| i * 7919 % 151_936).chain([151_935]).skip(1).collect();
+        let mut logits = Vec::new();
+        let scores = token_scores(&runner, &hidden, &targets, &mut logits).unwrap();
+        assert!(logits.capacity() <= 2 * TILE_ROWS * TILE_ENTRIES, "{} logits at once", logits.capacity());
+        let mut whole = Vec::new();
+        for row in [0, 1, TILE_ROWS - 1, TILE_ROWS, rows - 1] {
+            runner.logits(&hidden[row * config.hidden_size..][..config.hidden_size], &mut whole);
+            let expected = tally(&whole);
+            let log_prob = whole[targets[row] as usize] - expected.log_sum_exp();
+            assert_eq!(scores[row], (log_prob, expected.entropy()), "row {row}");
+        }
+    }
+}

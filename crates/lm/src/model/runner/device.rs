@@ -1,0 +1,148 @@
+//! The runner on any device of candle's, in the weights' own type: what runs on a GPU. Never differentiated, so fused operators
+//! that have no backward pass are used where there are some.
+//!
+//! Norms, rotary angles, attention's softmax and log-probs are f32 whatever the type of the weights. Results are not bit for bit
+//! those of the CPU, and may differ in the last bits between batches: a matrix product there may add in another order for
+//! another number of rows.
+
+mod blocks;
+mod cache;
+mod session;
+
+pub use session::DeviceSession;
+
+use super::layer::{Form, Layer, Load};
+use super::{Inference, tensor_error, weight};
+use crate::model::config::Config;
+use crate::model::transformer::Transformer;
+use crate::model::weights::Checkpoint;
+use candle_core::{DType, Device, Tensor};
+use mindgap_base::error::Result;
+
+/// Weights as tensors of one device and type.
+pub struct TensorForm;
+
+impl Form for TensorForm {
+    type Vector = Tensor;
+    type Linear = Linear;
+
+    fn vector(tensor: Tensor) -> Result<Tensor> {
+        Ok(tensor.detach())
+    }
+
+    fn linear(weight: Tensor, bias: Option<Tensor>) -> Result<Linear> {
+        let transposed = weight.detach().t().map_err(tensor_error)?;
+        Ok(Linear { transposed, bias: bias.map(|bias| bias.detach()) })
+    }
+}
+
+/// A projection.
+pub struct Linear {
+    /// `[in, out]`: a view of the weight as it lies in the checkpoint.
+    transposed: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// x `[rows, in]` -> `[rows, out]`.
+    fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let y = x.matmul(&self.transposed)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+/// Rows fed in one call: enough to keep a GPU busy, few enough for their activations to be small beside the weights.
+const CALL_ROWS: usize = 4096;
+
+/// Weights of one transformer on a device, read only.
+pub struct DeviceRunner {
+    config: Config,
+    device: Device,
+    dtype: DType,
+    inverse_frequencies: Vec<f32>,
+    /// `[vocab_size, hidden_size]`.
+    embedding: Tensor,
+    layers: Vec<Layer<TensorForm>>,
+    norm: Tensor,
+    /// `[vocab_size, hidden_size]`; the embedding itself when tied.
+    head: Tensor,
+}
+
+impl DeviceRunner {
+    /// From a checkpoint's bytes, in the type they are in.
+    pub fn from_checkpoint(config: &Config, checkpoint: &Checkpoint, device: &Device) -> Result<DeviceRunner> {
+        let dtype = checkpoint.dtype();
+        DeviceRunner::new(config, dtype, device, &|name| checkpoint.tensor(name, dtype, device))
+    }
+
+    /// A snapshot of a transformer's weights, where they are and in their own type.
+    pub fn from_transformer(transformer: &Transformer) -> Result<DeviceRunner> {
+        let dtype = transformer.head().dtype();
+        let copied = |name: &str| weight(transformer, name)?.copy().map_err(tensor_error);
+        DeviceRunner::new(transformer.config(), dtype, transformer.device(), &copied)
+    }
+
+    fn new(
+        config: &Config,
+        dtype: DType,
+        device: &Device,
+        tensor: &dyn Fn(&str) -> Result<Tensor>,
+    ) -> Result<DeviceRunner> {
+        config.check()?;
+        let load = Load { tensor };
+        let embedding = load.vector::<TensorForm>("model.embed_tokens.weight")?;
+        let head = match config.tie_word_embeddings {
+            true => embedding.clone(),
+            false => load.vector::<TensorForm>("lm_head.weight")?,
+        };
+        Ok(DeviceRunner {
+            inverse_frequencies: config.rope.inverse_frequencies(config.head_dim),
+            embedding,
+            layers: (0..config.layer_count).map(|i| load.layer(config, i)).collect::<Result<_>>()?,
+            norm: load.vector::<TensorForm>("model.norm.weight")?,
+            head,
+            config: config.clone(),
+            device: device.clone(),
+            dtype,
+        })
+    }
+}
+
+impl DeviceRunner {
+    /// Of weights, activations and cached keys and values.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+}
+
+impl Inference for DeviceRunner {
+    type Session<'a> = DeviceSession<'a>;
+
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A slot holds the prompt too; beside it lies the prompt itself while samples of it are still to start.
+    fn slot_bytes(&self, prompt: usize, completion: usize) -> usize {
+        cache::token_bytes(&self.config, self.dtype) * (cache::capacity(prompt + completion) + prompt)
+    }
+
+    /// One batch, driven by one thread.
+    fn workers(&self, _threads: usize) -> usize {
+        1
+    }
+
+    fn call_rows(&self) -> usize {
+        CALL_ROWS
+    }
+
+    fn session(&self, slots: usize, prompt: usize, completion: usize) -> Result<DeviceSession<'_>> {
+        DeviceSession::new(self, slots, prompt + completion)
+    }
+}
+
+#[cfg(test)]
+mod tests;

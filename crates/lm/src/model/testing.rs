@@ -1,0 +1,116 @@
+//! Small random models for tests of this crate's own modules.
+
+use super::config::{Architecture, Config, Rope, RopeScaling};
+use super::weights::expected_tensors;
+use candle_core::{Device, Tensor};
+use mindgap_base::rng::Stream;
+use std::collections::HashMap;
+
+/// Qwen2, tied, grouped heads; every size different, so that a swapped pair shows.
+pub fn tiny_config() -> Config {
+    Config {
+        architecture: Architecture::Qwen2,
+        vocab_size: 61,
+        hidden_size: 24,
+        intermediate_size: 48,
+        layer_count: 2,
+        head_count: 4,
+        kv_head_count: 2,
+        head_dim: 8,
+        max_positions: 96,
+        rms_norm_eps: 1e-6,
+        rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
+        tie_word_embeddings: true,
+        qkv_bias: true,
+        output_bias: false,
+        mlp_bias: false,
+        qk_norm: false,
+        bos_token_id: None,
+        eos_token_ids: vec![2],
+        initializer_range: 0.02,
+    }
+}
+
+/// One config per family, with every optional part switched on somewhere.
+pub fn every_shape() -> Vec<Config> {
+    let qwen2 = tiny_config();
+    let qwen3 = Config {
+        architecture: Architecture::Qwen3,
+        qk_norm: true,
+        qkv_bias: false,
+        head_dim: 10,
+        tie_word_embeddings: false,
+        ..tiny_config()
+    };
+    let mut llama = Config {
+        architecture: Architecture::Llama,
+        output_bias: true,
+        mlp_bias: true,
+        kv_head_count: 4,
+        ..tiny_config()
+    };
+    llama.rope.scaling = RopeScaling::Linear { factor: 2.0 };
+    vec![qwen2, qwen3, llama]
+}
+
+/// Random tensors for a config. Norm weights lie around 1, the rest are large enough to give peaked distributions.
+pub fn tiny_tensors(config: &Config, seed: u64) -> HashMap<String, Tensor> {
+    let tensor = |name: &str, shape: &[usize]| {
+        let mut cursor = Stream::at(seed, &[name.as_bytes()]).cursor();
+        let (mean, scale) = if name.ends_with("norm.weight") { (1.0, 0.1) } else { (0.0, 0.2) };
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| (mean + scale * cursor.normal()) as f32).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).expect("as many values as the shape holds")
+    };
+    expected_tensors(config).into_iter().map(|spec| (spec.name.clone(), tensor(&spec.name, &spec.shape))).collect()
+}
+
+/// tokenizer.json of a byte-level BPE without merges: one token per byte, after `<pad>`, `<|user|>`, `<|end|>`,
+/// `<|assistant|>` (ids 0 to 3).
+pub fn byte_tokenizer() -> Vec<u8> {
+    let specials = ["<pad>", "<|user|>", "<|end|>", "<|assistant|>"];
+    let mut vocab = serde_json::Map::new();
+    for token in specials {
+        vocab.insert(token.into(), vocab.len().into());
+    }
+    // The printable stand-ins of byte-level BPE: bytes that print stay themselves, the others follow from U+0100.
+    let mut next = 0x100;
+    for byte in 0..=255u32 {
+        let printable = matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+        let symbol = char::from_u32(if printable { byte } else { next }).expect("below the surrogates");
+        next += u32::from(!printable);
+        vocab.insert(symbol.into(), vocab.len().into());
+    }
+    let added: Vec<_> = specials
+        .iter()
+        .enumerate()
+        .map(|(id, token)| {
+            serde_json::json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        })
+        .collect();
+    let byte_level =
+        serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []}
+    });
+    tokenizer.to_string().into_bytes()
+}
+
+/// A whole random policy: [`tiny_config`] with a vocabulary padded beyond the byte tokenizer's 260.
+pub fn tiny_policy_files(seed: u64) -> super::policy::PolicyFiles {
+    let config = Config { vocab_size: 264, ..tiny_config() };
+    let template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}\
+                    {% if add_generation_prompt %}<|assistant|>{% endif %}";
+    let tokenizer_config = serde_json::json!({"eos_token": {"content": "<|end|>"}, "chat_template": template});
+    let mut files = super::policy::PolicyFiles::default();
+    files.insert("config.json", config.to_json("float32"));
+    files.insert("generation_config.json", br#"{"eos_token_id": [2, 0]}"#);
+    files.insert("tokenizer.json", byte_tokenizer());
+    files.insert("tokenizer_config.json", tokenizer_config.to_string());
+    let tensors = tiny_tensors(&config, seed).into_iter().collect();
+    files.insert("model.safetensors", super::weights::serialize(&tensors).expect("plain f32 tensors"));
+    files
+}

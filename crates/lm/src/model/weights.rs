@@ -1,0 +1,360 @@
+//! Tensors <- safetensors bytes: names and shapes checked against the config, types converted, shards joined.
+//!
+//! [`expected_tensors`] is the one list of what a checkpoint must hold; the loader, the trainer's random start and the
+//! writer all read it.
+
+use super::config::Config;
+use super::policy::Blob;
+use super::tensor_error;
+use candle_core::{DType, Device, Tensor};
+use mindgap_base::error::{Error, Result};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::collections::{BTreeMap, HashMap};
+
+/// Name and shape of one tensor of a checkpoint, in the Hugging Face spelling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    pub name: String,
+    pub shape: Vec<usize>,
+}
+
+/// Every tensor a checkpoint of this config must hold, embedding first, then layer by layer. `lm_head.weight` is absent
+/// when the embedding is tied.
+pub fn expected_tensors(config: &Config) -> Vec<TensorSpec> {
+    let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
+    let (q, kv) = (config.query_width(), config.kv_width());
+    let mut list = Specs(Vec::new());
+    list.add("model.embed_tokens.weight".into(), &[config.vocab_size, hidden]);
+    for layer in 0..config.layer_count {
+        let at = |rest: &str| format!("model.layers.{layer}.{rest}");
+        list.add(at("input_layernorm.weight"), &[hidden]);
+        list.linear(&at("self_attn.q_proj"), hidden, q, config.qkv_bias);
+        list.linear(&at("self_attn.k_proj"), hidden, kv, config.qkv_bias);
+        list.linear(&at("self_attn.v_proj"), hidden, kv, config.qkv_bias);
+        if config.qk_norm {
+            list.add(at("self_attn.q_norm.weight"), &[config.head_dim]);
+            list.add(at("self_attn.k_norm.weight"), &[config.head_dim]);
+        }
+        list.linear(&at("self_attn.o_proj"), q, hidden, config.output_bias);
+        list.add(at("post_attention_layernorm.weight"), &[hidden]);
+        list.linear(&at("mlp.gate_proj"), hidden, ffn, config.mlp_bias);
+        list.linear(&at("mlp.up_proj"), hidden, ffn, config.mlp_bias);
+        list.linear(&at("mlp.down_proj"), ffn, hidden, config.mlp_bias);
+    }
+    list.add("model.norm.weight".into(), &[hidden]);
+    if !config.tie_word_embeddings {
+        list.add("lm_head.weight".into(), &[config.vocab_size, hidden]);
+    }
+    list.0
+}
+
+struct Specs(Vec<TensorSpec>);
+
+impl Specs {
+    fn add(&mut self, name: String, shape: &[usize]) {
+        self.0.push(TensorSpec { name, shape: shape.to_vec() });
+    }
+
+    fn linear(&mut self, name: &str, inputs: usize, outputs: usize, bias: bool) {
+        self.add(format!("{name}.weight"), &[outputs, inputs]);
+        if bias {
+            self.add(format!("{name}.bias"), &[outputs]);
+        }
+    }
+}
+
+/// One safetensors file and its name, for messages.
+pub struct Shard<'a> {
+    pub name: String,
+    pub blob: &'a dyn Blob,
+}
+
+/// A tensor in its file.
+struct View<'a> {
+    tensor: TensorView<'a>,
+    file: String,
+    blob: &'a dyn Blob,
+}
+
+/// A checkpoint whose headers have been read and checked; tensors are converted one at a time, on request.
+pub struct Checkpoint<'a> {
+    views: HashMap<String, View<'a>>,
+}
+
+impl<'a> Checkpoint<'a> {
+    /// Reads the headers of all shards and checks names, shapes and types against the config. `index` holds the bytes of
+    /// `model.safetensors.index.json` if there is one. Errors name the tensor, its shape and the expected one.
+    pub fn open(config: &Config, shards: &[Shard<'a>], index: Option<&[u8]>) -> Result<Checkpoint<'a>> {
+        let mut views: HashMap<String, View<'a>> = HashMap::new();
+        for shard in shards {
+            // Whoever verified the file has touched all of it.
+            shard.blob.done_with(0..shard.blob.bytes().len());
+            let parsed = SafeTensors::deserialize(shard.blob.bytes()).map_err(|e| {
+                Error::input("file is not a complete safetensors file")
+                    .at(&shard.name)
+                    .hint("it may be cut short; copy or download it again")
+                    .source(e)
+            })?;
+            for (name, tensor) in parsed.tensors() {
+                let view = View { tensor, file: shard.name.clone(), blob: shard.blob };
+                if let Some(View { file, .. }) = views.insert(name.clone(), view) {
+                    return Err(Error::input(format!(
+                        "tensor `{name}` is in two files: `{file}` and `{}`",
+                        shard.name
+                    )));
+                }
+            }
+        }
+        if let Some(index) = index {
+            check_index(index, shards, &views)?;
+        }
+        let checkpoint = Checkpoint { views };
+        checkpoint.check(config)?;
+        Ok(checkpoint)
+    }
+
+    fn check(&self, config: &Config) -> Result<()> {
+        let expected = expected_tensors(config);
+        for spec in &expected {
+            let Some(View { tensor: view, file, .. }) = self.views.get(&spec.name) else {
+                return Err(Error::input(format!(
+                    "tensor `{}` is missing; expected shape {:?}",
+                    spec.name, spec.shape
+                ))
+                .at("model.safetensors")
+                .hint("the weights and `config.json` must come from the same checkpoint"));
+            };
+            if view.shape() != spec.shape {
+                return Err(Error::input(format!(
+                    "tensor `{}` has shape {:?}; the config expects {:?}",
+                    spec.name,
+                    view.shape(),
+                    spec.shape
+                ))
+                .at(file)
+                .hint("the weights and `config.json` must come from the same checkpoint"));
+            }
+            dtype(view.dtype()).ok_or_else(|| {
+                Error::input(format!("tensor `{}` has type {:?}; expected F32, BF16 or F16", spec.name, view.dtype()))
+                    .at(file)
+            })?;
+        }
+        let known: std::collections::HashSet<&str> = expected.iter().map(|s| s.name.as_str()).collect();
+        let mut unknown: Vec<&String> = self.views.keys().filter(|n| !known.contains(n.as_str())).collect();
+        unknown.retain(|n| !harmless(n));
+        unknown.sort();
+        if let Some(name) = unknown.first() {
+            return Err(Error::input(format!(
+                "tensor `{name}` has no place in the model that `config.json` describes"
+            ))
+            .at(&self.views[*name].file)
+            .hint("the weights and `config.json` must come from the same checkpoint"));
+        }
+        Ok(())
+    }
+
+    /// One tensor, converted. Errors if the name is unknown or memory runs out.
+    pub fn tensor(&self, name: &str, to: DType, device: &Device) -> Result<Tensor> {
+        let view = self.views.get(name).ok_or_else(|| Error::internal(format!("no tensor `{name}` was checked")))?;
+        let data = view.tensor.data();
+        let from =
+            dtype(view.tensor.dtype()).ok_or_else(|| Error::internal(format!("type of `{name}` was not checked")))?;
+        let tensor = Tensor::from_raw_buffer(data, from, view.tensor.shape(), device)
+            .and_then(|t| t.to_dtype(to))
+            .map_err(|e| tensor_error(e).at(name))?;
+        let start = data.as_ptr() as usize - view.blob.bytes().as_ptr() as usize;
+        view.blob.done_with(start..start + data.len());
+        Ok(tensor)
+    }
+
+    /// The type the weights are held in: that of the embedding.
+    pub fn dtype(&self) -> DType {
+        self.views.get("model.embed_tokens.weight").and_then(|view| dtype(view.tensor.dtype())).unwrap_or(DType::F32)
+    }
+
+    /// All expected tensors, converted.
+    pub fn tensors(&self, config: &Config, to: DType, device: &Device) -> Result<HashMap<String, Tensor>> {
+        expected_tensors(config)
+            .into_iter()
+            .map(|spec| self.tensor(&spec.name, to, device).map(|tensor| (spec.name, tensor)))
+            .collect()
+    }
+}
+
+/// Written by some tools and never read: frequencies follow from the config, and a tied head is the embedding.
+fn harmless(name: &str) -> bool {
+    name.ends_with("rotary_emb.inv_freq") || name == "lm_head.weight"
+}
+
+fn dtype(on_disk: Dtype) -> Option<DType> {
+    match on_disk {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::BF16 => Some(DType::BF16),
+        Dtype::F16 => Some(DType::F16),
+        _ => None,
+    }
+}
+
+/// Names of the shard files an index refers to, sorted, without repeats.
+pub fn index_files(index: &[u8]) -> Result<Vec<String>> {
+    let mut files: Vec<String> = index_map(index)?.into_values().collect();
+    files.sort();
+    files.dedup();
+    Ok(files)
+}
+
+const INDEX: &str = "model.safetensors.index.json";
+
+fn index_map(index: &[u8]) -> Result<BTreeMap<String, String>> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let parsed: Index = serde_json::from_slice(index)
+        .map_err(|e| Error::input("index of shards has no `weight_map` of names to files").at(INDEX).source(e))?;
+    Ok(parsed.weight_map)
+}
+
+fn check_index(index: &[u8], shards: &[Shard], views: &HashMap<String, View>) -> Result<()> {
+    for (tensor, file) in index_map(index)? {
+        if !shards.iter().any(|s| s.name == file) {
+            return Err(Error::input(format!("shard `{file}` is missing")).at(INDEX));
+        }
+        if views.get(&tensor).is_none_or(|view| view.file != file) {
+            return Err(Error::input(format!("tensor `{tensor}` is not in shard `{file}`")).at(INDEX));
+        }
+    }
+    Ok(())
+}
+
+/// One safetensors file holding these tensors, in their own types, names sorted. The same tensors give the same bytes.
+pub fn serialize(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
+    let mut blobs = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        blobs.push((name.as_str(), written(tensor).map_err(|e| e.at(name.as_str()))?));
+    }
+    // `format: pt` is what transformers checks before it reads a file.
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    safetensors::tensor::serialize(blobs, Some(metadata))
+        .map_err(|e| Error::internal("tensors could not be serialized").source(e))
+}
+
+struct Written {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+fn written(tensor: &Tensor) -> Result<Written> {
+    let flat = tensor.flatten_all().map_err(tensor_error)?;
+    let (dtype, bytes) = match tensor.dtype() {
+        DType::F32 => {
+            let values = flat.to_vec1::<f32>().map_err(tensor_error)?;
+            (Dtype::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        }
+        DType::BF16 => {
+            let values = flat.to_vec1::<half::bf16>().map_err(tensor_error)?;
+            (Dtype::BF16, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        }
+        DType::F16 => {
+            let values = flat.to_vec1::<half::f16>().map_err(tensor_error)?;
+            (Dtype::F16, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        }
+        other => return Err(Error::internal(format!("tensor of type {other:?} cannot be a weight"))),
+    };
+    Ok(Written { dtype, shape: tensor.dims().to_vec(), bytes })
+}
+
+impl safetensors::tensor::View for Written {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        (&self.bytes).into()
+    }
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::{tiny_config, tiny_tensors};
+
+    fn bytes(change: impl FnOnce(&mut BTreeMap<String, Tensor>)) -> Vec<u8> {
+        let mut tensors: BTreeMap<_, _> = tiny_tensors(&tiny_config(), 1).into_iter().collect();
+        change(&mut tensors);
+        serialize(&tensors).unwrap()
+    }
+
+    fn open(bytes: &Vec<u8>) -> Result<HashMap<String, Tensor>> {
+        let config = tiny_config();
+        let shards = [Shard { name: "model.safetensors".into(), blob: bytes }];
+        Checkpoint::open(&config, &shards, None)?.tensors(&config, DType::F32, &Device::Cpu)
+    }
+
+    #[test]
+    fn round_trip_in_every_type() {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let convert = |t: &Tensor| t.to_dtype(dtype).unwrap();
+            let written = bytes(|tensors| tensors.values_mut().for_each(|t| *t = convert(t)));
+            let read = open(&written).unwrap();
+            for (name, tensor) in tiny_tensors(&tiny_config(), 1) {
+                let expected = convert(&tensor).to_dtype(DType::F32).unwrap().flatten_all().unwrap();
+                let found = read[&name].flatten_all().unwrap();
+                assert_eq!(found.to_vec1::<f32>().unwrap(), expected.to_vec1::<f32>().unwrap(), "{name} {dtype:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn missing_tensor_is_named() {
+        let name = "model.layers.1.mlp.up_proj.weight";
+        let error = open(&bytes(|t| drop(t.remove(name)))).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("[48, 24]"), "{error}");
+    }
+
+    #[test]
+    fn wrong_shape_is_named() {
+        let name = "model.norm.weight";
+        let wrong = Tensor::zeros(7, DType::F32, &Device::Cpu).unwrap();
+        let error = open(&bytes(|t| drop(t.insert(name.into(), wrong)))).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("[7]") && error.contains("[24]"), "{error}");
+    }
+
+    #[test]
+    fn wrong_type_and_unknown_tensors_are_named() {
+        let name = "model.norm.weight";
+        let ids = Tensor::zeros(24, DType::F32, &Device::Cpu).unwrap();
+        let extra = bytes(|t| drop(t.insert("model.layers.9.odd".into(), ids)));
+        assert!(open(&extra).unwrap_err().what().contains("model.layers.9.odd"));
+        let mut i64s = bytes(|_| ());
+        // The header is text; the same number of bytes as I32 keeps the file well formed.
+        let header = String::from_utf8_lossy(&i64s[8..]).find(name).unwrap() + 8;
+        let at = header + String::from_utf8_lossy(&i64s[header..]).find("F32").unwrap();
+        i64s[at..at + 3].copy_from_slice(b"I32");
+        assert!(open(&i64s).unwrap_err().what().contains("I32"));
+    }
+
+    #[test]
+    fn a_tied_head_in_the_file_is_ignored() {
+        let head = Tensor::zeros((11, 24), DType::F32, &Device::Cpu).unwrap();
+        assert!(open(&bytes(|t| drop(t.insert("lm_head.weight".into(), head)))).is_ok());
+    }
+
+    #[test]
+    fn cut_file_and_bad_index() {
+        let whole = bytes(|_| ());
+        assert!(open(&whole[..whole.len() - 5].to_vec()).unwrap_err().what().contains("safetensors"));
+        let config = tiny_config();
+        let shards = || [Shard { name: "a.safetensors".into(), blob: &whole }];
+        let index = br#"{"weight_map": {"model.norm.weight": "b.safetensors"}}"#;
+        let error = Checkpoint::open(&config, &shards(), Some(index)).err().unwrap();
+        assert!(error.what().contains("b.safetensors"));
+        assert!(Checkpoint::open(&config, &shards(), Some(b"{}")).is_err());
+    }
+}

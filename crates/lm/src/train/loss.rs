@@ -1,0 +1,356 @@
+//! One loss for the whole family: the mean over a step's target tokens of `weight * -log p`, the weight detached.
+//!
+//! A member of the family is a weight function of what is known about a token. Formulas, with p the policy's probability of
+//! the token, q the reference's, b the behaviour policy's, o the policy's own some steps ago, H the entropy in nats:
+//!
+//! | name | weight | source |
+//! |---|---|---|
+//! | `sft` | 1 | |
+//! | `dft` | max(p, floor) | arXiv 2508.05629 |
+//! | `importance` | clip(p / b) per token, or of the product over the sequence; b = 1 where unknown | arXiv 2509.15157 |
+//! | `iw-sft` | clip(exp(T mean(log p - log q))) per sequence, or clip(p / q) per token | arXiv 2507.12856 |
+//! | `psft` | p / o, and 0 above 1 + clip | arXiv 2508.17784 |
+//! | `idft` | p^g', g' = 1 + s (clip(exp(-(log p + H) / b)) - 1) | arXiv 2602.12222 |
+//! | `eaft` | (H of the k likeliest tokens, renormalised, / ln k)^a | LLaMA-Factory, axolotl |
+//! | `chord-phi` | p (1 - p) | arXiv 2508.11408 |
+//! | `talr` | p^(1/tau) over its mean, tau the step's median of the sequences' mean loss | arXiv 2509.20758 |
+//! | `asft` | p, and a penalty `kl * KL(q, p)` | arXiv 2509.23753 |
+
+use mindgap_base::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Over what a ratio of probabilities is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    Token,
+    Sequence,
+}
+
+/// The loss and its parameters, all resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Loss {
+    Sft {},
+    Dft {
+        /// Smallest weight; 0 is the paper's form.
+        #[serde(default)]
+        floor: f32,
+        /// Weight of end-of-sequence targets in place of the formula's.
+        #[serde(default)]
+        eos_weight: Option<f32>,
+    },
+    Importance {
+        #[serde(default = "defaults::token")]
+        level: Level,
+        #[serde(default)]
+        clip_low: f32,
+        #[serde(default = "defaults::importance_clip_high")]
+        clip_high: f32,
+    },
+    IwSft {
+        #[serde(default = "defaults::sequence")]
+        level: Level,
+        /// Multiplies the mean log ratio of a sequence; not used per token.
+        #[serde(default = "defaults::iw_temperature")]
+        temperature: f32,
+        #[serde(default)]
+        clip_low: f32,
+        #[serde(default = "defaults::iw_clip_high")]
+        clip_high: f32,
+    },
+    Psft {
+        #[serde(default = "defaults::psft_clip")]
+        clip: f32,
+        /// Steps after which the old policy is the current one again.
+        #[serde(default = "defaults::psft_refresh")]
+        refresh_steps: u32,
+    },
+    Idft {
+        #[serde(default = "defaults::one")]
+        scale: f32,
+        #[serde(default = "defaults::idft_low")]
+        clip_low: f32,
+        #[serde(default = "defaults::idft_high")]
+        clip_high: f32,
+        /// Steps over which s grows from 0 to 1.
+        #[serde(default)]
+        warmup_steps: u32,
+    },
+    Eaft {
+        #[serde(default = "defaults::one")]
+        power: f32,
+        #[serde(default = "defaults::eaft_k")]
+        k: u32,
+    },
+    ChordPhi {},
+    Talr {},
+    Asft {
+        #[serde(default = "defaults::asft_kl")]
+        kl: f32,
+    },
+}
+
+mod defaults {
+    use super::Level;
+    pub fn token() -> Level {
+        Level::Token
+    }
+    pub fn sequence() -> Level {
+        Level::Sequence
+    }
+    pub fn one() -> f32 {
+        1.0
+    }
+    pub fn importance_clip_high() -> f32 {
+        2.0
+    }
+    pub fn iw_temperature() -> f32 {
+        2.0
+    }
+    pub fn iw_clip_high() -> f32 {
+        16.0
+    }
+    pub fn psft_clip() -> f32 {
+        0.28
+    }
+    pub fn psft_refresh() -> u32 {
+        8
+    }
+    pub fn idft_low() -> f32 {
+        0.1
+    }
+    pub fn idft_high() -> f32 {
+        2.0
+    }
+    pub fn eaft_k() -> u32 {
+        20
+    }
+    pub fn asft_kl() -> f32 {
+        0.05
+    }
+}
+
+/// What is known about one target token when its weight is decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Token {
+    /// The example it belongs to; tokens of one example follow each other.
+    pub example: usize,
+    /// Under the policy being trained, natural.
+    pub logprob: f32,
+    /// Of the policy's distribution, nats.
+    pub entropy: f32,
+    /// Under the frozen reference policy. Present if [`Loss::needs_reference`].
+    pub reference: Option<f32>,
+    /// Under the policy it was sampled from, and the prompt then used; unknown for expert rows.
+    pub behavior: Option<f32>,
+    /// Under the policy some steps ago, if there is one.
+    pub old: Option<f32>,
+    /// Entropy of the k likeliest tokens, renormalised. Present if [`Loss::top_k`].
+    pub top_entropy: Option<f32>,
+    /// The token ends a sequence.
+    pub eos: bool,
+}
+
+/// What a weight may depend on beyond its micro-batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepFacts {
+    /// 0-based.
+    pub step: u32,
+    /// For [`Loss::Talr`]: the temperature and the mean of the weights over the whole step.
+    pub talr: Option<Talr>,
+}
+
+/// Statistics of a whole step for [`Loss::Talr`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Talr {
+    pub temperature: f32,
+    pub mean: f32,
+}
+
+impl Loss {
+    const NAMES: [&str; 10] =
+        ["sft", "dft", "importance", "iw-sft", "psft", "idft", "eaft", "chord-phi", "talr", "asft"];
+
+    /// From a name alone (`"dft"`) or a table with the name and parameters (`{"name": "dft", "floor": 0.1}`). Errors: an
+    /// unknown name or parameter, a value outside its range.
+    pub fn from_value(value: &serde_json::Value) -> Result<Loss> {
+        let table = match value {
+            serde_json::Value::String(name) => serde_json::json!({ "name": name }),
+            other => other.clone(),
+        };
+        let name = table.get("name").and_then(|n| n.as_str()).unwrap_or_default().to_string();
+        if !Loss::NAMES.contains(&name.as_str()) {
+            let nearest = Loss::NAMES.iter().min_by_key(|known| strsim::damerau_levenshtein(known, &name));
+            let error = Error::usage(format!("unknown loss `{name}`; there are `{}`", Loss::NAMES.join("`, `")));
+            return Err(error.hint(format!("did you mean `{}`?", nearest.unwrap_or(&"sft"))));
+        }
+        let loss: Loss = serde_json::from_value(table)
+            .map_err(|e| Error::usage(format!("bad parameter of loss `{name}`: {}", e.to_string().to_lowercase())))?;
+        loss.check()?;
+        Ok(loss)
+    }
+
+    /// The loss's name as it is written in a pipeline.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Loss::Sft {} => "sft",
+            Loss::Dft { .. } => "dft",
+            Loss::Importance { .. } => "importance",
+            Loss::IwSft { .. } => "iw-sft",
+            Loss::Psft { .. } => "psft",
+            Loss::Idft { .. } => "idft",
+            Loss::Eaft { .. } => "eaft",
+            Loss::ChordPhi {} => "chord-phi",
+            Loss::Talr {} => "talr",
+            Loss::Asft { .. } => "asft",
+        }
+    }
+
+    /// Errors: a parameter outside its range.
+    pub fn check(&self) -> Result<()> {
+        let positive = |name: &str, x: f32| match x > 0.0 && x.is_finite() {
+            true => Ok(()),
+            false => Err(Error::usage(format!("`{name}` of loss `{}` is `{x}`, not above 0", self.name()))),
+        };
+        let clip = |low: f32, high: f32| match low >= 0.0 && low <= high {
+            true => Ok(()),
+            false => Err(Error::usage(format!("loss `{}` clips to `{low}`..`{high}`", self.name()))),
+        };
+        match *self {
+            Loss::Dft { floor, .. } if !(0.0..=1.0).contains(&floor) => {
+                Err(Error::usage(format!("`floor` of loss `dft` is `{floor}`, outside 0 to 1")))
+            }
+            Loss::Importance { clip_low, clip_high, .. } => clip(clip_low, clip_high),
+            Loss::IwSft { clip_low, clip_high, temperature, .. } => {
+                clip(clip_low, clip_high).and_then(|()| positive("temperature", temperature))
+            }
+            Loss::Psft { clip, refresh_steps } => {
+                positive("refresh_steps", refresh_steps as f32).and_then(|()| positive("clip", clip))
+            }
+            Loss::Idft { scale, clip_low, clip_high, .. } => {
+                clip(clip_low, clip_high).and_then(|()| positive("scale", scale))
+            }
+            Loss::Eaft { power, k } => {
+                positive("power", power).and_then(|()| positive("k", k.saturating_sub(1) as f32))
+            }
+            Loss::Asft { kl } => clip(kl, f32::MAX),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every row must carry log-probs under a reference policy.
+    pub fn needs_reference(&self) -> bool {
+        matches!(self, Loss::IwSft { .. })
+    }
+
+    /// The trainer must hold the reference policy itself and add `kl * KL(reference, policy)` at every target.
+    pub fn reference_kl(&self) -> Option<f32> {
+        match self {
+            Loss::Asft { kl } => Some(*kl),
+            _ => None,
+        }
+    }
+
+    /// The trainer must hold the policy of some steps ago, refreshed after so many steps.
+    pub fn refresh_steps(&self) -> Option<u32> {
+        match self {
+            Loss::Psft { refresh_steps, .. } => Some(*refresh_steps),
+            _ => None,
+        }
+    }
+
+    /// The weights need the entropy of the k likeliest tokens.
+    pub fn top_k(&self) -> Option<u32> {
+        match self {
+            Loss::Eaft { k, .. } => Some(*k),
+            _ => None,
+        }
+    }
+
+    /// The weights need [`Talr`], from a pass over the whole step.
+    pub fn needs_step_statistics(&self) -> bool {
+        matches!(self, Loss::Talr {})
+    }
+
+    /// The weight of every token. Pure; the result is a constant to the gradient.
+    pub fn weights(&self, tokens: &[Token], facts: &StepFacts) -> Vec<f32> {
+        match *self {
+            Loss::Sft {} => vec![1.0; tokens.len()],
+            Loss::Dft { floor, eos_weight } => map(tokens, |t| match eos_weight {
+                Some(weight) if t.eos => weight,
+                _ => t.logprob.exp().max(floor),
+            }),
+            Loss::Importance { level, clip_low, clip_high } => {
+                let ratio = |t: &Token| t.logprob - t.behavior.unwrap_or(0.0);
+                match level {
+                    Level::Token => map(tokens, |t| ratio(t).exp().clamp(clip_low, clip_high)),
+                    Level::Sequence => per_sequence(tokens, |sequence| {
+                        sequence.iter().map(ratio).sum::<f32>().exp().clamp(clip_low, clip_high)
+                    }),
+                }
+            }
+            Loss::IwSft { level, temperature, clip_low, clip_high } => {
+                let ratio = |t: &Token| t.logprob - t.reference.expect("rows without reference log-probs were refused");
+                match level {
+                    Level::Token => map(tokens, |t| ratio(t).exp().clamp(clip_low, clip_high)),
+                    Level::Sequence => per_sequence(tokens, |sequence| {
+                        let mean = sequence.iter().map(ratio).sum::<f32>() / sequence.len() as f32;
+                        (temperature * mean).exp().clamp(clip_low, clip_high)
+                    }),
+                }
+            }
+            Loss::Psft { clip, .. } => map(tokens, |t| {
+                // Before the first step the old policy is the current one.
+                let ratio = (t.logprob - t.old.unwrap_or(t.logprob)).exp();
+                if ratio > 1.0 + clip { 0.0 } else { ratio }
+            }),
+            Loss::Idft { scale, clip_low, clip_high, warmup_steps } => {
+                let share = if facts.step >= warmup_steps { 1.0 } else { facts.step as f32 / warmup_steps as f32 };
+                map(tokens, |t| {
+                    let gamma = (-(t.logprob + t.entropy) / scale).exp().clamp(clip_low, clip_high);
+                    (t.logprob * (1.0 + share * (gamma - 1.0))).exp()
+                })
+            }
+            Loss::Eaft { power, k } => map(tokens, |t| {
+                let entropy = t.top_entropy.expect("the trainer computes the top entropy");
+                (entropy / (k as f32).ln()).clamp(0.0, 1.0).powf(power)
+            }),
+            Loss::ChordPhi {} => map(tokens, |t| t.logprob.exp() * -t.logprob.exp_m1()),
+            Loss::Talr {} => {
+                let talr = facts.talr.expect("the trainer computes the step's statistics");
+                map(tokens, |t| (t.logprob / talr.temperature).exp() / talr.mean)
+            }
+            Loss::Asft { .. } => map(tokens, |t| t.logprob.exp()),
+        }
+    }
+}
+
+impl Talr {
+    /// From all target tokens of a step. The temperature is kept above 1e-3, so that a step the policy knows by heart
+    /// does not divide by nothing.
+    pub fn of(tokens: &[Token]) -> Talr {
+        let mut means: Vec<f32> = tokens
+            .chunk_by(|a, b| a.example == b.example)
+            .map(|sequence| -sequence.iter().map(|t| t.logprob).sum::<f32>() / sequence.len() as f32)
+            .collect();
+        means.sort_by(f32::total_cmp);
+        let (low, high) = ((means.len().max(1) - 1) / 2, means.len() / 2);
+        let temperature = means.get(low).zip(means.get(high)).map_or(1.0, |(a, b)| 0.5 * (a + b)).max(1e-3);
+        let sum: f64 = tokens.iter().map(|t| f64::from((t.logprob / temperature).exp())).sum();
+        Talr { temperature, mean: ((sum / tokens.len().max(1) as f64) as f32).max(f32::MIN_POSITIVE) }
+    }
+}
+
+fn map(tokens: &[Token], weight: impl Fn(&Token) -> f32) -> Vec<f32> {
+    tokens.iter().map(weight).collect()
+}
+
+/// One weight for all tokens of an example.
+fn per_sequence(tokens: &[Token], weight: impl Fn(&[Token]) -> f32) -> Vec<f32> {
+    let sequences = tokens.chunk_by(|a, b| a.example == b.example);
+    sequences.flat_map(|sequence| std::iter::repeat_n(weight(sequence), sequence.len())).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! One micro-batch forward and backward: log-probs of its targets, their weights, and from these the gradients.
+
+use super::gradients::Gradients;
+use super::loss::{StepFacts, Token};
+use super::metrics::Sums;
+use super::packing::{MicroBatch, TrainExample};
+use super::step::{Accumulation, TrainerParams};
+use crate::model::ops::{self, tape};
+use crate::model::tensor_error;
+use crate::model::transformer::Transformer;
+use candle_core::{Tensor, Var};
+use mindgap_base::error::{Error, Result};
+use std::collections::BTreeMap;
+
+/// The policy in its several roles.
+pub(super) struct Policies {
+    /// Over the variables: its results lead back to them.
+    pub model: Transformer,
+    /// Over the same memory, without gradients.
+    pub plain: Transformer,
+    /// As it was at first, for a penalty on leaving it.
+    pub reference: Option<Transformer>,
+    /// As it was some steps ago.
+    pub old: Option<Transformer>,
+}
+
+/// What the micro-batches of a step share.
+pub(super) struct Pass<'a> {
+    pub policies: &'a Policies,
+    pub params: &'a TrainerParams,
+    pub examples: &'a [&'a TrainExample],
+    pub facts: StepFacts,
+    /// Sum of the row weights over the step's target tokens.
+    pub total: f64,
+}
+
+/// A micro-batch's part of the loss: the sum of `values * factors` over the terms.
+pub(super) struct Objective {
+    /// Log-probs of the targets, and divergences from the reference if the loss has such a penalty.
+    pub terms: Vec<(Tensor, Tensor)>,
+    pub sums: Sums,
+}
+
+impl Pass<'_> {
+    /// Gradients of all variables and the sums of one micro-batch.
+    pub fn backward(&self, batch: &MicroBatch, vars: &BTreeMap<String, Var>) -> Result<(Gradients, Sums)> {
+        let model = &self.policies.model;
+        if self.params.gradient_checkpointing {
+            return self.backward_by_blocks(batch, vars);
+        }
+        let recorded = tape::record(|| {
+            picked(model, batch).and_then(|hidden| self.objective(model, &hidden, batch)).map_err(Failed)
+        });
+        let (objective, tape) = recorded.map_err(|Failed(error)| error)?;
+        let mut gradients = tape.backward(objective.terms).map_err(tensor_error)?;
+        Ok((Gradients::take(|var| gradients.remove(var), vars)?, objective.sums))
+    }
+
+    /// The sums of one micro-batch, without gradients.
+    pub fn evaluate(&self, batch: &MicroBatch) -> Result<Sums> {
+        let plain = &self.policies.plain;
+        Ok(self.objective(plain, &picked(plain, batch)?, batch)?.sums)
+    }
+
+    /// What is known about the micro-batch's targets before any weight.
+    pub fn facts(&self, batch: &MicroBatch) -> Result<Vec<Token>> {
+        let picked = picked(&self.policies.plain, batch)?;
+        Ok(self.tokens(&self.policies.plain, &picked, batch)?.1)
+    }
+
+    /// From the hidden states that predict the targets.
+    pub(super) fn objective(&self, model: &Transformer, hidden: &Tensor, batch: &MicroBatch) -> Result<Objective> {
+        let (log_probs, mut tokens) = self.tokens(model, hidden, batch)?;
+        self.complete(&mut tokens, model, hidden, batch)?;
+        let weights = self.params.loss.weights(&tokens, &self.facts);
+        let row_weight = |token: &Token| f64::from(self.examples[token.example].weight);
+        let divisor = match self.params.accumulation {
+            Accumulation::TokenMean => self.total,
+            Accumulation::MicroBatchSum { ranks } => f64::from(ranks) * tokens.iter().map(row_weight).sum::<f64>(),
+        };
+        let mut sums = Sums::default();
+        sums.input_tokens = batch.token_ids.len() as u64;
+        sums.add_tokens(&tokens, &weights, |token| self.examples[token.example].source);
+        let factor = |(token, weight): (&Token, &f32)| (-row_weight(token) * f64::from(*weight) / divisor) as f32;
+        let mut terms = vec![(log_probs, tokens.iter().zip(&weights).map(factor).collect::<Vec<_>>())];
+        if let (Some(share), Some(reference)) = (self.params.loss.reference_kl(), &self.policies.reference) {
+            let hidden_there = picked(reference, batch)?;
+            let there = (&hidden_there, reference.head());
+            let kl = ops::reference_kl(hidden, model.head(), there).map_err(tensor_error)?;
+            let factor = |token: &Token| (row_weight(token) * f64::from(share) / divisor) as f32;
+            terms.push((kl, tokens.iter().map(factor).collect()));
+        }
+        let terms = terms.into_iter().map(|(values, factors)| {
+            let own = values.to_vec1::<f32>().map_err(tensor_error)?;
+            sums.loss += own.iter().zip(&factors).map(|(x, factor)| f64::from(*x) * f64::from(*factor)).sum::<f64>();
+            let factors = Tensor::from_vec(factors, own.len(), values.device()).map_err(tensor_error)?;
+            Ok((values, factors))
+        });
+        let terms = terms.collect::<Result<_>>()?;
+        Ok(Objective { terms, sums })
+    }
+
+    /// Log-probs of the targets, as a tensor and as facts with the rows' stored columns.
+    fn tokens(&self, model: &Transformer, picked: &Tensor, batch: &MicroBatch) -> Result<(Tensor, Vec<Token>)> {
+        let (log_probs, entropy) = ops::token_logprobs(picked, model.head(), &batch.targets).map_err(tensor_error)?;
+        let values = log_probs.to_vec1::<f32>().map_err(tensor_error)?;
+        let mut tokens = Vec::with_capacity(values.len());
+        for (i, origin) in batch.origins.iter().enumerate() {
+            let example = self.examples[origin.example];
+            let reference = example.logprob_reference.as_ref().map(|column| column[origin.token]);
+            if reference.is_none() && self.params.loss.needs_reference() {
+                let name = self.params.loss.name();
+                return Err(Error::input(format!("loss `{name}` needs reference log-probs for every row"))
+                    .at(format!("row {} of the batch", origin.example))
+                    .hint("give the train stage a `logprobs` input made under the reference policy"));
+            }
+            tokens.push(Token {
+                example: origin.example,
+                logprob: values[i],
+                entropy: entropy[i],
+                reference,
+                behavior: example.logprob_behavior.as_ref().map(|column| column[origin.token]),
+                old: None,
+                top_entropy: None,
+                eos: self.params.eos_token_ids.contains(&batch.targets[i]),
+            });
+        }
+        Ok((log_probs, tokens))
+    }
+
+    /// Adds the facts that only some losses ask for.
+    fn complete(&self, tokens: &mut [Token], model: &Transformer, picked: &Tensor, batch: &MicroBatch) -> Result<()> {
+        if let (Some(_), Some(old)) = (self.params.loss.refresh_steps(), &self.policies.old) {
+            let hidden = self::picked(old, batch)?;
+            let log_probs = ops::token_logprobs(&hidden, old.head(), &batch.targets).map_err(tensor_error)?.0;
+            for (token, value) in tokens.iter_mut().zip(log_probs.to_vec1::<f32>().map_err(tensor_error)?) {
+                token.old = Some(value);
+            }
+        }
+        if let Some(k) = self.params.loss.top_k() {
+            let entropy = ops::top_entropy(picked, model.head(), k as usize).map_err(tensor_error)?;
+            for (token, value) in tokens.iter_mut().zip(entropy) {
+                token.top_entropy = Some(value);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hidden states of the rows that predict the targets.
+fn picked(model: &Transformer, batch: &MicroBatch) -> Result<Tensor> {
+    pick(&model.hidden(&batch.token_ids, &batch.segments)?, batch)
+}
+
+/// The rows of these hidden states that predict the targets.
+pub(super) fn pick(hidden: &Tensor, batch: &MicroBatch) -> Result<Tensor> {
+    let rows = Tensor::new(&batch.rows[..], hidden.device()).map_err(tensor_error)?;
+    ops::embedding(hidden, &rows).map_err(tensor_error)
+}
+
+/// Carries an error of ours through a recording, which itself can only fail with candle's.
+pub(super) struct Failed(pub Error);
+
+impl From<candle_core::Error> for Failed {
+    fn from(error: candle_core::Error) -> Failed {
+        Failed(tensor_error(error))
+    }
+}

@@ -1,0 +1,383 @@
+//! The trainer: packed micro-batches forward and backward in parallel, gradients summed in micro-batch order, one update.
+//!
+//! How a step is cut into micro-batches depends on its examples and parameters only, and sums run in a fixed order, so the
+//! number of threads cannot change a bit. Nothing else is remembered between steps than what [`Trainer::state`] returns.
+
+use super::adamw::{AdamW, AdamWParams, host_copy};
+use super::gradients::Gradients;
+use super::lora::LoraParams;
+use super::loss::{Loss, StepFacts, Talr, Token};
+use super::metrics::{StepMetrics, Sums};
+use super::packing::{MicroBatch, Origin, PackingParams, TooLong, TrainExample, pack};
+use super::pass::{Pass, Policies};
+use super::schedule::Schedule;
+use crate::model::config::Config;
+use crate::model::tensor_error;
+use crate::model::transformer::Transformer;
+use crate::model::weights::expected_tensors;
+use candle_core::{DType, Device, Tensor, Var};
+use mindgap_base::error::{Error, Result};
+use rayon::prelude::*;
+use std::collections::{BTreeMap, HashMap};
+
+/// What the loss of a step is divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accumulation {
+    /// One weighted mean over all target tokens of the step.
+    TokenMean,
+    /// Every micro-batch by its own tokens; summed over the micro-batches of a rank without dividing, averaged over the ranks
+    /// that take turns with them: what the paper's released trainer does.
+    MicroBatchSum { ranks: u32 },
+}
+
+/// What a trainer depends on besides its initial weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainerParams {
+    pub loss: Loss,
+    pub optimizer: AdamWParams,
+    pub schedule: Schedule,
+    pub packing: PackingParams,
+    /// Largest global gradient norm; 0 does not clip.
+    pub clip_norm: f64,
+    pub accumulation: Accumulation,
+    /// For the metrics and for `eos_weight` of the loss.
+    pub eos_token_ids: Vec<u32>,
+    /// Steps in a row without an update after which training stops with an error.
+    pub skip_limit: u32,
+    /// What weights and activations are held in; gradients' sums and moments are always f32. There is no second copy of the
+    /// weights: an update is computed in f32 and rounded to this type.
+    pub dtype: DType,
+    /// Train adapters, and leave the weights as they are.
+    pub lora: Option<LoraParams>,
+    /// Of what the trainer draws itself: the adapters' first values.
+    pub seed: u64,
+    /// Hold only the inputs of the blocks on the way forward, and compute the rest again on the way back. Same gradients.
+    pub gradient_checkpointing: bool,
+}
+
+impl TrainerParams {
+    /// The paper's released trainer, quirks included: on each of its two GPUs accumulated gradients are not divided,
+    /// micro-batches of four rows are weighed alike, moments are bf16, rows are truncated on the right at 2,048 tokens.
+    pub fn with_reference_quirks(mut self) -> TrainerParams {
+        self.accumulation = Accumulation::MicroBatchSum { ranks: 2 };
+        self.optimizer.bf16_moments = true;
+        self.packing = PackingParams {
+            micro_batch_tokens: usize::MAX,
+            micro_batch_rows: 4,
+            max_length: 2048,
+            too_long: TooLong::TruncateRight,
+        };
+        self
+    }
+}
+
+/// A policy being trained.
+pub struct Trainer {
+    config: Config,
+    params: TrainerParams,
+    /// Weights that are not trained: the policy's own where adapters are trained, else none.
+    frozen: HashMap<String, Tensor>,
+    /// What is trained.
+    vars: BTreeMap<String, Var>,
+    policies: Policies,
+    /// The values of `vars` behind `policies.old`, for the saved state.
+    old_weights: BTreeMap<String, Tensor>,
+    optimizer: AdamW,
+    step: u32,
+    skipped_in_a_row: u32,
+    device: Device,
+}
+
+impl Trainer {
+    /// Takes initial weights by Hugging Face name. Errors: a parameter outside its range, a missing or misshapen tensor.
+    pub fn new(
+        config: &Config,
+        mut tensors: HashMap<String, Tensor>,
+        params: TrainerParams,
+        device: &Device,
+    ) -> Result<Trainer> {
+        params.loss.check()?;
+        params.schedule.check()?;
+        let mut frozen = HashMap::new();
+        for spec in expected_tensors(config) {
+            let Some(tensor) = tensors.remove(&spec.name) else {
+                return Err(Error::input(format!(
+                    "tensor `{}` is missing; expected shape {:?}",
+                    spec.name, spec.shape
+                )));
+            };
+            let tensor = tensor.to_device(device).and_then(|t| t.to_dtype(params.dtype)).map_err(tensor_error)?;
+            frozen.insert(spec.name, tensor);
+        }
+        let trained = match &params.lora {
+            Some(lora) => lora.init(config, params.seed)?,
+            None => std::mem::take(&mut frozen).into_iter().collect(),
+        };
+        let mut vars = BTreeMap::new();
+        for (name, tensor) in trained {
+            // A copy: an update must not reach into tensors that others hold.
+            let tensor = tensor.to_device(device).and_then(|t| t.to_dtype(params.dtype)?.copy());
+            vars.insert(name, tensor.and_then(|t| Var::from_tensor(&t)).map_err(tensor_error)?);
+        }
+        let over = |tensor: fn(&Var) -> Tensor| {
+            let trained = vars.iter().map(|(name, var)| (name.clone(), tensor(var))).collect();
+            transformer(config, &params, &frozen, trained, device)
+        };
+        let reference = match (params.loss.reference_kl(), &params.lora) {
+            (None, _) => None,
+            // Without its adapters the policy is what it was at first.
+            (Some(_), Some(_)) => Some(Transformer::from_tensors(config, frozen.clone(), params.dtype, device)?),
+            (Some(_), None) => Some(transformer(config, &params, &frozen, copies(&vars)?, device)?),
+        };
+        let policies = Policies {
+            model: over(|var| var.as_tensor().clone())?,
+            plain: over(Var::as_detached_tensor)?,
+            reference,
+            old: None,
+        };
+        Ok(Trainer {
+            config: config.clone(),
+            optimizer: AdamW::new(params.optimizer, &vars)?,
+            params,
+            frozen,
+            vars,
+            policies,
+            old_weights: BTreeMap::new(),
+            step: 0,
+            skipped_in_a_row: 0,
+            device: device.clone(),
+        })
+    }
+
+    /// Steps taken, skipped ones included; the next step's number.
+    pub fn steps_done(&self) -> u32 {
+        self.step
+    }
+
+    /// Copies in the host's memory of what is trained, by name: all weights, or the adapters.
+    pub fn weights(&self) -> Result<BTreeMap<String, Tensor>> {
+        copies(&self.vars)
+    }
+
+    /// A whole policy's weights, from what [`Trainer::weights`] gave: adapters are merged into theirs.
+    pub fn policy_weights(&self, weights: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
+        match &self.params.lora {
+            Some(lora) => lora.merge(&self.frozen, &weights),
+            None => Ok(weights),
+        }
+    }
+
+    /// One optimizer step over these examples. A loss or gradient that is not finite, or a step without any target, makes
+    /// no update and says so in the metrics; after `skip_limit` such steps in a row it is an error.
+    pub fn step(&mut self, examples: &[&TrainExample]) -> Result<StepMetrics> {
+        self.refresh_old()?;
+        let batches = pack(examples, &self.params.packing)?;
+        let pass = self.pass(examples, &batches)?;
+        let (mut sums, mut gradients) = (Sums::default(), None::<Gradients>);
+        self.for_each(
+            &batches,
+            |batch| pass.backward(batch, &self.vars),
+            |(own, own_sums)| {
+                sums.add(&own_sums);
+                match &mut gradients {
+                    None => gradients = Some(own),
+                    Some(gradients) => gradients.add(&own)?,
+                }
+                Ok(())
+            },
+        )?;
+        let mut metrics = sums.metrics(self.step, self.mean_loss(&sums, batches.len()));
+        self.update(gradients, &mut metrics)?;
+        self.step += 1;
+        Ok(metrics)
+    }
+
+    /// The loss compares with log-probs that every row must carry.
+    pub fn needs_reference(&self) -> bool {
+        self.params.loss.needs_reference()
+    }
+
+    /// Loss and metrics of examples without an update, as if they were one step. Where the loss needs log-probs that some row
+    /// lacks, they are those of `sft`.
+    pub fn evaluate(&self, examples: &[&TrainExample]) -> Result<StepMetrics> {
+        let batches = pack(examples, &self.params.packing)?;
+        let mut plain = self.params.clone();
+        plain.loss = Loss::Sft {};
+        let lacking = self.needs_reference() && examples.iter().any(|row| row.logprob_reference.is_none());
+        let mut pass = self.pass(examples, &batches)?;
+        if lacking {
+            pass.params = &plain;
+        }
+        let mut sums = Sums::default();
+        self.for_each(
+            &batches,
+            |batch| pass.evaluate(batch),
+            |own| {
+                sums.add(&own);
+                Ok(())
+            },
+        )?;
+        let mut metrics = sums.metrics(self.step, self.mean_loss(&sums, batches.len()));
+        metrics.learning_rate = self.params.schedule.learning_rate(self.step);
+        Ok(metrics)
+    }
+
+    /// Does the work of every micro-batch and takes the results in order: on the CPU some side by side, one per thread; on a
+    /// device one after the other, so that the activations of one exist at a time.
+    fn for_each<T: Send>(
+        &self,
+        batches: &[MicroBatch],
+        work: impl Fn(&MicroBatch) -> Result<T> + Sync,
+        mut take: impl FnMut(T) -> Result<()>,
+    ) -> Result<()> {
+        if !self.device.is_cpu() {
+            return batches.iter().try_for_each(|batch| take(work(batch)?));
+        }
+        for wave in batches.chunks(2 * rayon::current_num_threads().max(1)) {
+            let results: Vec<Result<T>> = wave.par_iter().map(&work).collect();
+            results.into_iter().try_for_each(|result| take(result?))?;
+        }
+        Ok(())
+    }
+
+    fn mean_loss(&self, sums: &Sums, batch_count: usize) -> f64 {
+        match self.params.accumulation {
+            Accumulation::TokenMean => sums.loss,
+            Accumulation::MicroBatchSum { ranks } => sums.loss * f64::from(ranks) / batch_count.max(1) as f64,
+        }
+    }
+
+    /// Everything a resumed trainer needs: weights, moments, counters.
+    pub fn state(&self) -> Result<HashMap<String, Tensor>> {
+        let mut state = self.optimizer.state()?;
+        state.extend(self.weights()?.into_iter().map(|(name, tensor)| (format!("weights.{name}"), tensor)));
+        state.extend(self.old_weights.iter().map(|(name, tensor)| (format!("old.{name}"), tensor.clone())));
+        let counters = [self.step, self.optimizer.updates(), self.skipped_in_a_row].map(i64::from);
+        state.insert(COUNTERS.to_string(), Tensor::new(&counters, &Device::Cpu).map_err(tensor_error)?);
+        Ok(state)
+    }
+
+    /// Goes back to a saved state of a trainer with the same model and parameters. Errors name what is missing or misshapen.
+    pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let counters = take(state, COUNTERS)?.to_vec1::<i64>().map_err(tensor_error)?;
+        let counters: Vec<u32> = counters.iter().filter_map(|c| u32::try_from(*c).ok()).collect();
+        let [step, updates, skipped] = counters[..] else {
+            return Err(Error::input(format!("saved `{COUNTERS}` does not hold three counts")));
+        };
+        let mut weights = Vec::new();
+        for (name, var) in &self.vars {
+            let key = format!("weights.{name}");
+            let tensor = take(state, &key)?;
+            if tensor.shape() != var.shape() {
+                let (found, expected) = (tensor.dims(), var.dims());
+                return Err(Error::input(format!("saved `{key}` has shape {found:?} instead of {expected:?}")));
+            }
+            let tensor = tensor.to_device(var.device()).and_then(|t| t.to_dtype(var.dtype()));
+            weights.push((var, tensor.map_err(tensor_error)?));
+        }
+        self.optimizer.restore(state, updates)?;
+        for (var, tensor) in weights {
+            var.set(&tensor).map_err(tensor_error)?;
+        }
+        let old: BTreeMap<String, Tensor> =
+            state.iter().filter_map(|(key, t)| Some((key.strip_prefix("old.")?.to_string(), t.clone()))).collect();
+        if self.params.loss.refresh_steps().is_some() && !old.is_empty() {
+            self.set_old(old)?;
+        }
+        (self.step, self.skipped_in_a_row) = (step, skipped);
+        Ok(())
+    }
+
+    /// What all micro-batches of a step share.
+    fn pass<'a>(&'a self, examples: &'a [&'a TrainExample], batches: &[MicroBatch]) -> Result<Pass<'a>> {
+        let weight = |origin: &Origin| f64::from(examples[origin.example].weight);
+        let total = batches.iter().flat_map(|batch| &batch.origins).map(weight).sum();
+        let facts = StepFacts { step: self.step, talr: None };
+        let mut pass = Pass { policies: &self.policies, params: &self.params, examples, facts, total };
+        if self.params.loss.needs_step_statistics() {
+            let mut tokens: Vec<Token> = Vec::new();
+            self.for_each(
+                batches,
+                |batch| pass.facts(batch),
+                |own| {
+                    tokens.extend(own);
+                    Ok(())
+                },
+            )?;
+            pass.facts.talr = Some(Talr::of(&tokens));
+        }
+        Ok(pass)
+    }
+
+    /// Replaces the old policy by the current one when its time has come.
+    fn refresh_old(&mut self) -> Result<()> {
+        if let Some(steps) = self.params.loss.refresh_steps()
+            && (self.policies.old.is_none() || self.step.is_multiple_of(steps))
+        {
+            self.set_old(self.weights()?)?;
+        }
+        Ok(())
+    }
+
+    fn set_old(&mut self, tensors: BTreeMap<String, Tensor>) -> Result<()> {
+        let old = transformer(&self.config, &self.params, &self.frozen, tensors.clone(), &self.device)?;
+        self.policies.old = Some(old);
+        self.old_weights = tensors;
+        Ok(())
+    }
+
+    /// Clips and updates, or skips; completes the metrics.
+    fn update(&mut self, gradients: Option<Gradients>, metrics: &mut StepMetrics) -> Result<()> {
+        metrics.learning_rate = self.params.schedule.learning_rate(self.step);
+        let Some(gradients) = gradients else { return self.skip(metrics, "no target token in this step".to_string()) };
+        metrics.grad_norm = gradients.norm()?;
+        if !metrics.loss.is_finite() || !metrics.grad_norm.is_finite() {
+            let reason = format!("loss `{}`, gradient norm `{}`", metrics.loss, metrics.grad_norm);
+            return self.skip(metrics, reason);
+        }
+        metrics.clipped = self.params.clip_norm > 0.0 && metrics.grad_norm > self.params.clip_norm;
+        let scale = if metrics.clipped { self.params.clip_norm / (metrics.grad_norm + 1e-6) } else { 1.0 };
+        self.optimizer.update(&self.vars, gradients.tensors(), scale, metrics.learning_rate)?;
+        self.skipped_in_a_row = 0;
+        Ok(())
+    }
+
+    fn skip(&mut self, metrics: &mut StepMetrics, reason: String) -> Result<()> {
+        self.skipped_in_a_row += 1;
+        if self.skipped_in_a_row >= self.params.skip_limit.max(1) {
+            let (count, step) = (self.skipped_in_a_row, self.step);
+            return Err(Error::check(format!("{count} steps in a row made no update: {reason}"))
+                .at(format!("step {step}"))
+                .hint("lower the learning rate, or look for rows with extreme weights in this step's batch"));
+        }
+        metrics.skipped = Some(reason);
+        Ok(())
+    }
+}
+
+/// A transformer over what is trained and what is not.
+fn transformer(
+    config: &Config,
+    params: &TrainerParams,
+    frozen: &HashMap<String, Tensor>,
+    trained: BTreeMap<String, Tensor>,
+    device: &Device,
+) -> Result<Transformer> {
+    let Some(lora) = &params.lora else {
+        return Transformer::from_tensors(config, trained.into_iter().collect(), params.dtype, device);
+    };
+    let mut model = Transformer::from_tensors(config, frozen.clone(), params.dtype, device)?;
+    lora.attach(&mut model, &trained)?;
+    Ok(model)
+}
+
+/// Copies in the host's memory.
+fn copies(vars: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Tensor>> {
+    vars.iter().map(|(name, var)| Ok((name.clone(), host_copy(&var.as_detached_tensor())?))).collect()
+}
+
+const COUNTERS: &str = "trainer.counters";
+
+fn take<'a>(state: &'a HashMap<String, Tensor>, key: &str) -> Result<&'a Tensor> {
+    state.get(key).ok_or_else(|| Error::input(format!("saved state has no tensor `{key}`")))
+}

@@ -1,0 +1,362 @@
+//! The trainer as a whole: gradients reach everything, threads and packing change nothing, saved state goes on to the bit.
+
+use super::*;
+use crate::model::config::Config;
+use crate::model::ops::without_kernels;
+use crate::model::testing::{every_shape, tiny_config, tiny_tensors};
+use candle_core::{DType, Device, Tensor};
+use mindgap_base::rng::Stream;
+use std::collections::{BTreeMap, HashMap};
+
+fn params(loss: &str) -> TrainerParams {
+    TrainerParams {
+        loss: Loss::from_value(&serde_json::json!(loss)).unwrap(),
+        optimizer: AdamWParams { weight_decay: 0.1, ..AdamWParams::default() },
+        schedule: Schedule { warmup_steps: 2, decay: Decay::Cosine, ..Schedule::constant(1e-2, 20) },
+        packing: PackingParams { micro_batch_tokens: 40, ..PackingParams::default() },
+        clip_norm: 1.0,
+        accumulation: Accumulation::TokenMean,
+        eos_token_ids: vec![2],
+        skip_limit: 3,
+        dtype: DType::F32,
+        lora: None,
+        seed: 0,
+        gradient_checkpointing: false,
+    }
+}
+
+fn trainer(config: &Config, params: TrainerParams) -> Trainer {
+    Trainer::new(config, tiny_tensors(config, 3), params, &Device::Cpu).unwrap()
+}
+
+/// Rows of random tokens with a prompt, an end of sequence and stored log-probs.
+fn examples(count: usize) -> Vec<TrainExample> {
+    let row = |i: usize| {
+        let mut cursor = Stream::at(5, &[b"example", &i.to_le_bytes()]).cursor();
+        let length = 4 + cursor.below(18) as usize;
+        let mut token_ids: Vec<u32> = (0..length).map(|_| 3 + cursor.below(50) as u32).collect();
+        token_ids.push(2);
+        let column: Vec<f32> = token_ids.iter().map(|_| -3.0 * cursor.uniform() as f32).collect();
+        TrainExample {
+            loss_mask: (0..token_ids.len()).map(|t| t >= 3).collect(),
+            logprob_reference: Some(column.clone()),
+            logprob_behavior: (!i.is_multiple_of(3)).then_some(column),
+            ..TrainExample::new(token_ids, Vec::new(), (i % 3) as u32)
+        }
+    };
+    (0..count).map(row).collect()
+}
+
+fn run(trainer: &mut Trainer, rows: &[TrainExample], steps: std::ops::Range<usize>) -> Vec<StepMetrics> {
+    let batch = |i: usize| -> Vec<&TrainExample> { (0..5).map(|j| &rows[(i * 5 + j) % rows.len()]).collect() };
+    steps.map(|i| trainer.step(&batch(i)).unwrap()).collect()
+}
+
+fn bits(weights: &BTreeMap<String, Tensor>) -> Vec<u32> {
+    let values = |t: &Tensor| t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    weights.values().flat_map(values).map(f32::to_bits).collect()
+}
+
+const LOSSES: [&str; 10] = ["sft", "dft", "importance", "iw-sft", "psft", "idft", "eaft", "chord-phi", "talr", "asft"];
+
+/// One step of a policy of this shape moves all its tensors. Without decay: that would move a matrix which has no gradient.
+fn assert_moves_every_tensor(config: &Config, loss: &str) {
+    let optimizer = AdamWParams { weight_decay: 0.0, ..AdamWParams::default() };
+    let mut trainer = trainer(config, TrainerParams { optimizer, ..params(loss) });
+    let before = trainer.weights().unwrap();
+    let metrics = &run(&mut trainer, &examples(5), 0..1)[0];
+    assert!(metrics.skipped.is_none() && metrics.grad_norm > 0.0, "{loss}: {metrics:?}");
+    for (name, after) in trainer.weights().unwrap() {
+        let moved = (after - &before[&name]).unwrap().abs().unwrap().sum_all().unwrap();
+        assert!(moved.to_scalar::<f32>().unwrap() > 0.0, "{loss} does not move `{name}`");
+    }
+}
+
+#[test]
+fn one_step_moves_every_tensor() {
+    for loss in LOSSES {
+        assert_moves_every_tensor(&tiny_config(), loss);
+    }
+}
+
+#[test]
+fn training_lowers_the_loss() {
+    let rows = examples(5);
+    let mut trainer = trainer(&tiny_config(), params("sft"));
+    let metrics = run(&mut trainer, &rows, 0..20);
+    assert!(metrics[19].nll < 0.6 * metrics[0].nll, "{} then {}", metrics[0].nll, metrics[19].nll);
+    let all: Vec<&TrainExample> = rows.iter().collect();
+    let evaluated = trainer.evaluate(&all).unwrap();
+    assert_eq!(evaluated.nll, trainer.step(&all).unwrap().nll);
+}
+
+#[test]
+fn thread_count_changes_no_bit() {
+    let rows = examples(15);
+    let in_pool = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut trainer = trainer(&tiny_config(), params("dft"));
+            let metrics = run(&mut trainer, &rows, 0..4);
+            (bits(&trainer.weights().unwrap()), metrics)
+        })
+    };
+    let one = in_pool(1);
+    assert_eq!(one, in_pool(2));
+    assert_eq!(one, in_pool(5));
+}
+
+#[test]
+fn a_saved_state_goes_on_to_the_bit() {
+    let rows = examples(15);
+    for loss in ["dft", "psft", "asft"] {
+        let mut straight = trainer(&tiny_config(), params(loss));
+        let metrics = run(&mut straight, &rows, 0..12);
+        let mut first = trainer(&tiny_config(), params(loss));
+        run(&mut first, &rows, 0..5);
+        let state = first.state().unwrap();
+        run(&mut first, &rows, 5..7);
+        let mut second = trainer(&tiny_config(), params(loss));
+        second.restore(&state).unwrap();
+        assert_eq!(second.steps_done(), 5);
+        assert_eq!(run(&mut second, &rows, 5..12), metrics[5..], "{loss}");
+        assert_eq!(bits(&second.weights().unwrap()), bits(&straight.weights().unwrap()), "{loss}");
+    }
+}
+
+#[test]
+fn bad_states_are_errors_and_change_nothing() {
+    let mut trainer = trainer(&tiny_config(), params("dft"));
+    let before = bits(&trainer.weights().unwrap());
+    let state = trainer.state().unwrap();
+    for key in ["trainer.counters", "weights.model.norm.weight", "adamw.first.model.norm.weight"] {
+        let mut broken = state.clone();
+        broken.remove(key);
+        assert!(trainer.restore(&broken).unwrap_err().what().contains(key));
+    }
+    let mut broken = state.clone();
+    broken.insert("weights.model.norm.weight".to_string(), Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap());
+    assert!(trainer.restore(&broken).unwrap_err().what().contains("shape [3]"));
+    assert_eq!(bits(&trainer.weights().unwrap()), before);
+}
+
+/// A row's log-probs do not depend on its neighbours in the pack, nor on how the step is cut.
+#[test]
+fn packing_has_no_cross_talk() {
+    let rows = examples(6);
+    let nll = |rows: &[TrainExample], tokens: usize| {
+        let mut params = params("sft");
+        params.packing.micro_batch_tokens = tokens;
+        let all: Vec<&TrainExample> = rows.iter().collect();
+        let metrics = trainer(&tiny_config(), params).evaluate(&all).unwrap();
+        metrics.nll * metrics.token_count as f64
+    };
+    let alone: f64 = rows.iter().map(|row| nll(std::slice::from_ref(row), 1000)).sum();
+    for tokens in [1, 40, 1000] {
+        assert!((nll(&rows, tokens) / alone - 1.0).abs() < 1e-12, "micro-batches of {tokens}");
+    }
+    let mut changed = rows.clone();
+    changed[1].token_ids.iter_mut().for_each(|id| *id = 60 - *id);
+    let others = |rows: &[TrainExample]| nll(rows, 1000) - nll(&rows[1..2], 1000);
+    assert!((others(&changed) - others(&rows)).abs() < 1e-9);
+}
+
+#[test]
+fn steps_without_an_update_are_reported_and_then_stop() {
+    let mut untargeted = examples(1);
+    untargeted[0].loss_mask.fill(false);
+    let mut skipping = trainer(&tiny_config(), params("sft"));
+    let before = bits(&skipping.weights().unwrap());
+    let rows: Vec<&TrainExample> = untargeted.iter().collect();
+    assert_eq!(skipping.step(&rows).unwrap().skipped.as_deref(), Some("no target token in this step"));
+    assert!(skipping.step(&rows).is_ok());
+    assert!(skipping.step(&rows).unwrap_err().what().contains("3 steps in a row"));
+    assert_eq!(bits(&skipping.weights().unwrap()), before);
+
+    let mut tensors: HashMap<String, Tensor> = tiny_tensors(&tiny_config(), 3);
+    tensors.insert("model.norm.weight".to_string(), Tensor::full(f32::INFINITY, 24, &Device::Cpu).unwrap());
+    let mut broken = Trainer::new(&tiny_config(), tensors, params("sft"), &Device::Cpu).unwrap();
+    let rows = examples(2);
+    let reason = broken.step(&rows.iter().collect::<Vec<_>>()).unwrap().skipped.unwrap();
+    assert!(reason.contains("NaN") || reason.contains("inf"), "{reason}");
+}
+
+#[test]
+fn missing_reference_log_probs_are_named() {
+    let mut rows = examples(3);
+    rows[1].logprob_reference = None;
+    let mut trainer = trainer(&tiny_config(), params("iw-sft"));
+    let error = trainer.step(&rows.iter().collect::<Vec<_>>()).unwrap_err();
+    assert_eq!(error.place(), Some("row 1 of the batch"));
+}
+
+/// What runs on other devices, operators composed of candle's, gives the kernels' gradients: whole or by blocks, all weights or
+/// adapters, one- and two-term losses.
+#[test]
+fn compositions_agree_with_the_kernels() {
+    let rows = examples(15);
+    let lora = || Some(LoraParams { rank: 3, alpha: 6.0, targets: vec!["q_proj".to_string(), "up_proj".to_string()] });
+    for (loss, lora, gradient_checkpointing) in [
+        ("sft", None, false),
+        ("dft", None, false),
+        ("dft", None, true),
+        ("asft", None, true),
+        ("sft", lora(), false),
+        ("dft", lora(), true),
+    ] {
+        let config = Config { tie_word_embeddings: loss == "dft", ..tiny_config() };
+        let own = || {
+            let mut trainer =
+                trainer(&config, TrainerParams { lora: lora.clone(), gradient_checkpointing, ..params(loss) });
+            (run(&mut trainer, &rows, 0..3), trainer.state().unwrap())
+        };
+        let (kernels, composed) = (own(), without_kernels(own));
+        assert_ne!(kernels.0, composed.0, "other operations should round otherwise");
+        for (a, b) in kernels.0.iter().zip(&composed.0) {
+            assert!((a.loss - b.loss).abs() < 1e-5 && (a.grad_norm / b.grad_norm - 1.0).abs() < 1e-4, "{a:?} {b:?}");
+        }
+        let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (name, moment) in kernels.1.iter().filter(|(name, _)| name.starts_with("adamw.first.")) {
+            for (a, b) in values(moment).iter().zip(&values(&composed.1[name])) {
+                assert!((a - b).abs() < 1e-5, "{loss} {name}: {a} and {b}");
+            }
+        }
+    }
+}
+
+/// No composition cuts a gradient, for any loss and any family of models.
+#[test]
+fn one_step_of_compositions_moves_every_tensor() {
+    for (loss, config) in LOSSES.into_iter().zip(every_shape().into_iter().cycle()) {
+        without_kernels(|| assert_moves_every_tensor(&config, loss));
+    }
+}
+
+/// A checkpoint made with kernels goes on without them, and the other way round: it is the same state.
+#[test]
+fn a_checkpoint_goes_on_elsewhere() {
+    let rows = examples(15);
+    let straight = run(&mut trainer(&tiny_config(), params("dft")), &rows, 0..6);
+    let first = || {
+        let mut trainer = trainer(&tiny_config(), params("dft"));
+        run(&mut trainer, &rows, 0..3);
+        trainer.state().unwrap()
+    };
+    let go_on = |state: HashMap<String, Tensor>| {
+        let mut trainer = trainer(&tiny_config(), params("dft"));
+        trainer.restore(&state).unwrap();
+        run(&mut trainer, &rows, 3..6)
+    };
+    let (there, here) = (first(), without_kernels(first));
+    for metrics in [without_kernels(|| go_on(there)), go_on(here)] {
+        for (a, b) in straight[3..].iter().zip(&metrics) {
+            assert!((a.loss - b.loss).abs() < 1e-5, "{a:?} {b:?}");
+        }
+    }
+}
+
+#[test]
+fn a_gpu_trains_as_the_cpu_does() {
+    let Some(device) = crate::model::device::for_tests() else { return };
+    let rows = examples(15);
+    let on = |device: &Device| {
+        let mut trainer = Trainer::new(&tiny_config(), tiny_tensors(&tiny_config(), 3), params("dft"), device).unwrap();
+        run(&mut trainer, &rows, 0..5)
+    };
+    for (a, b) in on(&Device::Cpu).iter().zip(&on(&device)) {
+        assert!((a.loss - b.loss).abs() < 1e-3 && (a.grad_norm / b.grad_norm - 1.0).abs() < 1e-2, "{a:?} {b:?}");
+    }
+}
+
+/// bf16 weights and activations with f32 moments follow f32 as closely as bf16 can.
+#[test]
+fn trains_in_bf16() {
+    let rows = examples(5);
+    let mut narrow = trainer(&tiny_config(), TrainerParams { dtype: DType::BF16, ..params("sft") });
+    let metrics = run(&mut narrow, &rows, 0..20);
+    let wide = run(&mut trainer(&tiny_config(), params("sft")), &rows, 0..1);
+    assert!((metrics[0].loss / wide[0].loss - 1.0).abs() < 0.02, "{} and {}", metrics[0].loss, wide[0].loss);
+    let norms = (metrics[0].grad_norm, wide[0].grad_norm);
+    assert!((norms.0 / norms.1 - 1.0).abs() < 0.05, "{norms:?}");
+    assert!(metrics[19].nll < 0.7 * metrics[0].nll, "{} then {}", metrics[0].nll, metrics[19].nll);
+}
+
+/// The paper's released trainer: micro-batches of four rows, summed on each of two ranks without dividing, so a gradient half
+/// as many times larger as there are micro-batches.
+#[test]
+fn reference_quirks_sum_over_micro_batches() {
+    let rows = examples(4);
+    let quirky = || trainer(&tiny_config(), params("dft").with_reference_quirks());
+    let all: Vec<&TrainExample> = (0..24).map(|i| &rows[i % 4]).collect();
+    let six = quirky().step(&all).unwrap();
+    let corrected = trainer(&tiny_config(), params("dft")).step(&all).unwrap();
+    assert!((six.grad_norm / corrected.grad_norm - 3.0).abs() < 1e-4, "{} and {}", six.grad_norm, corrected.grad_norm);
+    // Only what is logged is divided.
+    assert!((six.loss - corrected.loss).abs() < 1e-6);
+    assert!((quirky().evaluate(&all).unwrap().loss - six.loss).abs() < 1e-12);
+}
+
+/// A token of a short micro-batch weighs more than one of a long micro-batch; corrected, all weigh the same.
+#[test]
+fn reference_quirks_take_the_mean_per_micro_batch() {
+    let rows = examples(8);
+    let loss = |rows: &[TrainExample], params: TrainerParams| {
+        let rows: Vec<&TrainExample> = rows.iter().collect();
+        trainer(&tiny_config(), params).evaluate(&rows).unwrap()
+    };
+    let quirky = || params("sft").with_reference_quirks();
+    let (first, second) = (loss(&rows[..4], quirky()), loss(&rows[4..], quirky()));
+    assert_ne!(first.token_count, second.token_count);
+    let both = loss(&rows, quirky());
+    assert!((both.loss - 0.5 * (first.loss + second.loss)).abs() < 1e-9);
+    assert!((loss(&rows, params("sft")).loss - both.nll).abs() < 1e-6);
+    assert!((both.loss - both.nll).abs() > 1e-4, "{both:?}");
+}
+
+/// Moments are numbers that bf16 can hold, and long rows lose their end, end-of-sequence token included.
+#[test]
+fn reference_quirks_round_moments_and_truncate() {
+    let mut quirky = trainer(&tiny_config(), params("dft").with_reference_quirks());
+    run(&mut quirky, &examples(5), 0..2);
+    let state = quirky.state().unwrap();
+    let moments = state.iter().filter(|(name, _)| name.starts_with("adamw."));
+    for value in moments.flat_map(|(_, t)| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()) {
+        assert_eq!(value, half::bf16::from_f32(value).to_f32());
+    }
+    let long = TrainExample::new(vec![5; 3000], (0..3000).map(|i| i > 0).collect(), 0);
+    let batches = packing::pack(&[&long], &params("dft").with_reference_quirks().packing).unwrap();
+    assert_eq!(batches[0].targets.len(), 2047);
+}
+
+/// Held-out rows come without reference log-probs: what can be measured is.
+#[test]
+fn evaluates_without_reference_log_probs() {
+    let mut rows = examples(3);
+    let rows_of = |rows: &[TrainExample], loss: &str| {
+        let rows: Vec<&TrainExample> = rows.iter().collect();
+        trainer(&tiny_config(), params(loss)).evaluate(&rows).unwrap()
+    };
+    assert_ne!(rows_of(&rows, "iw-sft").loss, rows_of(&rows, "sft").loss);
+    rows.iter_mut().for_each(|row| row.logprob_reference = None);
+    assert_eq!(rows_of(&rows, "iw-sft"), rows_of(&rows, "sft"));
+}
+
+/// Computing blocks again gives the same bits, whichever way gradients come and whatever is trained.
+#[test]
+fn gradient_checkpointing_changes_no_bit() {
+    let rows = examples(15);
+    let lora = Some(LoraParams { rank: 3, alpha: 6.0, targets: vec!["q_proj".to_string(), "up_proj".to_string()] });
+    for (loss, dtype, lora) in
+        [("dft", DType::F32, None), ("asft", DType::F32, None), ("dft", DType::BF16, None), ("sft", DType::F32, lora)]
+    {
+        for tie_word_embeddings in [true, false] {
+            let config = Config { tie_word_embeddings, ..tiny_config() };
+            let own = |gradient_checkpointing| {
+                let params = TrainerParams { dtype, lora: lora.clone(), gradient_checkpointing, ..params(loss) };
+                let mut trainer = trainer(&config, params);
+                (run(&mut trainer, &rows, 0..3), bits(&trainer.weights().unwrap()))
+            };
+            assert!(own(true) == own(false), "{loss} {dtype:?} tied {tie_word_embeddings}");
+        }
+    }
+}

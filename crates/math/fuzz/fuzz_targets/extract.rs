@@ -1,0 +1,19 @@
+//! Any text is a response: every judge ends with a verdict.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mindgap_math::{Judge, Verdict, boxed_count, last_boxed};
+
+fuzz_target!(|text: &str| {
+    let boxed = last_boxed(text);
+    assert!(boxed.is_none() || boxed_count(text) > 0);
+    for (judge, gold) in [
+        (Judge::Exact, "x"),
+        (Judge::Choice, "A"),
+        (Judge::Json, "[]"),
+        (Judge::Numeric { rel_tol: 1e-6, abs_tol: 0.0 }, "1"),
+    ] {
+        let judgement = judge.judge(gold, text);
+        assert!(judgement.verdict == Verdict::NoAnswer || judgement.extracted.is_some());
+    }
+});

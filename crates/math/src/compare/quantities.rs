@@ -1,0 +1,175 @@
+//! quantities: what stands around a number: signs, units, percents, degrees, bases, times, ratios, rounding.
+
+use num_rational::BigRational;
+use num_traits::{One, Signed};
+
+use crate::compare::equal::{Answer, Comparison};
+use crate::compare::identity;
+use crate::compare::sets;
+use crate::compare::shapes::{is_collection, is_scalar, radians, value_of};
+use crate::compare::signs::{expanded, is_plus_minus};
+use crate::number::budget::Exhausted;
+use crate::read::ast::Expr;
+use crate::read::units::Unit;
+
+impl Comparison<'_> {
+    /// Signs, units, percents, degrees, bases, times: what stands around a number.
+    pub(super) fn unwrapped(&mut self, a: &Expr, b: &Expr) -> Result<Option<bool>, Exhausted> {
+        if is_plus_minus(a) || is_plus_minus(b) {
+            let (first, second) = (expanded(a.clone()), expanded(b.clone()));
+            if let (Some(first), Some(second)) = (first, second) {
+                return self.same(&first, &second).map(Some);
+            }
+            return Ok(Some(false));
+        }
+        Ok(Some(match (a, b) {
+            (Expr::Quantity(x, unit), Expr::Quantity(y, other)) => {
+                self.how("unit");
+                if unit.is_count() || other.is_count() {
+                    return self.same(x, y).map(Some);
+                }
+                if unit.dimension != other.dimension {
+                    return Ok(Some(false));
+                }
+                if unit.scale == other.scale {
+                    return self.same(x, y).map(Some);
+                }
+                let scaled = |x: &Expr, scale: &BigRational| Expr::Mul(vec![x.clone(), Expr::num(scale.clone())]);
+                self.same(&scaled(x, &unit.scale), &scaled(y, &other.scale))?
+            }
+            // 5cm without a space, where the other side says that it is a length
+            (Expr::Quantity(..), Expr::Mul(factors)) if glued_unit(factors).is_some() => {
+                let glued = glued_unit(factors).expect("just seen");
+                return self.same(a, &glued).map(Some);
+            }
+            (Expr::Mul(factors), Expr::Quantity(..)) if glued_unit(factors).is_some() => {
+                let glued = glued_unit(factors).expect("just seen");
+                return self.same(&glued, b).map(Some);
+            }
+            (Expr::Quantity(x, _), y) if self.options.units_optional && !y.is_text() => self.same(x, y)?,
+            (x, Expr::Quantity(y, _)) if self.options.units_optional && !x.is_text() => self.same(x, y)?,
+            (Expr::Percent(x), Expr::Percent(y)) => self.same(x, y)?,
+            (Expr::Percent(x), y) if !is_collection(y) => {
+                let (x, y) = (x.as_ref(), value_of(y));
+                let hundredth = Expr::Div(Box::new(x.clone()), Box::new(Expr::int(100)));
+                (self.options.percent_as_number && self.same(x, y)?) || self.same(&hundredth, y)?
+            }
+            (x, Expr::Percent(y)) if !is_collection(x) => {
+                let hundredth = Expr::Div(y.clone(), Box::new(Expr::int(100)));
+                self.same(value_of(x), &hundredth)?
+            }
+            (Expr::Degree(x), Expr::Degree(y)) => self.same(x, y)?,
+            (Expr::Degree(x), y) if !is_collection(y) => {
+                let y = value_of(y);
+                (self.options.degrees_optional && self.same(x, y)?) || self.same(&radians(x), y)?
+            }
+            (x, Expr::Degree(y)) if !is_collection(x) => {
+                let x = value_of(x);
+                (self.options.degrees_optional && self.same(x, y)?) || self.same(x, &radians(y))?
+            }
+            (Expr::Based(x, _, base), Expr::Based(y, _, other)) => {
+                self.how("base");
+                base == other && x == y
+            }
+            (Expr::Based(_, digits, _), Expr::Num(value, None)) => {
+                self.how("base");
+                self.options.base_optional && value.is_integer() && value.numer().to_string() == *digits
+            }
+            (Expr::Time(h, m, half), Expr::Time(hour, minute, other)) => {
+                self.how("time");
+                let clock = h == hour
+                    && m == minute
+                    && (half == other || half.is_none() || (other.is_none() && self.options.units_optional));
+                let ratio = half.is_none() && other.is_none() && *m > 0 && *minute > 0 && h * minute == m * hour;
+                clock || ratio
+            }
+            (Expr::Time(h, m, None), y) if matches!(y, Expr::Ratio(_)) || is_scalar(y) => {
+                self.same(&Expr::Ratio(vec![Expr::int((*h).into()), Expr::int((*m).into())]), y)?
+            }
+            (x, Expr::Time(h, m, None)) if matches!(x, Expr::Ratio(_)) || is_scalar(x) => {
+                self.same(x, &Expr::Ratio(vec![Expr::int((*h).into()), Expr::int((*m).into())]))?
+            }
+            (Expr::Ratio(x), Expr::Ratio(y)) => {
+                self.how("ratio");
+                self.ratios(x, y)?
+            }
+            (Expr::Ratio(x), y) if is_scalar(y) => self.ratio_value(x, |this, x| this.same(x, y))?,
+            (x, Expr::Ratio(y)) if is_scalar(x) => self.ratio_value(y, |this, y| this.same(x, y))?,
+            _ => return Ok(None),
+        }))
+    }
+
+    fn ratio_value(&mut self, parts: &[Expr], compare: impl FnOnce(&mut Self, &Expr) -> Answer) -> Answer {
+        match parts {
+            [over, under] => compare(self, &Expr::Div(Box::new(over.clone()), Box::new(under.clone()))),
+            _ => Ok(false),
+        }
+    }
+
+    /// `a : b : c` and `d : e : f` are equal when all cross products are.
+    fn ratios(&mut self, a: &[Expr], b: &[Expr]) -> Answer {
+        if a.len() != b.len() {
+            return Ok(false);
+        }
+        let zero = |part: &Expr| identity::rational(part).is_some_and(|value| num_traits::Zero::is_zero(&value));
+        if a.iter().chain(b).any(zero) {
+            return self.all(a, b);
+        }
+        for at in 1..a.len() {
+            let left = Expr::Mul(vec![a[0].clone(), b[at].clone()]);
+            let right = Expr::Mul(vec![a[at].clone(), b[0].clone()]);
+            if !self.same(&left, &right)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// An exact value that does not end as a decimal, rounded to the digits of the reference.
+    pub(super) fn rounded(&mut self, gold: &Expr, answer: &Expr) -> Answer {
+        let Expr::Num(value, Some(places)) = gold else { return Ok(false) };
+        let digits = (value.numer() * num_bigint::BigInt::from(10).pow((*places).min(400)) / value.denom())
+            .abs()
+            .to_string()
+            .len();
+        if !self.options.round_to_gold || *places == 0 || digits < 3 || !identity::is_constant(answer) {
+            return Ok(false);
+        }
+        if let Some(exact) = identity::rational(answer) {
+            let mut rest = exact.denom().clone();
+            for prime in [2, 5] {
+                while (&rest % prime) == num_bigint::BigInt::from(0) {
+                    rest /= prime;
+                }
+            }
+            if rest.is_one() {
+                return Ok(false);
+            }
+        }
+        let half = BigRational::new(1.into(), num_bigint::BigInt::from(10).pow(*places) * 2);
+        let above = sets::order(answer, &Expr::num(value - &half), &mut self.budget)?;
+        let below = sets::order(answer, &Expr::num(value + &half), &mut self.budget)?;
+        let inside = above.is_some_and(|order| order.is_ge()) && below.is_some_and(|order| order.is_le());
+        if inside {
+            self.how("rounded");
+        }
+        Ok(inside)
+    }
+}
+
+/// `5 * c * m` as 5 cm: a numeral, and letters that spell a unit, perhaps to a power.
+fn glued_unit(factors: &[Expr]) -> Option<Expr> {
+    let [value @ Expr::Num(..), letters @ .., last] = factors else { return None };
+    let (last, power) = match last {
+        Expr::Pow(base, exponent) => (base.as_ref(), i32::try_from(exponent.as_int()?).ok()?),
+        other => (other, 1),
+    };
+    let mut name = String::new();
+    for letter in letters.iter().chain([last]) {
+        match letter {
+            Expr::Sym(letter) if letter.len() == 1 => name.push_str(letter),
+            _ => return None,
+        }
+    }
+    Some(Expr::Quantity(Box::new(value.clone()), Unit::named(&name)?.power(power)))
+}

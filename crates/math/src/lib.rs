@@ -1,0 +1,47 @@
+//! Is this response's final answer the reference answer?  extract -> lex -> parse -> compare.
+//!
+//! Total on any input, no clock, no disk, no printing; the same verdict on any machine at any load. Conventions and figures:
+//! docs/design/math-equivalence.md.
+#![doc = include_str!("../README.md")]
+
+// people ask here
+mod judge;
+mod options;
+// text -> tree
+mod read;
+// tree, tree -> equal?
+mod compare;
+// numbers with error bounds
+mod number;
+// other judges
+mod json;
+
+use read::{extract, lex, parse, print};
+
+pub use judge::{Judge, Judgement, Verdict};
+pub use options::Options;
+
+/// Bumped whenever a verdict can change; part of every verdict's fingerprint.
+pub const JUDGE_VERSION: u32 = 3;
+
+/// The content of the last box of `text`, if its braces close.
+pub fn last_boxed(text: &str) -> Option<&str> {
+    let last = extract::boxes(text).pop()?;
+    last.closed.then(|| &text[last.content])
+}
+
+/// How many outermost boxes `text` has, unclosed ones included.
+pub fn boxed_count(text: &str) -> usize {
+    extract::boxes(text).len()
+}
+
+/// Reads an answer and prints it in the judge's own notation; none when it cannot be read. Reading the print again gives
+/// the same print.
+pub fn canonical_print(answer: &str) -> Option<String> {
+    parse::parse(answer, lex::Comma::Auto).ok().map(|parsed| print::print(&parsed.expr))
+}
+
+/// True when an answer is read as mathematics, a choice or words, and not only compared as a string.
+pub fn is_readable(answer: &str) -> bool {
+    judge::readable(answer)
+}

@@ -1,0 +1,174 @@
+//! quantity: what stands behind a term: its unit, the thing counted, the base of its digits.
+
+use num_rational::BigRational;
+use num_traits::{One, ToPrimitive};
+
+use super::words::is_clause_word;
+use super::{Parser, Result};
+use crate::read::ast::{Const, Expr};
+use crate::read::token::{Cmd, Delim, Tok};
+use crate::read::units::Unit;
+
+impl Parser {
+    /// A unit, a counted thing or the base of the digits, behind a term.
+    pub(super) fn with_unit(&mut self, term: Expr) -> Result<Expr> {
+        if matches!(term, Expr::Text(_) | Expr::Quantity(..)) && !matches!(term, Expr::Quantity(..)) {
+            return Ok(term);
+        }
+        if matches!(self.peek(), Some(Tok::Word(word)) if word == "base")
+            && let (Some(Tok::Num(base, ..)), Tok::Num(_, _, Some(digits))) =
+                (self.peek_at(1), &self.tokens[self.at - 1].tok)
+            && let Some(value) = super::atom::in_base(digits, base)
+        {
+            self.at += 2;
+            return Ok(value);
+        }
+        let start = self.at;
+        if let Some(unit) = self.unit() {
+            return Ok(Expr::Quantity(Box::new(term), unit));
+        }
+        self.at = start;
+        if let Some(name) = self.counted() {
+            let unit = Unit { dimension: vec![(format!("#{name}"), 1)], scale: BigRational::one() };
+            return Ok(Expr::Quantity(Box::new(term), unit));
+        }
+        self.at = start;
+        Ok(term)
+    }
+
+    /// One to three words up to the end of an item that name what is counted.
+    fn counted(&mut self) -> Option<String> {
+        let mut words = Vec::new();
+        while let Some(Tok::Word(word)) = self.peek() {
+            let word = word.to_lowercase();
+            if is_clause_word(&word) || !word.starts_with(|c: char| c.is_alphabetic()) {
+                return None;
+            }
+            words.push(word);
+            self.at += 1;
+        }
+        let ends = matches!(
+            self.peek(),
+            None | Some(Tok::Comma | Tok::Semicolon | Tok::And | Tok::Or | Tok::Newline | Tok::Quad | Tok::Close(_))
+        );
+        ((1..=3).contains(&words.len()) && ends).then(|| words.join(" "))
+    }
+
+    /// `\frac{\text{m}}{\text{s}^2}` ahead, and the tokens it takes.
+    pub(super) fn unit_fraction(&self) -> Option<(Unit, usize)> {
+        if self.peek() != Some(&Tok::Cmd(Cmd::Frac)) {
+            return None;
+        }
+        let (over, middle) = self.unit_group(1)?;
+        let (under, end) = self.unit_group(middle)?;
+        Some((over.times(&under, -1), end))
+    }
+
+    /// `{\text{s}^2}`: a unit and its power, `ahead` tokens on, and where its group ends.
+    fn unit_group(&self, ahead: usize) -> Option<(Unit, usize)> {
+        if self.peek_at(ahead) != Some(&Tok::Open(Delim::Group)) {
+            return None;
+        }
+        let unit = match self.peek_at(ahead + 1)? {
+            Tok::Word(word) => Unit::named(word)?,
+            Tok::Ident(name) if self.tokens[self.at + ahead + 1].upright => Unit::named(name)?,
+            _ => return None,
+        };
+        match (self.peek_at(ahead + 2)?, self.peek_at(ahead + 3), self.peek_at(ahead + 4)) {
+            (Tok::Close(Delim::Group), ..) => Some((unit, ahead + 3)),
+            (Tok::Op('^'), Some(Tok::Num(power, None, Some(_))), Some(Tok::Close(Delim::Group))) => {
+                let power = power.to_integer().to_i32().filter(|power| (1..=9).contains(power))?;
+                Some((unit.power(power), ahead + 5))
+            }
+            _ => None,
+        }
+    }
+
+    fn unit(&mut self) -> Option<Unit> {
+        if let Some((unit, length)) = self.unit_fraction() {
+            self.at += length;
+            return Some(unit);
+        }
+        let mut unit = self.one_unit()?;
+        loop {
+            let sign = match self.peek() {
+                Some(Tok::Op('/')) => -1,
+                Some(Tok::Op('*')) => 1,
+                Some(Tok::Word(word)) if word == "per" => -1,
+                _ if self.is_unit_here() => 1,
+                _ => return Some(unit),
+            };
+            let before = self.at;
+            if !self.is_unit_here() || matches!(self.peek(), Some(Tok::Word(word)) if word == "per") {
+                self.at += 1;
+            }
+            match self.one_unit() {
+                Some(next) => unit = unit.times(&next, sign),
+                None => {
+                    self.at = before;
+                    return Some(unit);
+                }
+            }
+        }
+    }
+
+    fn is_unit_here(&self) -> bool {
+        match self.peek() {
+            Some(Tok::Word(word)) => Unit::named(word).is_some(),
+            Some(Tok::Ident(name)) => self.tokens[self.at].upright && Unit::named(name).is_some(),
+            _ => false,
+        }
+    }
+
+    fn one_unit(&mut self) -> Option<Unit> {
+        let mut power = 1;
+        if let Some(Tok::Word(word)) = self.peek() {
+            power = match word.to_lowercase().as_str() {
+                "square" | "sq" => 2,
+                "cubic" | "cu" => 3,
+                _ => 1,
+            };
+            if power > 1 {
+                self.at += 1;
+            }
+        }
+        let unit = match self.peek()? {
+            Tok::Word(word) => Unit::named(word)?,
+            Tok::Ident(name)
+                if self.tokens[self.at].upright || matches!(self.tokens[self.at - 1].tok, Tok::Op('/')) =>
+            {
+                Unit::named(name)?
+            }
+            Tok::Const(Const::I) => return None,
+            _ => return None,
+        };
+        self.at += 1;
+        if let (Some(Tok::Word(word)), 1) = (self.peek(), power) {
+            match word.as_str() {
+                "squared" => power = 2,
+                "cubed" => power = 3,
+                _ => {}
+            }
+            if power > 1 {
+                self.at += 1;
+            }
+        }
+        if self.peek() == Some(&Tok::Op('^')) {
+            let before = self.at;
+            self.at += 1;
+            match self
+                .nested(Self::script)
+                .ok()
+                .and_then(|script| script.as_int())
+                .filter(|power| (-9..=9).contains(power))
+            {
+                Some(exponent) => power = exponent as i32,
+                None => {
+                    self.at = before;
+                    return None;
+                }
+            }
+        }
+        Some(unit.power(power))
+    }
+}

@@ -1,0 +1,411 @@
+//! Files: the only place that creates, syncs and renames them. Every error names its path.
+
+use super::fault::{self, Change, announce};
+use mindgap_base::address::Address;
+use mindgap_base::error::{Error, Result};
+use std::collections::BTreeSet;
+use std::fs;
+pub use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+/// What went wrong with a path, and what usually helps.
+pub fn error(action: &str, path: &Path, source: std::io::Error) -> Error {
+    let hint = match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Some("free some space and run the same command again: finished parts are kept")
+        }
+        ErrorKind::PermissionDenied => {
+            Some("check who owns the folder, or choose another store with --store or MINDGAP_STORE")
+        }
+        ErrorKind::ReadOnlyFilesystem => Some("choose a writable store with --store or MINDGAP_STORE"),
+        ErrorKind::AlreadyExists => Some("remove it first, or choose another folder: nothing is overwritten"),
+        ErrorKind::NotFound => Some("check the path; relative paths in a pipeline file start at that file's folder"),
+        _ => None,
+    };
+    let kind_error = match source.kind() {
+        ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            Error::input(format!("cannot {action}"))
+        }
+        _ => Error::environment(format!("cannot {action}")),
+    };
+    let error = kind_error.at(path.display().to_string()).source(source);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| error("read file", path, e))
+}
+
+/// A file to read from the front; it may be a pipe.
+pub fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|e| error("open file", path, e))
+}
+
+/// The hash of a file's bytes, which are read in pieces.
+pub fn address(path: &Path) -> Result<Address> {
+    address_of(&open(path)?, path)
+}
+
+/// The hash of an open file's bytes, from where it stands.
+pub fn address_of(file: &File, path: &Path) -> Result<Address> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file).map_err(|e| error("read file", path, e))?;
+    Ok(hasher.finalize().into())
+}
+
+/// Maps a file read only. Objects of the store are never changed in place. A checkpoint of the user's own may be: bytes
+/// changed while mapped are found by whoever compares the hash afterwards, a file cut short ends the process (SIGBUS).
+#[expect(unsafe_code, reason = "mapping a file")]
+pub fn map(path: &Path) -> Result<memmap2::Mmap> {
+    let file = open(path)?;
+    // SAFETY: the mapping is read only. Objects of the store are replaced as a whole, never rewritten. For a user's file that
+    // cannot be promised; the same holds of every program that maps a checkpoint, and reading a 15 GB file into memory
+    // beside its converted weights is the alternative.
+    unsafe { memmap2::Mmap::map(&file) }.map_err(|e| error("map file", path, e))
+}
+
+pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(error("read file", path, e)),
+    }
+}
+
+/// Names in a folder, sorted; an absent folder is empty.
+pub fn list(path: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(error("list folder", path, e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| error("list folder", path, e))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Size of a file in bytes.
+pub fn size(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path).map_err(|e| error("look at", path, e))?.len())
+}
+
+/// True for a folder; where there is nothing, an error that says what it was wanted for.
+pub fn is_dir(action: &str, path: &Path) -> Result<bool> {
+    fs::metadata(path).map(|m| m.is_dir()).map_err(|e| error(action, path, e))
+}
+
+/// Whether a path leads to something; a dangling link leads to nothing.
+pub fn is_there(path: &Path) -> bool {
+    path.exists()
+}
+
+/// Where a symbolic link points; `None` where there is none.
+pub fn link_target(path: &Path) -> Option<PathBuf> {
+    fs::read_link(path).ok()
+}
+
+/// Creates a folder and those above it, durably: a synced file in a folder that a power cut takes away is lost with it.
+pub fn create_dir(path: &Path) -> Result<()> {
+    // Folders whose own names this process knows to be durable. One that is merely there may come from a process that died
+    // before it synced.
+    static DURABLE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let durable = || DURABLE.lock().unwrap_or_else(|e| e.into_inner());
+    let there = path.is_dir();
+    if there && durable().contains(path) {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if !there {
+        parent.map_or(Ok(()), create_dir)?;
+        let created = announce(Change::CreateDir(path)).and_then(|()| fs::create_dir(path));
+        match created {
+            // Another process was first.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
+            other => other.map_err(|e| error("create folder", path, e))?,
+        }
+    }
+    sync_dir(parent.unwrap_or(Path::new(".")))?;
+    durable().insert(path.to_path_buf());
+    Ok(())
+}
+
+/// Makes the names in a folder durable.
+pub fn sync_dir(folder: &Path) -> Result<()> {
+    let synced = announce(Change::SyncDir(folder)).and_then(|()| File::open(folder)).and_then(|f| f.sync_all());
+    match synced {
+        // The folder above a store need not be ours to open, and some file systems sync no folders.
+        Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput) => Ok(()),
+        other => other.map_err(|e| error("sync folder", folder, e)),
+    }
+}
+
+/// Makes the name of something found there durable: whoever published it may have died before it synced the folder.
+pub fn settle(path: &Path) -> Result<()> {
+    sync_dir(path.parent().expect("what is published has a folder"))
+}
+
+/// A name beside the final one, for what is not whole yet. What bears it is removed unless it was renamed away.
+struct Temp {
+    path: PathBuf,
+    renamed: bool,
+}
+
+/// How the names of unfinished files, links and folders begin. A process that is killed leaves them behind.
+pub const TEMP_PREFIX: &str = ".tmp-";
+
+impl Temp {
+    /// A name that nothing bears. Names hold the process id; another host's process may have the same.
+    fn beside(path: &Path) -> Result<Temp> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let folder = path.parent().expect("what is published has a folder");
+        create_dir(folder)?;
+        loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = folder.join(format!("{TEMP_PREFIX}{}-{count}", std::process::id()));
+            if fs::symlink_metadata(&path).is_err() {
+                return Ok(Temp { path, renamed: false });
+            }
+        }
+    }
+
+    fn rename(mut self, to: &Path) -> std::io::Result<()> {
+        announce(Change::Rename { from: &self.path, to }).and_then(|()| fs::rename(&self.path, to))?;
+        self.renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.renamed {
+            let _ = remove(&self.path);
+        }
+    }
+}
+
+/// Publishes `bytes` at `path` whole or not at all: temporary file, sync, rename, sync of the folder.
+/// `name` is the fault point's prefix.
+pub fn publish(path: &Path, bytes: &[u8], name: &str) -> Result<()> {
+    let temp = Temp::beside(path)?;
+    let mut file = Appender::open(&temp.path)?;
+    file.append(bytes).map_err(|e| error("write", path, e))?;
+    fault::point(&format!("{name}.written"));
+    file.sync().map_err(|e| error("sync", path, e))?;
+    fault::point(&format!("{name}.synced"));
+    temp.rename(path).map_err(|e| error("rename into", path, e))?;
+    settle(path)?;
+    fault::point(&format!("{name}.renamed"));
+    Ok(())
+}
+
+/// Writes a file of the user's, whole or not at all. A file that is there already stays, and is an error.
+pub fn publish_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Err(error("create file", path, ErrorKind::AlreadyExists.into())),
+        Err(_) => publish(path, bytes, "file"),
+    }
+}
+
+/// A file in `folder` to write and read that has no name: nothing is left of it, however the process ends.
+pub fn nameless(folder: &Path) -> Result<File> {
+    let temp = Temp::beside(&folder.join("nameless"))?;
+    announce(Change::Create(&temp.path))
+        .and_then(|()| File::options().create_new(true).read(true).write(true).open(&temp.path))
+        .map_err(|e| error("create temporary file", folder, e))
+}
+
+/// Memory this process holds now, in bytes; none where the system does not say.
+pub fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Points `link` at `target` (relative to the link's folder), replacing what was there in one step.
+pub fn publish_link(link: &Path, target: &Path) -> Result<()> {
+    let temp = Temp::beside(link)?;
+    symlink(&temp.path, target)?;
+    temp.rename(link).map_err(|e| error("rename into", link, e))?;
+    settle(link)?;
+    fault::point("view.linked");
+    Ok(())
+}
+
+/// Publishes a folder of links, whole or not at all, unless it is there. Links are (path inside the folder, target).
+pub fn publish_folder(folder: &Path, links: &[(PathBuf, PathBuf)]) -> Result<()> {
+    if folder.is_dir() {
+        return settle(folder);
+    }
+    let temp = Temp::beside(folder)?;
+    create_dir(&temp.path)?;
+    let mut folders = BTreeSet::from([temp.path.clone()]);
+    for (inside, target) in links {
+        let link = temp.path.join(inside);
+        let parent = link.parent().expect("a link has a folder").to_path_buf();
+        if folders.insert(parent.clone()) {
+            create_dir(&parent)?;
+        }
+        symlink(&link, target)?;
+    }
+    // The names inside must be durable before the folder's own: a half view that is there would stay.
+    folders.iter().try_for_each(|folder| sync_dir(folder))?;
+    match temp.rename(folder) {
+        Err(e) if !folder.is_dir() => Err(error("rename into", folder, e)),
+        // Renamed, or another process built the same folder first.
+        _ => settle(folder),
+    }
+}
+
+fn symlink(link: &Path, target: &Path) -> Result<()> {
+    announce(Change::Link { target, link })
+        .and_then(|()| std::os::unix::fs::symlink(target, link))
+        .map_err(|e| error("create link", link, e))
+}
+
+/// Removes a file, a link, or a folder with all in it; one that is gone already is no error.
+pub fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => {
+            list(path)?.iter().try_for_each(|name| remove(&path.join(name)))?;
+            announce(Change::Remove(path)).and_then(|()| fs::remove_dir(path))
+        }
+        Ok(_) => announce(Change::Remove(path)).and_then(|()| fs::remove_file(path)),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(error("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// A file that grows at its end.
+pub struct Appender {
+    file: File,
+    path: PathBuf,
+}
+
+impl Appender {
+    /// Opens a file, creating it where there is none. Others may read it, as the umask allows: stores are shared.
+    pub fn open(path: &Path) -> Result<Appender> {
+        let file = announce(Change::Create(path)).and_then(|()| File::options().create(true).append(true).open(path));
+        Ok(Appender { file: file.map_err(|e| error("create file", path, e))?, path: path.to_path_buf() })
+    }
+
+    /// Writes bytes; they are not durable yet.
+    pub fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        announce(Change::Append(&self.path, bytes)).and_then(|()| self.file.write_all(bytes))
+    }
+
+    /// Makes what was appended durable.
+    pub fn sync(&self) -> std::io::Result<()> {
+        announce(Change::SyncFile(&self.path)).and_then(|()| self.file.sync_all())
+    }
+
+    /// Gives a file that is whole now its final name.
+    pub fn publish(self, path: &Path) -> Result<()> {
+        self.sync().map_err(|e| error("sync", &self.path, e))?;
+        announce(Change::Rename { from: &self.path, to: path })
+            .and_then(|()| fs::rename(&self.path, path))
+            .map_err(|e| error("rename into", path, e))?;
+        settle(path)
+    }
+}
+
+/// Takes an advisory lock on `path` without waiting. `None` while another process holds it; the lock ends with the
+/// returned file, or with the process, however it ends.
+pub fn try_lock(path: &Path) -> Result<Option<File>> {
+    create_dir(path.parent().expect("a lock file has a folder"))?;
+    let file = announce(Change::Create(path))
+        .and_then(|()| File::options().create(true).truncate(false).write(true).open(path))
+        .map_err(|e| error("open lock file", path, e))?;
+    match file.try_lock() {
+        // A collection may have removed the file in between: then this lock is on a name that others no longer see.
+        Ok(()) if !is_same_file(&file, path) => try_lock(path),
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(e)) => Err(error("lock", path, e)),
+    }
+}
+
+/// Whether a process holds the lock on `path`. Asks without a change to the disk.
+pub fn is_locked(path: &Path) -> Result<bool> {
+    match open_lock(path)?.map(|file| file.try_lock()) {
+        None | Some(Ok(())) => Ok(false),
+        Some(Err(fs::TryLockError::WouldBlock)) => Ok(true),
+        Some(Err(fs::TryLockError::Error(e))) => Err(error("lock", path, e)),
+    }
+}
+
+/// A lock file that is there. Reading must do where writing is not allowed; some network file systems want to write.
+fn open_lock(path: &Path) -> Result<Option<File>> {
+    match File::options().read(true).write(true).open(path).or_else(|_| File::open(path)) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(error("open lock file", path, e)),
+    }
+}
+
+fn is_same_file(file: &File, path: &Path) -> bool {
+    let id = |found: fs::Metadata| (found.dev(), found.ino());
+    let (open, named) = (file.metadata().map(id), fs::metadata(path).map(id));
+    matches!((open, named), (Ok(open), Ok(named)) if open == named)
+}
+
+/// A lock that many may hold together and one may hold alone. Both wait.
+pub struct Gate {
+    file: File,
+    path: PathBuf,
+}
+
+impl Gate {
+    pub fn open(path: &Path) -> Result<Gate> {
+        create_dir(path.parent().expect("a lock file has a folder"))?;
+        let file = announce(Change::Create(path))
+            .and_then(|()| File::options().create(true).truncate(false).write(true).open(path));
+        Ok(Gate { file: file.map_err(|e| error("open lock file", path, e))?, path: path.to_path_buf() })
+    }
+
+    /// Opens it where it is there, without a change to the disk. Where it is not, nobody writes.
+    pub fn open_existing(path: &Path) -> Result<Option<Gate>> {
+        Ok(open_lock(path)?.map(|file| Gate { file, path: path.to_path_buf() }))
+    }
+
+    /// Holds it together with others, until the result is dropped.
+    pub fn pass(self) -> Result<Gate> {
+        self.file.lock_shared().map_err(|e| error("lock", &self.path, e))?;
+        Ok(self)
+    }
+
+    /// Holds it alone, until the result is dropped.
+    pub fn close(self) -> Result<Gate> {
+        self.file.lock().map_err(|e| error("lock", &self.path, e))?;
+        Ok(self)
+    }
+}
+
+/// When a file was last written, or touched.
+pub fn modified(path: &Path) -> Result<SystemTime> {
+    fs::metadata(path).and_then(|found| found.modified()).map_err(|e| error("look at", path, e))
+}
+
+/// Marks a file as used now.
+pub fn touch(path: &Path) -> Result<()> {
+    File::options()
+        .append(true)
+        .open(path)
+        .and_then(|file| file.set_modified(SystemTime::now()))
+        .map_err(|e| error("mark as used", path, e))
+}

@@ -1,0 +1,227 @@
+//! Removes what no finished stage reaches. Safe beside running pipelines.
+//!
+//! Roots are the manifests that stages stand at, and part records used lately: an interrupted run has parts and no manifest
+//! yet. Publishing and using a part hold the gate shared, a collection holds it alone; so what is found reachable stays so
+//! until the collection ends, and a part that a run has taken over counts as used from then on.
+
+use super::memo::RECIPE;
+use super::{PartRecord, Pointer, Store, fs};
+use mindgap_base::address::Address;
+use mindgap_base::error::{Error, Result};
+use mindgap_base::fingerprint::Fingerprint;
+use serde::Serialize;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+/// What a collection may take.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Pipelines whose stages no longer count.
+    pub forget: Vec<String>,
+    /// Parts used less than this long ago stay, whether a finished stage reaches them or not.
+    pub keep: Duration,
+}
+
+/// What a collection removes, or would.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Garbage {
+    pub pipelines: Vec<String>,
+    pub objects: u64,
+    pub bytes: u64,
+    pub records: u64,
+    pub views: u64,
+    /// Temporary files of writers that died, and their locks.
+    pub leftovers: u64,
+    /// Objects that stay, and their bytes.
+    pub kept_objects: u64,
+    pub kept_bytes: u64,
+    /// Part records that no finished stage reaches and that stay because they were used lately.
+    pub kept_recent: u64,
+    #[serde(skip)]
+    paths: Vec<PathBuf>,
+}
+
+impl Garbage {
+    /// Whether there is anything to remove.
+    pub fn is_any(&self) -> bool {
+        !self.paths.is_empty()
+    }
+}
+
+/// What must stay.
+#[derive(Default)]
+struct Live {
+    objects: HashSet<Address>,
+    records: HashSet<Fingerprint>,
+    manifests: HashSet<Address>,
+}
+
+impl Store {
+    /// Finds what nothing refers to, and with `delete` removes it. Waits for parts that are being published just now. Without
+    /// `delete` nothing is changed, so that a read-only store will do.
+    ///
+    /// Errors: a pointer or manifest that cannot be read. What it reached is unknown, so nothing is removed.
+    pub fn collect_garbage(&self, rules: &Rules, delete: bool) -> Result<Garbage> {
+        let _gate = match delete {
+            true => Some(self.gate()?.close()?),
+            false => fs::Gate::open_existing(&self.gate_path())?.map(fs::Gate::close).transpose()?,
+        };
+        let mut garbage = Garbage::default();
+        let mut live = Live::default();
+        self.mark_pipelines(rules, &mut live, &mut garbage)?;
+        self.mark_records(rules, &mut live, &mut garbage)?;
+        self.sweep_views(&live, &mut garbage)?;
+        self.sweep_objects(&live, &mut garbage)?;
+        self.sweep_leftovers(rules, &mut garbage)?;
+        if delete {
+            // In the order found: who names comes before what is named.
+            garbage.paths.iter().try_for_each(|path| fs::remove(path))?;
+        }
+        Ok(garbage)
+    }
+
+    fn mark_pipelines(&self, rules: &Rules, live: &mut Live, garbage: &mut Garbage) -> Result<()> {
+        let stages = self.root.join("stages");
+        let pipelines = fs::list(&stages)?;
+        if let Some(unknown) = rules.forget.iter().find(|name| !pipelines.contains(name)) {
+            return Err(Error::usage(format!("the store knows no pipeline `{unknown}`"))
+                .hint(format!("it knows {}", pipelines.join(", "))));
+        }
+        for pipeline in pipelines {
+            if rules.forget.contains(&pipeline) {
+                garbage.paths.push(stages.join(&pipeline));
+                garbage.paths.push(self.root.join("tables").join(&pipeline));
+                garbage.pipelines.push(pipeline);
+                continue;
+            }
+            let names = fs::list(&stages.join(&pipeline))?;
+            for stage in
+                names.iter().filter(|name| !name.starts_with('.')).filter_map(|name| name.strip_suffix(".json"))
+            {
+                let pointer = self.pointer(&pipeline, stage)?;
+                self.mark_stage(pointer, live).map_err(|e| {
+                    e.at(format!("stage `{stage}` of pipeline `{pipeline}`"))
+                        .hint("nothing was removed; run the pipeline to make it again, or forget it with --forget")
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn mark_stage(&self, pointer: Option<Pointer>, live: &mut Live) -> Result<()> {
+        let pointer = pointer.ok_or_else(|| Error::input("the stage's pointer cannot be read"))?;
+        if !live.manifests.insert(pointer.manifest.clone()) {
+            return Ok(());
+        }
+        let manifest = self.get_manifest(&pointer.manifest)?;
+        live.objects.insert(pointer.manifest);
+        for part in manifest.parts {
+            live.objects.extend(part.objects().map(|(address, _)| address.clone()));
+            live.records.insert(part.fingerprint);
+        }
+        Ok(())
+    }
+
+    /// Records that a manifest reaches or that were used lately stay, with their objects.
+    fn mark_records(&self, rules: &Rules, live: &mut Live, garbage: &mut Garbage) -> Result<()> {
+        let memo = self.root.join("memo");
+        for family in fs::list(&memo)? {
+            let folder = memo.join(&family);
+            let names = fs::list(&folder)?;
+            let records: Vec<&String> = names.iter().filter(|name| *name != RECIPE && !name.starts_with('.')).collect();
+            let mut kept = 0;
+            for name in &records {
+                let path = folder.join(name);
+                let record =
+                    fs::read_if_present(&path)?.and_then(|bytes| serde_json::from_slice::<PartRecord>(&bytes).ok());
+                let reached = record.as_ref().is_some_and(|record| live.records.contains(&record.fingerprint));
+                let age = SystemTime::now().duration_since(fs::modified(&path)?).unwrap_or_default();
+                match record {
+                    Some(record) if reached || age < rules.keep => {
+                        garbage.kept_recent += u64::from(!reached);
+                        live.objects.extend(record.objects().map(|(address, _)| address.clone()));
+                        kept += 1;
+                    }
+                    _ => {
+                        garbage.records += 1;
+                        garbage.paths.push(path);
+                    }
+                }
+            }
+            if kept == 0 {
+                garbage.paths.push(folder);
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_views(&self, live: &Live, garbage: &mut Garbage) -> Result<()> {
+        let views = self.root.join("views");
+        for name in fs::list(&views)? {
+            if !Address::parse(&name).is_some_and(|address| live.manifests.contains(&address)) {
+                garbage.views += 1;
+                garbage.paths.push(views.join(name));
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_objects(&self, live: &Live, garbage: &mut Garbage) -> Result<()> {
+        for (name, path) in self.object_files()? {
+            let bytes = fs::size(&path)?;
+            if Address::parse(&name).is_some_and(|address| live.objects.contains(&address)) {
+                garbage.kept_objects += 1;
+                garbage.kept_bytes += bytes;
+            } else {
+                garbage.objects += 1;
+                garbage.bytes += bytes;
+                garbage.paths.push(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Temporary files: none is being written while the gate is closed. Locks that nobody holds, and journals of parts that
+    /// nobody has gone on with for a while.
+    fn sweep_leftovers(&self, rules: &Rules, garbage: &mut Garbage) -> Result<()> {
+        let mut folders = vec![self.root.clone()];
+        for kind in ["objects", "memo", "stages", "tables"] {
+            let folder = self.root.join(kind);
+            folders.extend(fs::list(&folder)?.into_iter().map(|name| folder.join(name)));
+        }
+        let mut found = Vec::new();
+        for folder in folders {
+            let names = fs::list(&folder)?.into_iter().filter(|name| name.starts_with(".tmp-"));
+            found.extend(names.map(|name| folder.join(name)));
+        }
+        let (locks, journals) = (self.root.join("locks"), self.root.join("journals"));
+        for name in fs::list(&journals)? {
+            let (path, lock) = (journals.join(&name), locks.join(&name));
+            let age = SystemTime::now().duration_since(fs::modified(&path)?).unwrap_or_default();
+            if age >= rules.keep && (!lock.exists() || fs::try_lock(&lock)?.is_some()) {
+                found.push(path);
+            }
+        }
+        for name in fs::list(&locks)?.into_iter().filter(|name| name != GATE) {
+            let path = locks.join(name);
+            if !fs::is_locked(&path)? {
+                found.push(path);
+            }
+        }
+        garbage.leftovers = found.len() as u64;
+        garbage.paths.extend(found);
+        Ok(())
+    }
+
+    /// The gate between publishing and collecting.
+    pub fn gate(&self) -> Result<fs::Gate> {
+        fs::Gate::open(&self.gate_path())
+    }
+
+    fn gate_path(&self) -> PathBuf {
+        self.root.join("locks").join(GATE)
+    }
+}
+
+const GATE: &str = "gate";

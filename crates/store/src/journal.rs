@@ -1,0 +1,135 @@
+//! Rows of a part that is not finished: appended as they come, durable when `append` returns, read again by whoever takes the
+//! part up, and gone once it is published. Only the holder of a part's lock touches its journal.
+//!
+//! A journal is a sequence of frames: the length of the bytes (u64, little-endian), their blake3, the bytes, which are the rows
+//! as Parquet. Reading ends at the first frame that is cut off or damaged; what comes after it is dropped.
+
+use super::parquet::{Encoded, decode_batches};
+use super::{Store, fault, fs};
+use crate::table::{Row, from_batches};
+use mindgap_base::address::Address;
+use mindgap_base::error::Result;
+use mindgap_base::fingerprint::Fingerprint;
+use std::path::PathBuf;
+
+/// The journal of one part.
+pub struct Journal {
+    path: PathBuf,
+}
+
+const LENGTH: usize = 8;
+const HEADER: usize = LENGTH + blake3::OUT_LEN;
+
+impl Store {
+    pub fn journal(&self, part: &Fingerprint) -> Journal {
+        Journal { path: self.root.join("journals").join(part.as_str()) }
+    }
+}
+
+impl Journal {
+    /// All rows that are whole, in the order they came. Drops what is not, so that more can be appended.
+    pub fn read<R: Row>(&self) -> Result<Vec<R>> {
+        let Some(bytes) = fs::read_if_present(&self.path)? else { return Ok(Vec::new()) };
+        let (mut rows, mut good) = (Vec::new(), 0);
+        while let Some(frame) = frame(&bytes[good..]) {
+            // Rows of another shape are as good as damaged: they are made again.
+            let Ok(more) = decode_batches(frame.to_vec()).and_then(|batches| from_batches::<R>(&batches)) else {
+                break;
+            };
+            rows.extend(more);
+            good += HEADER + frame.len();
+        }
+        if good < bytes.len() {
+            fs::publish(&self.path, &bytes[..good], "journal")?;
+        }
+        Ok(rows)
+    }
+
+    /// Adds rows. They are durable afterwards.
+    pub fn append(&self, rows: Encoded) -> Result<()> {
+        let hash = blake3::hash(&rows.bytes);
+        let length = (rows.bytes.len() as u64).to_le_bytes();
+        let frame = [&length[..], hash.as_bytes(), &rows.bytes].concat();
+        let folder = self.path.parent().expect("a journal lies in a folder");
+        fs::create_dir(folder)?;
+        let mut file = fs::Appender::open(&self.path)?;
+        file.append(&frame).map_err(|e| fs::error("append to journal", &self.path, e))?;
+        file.sync().map_err(|e| fs::error("sync", &self.path, e))?;
+        fs::sync_dir(folder)?;
+        fault::point("journal.synced");
+        Ok(())
+    }
+
+    /// Forgets the rows: they are published.
+    pub fn remove(&self) -> Result<()> {
+        fs::remove(&self.path)
+    }
+}
+
+/// The bytes of the frame that `bytes` begins with, if it is whole.
+fn frame(bytes: &[u8]) -> Option<&[u8]> {
+    let length = u64::from_le_bytes(bytes.get(..LENGTH)?.try_into().ok()?);
+    let end = HEADER.checked_add(usize::try_from(length).ok()?)?;
+    let content = bytes.get(HEADER..end)?;
+    let hash: [u8; blake3::OUT_LEN] = bytes[LENGTH..HEADER].try_into().ok()?;
+    (Address::of(content) == blake3::Hash::from(hash).into()).then_some(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parquet::Footer;
+    use crate::table::problems::Problem;
+    use crate::table::verdicts::VerdictRow;
+    use mindgap_base::fingerprint::Recipe;
+
+    fn rows(ids: &[&str]) -> Vec<Problem> {
+        let row = |id: &&str| Problem {
+            problem_id: id.to_string(),
+            source: "test".into(),
+            question: "?".into(),
+            solution: None,
+            answer: "1".into(),
+            meta: None,
+        };
+        ids.iter().map(row).collect()
+    }
+
+    fn append(journal: &Journal, ids: &[&str]) {
+        let footer = Footer { stage: "s", fingerprint: "f" };
+        journal.append(Encoded::new(&rows(ids), &footer).unwrap()).unwrap();
+    }
+
+    /// Goal: whatever happened to the file, what is read is a prefix of what was appended, and appending goes on behind it.
+    #[test]
+    fn whole_frames_survive_whatever_happens_to_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let journal = store.journal(&Recipe::new("part", 1).fingerprint());
+        assert!(journal.read::<Problem>().unwrap().is_empty());
+        append(&journal, &["a", "b"]);
+        append(&journal, &["c"]);
+        let whole = std::fs::read(&journal.path).unwrap();
+        assert_eq!(journal.read::<Problem>().unwrap(), rows(&["a", "b", "c"]));
+        let first = HEADER + frame(&whole).unwrap().len();
+        for cut in (0..whole.len()).step_by(97).chain([first - 1, first, first + 1, whole.len() - 1]) {
+            std::fs::write(&journal.path, &whole[..cut]).unwrap();
+            let expected: &[&str] = if cut < first { &[] } else { &["a", "b"] };
+            assert_eq!(journal.read::<Problem>().unwrap(), rows(expected), "cut after {cut} bytes");
+        }
+        for flipped in [3, LENGTH, HEADER + 5, first + 1, first + HEADER + 9] {
+            let mut bytes = whole.clone();
+            bytes[flipped] ^= 0x40;
+            std::fs::write(&journal.path, bytes).unwrap();
+            let expected: &[&str] = if flipped < first { &[] } else { &["a", "b"] };
+            assert_eq!(journal.read::<Problem>().unwrap(), rows(expected), "byte {flipped} flipped");
+        }
+        append(&journal, &["d"]);
+        assert_eq!(journal.read::<Problem>().unwrap(), rows(&["a", "b", "d"]));
+        // Rows of another table are no rows of this one.
+        assert!(journal.read::<VerdictRow>().unwrap().is_empty());
+        journal.remove().unwrap();
+        assert!(!journal.path.exists());
+        journal.remove().unwrap();
+    }
+}

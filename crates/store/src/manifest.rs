@@ -1,0 +1,178 @@
+//! What a stage produced: the parts of its tables and its files, by address.
+
+use super::{Store, fs};
+use mindgap_base::address::Address;
+use mindgap_base::error::{Error, Result};
+use mindgap_base::fingerprint::{Fingerprint, Recipe};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// One Parquet file of a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartRef {
+    pub address: Address,
+    /// blake3 of the file before its footer: the rows alone, whatever recipe the footer names. Consumers depend on this.
+    pub content: Address,
+    pub rows: u64,
+    pub bytes: u64,
+    /// First and last value of the key's first column; empty strings for an empty part.
+    pub first: String,
+    pub last: String,
+    /// [`Row::counts`](crate::table::Row::counts); parts of earlier builds lack them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counts: BTreeMap<String, u64>,
+}
+
+/// The slice of a stage that a part covers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Span {
+    /// First and last problem id, or step range as text.
+    pub first: String,
+    pub last: String,
+    /// Sample indices `[from, to)`, where the stage samples.
+    pub samples: Option<(u32, u32)>,
+}
+
+/// A finished part of a stage: the unit of work, of durability and of reuse.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartRecord {
+    pub fingerprint: Fingerprint,
+    pub span: Span,
+    /// Parquet files by table name.
+    pub tables: BTreeMap<String, Vec<PartRef>>,
+    /// Other files by name: a policy's, a checkpoint's.
+    pub files: BTreeMap<String, (Address, u64)>,
+}
+
+impl PartRecord {
+    /// Every object this part consists of, with its size.
+    pub fn objects(&self) -> impl Iterator<Item = (&Address, u64)> {
+        let tables = self.tables.values().flatten().map(|part| (&part.address, part.bytes));
+        tables.chain(self.files.values().map(|(address, bytes)| (address, *bytes)))
+    }
+}
+
+/// A finished stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub kind: String,
+    /// The recipe shared by all parts.
+    pub recipe: Recipe,
+    /// The table a reader means when it names the stage.
+    pub main_table: Option<String>,
+    pub parts: Vec<PartRecord>,
+}
+
+impl Manifest {
+    /// Parts of one table, in key order of the stage's parts.
+    pub fn table(&self, name: &str) -> Vec<PartRef> {
+        self.parts.iter().filter_map(|part| part.tables.get(name)).flatten().cloned().collect()
+    }
+
+    pub fn table_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.parts.iter().flat_map(|part| part.tables.keys().map(String::as_str)).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Files of the last part: a policy is complete with its last span of steps.
+    pub fn files(&self) -> BTreeMap<String, (Address, u64)> {
+        self.parts.last().map(|part| part.files.clone()).unwrap_or_default()
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.main_table.as_deref().map_or(0, |table| self.table(table).iter().map(|part| part.rows).sum())
+    }
+
+    /// The address of what was made, apart from how: equal rows and files give equal addresses.
+    pub fn content(&self) -> Address {
+        let tables: BTreeMap<&str, Vec<Address>> = self
+            .table_names()
+            .into_iter()
+            .map(|name| (name, self.table(name).into_iter().map(|part| part.content).collect()))
+            .collect();
+        let bytes = serde_json::to_vec(&(tables, self.files())).expect("addresses are plain data");
+        Address::of(&bytes)
+    }
+}
+
+/// Where a pipeline's stage stands: its newest manifest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pointer {
+    pub fingerprint: Fingerprint,
+    pub manifest: Address,
+    /// Pointers of earlier builds lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// What a stage was made of, so that a later miss can be explained. Nothing is decided from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Fingerprint of the recipe its parts share.
+    pub recipe: Fingerprint,
+    /// What says which parts there are, beyond recipe and inputs.
+    pub cut: Recipe,
+    /// The tables it read, by stage.
+    pub inputs: BTreeMap<String, Input>,
+}
+
+/// A table that a stage read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// [`Manifest::content`].
+    pub address: Address,
+    pub rows: u64,
+}
+
+impl Store {
+    /// Stores a manifest. What is remembered of its parts is durable by then.
+    pub fn put_manifest(&self, manifest: &Manifest) -> Result<Address> {
+        self.remember_recipe(&manifest.recipe)?;
+        let bytes = serde_json::to_vec_pretty(manifest).expect("a manifest is plain data");
+        let address = self.put(&bytes)?;
+        super::fault::point("manifest.renamed");
+        Ok(address)
+    }
+
+    pub fn get_manifest(&self, address: &Address) -> Result<Manifest> {
+        let bytes = self.get(address)?;
+        serde_json::from_slice(&bytes).map_err(|e| {
+            Error::input("not a manifest of this version").at(self.object_path(address).display().to_string()).source(e)
+        })
+    }
+
+    fn pointer_path(&self, pipeline: &str, stage: &str) -> PathBuf {
+        self.root.join("stages").join(pipeline).join(format!("{stage}.json"))
+    }
+
+    /// The stage's pointer, if it ever finished. A pointer that does not parse counts as none: it can be made again.
+    pub fn pointer(&self, pipeline: &str, stage: &str) -> Result<Option<Pointer>> {
+        let bytes = fs::read_if_present(&self.pointer_path(pipeline, stage))?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// The pointers of all pipelines that can be read.
+    pub fn pointers(&self) -> Result<Vec<Pointer>> {
+        let stages = self.root.join("stages");
+        let mut pointers = Vec::new();
+        for pipeline in fs::list(&stages)? {
+            for name in fs::list(&stages.join(&pipeline))? {
+                let stage = name.strip_suffix(".json").filter(|_| !name.starts_with('.'));
+                pointers.extend(stage.map(|stage| self.pointer(&pipeline, stage)).transpose()?.flatten());
+            }
+        }
+        Ok(pointers)
+    }
+
+    pub fn set_pointer(&self, pipeline: &str, stage: &str, pointer: &Pointer) -> Result<()> {
+        let path = self.pointer_path(pipeline, stage);
+        if self.pointer(pipeline, stage)?.as_ref() == Some(pointer) {
+            return fs::settle(&path);
+        }
+        let bytes = serde_json::to_vec_pretty(pointer).expect("a pointer is plain data");
+        fs::publish(&path, &bytes, "pointer")
+    }
+}

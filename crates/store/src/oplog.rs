@@ -1,0 +1,49 @@
+//! The log of runs: one file per run, one JSON line per event, append-only.
+
+use super::{Store, fs};
+use mindgap_base::error::Result;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// An open run log.
+pub struct Oplog {
+    file: fs::Appender,
+    path: PathBuf,
+}
+
+impl Oplog {
+    /// Appends one event. Lines are whole or, after a crash, the last one is ignored by readers.
+    pub fn append(&mut self, event: &Value) -> Result<()> {
+        let line = format!("{event}\n");
+        self.file.append(line.as_bytes()).map_err(|e| fs::error("append to run log", &self.path, e))
+    }
+
+    /// Seconds since 1970, for events. Never part of a fingerprint.
+    pub fn now() -> f64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+    }
+}
+
+impl Store {
+    /// Starts the log of a run.
+    pub fn start_log(&self) -> Result<Oplog> {
+        let folder = self.root.join("runs");
+        fs::create_dir(&folder)?;
+        let path = folder.join(format!("{:017.6}-{}.jsonl", Oplog::now(), std::process::id()));
+        let file = fs::Appender::open(&path)?;
+        Ok(Oplog { file, path })
+    }
+
+    /// Events of every run, oldest run first.
+    pub fn logs(&self) -> Result<Vec<Vec<Value>>> {
+        let folder = self.root.join("runs");
+        let mut runs = Vec::new();
+        for name in fs::list(&folder)? {
+            let bytes = fs::read(&folder.join(name))?;
+            let text = String::from_utf8_lossy(&bytes);
+            runs.push(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect());
+        }
+        Ok(runs)
+    }
+}

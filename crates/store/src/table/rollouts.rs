@@ -1,0 +1,45 @@
+//! rollouts: sampled completions with the log-probs of every token.
+
+use super::row::row;
+use mindgap_base::error::Error;
+
+row! {
+    /// One row per problem and sample.
+    Rollout in "rollouts" v 1 key [problem_id, sample_index] {
+        /// The problem
+        problem_id: String,
+        /// 0-based; sample `i` is the same whether 4 or 10 are drawn
+        sample_index: u32,
+        /// `plain`, or `guided` where the expert solution was in the prompt
+        prompt_kind: String,
+        /// The completion as text, end-of-sequence token left out
+        completion: String,
+        /// Token ids of the prompt, chat template applied
+        prompt_ids: Vec<u32>,
+        /// Token ids of the completion, end-of-sequence token included
+        token_ids: Vec<u32>,
+        /// Natural log-prob of each token under the distribution it was sampled from
+        logprob_behavior: Vec<f32>,
+        /// Natural log-prob of each token at temperature 1, untruncated, given this prompt
+        logprob_policy: Vec<f32>,
+        /// `eos`, `max_tokens` or `stop_string`
+        stop_reason: String,
+        /// Special tokens inside the completion, the final end-of-sequence token not counted
+        special_count: u32,
+        /// Seed the random numbers are keyed by
+        seed: u64,
+    }
+    check(self) {
+        let n = self.token_ids.len();
+        for (column, values) in [("logprob_behavior", &self.logprob_behavior), ("logprob_policy", &self.logprob_policy)] {
+            let at = || format!("problem `{}`, sample {}, column `{column}`", self.problem_id, self.sample_index);
+            if values.len() != n {
+                return Err(Error::internal(format!("{n} tokens but {} log-probs", values.len())).at(at()));
+            }
+            if let Some(value) = values.iter().find(|v| !v.is_finite() || **v > 1e-5) {
+                return Err(Error::internal(format!("`{value}` is not a log-prob")).at(at()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! The human view: `<store>/tables/<pipeline>/<stage>/` always shows the newest version, switched in one step.
+
+use super::{Manifest, Store, fs};
+use mindgap_base::address::Address;
+use mindgap_base::error::Result;
+use std::path::{Path, PathBuf};
+
+impl Store {
+    /// Where people find a stage's table (`*.parquet`) or policy.
+    pub fn view_path(&self, pipeline: &str, stage: &str) -> PathBuf {
+        self.root.join("tables").join(pipeline).join(stage)
+    }
+
+    /// Links the stage's view to `manifest`: the main table's parts and the files at the top, other tables in folders.
+    pub fn publish_view(&self, pipeline: &str, stage: &str, address: &Address, manifest: &Manifest) -> Result<()> {
+        let name = Path::new("views").join(address.as_str());
+        let link = self.view_path(pipeline, stage);
+        let target = Path::new("../..").join(&name);
+        fs::publish_folder(&self.root.join(&name), &self.view_links(manifest))?;
+        match fs::link_target(&link).as_ref() == Some(&target) {
+            true => fs::settle(&link),
+            false => fs::publish_link(&link, &target),
+        }
+    }
+
+    /// The view's links: path inside it, and the object relative to the link's folder.
+    fn view_links(&self, manifest: &Manifest) -> Vec<(PathBuf, PathBuf)> {
+        let object = |up: &str, address: &Address| {
+            let object = self.object_path(address);
+            Path::new(up).join(object.strip_prefix(&self.root).expect("objects are inside the store"))
+        };
+        let mut links = Vec::new();
+        for table in manifest.table_names() {
+            let (folder, up) = match manifest.main_table.as_deref() == Some(table) {
+                true => ("", "../.."),
+                false => (table, "../../.."),
+            };
+            for (index, part) in manifest.table(table).iter().enumerate() {
+                let name = format!("part-{index:05}.parquet");
+                links.push((Path::new(folder).join(name), object(up, &part.address)));
+            }
+        }
+        links.extend(manifest.files().into_iter().map(|(file, (address, _))| (file.into(), object("../..", &address))));
+        links
+    }
+}

@@ -1,0 +1,100 @@
+//! Where a policy's files are, whoever made them.
+
+use super::Served;
+use mindgap_base::address::Address;
+use mindgap_base::error::{Error, Result};
+use mindgap_store::{Store, fs};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Where a policy's files are, and the servers that run it if some do. Reading a file verifies its hash.
+#[derive(Clone, Debug)]
+pub struct PolicyHandle {
+    /// Name in the pipeline.
+    pub name: String,
+    files: BTreeMap<String, (Address, PathBuf)>,
+    served: Option<Served>,
+}
+
+impl PolicyHandle {
+    /// A Hugging Face folder. `relevant` picks the files that make the policy what it is.
+    pub fn of_folder(name: &str, folder: &std::path::Path, relevant: impl Fn(&str) -> bool) -> Result<PolicyHandle> {
+        if !fs::is_dir(&format!("open folder of policy `{name}`"), folder)? {
+            return Err(Error::input("policy is not a folder").at(folder.display().to_string()).hint(
+                "a policy is a Hugging Face folder: config.json, tokenizer.json, tokenizer_config.json, *.safetensors",
+            ));
+        }
+        let mut files = BTreeMap::new();
+        for file in fs::list(folder)?.into_iter().filter(|file| relevant(file)) {
+            let path = folder.join(&file);
+            files.insert(file, (fs::address(&path)?, path));
+        }
+        Ok(PolicyHandle { name: name.to_string(), files, served: None })
+    }
+
+    /// The output of a train stage.
+    pub fn of_objects(name: &str, store: &Store, files: BTreeMap<String, (Address, u64)>) -> PolicyHandle {
+        let located = |(file, (address, _)): (String, (Address, u64))| {
+            let path = store.object_path(&address);
+            (file, (address, path))
+        };
+        PolicyHandle { name: name.to_string(), files: files.into_iter().map(located).collect(), served: None }
+    }
+
+    /// The policy whose weights servers hold; the files here are its tokenizer's.
+    pub fn served_by(self, served: Served) -> PolicyHandle {
+        PolicyHandle { served: Some(served), ..self }
+    }
+
+    /// The servers that run it, where it does not run here.
+    pub fn served(&self) -> Option<&Served> {
+        self.served.as_ref()
+    }
+
+    /// Address of every file by name, and what servers serve: what a result made with this policy depends on.
+    pub fn digest(&self) -> BTreeMap<&str, String> {
+        let files = self.files.iter().map(|(file, (address, _))| (file.as_str(), address.to_string()));
+        files.chain(self.served.iter().flat_map(Served::identity)).collect()
+    }
+
+    /// The same without the weights: what a result depends on that only tokenizes.
+    pub fn tokenizer_digest(&self) -> BTreeMap<&str, String> {
+        let files = self.files.iter().filter(|(file, _)| !file.contains("safetensors"));
+        files.map(|(file, (address, _))| (file.as_str(), address.to_string())).collect()
+    }
+
+    pub fn file_names(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
+    /// Reads one file, verified.
+    pub fn read(&self, file: &str) -> Result<Vec<u8>> {
+        let (address, path) = self.find(file)?;
+        let bytes = fs::read(path)?;
+        verify(&bytes, address, path)?;
+        Ok(bytes)
+    }
+
+    /// Maps one file, verified: weights, which would otherwise be in memory twice.
+    pub fn map(&self, file: &str) -> Result<memmap2::Mmap> {
+        let (address, path) = self.find(file)?;
+        let map = fs::map(path)?;
+        verify(&map, address, path)?;
+        Ok(map)
+    }
+
+    fn find(&self, file: &str) -> Result<&(Address, PathBuf)> {
+        self.files.get(file).ok_or_else(|| {
+            Error::input(format!("policy `{}` has no file `{file}`", self.name))
+                .hint("is it a complete checkpoint folder?")
+        })
+    }
+}
+
+fn verify(bytes: &[u8], address: &Address, path: &std::path::Path) -> Result<()> {
+    if Address::of(bytes) == *address {
+        return Ok(());
+    }
+    let error = Error::input("policy file changed or is damaged").at(path.display().to_string());
+    Err(error.hint("run again: a damaged object of the store is made anew"))
+}

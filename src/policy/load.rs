@@ -1,0 +1,102 @@
+//! Policies: from the hub into its cache, and from files into memory.
+
+use super::{PolicyHandle, Served};
+use crate::net::hub::{Hub, HubModel, Watch};
+use mindgap_base::error::Result;
+use mindgap_lm::model::policy::{Policy, PolicyFiles};
+use mindgap_store::fs;
+use std::path::{Path, PathBuf};
+
+/// A model of the hub: from the cache if it is complete there, else downloaded. A revision that was fetched once stays the
+/// commit it was then, and needs no network. The files are read and hashed like those of any folder.
+pub fn hub_policy(name: &str, hub: &Hub, model: &HubModel, watch: &Watch) -> Result<PolicyHandle> {
+    if let Some(folder) = hub.snapshot(model)? {
+        let here = fs::list(&folder)?;
+        let files = outline(&folder, here.iter().map(String::as_str))?;
+        let weights = files.weight_files().unwrap_or_default();
+        if is_described(&files) && !weights.is_empty() && weights.iter().all(|name| here.contains(name)) {
+            return handle(name, &folder, &files);
+        }
+    }
+    let listing = hub.list(model)?;
+    let folder = hub.commit_folder(model, &listing.commit);
+    let wanted = || listing.files().filter(|file| PolicyFiles::wants(file) && !file.contains('/'));
+    for file in wanted().filter(|file| !is_weights(file)) {
+        hub.download(model, &listing.commit, file, watch)?;
+    }
+    // The index, now there, says which weights belong to the model.
+    let files = outline(&folder, wanted())?;
+    for file in files.weight_files().map_err(|e| e.at(model.to_string()))? {
+        hub.download(model, &listing.commit, &file, watch)?;
+    }
+    hub.point(model, &listing.commit)?;
+    handle(name, &folder, &files)
+}
+
+/// A policy that servers run: its tokenizer and template, from a folder (relative paths start at `base`) or from the hub, without
+/// its weights.
+pub fn served_policy(name: &str, base: &Path, served: &Served, watch: &Watch) -> Result<PolicyHandle> {
+    let folder = match served.tokenizer.strip_prefix("hub:") {
+        None => base.join(&served.tokenizer),
+        Some(model) => hub_tokenizer(&Hub::from_env(), &HubModel::parse(model)?, watch)?,
+    };
+    let handle = PolicyHandle::of_folder(name, &folder, is_tokenizer)?;
+    Ok(handle.served_by(served.clone()))
+}
+
+/// The folder of a hub model's tokenizer and template, from the cache if they are there.
+fn hub_tokenizer(hub: &Hub, model: &HubModel, watch: &Watch) -> Result<PathBuf> {
+    if let Some(folder) = hub.snapshot(model)?
+        && is_described(&outline(&folder, fs::list(&folder)?.iter().map(String::as_str))?)
+    {
+        return Ok(folder);
+    }
+    let listing = hub.list(model)?;
+    for file in listing.files().filter(|file| is_tokenizer(file)) {
+        hub.download(model, &listing.commit, file, watch)?;
+    }
+    hub.point(model, &listing.commit)?;
+    Ok(hub.commit_folder(model, &listing.commit))
+}
+
+/// What a policy has beside its weights.
+fn is_tokenizer(file: &str) -> bool {
+    PolicyFiles::wants(file) && !file.contains("safetensors")
+}
+
+fn is_described(files: &PolicyFiles) -> bool {
+    ["config.json", "tokenizer.json"].iter().all(|name| files.get(name).is_some())
+}
+
+/// The policy's small files in a folder; of the weights only the names.
+fn outline<'a>(folder: &Path, names: impl Iterator<Item = &'a str>) -> Result<PolicyFiles> {
+    let mut files = PolicyFiles::default();
+    for name in names.filter(|name| PolicyFiles::wants(name)) {
+        let bytes = if is_weights(name) { Vec::new() } else { fs::read(&folder.join(name))? };
+        files.insert(name, bytes);
+    }
+    Ok(files)
+}
+
+/// Only what belongs to the model: other tools may have put more weights into the shared cache.
+fn handle(name: &str, folder: &Path, files: &PolicyFiles) -> Result<PolicyHandle> {
+    let relevant = files.relevant()?;
+    PolicyHandle::of_folder(name, folder, |file| relevant.iter().any(|name| name == file))
+}
+
+fn is_weights(name: &str) -> bool {
+    name.ends_with(".safetensors")
+}
+
+/// Loads a policy from its files, all read and verified.
+pub fn load_policy(handle: &PolicyHandle) -> Result<Policy> {
+    let mut files = PolicyFiles::default();
+    for name in handle.file_names() {
+        if is_weights(name) {
+            files.insert(name, handle.map(name)?);
+        } else {
+            files.insert(name, handle.read(name)?);
+        }
+    }
+    Policy::from_files(files).map_err(|e| e.at(format!("policy `{}`", handle.name)))
+}

@@ -1,0 +1,11 @@
+//! Policies: what a pipeline file names, where the files are, and how they come into memory.
+
+mod handle;
+mod load;
+mod served;
+mod spec;
+
+pub use handle::PolicyHandle;
+pub use load::{hub_policy, load_policy, served_policy};
+pub use served::{Api, Served};
+pub use spec::PolicySpec;

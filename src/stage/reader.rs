@@ -1,0 +1,300 @@
+//! ingest: source files -> problems, and the rows that could not become one.
+//!
+//! No more of a file is held than the row at hand: rows are sorted by id outside of memory, then handed on one by one. Field
+//! names come from the pipeline, or are guessed among the spellings of well-known data sets. A bad row is a row of `rejects`
+//! with its line and reason; a file in which a named field exists nowhere, or in which no row has a question, is an error:
+//! every row would be rejected for the same reason.
+
+mod fields;
+mod rows;
+
+use fields::Field;
+use mindgap_base::error::{Error, Result};
+use mindgap_store::fs::File;
+use mindgap_store::table::problems::{Problem, Reject};
+use mindgap_store::{Sorter, Store};
+use rows::{Row, Visit};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+
+/// Bumped whenever the same bytes would give other rows.
+pub const VERSION: u32 = 1;
+
+/// How a source file is laid out. Gzip around either is recognised by its magic bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// One JSON object per line.
+    Jsonl,
+    /// Apache Parquet.
+    Parquet,
+}
+
+/// Which field of the source holds what. A name may be a path (`extra_info.question`). What is not named is guessed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mapping {
+    /// The problem as shown to the policy: text, or chat messages with one user turn.
+    pub question: Option<String>,
+    /// The expert's worked solution: text, a list of which the first is taken, or chat messages.
+    pub solution: Option<String>,
+    /// The gold final answer: text, a number, or a list that is joined with commas. Text that holds a whole solution
+    /// (one that ends in `#### 18`, or with a `\boxed{}`) counts as solution and answer.
+    pub answer: Option<String>,
+    /// The source's own id, kept in `meta`.
+    pub id: Option<String>,
+    /// A field that names the source of each row; without it all rows get the name of the input.
+    pub source: Option<String>,
+}
+
+/// One file.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// What errors and rejects call the file.
+    pub file: &'a str,
+    /// `source` of its problems.
+    pub source: &'a str,
+    /// Read from the front.
+    pub content: &'a File,
+    pub format: Format,
+    pub mapping: &'a Mapping,
+}
+
+/// Rows on their way from the inputs to the two tables: each ends up in one of them.
+pub struct Ingest<'a> {
+    store: &'a Store,
+    /// Names of all inputs.
+    files: Vec<&'a str>,
+    /// By problem id, then in the order read.
+    rows: Sorter<24>,
+    row_count: u64,
+    rejects: Rejects,
+}
+
+/// A row that may become a problem, and what it takes to refuse it as a duplicate.
+#[derive(Serialize, Deserialize)]
+struct Candidate {
+    /// Number of the input.
+    input: usize,
+    line: u64,
+    excerpt: String,
+    problem: Problem,
+}
+
+impl<'a> Ingest<'a> {
+    /// `files` are the names of the inputs to come.
+    pub fn new(store: &'a Store, files: Vec<&'a str>) -> Ingest<'a> {
+        let rejects = Rejects { by_place: store.sorter(), count: 0 };
+        Ingest { store, files, rows: store.sorter(), row_count: 0, rejects }
+    }
+
+    /// Reads the input of number `index`; `on_row` is called before every row.
+    ///
+    /// Errors: bytes that are not of the format, no rows, a mapped field that no row has, no question or no answer field.
+    pub fn read(&mut self, index: usize, input: &Input, on_row: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let mut columns = BTreeSet::new();
+        let (mut line_count, mut object_count, mut problem_count) = (0u64, 0u64, 0u64);
+        let mut first_reason = None;
+        let store = self.store;
+        rows::rows(input, store, &mut |row: Visit| {
+            on_row()?;
+            line_count += 1;
+            let outcome = match row.content {
+                Row::Object(object) => {
+                    object_count += 1;
+                    fields::collect_names(object, &mut columns);
+                    problem(input, object)
+                }
+                Row::Refused(reason) => Err(reason.clone()),
+            };
+            let (line, excerpt) = (row.line, row.excerpt());
+            match outcome {
+                Ok(problem) => {
+                    problem_count += 1;
+                    self.push(Candidate { input: index, line, excerpt, problem })
+                }
+                Err(reason) => {
+                    first_reason.get_or_insert_with(|| reason.clone());
+                    self.rejects.push(
+                        &self.files,
+                        index,
+                        Reject { file: input.file.to_string(), line, reason, excerpt },
+                    )
+                }
+            }
+        })?;
+        check_whole(input, line_count, object_count, first_reason)?;
+        check_columns(input, &columns, problem_count > 0)
+    }
+
+    fn push(&mut self, row: Candidate) -> Result<()> {
+        let mut key = [0; 24];
+        key[..16].copy_from_slice(row.problem.problem_id.as_bytes());
+        key[16..].copy_from_slice(&self.row_count.to_be_bytes());
+        self.row_count += 1;
+        self.rows.push(key, &serde_json::to_vec(&row).expect("a row is plain data"))
+    }
+
+    /// Shows every problem, sorted by id, no two alike: of two rows with the same question and answer the first read is kept.
+    pub fn problems(mut self, visit: &mut dyn FnMut(Problem) -> Result<()>) -> Result<Rejects> {
+        let mut kept: Option<(String, usize, u64)> = None;
+        for row in self.rows.sorted()? {
+            let Candidate { input, line, excerpt, problem } = serde_json::from_slice(&row?.1)
+                .map_err(|e| Error::internal("a sorted row came back damaged").source(e))?;
+            match &kept {
+                Some((id, first_input, first_line)) if *id == problem.problem_id => {
+                    let (file, first_file) = (self.files[input], self.files[*first_input]);
+                    let reason = match file == first_file {
+                        true => format!("duplicate of line {first_line}"),
+                        false => format!("duplicate of line {first_line} of `{first_file}`"),
+                    };
+                    self.rejects.push(&self.files, input, Reject { file: file.to_string(), line, reason, excerpt })?;
+                }
+                _ => {
+                    kept = Some((problem.problem_id.clone(), input, line));
+                    visit(problem)?;
+                }
+            }
+        }
+        Ok(self.rejects)
+    }
+}
+
+/// Rows that were refused.
+pub struct Rejects {
+    /// By file name, line, and number of the input: two inputs may have one name.
+    by_place: Sorter<24>,
+    pub count: u64,
+}
+
+impl Rejects {
+    fn push(&mut self, files: &[&str], input: usize, reject: Reject) -> Result<()> {
+        let rank = files.iter().filter(|file| **file < reject.file.as_str()).count() as u64;
+        let mut key = [0; 24];
+        for (bytes, number) in key.chunks_exact_mut(8).zip([rank, reject.line, input as u64]) {
+            bytes.copy_from_slice(&number.to_be_bytes());
+        }
+        self.count += 1;
+        self.by_place.push(key, &serde_json::to_vec(&reject).expect("a row is plain data"))
+    }
+
+    /// Sorted by file and line.
+    pub fn sorted(self) -> Result<impl Iterator<Item = Result<Reject>>> {
+        let read = |row: Result<(_, Vec<u8>)>| {
+            serde_json::from_slice(&row?.1).map_err(|e| Error::internal("a sorted row came back damaged").source(e))
+        };
+        Ok(self.by_place.sorted()?.map(read))
+    }
+}
+
+/// One row to one problem, or the reason why not.
+fn problem(input: &Input, row: &Map<String, Value>) -> Result<Problem, String> {
+    let mapping = input.mapping;
+    let mut used = BTreeSet::new();
+    let mut find = |field: Field, named: &Option<String>| {
+        let (path, value) = fields::find(row, field, named.as_deref())?;
+        used.insert(path.split('.').next().unwrap_or(path).to_string());
+        used.insert(path.to_string());
+        Some(value)
+    };
+    let question_value = find(Field::Question, &mapping.question);
+    let solution_value = find(Field::Solution, &mapping.solution);
+    let answer_value = find(Field::Answer, &mapping.answer);
+    let id = find(Field::Id, &mapping.id).cloned();
+    let source = mapping.source.as_ref().and_then(|name| find(Field::Source, &Some(name.clone())));
+
+    let question = match question_value {
+        None => return Err(format!("no {}", Field::Question.wanted(mapping.question.as_deref()))),
+        Some(value) => fields::question_text(value)?,
+    };
+    if question.trim().is_empty() {
+        return Err("empty question".to_string());
+    }
+    let mut solution = solution_value.map(fields::solution_text).transpose()?.flatten();
+    let given = answer_value.map(fields::answer_text).transpose()?.flatten();
+    let answer = match given {
+        Some(text) => match final_answer(&text) {
+            // The field held a worked solution, of which the final answer is a part.
+            Some(answer) => {
+                let answer = answer.to_string();
+                if solution.is_none() && text.trim() != format!("\\boxed{{{answer}}}") {
+                    solution = Some(text);
+                }
+                answer
+            }
+            None => text,
+        },
+        None => solution.as_deref().and_then(final_answer).unwrap_or_default().to_string(),
+    };
+    let answer = answer.trim().to_string();
+    match answer.to_ascii_lowercase().trim_start_matches(['+', '-']) {
+        "" => return Err(no_answer(mapping, solution.is_some())),
+        "nan" => return Err("the answer is not a number (`NaN`)".to_string()),
+        "none" | "null" => return Err(format!("no gold answer: it says `{answer}`")),
+        _ => {}
+    }
+    let source = match source {
+        Some(Value::String(name)) if !name.trim().is_empty() => name.clone(),
+        Some(_) => return Err(format!("`{}` does not name a source", mapping.source.as_deref().unwrap_or_default())),
+        None => input.source.to_string(),
+    };
+    let meta = fields::meta(row, id, &used, &question);
+    Ok(Problem { problem_id: Problem::id(&question, &answer), source, question, solution, answer, meta })
+}
+
+/// The final answer inside a worked solution: after the last `####` that starts a line, else in the last box.
+fn final_answer(text: &str) -> Option<&str> {
+    let marked = text.trim_end().lines().next_back().and_then(|line| line.trim().strip_prefix("####"));
+    marked.map(str::trim).or_else(|| mindgap_math::last_boxed(text).map(str::trim))
+}
+
+fn no_answer(mapping: &Mapping, has_solution: bool) -> String {
+    let wanted = Field::Answer.wanted(mapping.answer.as_deref());
+    match has_solution {
+        true => format!("no gold answer: no {wanted}, and no `\\boxed{{}}` or `####` in the solution"),
+        false => format!("no gold answer: no {wanted}, and no solution to take it from"),
+    }
+}
+
+/// A file of which nothing at all could be read.
+fn check_whole(input: &Input, line_count: u64, object_count: u64, first_reason: Option<String>) -> Result<()> {
+    if line_count == 0 {
+        return Err(Error::input("no rows").at(input.file).hint("the file is empty; is it the right one?"));
+    }
+    if object_count == 0 {
+        let reason = first_reason.unwrap_or_default();
+        return Err(Error::input(format!("no line is a JSON object: {reason}"))
+            .at(input.file)
+            .hint("`jsonl` is one object per line; for Parquet say `format = \"parquet\"`"));
+    }
+    Ok(())
+}
+
+/// A file of another schema: a mapped field that exists nowhere, or nothing to guess from.
+fn check_columns(input: &Input, columns: &BTreeSet<String>, kept_any: bool) -> Result<()> {
+    let known = || format!("its fields are {}", fields::quoted(columns.iter().filter(|name| !name.contains('.'))));
+    let mapping = input.mapping;
+    let named = [&mapping.question, &mapping.solution, &mapping.answer, &mapping.id, &mapping.source];
+    if let Some(name) = named.into_iter().flatten().find(|name| !columns.contains(name.as_str())) {
+        let hint = match fields::nearest(name, columns) {
+            Some(near) => format!("did you mean `{near}`? {}", known()),
+            None => known(),
+        };
+        return Err(Error::input(format!("unknown field `{name}`")).at(input.file).hint(hint));
+    }
+    if kept_any {
+        return Ok(());
+    }
+    let missing = |field: Field, named: &Option<String>| named.is_none() && !field.is_among(columns);
+    let what = match () {
+        _ if missing(Field::Question, &mapping.question) => "question",
+        _ if missing(Field::Answer, &mapping.answer) && missing(Field::Solution, &mapping.solution) => "answer",
+        _ => return Ok(()),
+    };
+    let hint = format!("name it in the pipeline (`{what} = \"...\"`); {}", known());
+    Err(Error::input(format!("no field looks like the {what}")).at(input.file).hint(hint))
+}
+
+#[cfg(test)]
+mod tests;

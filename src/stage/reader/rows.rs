@@ -1,0 +1,215 @@
+//! Source bytes -> rows as JSON objects, one at a time.
+
+use super::{Format, Input};
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type, UInt64Type};
+use arrow::util::display::array_value_to_string;
+use flate2::read::MultiGzDecoder;
+use mindgap_base::error::{Error, Result};
+use mindgap_store::{
+    Store,
+    fs::{self, File},
+};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::{Map, Number, Value};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::path::Path;
+
+/// A gzip file may unpack to this much, so that a small file cannot fill the disk.
+const UNPACKED_BYTES_MAX: u64 = 16 << 30;
+/// Longest line of a text file.
+const LINE_BYTES_MAX: usize = 64 << 20;
+/// Characters of a rejected row that are kept to recognise it by.
+const EXCERPT_CHARS: usize = 120;
+const PARQUET_BATCH_ROWS: usize = 1024;
+const READ_BYTES: usize = 1 << 17;
+
+/// A row, or why it could not be read.
+pub enum Row {
+    Object(Map<String, Value>),
+    Refused(String),
+}
+
+/// What a visitor is shown.
+pub struct Visit<'a> {
+    /// 1-based line or row.
+    pub line: u64,
+    pub content: &'a Row,
+    /// The line as it stands in a text file.
+    text: Option<&'a [u8]>,
+}
+
+impl Visit<'_> {
+    /// The start of the row.
+    pub fn excerpt(&self) -> String {
+        let text = match (self.text, self.content) {
+            (Some(bytes), _) => String::from_utf8_lossy(&bytes[..bytes.len().min(4 * EXCERPT_CHARS)]).into_owned(),
+            (None, Row::Object(object)) => serde_json::to_string(object).expect("a row is plain data"),
+            (None, Row::Refused(_)) => String::new(),
+        };
+        text.chars().take(EXCERPT_CHARS).collect()
+    }
+}
+
+type Visitor<'a> = dyn FnMut(Visit) -> Result<()> + 'a;
+
+/// Shows every row of the input, in order. Blank lines are no rows.
+pub fn rows(input: &Input, store: &Store, visit: &mut Visitor) -> Result<()> {
+    let mut file = BufReader::with_capacity(READ_BYTES, input.content);
+    let unreadable = |error| fs::error("read file", Path::new(input.file), error);
+    let is_gzip = file.fill_buf().map_err(unreadable)?.starts_with(&[0x1f, 0x8b]);
+    let failed = |error: std::io::Error| match error.kind() {
+        _ if !is_gzip => unreadable(error),
+        ErrorKind::StorageFull => fs::error("unpack file", Path::new(input.file), error),
+        ErrorKind::FileTooLarge => {
+            Error::input("the gzip data unpacks to more than 16 GiB").at(input.file).hint("split the file")
+        }
+        _ => Error::input("the gzip data is damaged or ends too early").at(input.file).source(error),
+    };
+    let mut bytes: Box<dyn BufRead> = match is_gzip {
+        true => Box::new(BufReader::new(Limited { bytes: MultiGzDecoder::new(file), left: UNPACKED_BYTES_MAX })),
+        false => Box::new(file),
+    };
+    let mut start = Vec::new();
+    bytes.by_ref().take(4).read_to_end(&mut start).map_err(failed)?;
+    let is_parquet = start == b"PAR1";
+    let mut bytes = start.as_slice().chain(bytes);
+    match input.format {
+        Format::Jsonl if is_parquet => {
+            Err(Error::input("a Parquet file, not JSON lines").at(input.file).hint("say `format = \"parquet\"`"))
+        }
+        Format::Parquet if !is_parquet => Err(Error::input("not a Parquet file: the magic bytes `PAR1` are missing")
+            .at(input.file)
+            .hint("for one JSON object per line say `format = \"jsonl\"`")),
+        Format::Jsonl => jsonl(input, &mut bytes, &failed, visit),
+        // A Parquet file is read from its end.
+        Format::Parquet if is_gzip => {
+            let mut whole = store.nameless_file()?;
+            std::io::copy(&mut bytes, &mut whole).map_err(failed)?;
+            parquet(input, whole, visit)
+        }
+        Format::Parquet => parquet(input, input.content.try_clone().map_err(failed)?, visit),
+    }
+}
+
+/// Bytes of which there may be so many and no more.
+struct Limited<R> {
+    bytes: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.bytes.read(buffer)?;
+        self.left = self.left.checked_sub(count as u64).ok_or(ErrorKind::FileTooLarge)?;
+        Ok(count)
+    }
+}
+
+fn jsonl(
+    input: &Input,
+    bytes: &mut impl BufRead,
+    failed: &dyn Fn(std::io::Error) -> Error,
+    visit: &mut Visitor,
+) -> Result<()> {
+    let (mut line, mut is_first) = (Vec::new(), true);
+    for number in 1.. {
+        line.clear();
+        bytes.by_ref().take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', &mut line).map_err(failed)?;
+        if line.is_empty() {
+            break;
+        }
+        let is_cut = line.len() > LINE_BYTES_MAX && !line.ends_with(b"\n");
+        if is_cut {
+            bytes.skip_until(b'\n').map_err(failed)?;
+        }
+        let text = line.strip_prefix(b"\xEF\xBB\xBF").filter(|_| number == 1).unwrap_or(&line).trim_ascii();
+        if text.is_empty() {
+            continue;
+        }
+        if std::mem::take(&mut is_first) && text.starts_with(b"[") {
+            return Err(Error::input("a JSON array, not JSON lines")
+                .at(input.file)
+                .hint("write one object per line, with `jq -c '.[]'` for example"));
+        }
+        let content = match is_cut {
+            true => Row::Refused("the line is longer than 64 MiB".to_string()),
+            false => parse(text).map_or_else(Row::Refused, Row::Object),
+        };
+        visit(Visit { line: number, content: &content, text: Some(text) })?;
+    }
+    Ok(())
+}
+
+fn parse(line: &[u8]) -> Result<Map<String, Value>, String> {
+    let text =
+        std::str::from_utf8(line).map_err(|e| format!("invalid UTF-8 at byte {} of the line", e.valid_up_to()))?;
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err("not a JSON object".to_string()),
+        Err(e) if e.is_eof() => Err("the JSON ends too early: a truncated line".to_string()),
+        Err(e) => {
+            let column = e.column();
+            let rest = text.get(column.saturating_sub(1)..).unwrap_or_default().trim_start_matches('-');
+            match ["NaN", "Infinity"].into_iter().find(|word| rest.starts_with(word)) {
+                Some(word) => Err(format!("`{word}` at column {column} is not JSON")),
+                None => Err(format!("invalid JSON at column {column}")),
+            }
+        }
+    }
+}
+
+fn parquet(input: &Input, file: File, visit: &mut Visitor) -> Result<()> {
+    let damaged = |e: Box<dyn std::error::Error + Send + Sync>| {
+        Error::input("the Parquet file is damaged or of an unknown kind").at(input.file).source(e)
+    };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.into()))?;
+    let reader = builder.with_batch_size(PARQUET_BATCH_ROWS).build().map_err(|e| damaged(e.into()))?;
+    let mut line = 0;
+    for batch in reader {
+        let batch = batch.map_err(|e| damaged(e.into()))?;
+        let schema = batch.schema();
+        for index in 0..batch.num_rows() {
+            line += 1;
+            let cells = schema.fields().iter().zip(batch.columns());
+            let object = cells.map(|(field, column)| (field.name().clone(), cell(column, index))).collect();
+            visit(Visit { line, content: &Row::Object(object), text: None })?;
+        }
+    }
+    Ok(())
+}
+
+/// One cell as JSON. What JSON has no word for (NaN, dates, decimals) becomes text.
+fn cell(array: &ArrayRef, index: usize) -> Value {
+    if array.is_null(index) {
+        return Value::Null;
+    }
+    let shown = || array_value_to_string(array, index).map_or(Value::Null, Value::String);
+    let casted = |to: &DataType| cast(&array.slice(index, 1), to).ok().filter(|one| one.is_valid(0));
+    let list = |items: ArrayRef| Value::Array((0..items.len()).map(|i| cell(&items, i)).collect());
+    match array.data_type() {
+        DataType::Boolean => Value::Bool(array.as_boolean().value(index)),
+        DataType::Utf8 => Value::String(array.as_string::<i32>().value(index).to_string()),
+        DataType::LargeUtf8 => Value::String(array.as_string::<i64>().value(index).to_string()),
+        DataType::Utf8View => Value::String(array.as_string_view().value(index).to_string()),
+        DataType::List(_) => list(array.as_list::<i32>().value(index)),
+        DataType::LargeList(_) => list(array.as_list::<i64>().value(index)),
+        DataType::FixedSizeList(_, _) => list(array.as_fixed_size_list().value(index)),
+        DataType::Struct(fields) => {
+            let columns = array.as_struct().columns();
+            Value::Object(fields.iter().zip(columns).map(|(f, c)| (f.name().clone(), cell(c, index))).collect())
+        }
+        DataType::Dictionary(_, values) => casted(values).map_or_else(shown, |one| cell(&one, 0)),
+        DataType::UInt64 => Value::from(array.as_primitive::<UInt64Type>().value(index)),
+        kind if kind.is_integer() => {
+            casted(&DataType::Int64).map_or_else(shown, |one| Value::from(one.as_primitive::<Int64Type>().value(0)))
+        }
+        // By way of text, as 0.1 in 32 bits should read 0.1.
+        kind if kind.is_floating() => {
+            let number = array_value_to_string(array, index).ok().and_then(|text| text.parse().ok());
+            number.and_then(Number::from_f64).map_or_else(shown, Value::Number)
+        }
+        _ => shown(),
+    }
+}
