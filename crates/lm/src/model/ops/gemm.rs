@@ -2,6 +2,11 @@
 //! `start`, then one fused multiply-add per k in rising order. Tiles, blocks, instruction sets and neighbours cannot change a bit,
 //! so a row has the same value alone and in any batch.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 /// Output columns of a tile, and of a panel of [`super::Packed`].
 pub const PANEL: usize = 48;
 /// Output rows of a tile.
@@ -172,21 +177,14 @@ fn tile(size: Size, a: Left, b: Right, c: &mut [f32], c_row: usize, start: Start
             return unsafe { avx512::tile(size, a, b, c.as_mut_ptr(), c_row, start) };
         }
         if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has AVX2 and FMA.
-            return unsafe { tile_avx2(size, a, b, c, c_row, start) };
+            // SAFETY: the processor has AVX2 and FMA, and `gemm` checked that all elements lie in the slices.
+            return unsafe { avx2::tile(size, a, b, c.as_mut_ptr(), c_row, start) };
         }
     }
     tile_portable(size, a, b, c, c_row, start);
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn tile_avx2(size: Size, a: Left, b: Right, c: &mut [f32], c_row: usize, start: Start) {
-    tile_portable(size, a, b, c, c_row, start);
-}
-
-/// The tile in plain code, which the compiler vectorises for the features of its caller: 4 x 16 outputs in registers.
-#[inline(always)]
+/// The tile in plain code: 4 x 16 outputs at a time.
 fn tile_portable(size: Size, a: Left, b: Right, c: &mut [f32], c_row: usize, start: Start) {
     const WIDTH: usize = 16;
     for i in (0..size.m).step_by(4) {
@@ -217,88 +215,6 @@ fn tile_portable(size: Size, a: Left, b: Right, c: &mut [f32], c_row: usize, sta
             }
             for (row, sum) in sums.iter().take(rows).enumerate() {
                 c[(i + row) * c_row + j..][..width].copy_from_slice(&sum[..width]);
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "vector loads and stores through pointers")]
-mod avx512 {
-    use super::{Left, Right, Size, Start};
-    use std::arch::x86_64::*;
-
-    /// Chooses the tile compiled for this number of rows and of 16-column vectors.
-    ///
-    /// # Safety
-    /// The processor has AVX-512F, every element of the factors that `size` names lies in its slice, and `c`
-    /// points to the rows of the output; it is read only to add to it.
-    #[target_feature(enable = "avx512f")]
-    pub unsafe fn tile(size: Size, a: Left, b: Right, c: *mut f32, c_row: usize, start: Start) {
-        macro_rules! dispatch {
-            ($($rows:literal)*) => {
-                // SAFETY: the caller's promise, handed on; each arm has just as many rows and vectors as `size`.
-                unsafe {
-                    match (size.m, size.n.div_ceil(16)) {
-                        $(($rows, 1) => run::<$rows, 1>(size, a, b, c, c_row, start),
-                          ($rows, 2) => run::<$rows, 2>(size, a, b, c, c_row, start),
-                          ($rows, 3) => run::<$rows, 3>(size, a, b, c, c_row, start),)*
-                        _ => unreachable!("a tile has 1 to 8 rows and 1 to 48 columns"),
-                    }
-                }
-            };
-        }
-        dispatch!(1 2 3 4 5 6 7 8)
-    }
-
-    /// M rows of N vectors.
-    ///
-    /// # Safety
-    /// As for [`tile`]; `size` has M rows, and N vectors of 16 columns of which the last may be cut short.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn run<const M: usize, const N: usize>(
-        size: Size,
-        a: Left,
-        b: Right,
-        c: *mut f32,
-        c_row: usize,
-        start: Start,
-    ) {
-        // SAFETY: loads and stores stay within the rows and columns that `size` names, the last vector under a mask.
-        unsafe {
-            let tail: __mmask16 = if size.n.is_multiple_of(16) { !0 } else { (1 << (size.n % 16)) - 1 };
-            let mask = |v: usize| if v + 1 == N { tail } else { !0 };
-            let mut sums = [[_mm512_setzero_ps(); N]; M];
-            for (i, row) in sums.iter_mut().enumerate() {
-                for (v, sum) in row.iter_mut().enumerate() {
-                    *sum = match start {
-                        Start::Zero => _mm512_setzero_ps(),
-                        Start::Bias(bias) => _mm512_maskz_loadu_ps(mask(v), bias.as_ptr().add(16 * v)),
-                        Start::Add => _mm512_maskz_loadu_ps(mask(v), c.add(i * c_row + 16 * v)),
-                    };
-                }
-            }
-            let left: [*const f32; M] = std::array::from_fn(|i| a.data.as_ptr().wrapping_add(i * a.row));
-            let (mut right, mut at) = (b.data.as_ptr(), 0);
-            for _ in 0..size.k {
-                let mut vectors = [_mm512_setzero_ps(); N];
-                for (v, vector) in vectors.iter_mut().enumerate() {
-                    let from = right.add(16 * v);
-                    *vector = if v + 1 == N { _mm512_maskz_loadu_ps(tail, from) } else { _mm512_loadu_ps(from) };
-                }
-                for i in 0..M {
-                    let value = _mm512_set1_ps(*left[i].add(at));
-                    for v in 0..N {
-                        sums[i][v] = _mm512_fmadd_ps(value, vectors[v], sums[i][v]);
-                    }
-                }
-                right = right.wrapping_add(b.row);
-                at += a.step;
-            }
-            for (i, row) in sums.iter().enumerate() {
-                for (v, sum) in row.iter().enumerate() {
-                    _mm512_mask_storeu_ps(c.add(i * c_row + 16 * v), mask(v), *sum);
-                }
             }
         }
     }
@@ -336,6 +252,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the AVX2 tile is tested where AVX-512 is chosen"))]
     fn equals_the_definition_bit_for_bit() {
         for (m, n, k) in [(1, 1, 1), (1, 100, 300), (7, 33, 5), (8, 48, 192), (25, 113, 400), (40, 16, 193), (3, 5, 0)]
         {
@@ -355,6 +272,13 @@ mod tests {
                         assert_eq!(product(size, a, b), dense, "fresh {size:?}");
                     }
                     if k > 0 {
+                        #[cfg(target_arch = "x86_64")]
+                        if n <= PANEL && m <= ROWS && std::is_x86_feature_detected!("avx2") {
+                            let mut vectors = values(m * (n + 2), 4);
+                            // SAFETY: the processor has AVX2 and FMA, and the lengths fit as for `gemm`.
+                            unsafe { avx2::tile(size, a, b, vectors.as_mut_ptr(), n + 2, start) };
+                            assert_eq!(vectors, want, "AVX2 {size:?}");
+                        }
                         tile_portable(size, a, b, &mut portable, n + 2, start);
                         assert_eq!(portable, want, "portable {size:?}");
                     }
