@@ -93,7 +93,7 @@ impl Share {
     }
 }
 
-/// Damaged objects are dropped and made again at most this often per run.
+/// How often a run drops the same damaged object and makes it again.
 const REPAIRS: usize = 3;
 
 /// Runs the selected stages and all they need.
@@ -101,19 +101,19 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
     let mut log = store.start_log()?;
     log.append(&json!({"event": "run", "time": Oplog::now(), "pipeline": pipeline.name, "stages": names,
         "file": pipeline.source.path, "text": pipeline.source.text, "version": env!("CARGO_PKG_VERSION")}))?;
-    for attempt in 0.. {
+    let mut repairs = BTreeMap::new();
+    loop {
         let on_transfer = |transfer: Transfer| (options.observer)(Event::Download { transfer });
         let watch = Watch { cancel: options.cancel, on_transfer: &on_transfer };
         let session = Session::new(pipeline, store, names, &watch)?;
-        let mut runner = Runner { session, options, log: &mut log, outcomes: Vec::new(), family: None };
+        let mut runner = Runner { session, options, log: &mut log, outcomes: Vec::new() };
         let result = runner.run(names);
-        let Runner { session, outcomes, family, .. } = runner;
+        let Runner { outcomes, .. } = runner;
         let Err(error) = result else {
             log.append(&json!({"event": "done", "time": Oplog::now()}))?;
             return Ok(outcomes);
         };
-        // An error may come from a damaged input: drop it, so that the next attempt makes it again.
-        if error.kind() == Kind::Input && attempt < REPAIRS && drop_damaged(&session, family, options)? {
+        if drop_damaged(store, &error, &mut repairs, options)? {
             continue;
         }
         // What stopped the run may well keep the log from being written; the first error is the one to tell.
@@ -124,20 +124,23 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
             _ => error,
         });
     }
-    unreachable!("the loop returns")
 }
 
-/// Drops damaged objects of the finished stages, and of earlier parts of the stage that failed.
-fn drop_damaged(session: &Session, family: Option<Fingerprint>, options: &Options) -> Result<bool> {
-    let mut dropped = false;
-    let earlier = family.map(|family| session.store.family_parts(&family)).transpose()?.unwrap_or_default();
-    for address in session.objects().chain(earlier.iter().flat_map(PartRecord::objects).map(|(address, _)| address)) {
-        if session.store.drop_if_damaged(address)? {
-            (options.observer)(Event::Repairing { address });
-            dropped = true;
-        }
+/// Drops the object that an error says is damaged, so that the next attempt makes it again. True if it did.
+fn drop_damaged(
+    store: &Store,
+    error: &Error,
+    repairs: &mut BTreeMap<Address, usize>,
+    options: &Options,
+) -> Result<bool> {
+    let Some(address) = error.damaged_object() else { return Ok(false) };
+    let count = repairs.entry(address.clone()).or_default();
+    *count += 1;
+    if *count > REPAIRS || !store.drop_if_damaged(address)? {
+        return Ok(false);
     }
-    Ok(dropped)
+    (options.observer)(Event::Repairing { address });
+    Ok(true)
 }
 
 /// A stage of which only a share was computed, and whose other parts are not there yet.
@@ -185,8 +188,6 @@ struct Runner<'a, 'b> {
     options: &'b Options<'b>,
     log: &'b mut Oplog,
     outcomes: Vec<Outcome>,
-    /// Recipe of the stage at work: its earlier parts may be read.
-    family: Option<Fingerprint>,
 }
 
 impl Runner<'_, '_> {
@@ -196,7 +197,6 @@ impl Runner<'_, '_> {
             self.check_cancelled()?;
             let started = Instant::now();
             let mut bound = self.take(spec).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
-            self.family = Some(bound.family.clone());
             let plan = stage_plan(&self.session, spec, &bound)?;
             (self.options.observer)(Event::StageStarted { plan: &plan });
             let share = self.options.share.filter(|_| targets.contains(&spec.name));

@@ -124,11 +124,6 @@ impl<'a> Session<'a> {
     pub fn into_finished(self) -> (BTreeMap<String, Manifest>, BTreeMap<String, PolicyHandle>) {
         (self.manifests, self.policies)
     }
-
-    /// Every object the finished stages consist of.
-    pub fn objects(&self) -> impl Iterator<Item = &mindgap_base::address::Address> {
-        self.manifests.values().flat_map(|m| &m.parts).flat_map(PartRecord::objects).map(|(address, _)| address)
-    }
 }
 
 /// All texts in a value.

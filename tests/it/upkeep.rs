@@ -10,13 +10,14 @@ fn sampled() -> String {
     SMALL.split("[stages.train]").next().unwrap().to_string()
 }
 
-struct Scratch {
-    folder: tempfile::TempDir,
+/// A store in which the small pipeline ran.
+pub struct Scratch {
+    pub folder: tempfile::TempDir,
     file: String,
 }
 
 impl Scratch {
-    fn new() -> Scratch {
+    pub fn new() -> Scratch {
         let folder = tempfile::tempdir().unwrap();
         let file = pipeline(folder.path(), "p.toml", &sampled()).to_str().unwrap().to_string();
         let scratch = Scratch { folder, file };
@@ -24,12 +25,12 @@ impl Scratch {
         scratch
     }
 
-    fn store(&self) -> PathBuf {
+    pub fn store(&self) -> PathBuf {
         self.folder.path().join("store")
     }
 
     /// Address of every stage, and how many parts were computed.
-    fn run(&self) -> (Vec<(String, Value)>, u64) {
+    pub fn run(&self) -> (Vec<(String, Value)>, u64) {
         let done = json(&ok(&self.store(), &["run", &self.file, "--json"]));
         (by_stage(&done, "address"), by_stage(&done, "computed_parts").iter().filter_map(|(_, n)| n.as_u64()).sum())
     }
@@ -42,7 +43,7 @@ impl Scratch {
 
     /// Requires a finding of this kind that names `name`, then that a run heals it by computing `parts` parts.
     #[track_caller]
-    fn is_found_and_healed(&self, problem: &str, name: &str, parts: u64) {
+    pub fn is_found_and_healed(&self, problem: &str, name: &str, parts: u64) {
         let before = self.run_addresses();
         let found = findings(&self.store());
         let hit = found.iter().any(|(kind, path)| kind == problem && path.contains(name));
@@ -57,7 +58,7 @@ impl Scratch {
     }
 }
 
-fn findings(store: &Path) -> Vec<(String, String)> {
+pub fn findings(store: &Path) -> Vec<(String, String)> {
     let output = crate::support::run(store, &["check", "--json"]);
     let checked = json(&String::from_utf8(output.stdout).unwrap());
     let found = checked["findings"].as_array().unwrap().clone();
@@ -181,7 +182,7 @@ fn a_record_of_another_table_is_found() {
 }
 
 /// Files of a store, with their bytes' number.
-fn files(folder: &Path) -> Vec<(PathBuf, u64)> {
+pub fn files(folder: &Path) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
         let kind = entry.file_type().unwrap();
