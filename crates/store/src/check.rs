@@ -1,8 +1,9 @@
 //! Looks at everything in a store and says what is wrong with it. Changes nothing but the time of damaged objects: they are
 //! touched, so that the next run does not take them for good.
 
+use super::manifest::PointerFile;
 use super::parquet::{self, FileFacts};
-use super::{Manifest, PartRecord, PartRef, Pointer, RECIPE, Store, fs};
+use super::{Manifest, PartRecord, PartRef, Pointer, RECIPE, Store, check_name, fs};
 use crate::table::{Declared, declared};
 use bytes::Bytes;
 use mindgap_base::address::Address;
@@ -133,7 +134,7 @@ impl Check<'_> {
     /// Every part record: it parses, and what it names is there and is what it says.
     fn records(&mut self) -> Result<()> {
         let memo = self.store.root.join("memo");
-        for family in fs::list(&memo)? {
+        for family in fs::folders(&memo)? {
             let folder = memo.join(&family);
             for name in fs::list(&folder)?.into_iter().filter(|name| !name.starts_with('.')) {
                 let path = folder.join(&name);
@@ -198,23 +199,36 @@ impl Check<'_> {
 
     /// Every pointer: its manifest is there and whole, and the view shows it.
     fn pointers(&mut self) -> Result<()> {
-        let stages = self.store.root.join("stages");
-        let mut seen = BTreeSet::new();
-        for pipeline in fs::list(&stages)? {
-            for name in fs::list(&stages.join(&pipeline))? {
-                let Some(stage) = name.strip_suffix(".json").filter(|_| !name.starts_with('.')) else { continue };
-                let path = stages.join(&pipeline).join(&name);
-                let Some(pointer) = self.store.pointer(&pipeline, stage)? else {
-                    self.found(Problem::Unreadable, &path, "not a pointer to a manifest");
-                    continue;
-                };
-                if seen.insert(pointer.manifest.clone()) {
-                    self.manifest(&path, &pointer);
+        let (mut seen, mut strays) = (BTreeSet::new(), BTreeSet::new());
+        for PointerFile { pipeline, stage, path } in self.store.pointer_files()? {
+            let is_stray = check_name(&pipeline).is_err();
+            match self.store.pointer(&pipeline, &stage)? {
+                None => self.found(Problem::Unreadable, &path, "not a pointer to a manifest"),
+                Some(pointer) => {
+                    if seen.insert(pointer.manifest.clone()) {
+                        self.manifest(&path, &pointer);
+                    }
+                    if !is_stray {
+                        self.view(&pipeline, &stage, &pointer);
+                    }
                 }
-                self.view(&pipeline, stage, &pointer);
+            }
+            if is_stray {
+                strays.insert(pipeline);
             }
         }
+        strays.iter().for_each(|pipeline| self.stray(pipeline));
         Ok(())
+    }
+
+    /// Pointers of a pipeline whose name is no single file name. An earlier build made them; no run can use them.
+    fn stray(&mut self, pipeline: &str) {
+        let folder = self.store.root.join("stages").join(pipeline);
+        let what = format!(
+            "the pipeline's name `{pipeline}` is not one file name: give it another and run it, which reuses its parts, \
+             then `mindgap gc --forget '{pipeline}' --delete`"
+        );
+        self.found(Problem::Unreadable, &folder, what);
     }
 
     fn manifest(&mut self, path: &Path, pointer: &Pointer) {

@@ -96,6 +96,11 @@ pub fn list(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Names of the folders in a folder, sorted; an absent folder is empty.
+pub fn folders(path: &Path) -> Result<Vec<String>> {
+    Ok(list(path)?.into_iter().filter(|name| path.join(name).is_dir()).collect())
+}
+
 /// Size of a file in bytes.
 pub fn size(path: &Path) -> Result<u64> {
     Ok(fs::metadata(path).map_err(|e| error("look at", path, e))?.len())

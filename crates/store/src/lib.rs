@@ -32,6 +32,17 @@ use std::path::{Path, PathBuf};
 /// Layout version, in `<store>/VERSION`.
 const VERSION: &str = "mindgap store 1\n";
 
+/// What is wrong with a name of a pipeline or a stage, if anything: it becomes one file or folder of the store.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'+');
+    match name.bytes().next() {
+        None => Err("is empty"),
+        Some(b'.') => Err("starts with `.`"),
+        _ if !name.bytes().all(fine) => Err("holds other characters than letters, digits, `_`, `-`, `.`, `+`"),
+        _ => Ok(()),
+    }
+}
+
 /// A folder of tables, policies and the recipes that made them.
 #[derive(Clone, Debug)]
 pub struct Store {

@@ -67,7 +67,7 @@ impl Store {
     pub fn recipes(&self) -> Result<Vec<Recipe>> {
         let folder = self.root.join("memo");
         let mut recipes = Vec::new();
-        for family in fs::list(&folder)? {
+        for family in fs::folders(&folder)? {
             let bytes = fs::read_if_present(&folder.join(family).join(RECIPE))?;
             recipes.extend(bytes.and_then(|bytes| serde_json::from_slice::<Recipe>(&bytes).ok()));
         }

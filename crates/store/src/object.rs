@@ -50,7 +50,7 @@ impl Store {
     pub(super) fn object_files(&self) -> Result<Vec<(String, PathBuf)>> {
         let folder = self.root.join("objects");
         let mut files = Vec::new();
-        for group in fs::list(&folder)? {
+        for group in fs::folders(&folder)? {
             let names = fs::list(&folder.join(&group))?.into_iter().filter(|name| !name.starts_with('.'));
             files.extend(names.map(|name| (name.clone(), folder.join(&group).join(name))));
         }
