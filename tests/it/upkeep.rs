@@ -151,7 +151,7 @@ fn broken_views_are_found_and_healed() {
     scratch.is_found_and_healed("view", "tables/small/rewrites", 0);
 }
 
-/// A file that is whole by its hash, but is not what its record says.
+/// A file that is whole by its hash, but is not what its record says: a record of a build that kept no checksum.
 #[test]
 fn a_record_of_another_table_is_found() {
     let scratch = Scratch::new();
@@ -169,10 +169,11 @@ fn a_record_of_another_table_is_found() {
         for record in std::fs::read_dir(family.unwrap().path()).unwrap() {
             let path = record.unwrap().path();
             let text = std::fs::read_to_string(&path).unwrap();
-            let swapped = text
+            let without_checksum = text.split_once("\",").map_or(text.clone(), |(_, rest)| format!("{{{rest}"));
+            let swapped = without_checksum
                 .replace(rollouts["address"].as_str().unwrap(), verdicts["address"].as_str().unwrap())
                 .replace(&format!("\"bytes\":{}", rollouts["bytes"]), &format!("\"bytes\":{}", verdicts["bytes"]));
-            if text.contains("\"rollouts\":[{") && swapped != text {
+            if text.contains("\"rollouts\":[{") && swapped != without_checksum {
                 std::fs::write(&path, swapped).unwrap();
             }
         }

@@ -3,7 +3,7 @@
 
 use super::manifest::PointerFile;
 use super::parquet::{self, FileFacts};
-use super::{Manifest, PartRecord, PartRef, Pointer, RECIPE, Store, check_name, fs};
+use super::{Manifest, PartRecord, PartRef, Pointer, RECIPE, Store, Version, check_name, fs, parse_record};
 use crate::table::{Declared, declared};
 use bytes::Bytes;
 use mindgap_base::address::Address;
@@ -33,7 +33,8 @@ pub enum Problem {
     Missing,
     /// A Parquet file has not the columns, rows or keys that its footer and its record say.
     Schema,
-    /// A pointer, manifest, record or recipe that does not parse or does not match its name.
+    /// A pointer, manifest, record, recipe or `VERSION` that does not parse, does not match its name, or was changed after
+    /// it was written; pointers of a pipeline whose name is a path.
     Unreadable,
     /// A link of the human view that leads nowhere, or to another version than the pointer.
     View,
@@ -60,6 +61,7 @@ impl Store {
     pub fn check(&self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Checked> {
         let mut check = Check { store: self, tables: declared(), checked: Checked::default(), objects: HashMap::new() };
         check.objects(progress)?;
+        check.version()?;
         check.records()?;
         check.pointers()?;
         check.checked.findings.sort_by(|a, b| (&a.path, &a.what).cmp(&(&b.path, &b.what)));
@@ -78,6 +80,13 @@ struct Check<'a> {
 impl Check<'_> {
     fn found(&mut self, problem: Problem, path: &Path, what: impl Into<String>) {
         self.checked.findings.push(Finding { problem, path: path.to_path_buf(), what: what.into() });
+    }
+
+    fn version(&mut self) -> Result<()> {
+        if self.store.version()? != Version::Ours {
+            self.found(Problem::Unreadable, &self.store.version_path(), "missing, cut short or changed");
+        }
+        Ok(())
     }
 
     /// Reads every object, on all threads.
@@ -147,9 +156,9 @@ impl Check<'_> {
                     continue;
                 }
                 self.checked.records += 1;
-                match serde_json::from_slice::<PartRecord>(&bytes) {
-                    Ok(record) if name == format!("{}.json", record.fingerprint) => self.record(&path, &record),
-                    _ => self.found(Problem::Unreadable, &path, "not a part record of this name"),
+                match parse_record(&path, &bytes) {
+                    Ok(record) => self.record(&path, &record),
+                    Err(wrong) => self.found(Problem::Unreadable, &path, wrong),
                 }
             }
         }

@@ -411,13 +411,13 @@ pub fn modified(path: &Path) -> Result<SystemTime> {
     fs::metadata(path).and_then(|found| found.modified()).map_err(|e| error("look at", path, e))
 }
 
-/// Marks a file as used now.
+/// Marks a file as used now; one that is gone is no error.
 pub fn touch(path: &Path) -> Result<()> {
-    File::options()
-        .append(true)
-        .open(path)
-        .and_then(|file| file.set_modified(SystemTime::now()))
-        .map_err(|e| error("mark as used", path, e))
+    let touched = File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    match touched {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(error("mark as used", path, e)),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

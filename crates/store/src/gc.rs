@@ -5,8 +5,7 @@
 //! until the collection ends, and a part that a run has taken over counts as used from then on.
 
 use super::manifest::PointerFile;
-use super::memo::RECIPE;
-use super::{PartRecord, Pointer, Store, fs};
+use super::{Pointer, RECIPE, Store, fs, parse_record};
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Fingerprint;
@@ -137,8 +136,7 @@ impl Store {
             let mut kept = 0;
             for name in &records {
                 let path = folder.join(name);
-                let record =
-                    fs::read_if_present(&path)?.and_then(|bytes| serde_json::from_slice::<PartRecord>(&bytes).ok());
+                let record = fs::read_if_present(&path)?.and_then(|bytes| parse_record(&path, &bytes).ok());
                 let reached = record.as_ref().is_some_and(|record| live.records.contains(&record.fingerprint));
                 let age = SystemTime::now().duration_since(fs::modified(&path)?).unwrap_or_default();
                 match record {
