@@ -36,6 +36,14 @@ pub struct LookedUp {
 }
 
 impl Bound {
+    /// Looks every part up again: what was made since is there, what was taken is not.
+    pub fn look_up(&mut self, store: &Store) -> Result<()> {
+        for part in &mut self.parts {
+            part.record = store.find_part(&self.family, &part.fingerprint)?;
+        }
+        Ok(())
+    }
+
     /// The fingerprint of the whole stage: its recipe and its parts'.
     pub fn fingerprint(&self) -> Fingerprint {
         let parts: Vec<&Fingerprint> = self.parts.iter().map(|part| &part.fingerprint).collect();

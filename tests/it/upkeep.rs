@@ -1,9 +1,15 @@
 //! check finds what is wrong, run makes it again and nothing else, gc takes what nothing refers to and nothing else.
 
-use crate::support::{SMALL, by_stage, fails, json, mindgap, ok, pipeline};
+use crate::support::{SMALL, TINY, by_stage, fails, json, mindgap, ok, pipeline, run_here, scratch, summary};
+use mindgap::pipeline::Pipeline;
+use mindgap::pipeline::execute::{Event, Options, Outcome};
+use mindgap_base::error::Error;
+use mindgap_store::{PartRecord, Rules, Store};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 /// Without training: a second.
 fn sampled() -> String {
@@ -270,6 +276,91 @@ fn gc_is_safe_beside_a_running_pipeline() {
     assert_eq!(findings(&store), []);
     let again = json(&ok(&store, &["run", file, "--json"]));
     assert!(by_stage(&again, "computed_parts").iter().all(|(_, n)| n == 0));
+}
+
+/// Runs the tiny pipeline in this process. `disturb` is called before each part of the rollouts, with the number of parts
+/// begun before.
+fn run_disturbed(store: &Path, file: &Path, disturb: impl Fn(usize) + Sync) -> Result<Vec<Outcome>, Error> {
+    let begun = AtomicUsize::new(0);
+    let observer = |event: Event| {
+        if matches!(event, Event::PartStarted { stage: "rollouts", .. }) {
+            disturb(begun.fetch_add(1, Ordering::Relaxed));
+        }
+    };
+    let options = Options {
+        threads: 1,
+        device: &candle_core::Device::Cpu,
+        cancel: &AtomicBool::new(false),
+        share: None,
+        observer: &observer,
+    };
+    mindgap::pipeline::run(&Pipeline::load(file, &[]).unwrap(), &Store::open(store).unwrap(), &[], &options)
+}
+
+/// Goal: a collection takes no part of the stage that a run works on, whatever their age and however little it keeps.
+#[test]
+fn gc_takes_no_part_of_a_stage_at_work() {
+    let folder = scratch();
+    let file = pipeline(folder.path(), "p.toml", TINY);
+    let whole = summary(&run_here(&folder.path().join("whole"), &file).unwrap());
+    for (name, keep) in [("nothing", Duration::ZERO), ("a week", Duration::from_secs(7 * 24 * 60 * 60))] {
+        let store = folder.path().join(name);
+        let collect = |_| {
+            for (path, _) in files(&store.join("memo")) {
+                let week_ago = SystemTime::now() - Duration::from_secs(8 * 24 * 60 * 60);
+                std::fs::File::options().append(true).open(path).unwrap().set_modified(week_ago).unwrap();
+            }
+            let rules = Rules { forget: Vec::new(), keep };
+            Store::look(&store).unwrap().collect_garbage(&rules, true).unwrap();
+        };
+        let outcomes = run_disturbed(&store, &file, collect).unwrap();
+        assert_eq!(findings(&store), [], "the run said that it is done");
+        assert_eq!(summary(&outcomes), whole, "nothing is made twice");
+    }
+}
+
+/// Removes the records of the rollouts and their objects, against all rules.
+fn remove_rollouts(store: &Path) {
+    for (path, _) in files(&store.join("memo")).into_iter().filter(|(path, _)| !path.ends_with("recipe.json")) {
+        let record: PartRecord = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        for part in record.tables.get("rollouts").into_iter().flatten() {
+            std::fs::remove_file(Store::look(store).unwrap().object_path(&part.address)).unwrap();
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+}
+
+/// Goal: a stage is not published without the parts that were removed while the others were made: these are made again.
+#[test]
+fn parts_removed_from_a_stage_at_work_are_made_again() {
+    let folder = scratch();
+    let file = pipeline(folder.path(), "p.toml", TINY);
+    let whole = summary(&run_here(&folder.path().join("whole"), &file).unwrap());
+    let store = folder.path().join("store");
+    let at_the_third = |begun| {
+        if begun == 2 {
+            remove_rollouts(&store)
+        }
+    };
+    let outcomes = run_disturbed(&store, &file, at_the_third).unwrap();
+    assert_eq!(findings(&store), [], "the run said that it is done");
+    assert_eq!(summary(&outcomes), (whole.0, whole.1 + 2), "two of three parts were removed, and made again");
+}
+
+/// Goal: a run that loses its parts again and again ends with an error that says why; it neither loops nor says done.
+#[test]
+fn a_stage_that_keeps_losing_parts_is_an_error() {
+    let folder = scratch();
+    let file = pipeline(folder.path(), "p.toml", TINY);
+    let store = folder.path().join("store");
+    let error = run_disturbed(&store, &file, |_| remove_rollouts(&store)).unwrap_err();
+    assert_eq!(error.kind().exit_code(), 4);
+    let said = error.to_string();
+    assert!(said.contains("were removed from the store") && said.contains("stage `rollouts`"), "{said}");
+    assert!(!store.join("stages/tiny/rollouts.json").exists());
+    let whole = summary(&run_here(&folder.path().join("whole"), &file).unwrap());
+    assert_eq!(summary(&run_here(&store, &file).unwrap()).0, whole.0);
+    assert_eq!(findings(&store), []);
 }
 
 #[test]

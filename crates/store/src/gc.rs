@@ -2,7 +2,8 @@
 //!
 //! Roots are the manifests that stages stand at, and part records used lately: an interrupted run has parts and no manifest
 //! yet. Publishing and using a part hold the gate shared, a collection holds it alone; so what is found reachable stays so
-//! until the collection ends, and a part that a run has taken over counts as used from then on.
+//! until the collection ends, and a part that a run has taken over counts as used from then on. While a run works on a stage,
+//! a lease keeps the stage's parts.
 
 use super::manifest::PointerFile;
 use super::{Pointer, RECIPE, Store, fs, parse_record};
@@ -126,13 +127,14 @@ impl Store {
         Ok(())
     }
 
-    /// Records that a manifest reaches or that were used lately stay, with their objects.
+    /// Records that a manifest reaches, that a run works with or that were used lately stay, with their objects.
     fn mark_records(&self, rules: &Rules, live: &mut Live, garbage: &mut Garbage) -> Result<()> {
         let memo = self.root.join("memo");
         for family in fs::folders(&memo)? {
             let folder = memo.join(&family);
             let names = fs::list(&folder)?;
             let records: Vec<&String> = names.iter().filter(|name| *name != RECIPE && !name.starts_with('.')).collect();
+            let leased = fs::is_locked(&self.lease_path(&family))?;
             let mut kept = 0;
             for name in &records {
                 let path = folder.join(name);
@@ -140,7 +142,7 @@ impl Store {
                 let reached = record.as_ref().is_some_and(|record| live.records.contains(&record.fingerprint));
                 let age = SystemTime::now().duration_since(fs::modified(&path)?).unwrap_or_default();
                 match record {
-                    Some(record) if reached || age < rules.keep => {
+                    Some(record) if reached || leased || age < rules.keep => {
                         garbage.kept_recent += u64::from(!reached);
                         live.objects.extend(record.objects().map(|(address, _)| address.clone()));
                         kept += 1;
