@@ -247,7 +247,8 @@ pub struct Gc {
     /// Let go of a pipeline's results. May be repeated.
     #[arg(long, value_name = "PIPELINE")]
     pub forget: Vec<String>,
-    /// Keep parts used in the last so many days, even if no finished stage refers to them.
+    /// Keep parts used in the last so many days, even if no finished stage refers to them. Those of the stage that a run
+    /// is at work on stay anyway.
     #[arg(long, value_name = "DAYS", default_value_t = 7)]
     pub keep_days: u64,
     #[arg(long)]

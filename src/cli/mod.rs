@@ -16,6 +16,7 @@ mod upkeep;
 use args::{Args, Command};
 use clap::Parser;
 use mindgap_base::error::{Error, Kind, Result};
+use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -26,7 +27,7 @@ pub fn run() -> ExitCode {
     match dispatch(args) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output went away: nothing to tell anyone.
-        Err(error) if error.what() == render::PIPE_CLOSED => ExitCode::SUCCESS,
+        Err(error) if error.io_kind() == Some(ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
         Err(error) => {
             render::error(&error);
             ExitCode::from(error.kind().exit_code())

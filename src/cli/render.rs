@@ -8,20 +8,14 @@ use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::engine;
 use mindgap_store::fs;
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-
-/// What an error says when the reader of stdout went away.
-pub const PIPE_CLOSED: &str = "stdout is closed";
 
 /// Prints data.
 pub fn out(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{text}").map_err(|e| match e.kind() {
-        ErrorKind::BrokenPipe => Error::environment(PIPE_CLOSED),
-        _ => Error::environment("cannot write to stdout").source(e),
-    })
+    writeln!(stdout, "{text}").map_err(|e| Error::environment("cannot write to stdout").source(e))
 }
 
 pub fn json(value: &impl serde::Serialize) -> Result<()> {

@@ -14,7 +14,7 @@ use mindgap_base::error::{Error, Kind, Result};
 use mindgap_base::fingerprint::Fingerprint;
 use mindgap_store::fs::Gate;
 use mindgap_store::parquet::{Encoded, Footer};
-use mindgap_store::{Manifest, Oplog, PartRecord, PartRef, Pointer, Store};
+use mindgap_store::{Lease, Oplog, PartRecord, PartRef, Pointer, Store};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,7 +93,8 @@ impl Share {
     }
 }
 
-/// Damaged objects are dropped and made again at most this often per run.
+/// How often a run drops the same damaged object and makes it again, and how often it makes parts of a stage again that
+/// were removed meanwhile.
 const REPAIRS: usize = 3;
 
 /// Runs the selected stages and all they need.
@@ -101,19 +102,19 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
     let mut log = store.start_log()?;
     log.append(&json!({"event": "run", "time": Oplog::now(), "pipeline": pipeline.name, "stages": names,
         "file": pipeline.source.path, "text": pipeline.source.text, "version": env!("CARGO_PKG_VERSION")}))?;
-    for attempt in 0.. {
+    let mut repairs = BTreeMap::new();
+    loop {
         let on_transfer = |transfer: Transfer| (options.observer)(Event::Download { transfer });
         let watch = Watch { cancel: options.cancel, on_transfer: &on_transfer };
         let session = Session::new(pipeline, store, names, &watch)?;
-        let mut runner = Runner { session, options, log: &mut log, outcomes: Vec::new(), family: None };
+        let mut runner = Runner { session, options, log: &mut log, outcomes: Vec::new() };
         let result = runner.run(names);
-        let Runner { session, outcomes, family, .. } = runner;
+        let Runner { outcomes, .. } = runner;
         let Err(error) = result else {
             log.append(&json!({"event": "done", "time": Oplog::now()}))?;
             return Ok(outcomes);
         };
-        // An error may come from a damaged input: drop it, so that the next attempt makes it again.
-        if error.kind() == Kind::Input && attempt < REPAIRS && drop_damaged(&session, family, options)? {
+        if drop_damaged(store, &error, &mut repairs, options)? {
             continue;
         }
         // What stopped the run may well keep the log from being written; the first error is the one to tell.
@@ -124,20 +125,23 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
             _ => error,
         });
     }
-    unreachable!("the loop returns")
 }
 
-/// Drops damaged objects of the finished stages, and of earlier parts of the stage that failed.
-fn drop_damaged(session: &Session, family: Option<Fingerprint>, options: &Options) -> Result<bool> {
-    let mut dropped = false;
-    let earlier = family.map(|family| session.store.family_parts(&family)).transpose()?.unwrap_or_default();
-    for address in session.objects().chain(earlier.iter().flat_map(PartRecord::objects).map(|(address, _)| address)) {
-        if session.store.drop_if_damaged(address)? {
-            (options.observer)(Event::Repairing { address });
-            dropped = true;
-        }
+/// Drops the object that an error says is damaged, so that the next attempt makes it again. True if it did.
+fn drop_damaged(
+    store: &Store,
+    error: &Error,
+    repairs: &mut BTreeMap<Address, usize>,
+    options: &Options,
+) -> Result<bool> {
+    let Some(address) = error.damaged_object() else { return Ok(false) };
+    let count = repairs.entry(address.clone()).or_default();
+    *count += 1;
+    if *count > REPAIRS || !store.drop_if_damaged(address)? {
+        return Ok(false);
     }
-    Ok(dropped)
+    (options.observer)(Event::Repairing { address });
+    Ok(true)
 }
 
 /// A stage of which only a share was computed, and whose other parts are not there yet.
@@ -185,35 +189,39 @@ struct Runner<'a, 'b> {
     options: &'b Options<'b>,
     log: &'b mut Oplog,
     outcomes: Vec<Outcome>,
-    /// Recipe of the stage at work: its earlier parts may be read.
-    family: Option<Fingerprint>,
 }
 
-impl Runner<'_, '_> {
+impl<'a> Runner<'a, '_> {
     fn run(&mut self, names: &[String]) -> Result<()> {
         let targets = self.targets(names)?;
         for spec in self.session.pipeline.select(names)? {
             self.check_cancelled()?;
-            let started = Instant::now();
-            let mut bound = self.take(spec).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
-            self.family = Some(bound.family.clone());
-            let plan = stage_plan(&self.session, spec, &bound)?;
-            (self.options.observer)(Event::StageStarted { plan: &plan });
             let share = self.options.share.filter(|_| targets.contains(&spec.name));
-            let computed_parts =
-                self.compute(spec, &mut bound, share).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
-            let Some(manifest) = manifest(spec, &bound) else {
-                let outcome = partial(spec, &bound, computed_parts, started);
-                (self.options.observer)(Event::StageDone { outcome: &outcome });
-                self.outcomes.push(outcome);
-                continue;
-            };
-            let outcome = self.publish(spec, &bound, &manifest, computed_parts, started)?;
+            let outcome = self.stage(spec, share).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
             (self.options.observer)(Event::StageDone { outcome: &outcome });
             self.outcomes.push(outcome);
-            self.session.finish(spec, manifest);
         }
         Ok(())
+    }
+
+    /// Computes what is missing of a stage and publishes it, again where parts were removed in between.
+    fn stage(&mut self, spec: &StageSpec, share: Option<Share>) -> Result<Outcome> {
+        let started = Instant::now();
+        let (mut bound, lease) = self.take(spec)?;
+        let plan = stage_plan(&self.session, spec, &bound)?;
+        (self.options.observer)(Event::StageStarted { plan: &plan });
+        let mut computed_parts = 0;
+        for _ in 0..=REPAIRS {
+            computed_parts += self.compute(spec, &mut bound, share, &lease)?;
+            if manifest(spec, &bound).is_none() {
+                return Ok(partial(spec, &bound, computed_parts, started));
+            }
+            if let Some(outcome) = self.publish(spec, &mut bound, computed_parts, started)? {
+                return Ok(outcome);
+            }
+        }
+        Err(Error::environment("parts of the stage were removed from the store again and again while it ran")
+            .hint("find out what else removes files there, then run the same command again"))
     }
 
     /// The stages of which only a share is computed: those asked for by name. What they need is computed in full.
@@ -243,13 +251,15 @@ impl Runner<'_, '_> {
         Ok(targets.into_iter().map(|spec| spec.name.clone()).collect())
     }
 
-    /// Looks up the stage's parts, and marks those found as used before a collection can take them.
-    fn take(&self, spec: &StageSpec) -> Result<Bound> {
-        let _gate = self.session.store.gate()?.pass()?;
+    /// Looks up the stage's parts, marks those found as used before a collection can take them, and keeps the stage's parts.
+    fn take(&self, spec: &StageSpec) -> Result<(Bound, Lease<'a>)> {
+        let store = self.session.store;
+        let _gate = store.gate()?.pass()?;
         let bound = self.session.bind(spec)?;
         let found = bound.parts.iter().filter_map(|part| part.record.as_ref());
-        self.session.store.mark_used(&bound.family, found)?;
-        Ok(bound)
+        store.mark_used(&bound.family, found)?;
+        let lease = store.lease(&bound.family)?;
+        Ok((bound, lease))
     }
 
     /// Parts made before with the same recipe, marked as used.
@@ -268,7 +278,7 @@ impl Runner<'_, '_> {
     }
 
     /// Computes every missing part, leaving those another process holds for later. Returns how many it computed.
-    fn compute(&mut self, spec: &StageSpec, bound: &mut Bound, share: Option<Share>) -> Result<usize> {
+    fn compute(&mut self, spec: &StageSpec, bound: &mut Bound, share: Option<Share>, lease: &Lease) -> Result<usize> {
         let wanted = |index: usize| share.is_none_or(|share| share.holds(index));
         let (mut computed, count) = (0, bound.parts.len());
         let missing = |bound: &Bound| (0..count).any(|index| wanted(index) && bound.parts[index].record.is_none());
@@ -284,6 +294,7 @@ impl Runner<'_, '_> {
                     continue;
                 }
                 self.check_cancelled()?;
+                lease.renew(&earlier)?;
                 let fingerprint = bound.parts[index].fingerprint.clone();
                 let Some(_lock) = self.session.store.try_lock_part(&fingerprint)? else {
                     held_elsewhere += 1;
@@ -296,7 +307,7 @@ impl Runner<'_, '_> {
                     None => {
                         (self.options.observer)(Event::PartStarted { stage: &spec.name, index, count });
                         computed += 1;
-                        self.compute_part(spec, bound, index, &earlier)?
+                        self.compute_part(spec, bound, index, &earlier, lease)?
                     }
                 };
                 earlier.push(record.clone());
@@ -338,12 +349,17 @@ impl Runner<'_, '_> {
         bound: &Bound,
         index: usize,
         earlier: &[PartRecord],
+        lease: &Lease,
     ) -> Result<PartRecord> {
         let started = Instant::now();
         let observer = self.options.observer;
         let tables = Mutex::new(Tables::new(self.session.store));
         let put = |encoded| tables.lock().unwrap_or_else(PoisonError::into_inner).put(encoded);
-        let tick = |tick: Tick| observer(Event::Progress { stage: &spec.name, tick });
+        let tick = |tick: Tick| {
+            // What cannot be marked is kept by the lease; should it go, publishing finds out.
+            let _ = lease.renew(earlier);
+            observer(Event::Progress { stage: &spec.name, tick });
+        };
         let part = &bound.parts[index];
         let journal = self.session.store.journal(&part.fingerprint);
         let context = Context {
@@ -379,22 +395,25 @@ impl Runner<'_, '_> {
         Ok(record)
     }
 
+    /// Publishes a stage, unless parts of it were removed since they were looked up or made: then nothing is published, and
+    /// `bound` says which are missing.
     fn publish(
         &mut self,
         spec: &StageSpec,
-        bound: &Bound,
-        manifest: &Manifest,
+        bound: &mut Bound,
         computed_parts: usize,
         started: Instant,
-    ) -> Result<Outcome> {
+    ) -> Result<Option<Outcome>> {
         let (store, pipeline) = (self.session.store, &self.session.pipeline.name);
         let fingerprint = bound.fingerprint();
         let _gate = store.gate()?.pass()?;
-        let address = store.put_manifest(manifest)?;
+        bound.look_up(store)?;
+        let Some(manifest) = manifest(spec, bound) else { return Ok(None) };
+        let address = store.put_manifest(&manifest)?;
         let origin = Some(self.session.origin(spec, bound));
         let pointer = Pointer { fingerprint: fingerprint.clone(), manifest: address.clone(), origin };
         store.set_pointer(pipeline, &spec.name, &pointer)?;
-        store.publish_view(pipeline, &spec.name, &address, manifest)?;
+        store.publish_view(pipeline, &spec.name, &address, &manifest)?;
         let outcome = Outcome {
             name: spec.name.clone(),
             kind: spec.params.kind(),
@@ -407,6 +426,7 @@ impl Runner<'_, '_> {
             seconds: started.elapsed().as_secs_f64(),
         };
         self.log.append(&json!({"event": "stage", "time": Oplog::now(), "outcome": outcome}))?;
-        Ok(outcome)
+        self.session.finish(spec, manifest);
+        Ok(Some(outcome))
     }
 }

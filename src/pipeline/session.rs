@@ -36,6 +36,14 @@ pub struct LookedUp {
 }
 
 impl Bound {
+    /// Looks every part up again: what was made since is there, what was taken is not.
+    pub fn look_up(&mut self, store: &Store) -> Result<()> {
+        for part in &mut self.parts {
+            part.record = store.find_part(&self.family, &part.fingerprint)?;
+        }
+        Ok(())
+    }
+
     /// The fingerprint of the whole stage: its recipe and its parts'.
     pub fn fingerprint(&self) -> Fingerprint {
         let parts: Vec<&Fingerprint> = self.parts.iter().map(|part| &part.fingerprint).collect();
@@ -123,11 +131,6 @@ impl<'a> Session<'a> {
     /// The finished stages and the policies known so far, by name.
     pub fn into_finished(self) -> (BTreeMap<String, Manifest>, BTreeMap<String, PolicyHandle>) {
         (self.manifests, self.policies)
-    }
-
-    /// Every object the finished stages consist of.
-    pub fn objects(&self) -> impl Iterator<Item = &mindgap_base::address::Address> {
-        self.manifests.values().flat_map(|m| &m.parts).flat_map(PartRecord::objects).map(|(address, _)| address)
     }
 }
 

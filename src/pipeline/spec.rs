@@ -6,7 +6,7 @@ use crate::params::Misfit;
 use crate::policy::PolicySpec;
 use crate::stage::{Params, Reference, Wants};
 use mindgap_base::error::{Error, Result};
-use mindgap_store::fs;
+use mindgap_store::{check_name, fs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -55,11 +55,7 @@ impl Pipeline {
         if let Some(key) = table.keys().find(|key| !TOP_KEYS.contains(&key.as_str())) {
             return Err(reader.error(&[key], format!("unknown key `{key}`")).hint(did_you_mean(key, TOP_KEYS)));
         }
-        let name = match table.get("name") {
-            None => stem.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-').to_string(),
-            Some(Value::String(name)) => name.clone(),
-            Some(_) => return Err(reader.error(&["name"], "`name` is not a text")),
-        };
+        let name = reader.name(&table, stem)?;
         let variables = reader.variables(&table, settings)?;
         let policies = reader.policies(&table, &variables)?;
         let mut stages = reader.stages(&table, &variables)?;
@@ -147,6 +143,24 @@ impl Reader<'_> {
         }
     }
 
+    /// The pipeline's name: as given, or the file's without the digits and dashes that put files in order.
+    fn name(&self, table: &Table, stem: &str) -> Result<String> {
+        let (name, origin) = match table.get("name") {
+            None => {
+                let name = stem.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
+                (name, format!(", from the file `{stem}`,"))
+            }
+            Some(Value::String(name)) => (name.as_str(), String::new()),
+            Some(_) => return Err(self.error(&["name"], "`name` must be a string")),
+        };
+        match check_name(name) {
+            Ok(()) => Ok(name.to_string()),
+            Err(wrong) => Err(self
+                .error(&["name"], format!("pipeline name `{name}`{origin} {wrong}"))
+                .hint("give the pipeline a `name` that can be one folder: name = \"experiment-1\"")),
+        }
+    }
+
     fn variables(&self, table: &Table, settings: &[(String, String)]) -> Result<Variables> {
         let mut variables: Variables =
             self.section(table, "vars")?.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -213,7 +227,7 @@ impl Reader<'_> {
     }
 
     fn stage(&self, name: String, written: String, kind: &str, mut body: Table, names: &[String]) -> Result<StageSpec> {
-        check_name(&name).map_err(|message| self.error(&["stages", &written], message))?;
+        check_name(&name).map_err(|wrong| self.error(&["stages", &written], format!("stage name `{name}` {wrong}")))?;
         for key in ["verdicts", "unsolved", "self_aligned", "guided"] {
             if let Some(Value::Array(items)) = body.get_mut(key) {
                 *items = items.iter().flat_map(|item| glob(item, names)).collect();
@@ -340,15 +354,6 @@ impl Reader<'_> {
             left = blocked;
         }
         Ok(sorted)
-    }
-}
-
-/// Names become folders of the human view.
-fn check_name(name: &str) -> Result<(), String> {
-    let fine = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'+'));
-    match fine && !name.starts_with('.') && !name.is_empty() {
-        true => Ok(()),
-        false => Err(format!("stage name `{name}` holds other characters than letters, digits, `_`, `-`, `.`, `+`")),
     }
 }
 

@@ -5,20 +5,30 @@ use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
 use mindgap_store::{Store, fs};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where a policy's files are, and the servers that run it if some do. Reading a file verifies its hash.
 #[derive(Clone, Debug)]
 pub struct PolicyHandle {
     /// Name in the pipeline.
     pub name: String,
-    files: BTreeMap<String, (Address, PathBuf)>,
+    files: BTreeMap<String, Address>,
+    place: Place,
     served: Option<Served>,
+}
+
+/// Where the files lie.
+#[derive(Clone, Debug)]
+enum Place {
+    /// By name, in a folder of the user's.
+    Folder(PathBuf),
+    /// By address, in the store.
+    Objects(Store),
 }
 
 impl PolicyHandle {
     /// A Hugging Face folder. `relevant` picks the files that make the policy what it is.
-    pub fn of_folder(name: &str, folder: &std::path::Path, relevant: impl Fn(&str) -> bool) -> Result<PolicyHandle> {
+    pub fn of_folder(name: &str, folder: &Path, relevant: impl Fn(&str) -> bool) -> Result<PolicyHandle> {
         if !fs::is_dir(&format!("open folder of policy `{name}`"), folder)? {
             return Err(Error::input("policy is not a folder").at(folder.display().to_string()).hint(
                 "a policy is a Hugging Face folder: config.json, tokenizer.json, tokenizer_config.json, *.safetensors",
@@ -26,19 +36,16 @@ impl PolicyHandle {
         }
         let mut files = BTreeMap::new();
         for file in fs::list(folder)?.into_iter().filter(|file| relevant(file)) {
-            let path = folder.join(&file);
-            files.insert(file, (fs::address(&path)?, path));
+            let address = fs::address(&folder.join(&file))?;
+            files.insert(file, address);
         }
-        Ok(PolicyHandle { name: name.to_string(), files, served: None })
+        Ok(PolicyHandle { name: name.to_string(), files, place: Place::Folder(folder.to_path_buf()), served: None })
     }
 
     /// The output of a train stage.
     pub fn of_objects(name: &str, store: &Store, files: BTreeMap<String, (Address, u64)>) -> PolicyHandle {
-        let located = |(file, (address, _)): (String, (Address, u64))| {
-            let path = store.object_path(&address);
-            (file, (address, path))
-        };
-        PolicyHandle { name: name.to_string(), files: files.into_iter().map(located).collect(), served: None }
+        let files = files.into_iter().map(|(file, (address, _))| (file, address)).collect();
+        PolicyHandle { name: name.to_string(), files, place: Place::Objects(store.clone()), served: None }
     }
 
     /// The policy whose weights servers hold; the files here are its tokenizer's.
@@ -53,14 +60,14 @@ impl PolicyHandle {
 
     /// Address of every file by name, and what servers serve: what a result made with this policy depends on.
     pub fn digest(&self) -> BTreeMap<&str, String> {
-        let files = self.files.iter().map(|(file, (address, _))| (file.as_str(), address.to_string()));
+        let files = self.files.iter().map(|(file, address)| (file.as_str(), address.to_string()));
         files.chain(self.served.iter().flat_map(Served::identity)).collect()
     }
 
     /// The same without the weights: what a result depends on that only tokenizes.
     pub fn tokenizer_digest(&self) -> BTreeMap<&str, String> {
         let files = self.files.iter().filter(|(file, _)| !file.contains("safetensors"));
-        files.map(|(file, (address, _))| (file.as_str(), address.to_string())).collect()
+        files.map(|(file, address)| (file.as_str(), address.to_string())).collect()
     }
 
     pub fn file_names(&self) -> impl Iterator<Item = &str> {
@@ -69,21 +76,23 @@ impl PolicyHandle {
 
     /// Reads one file, verified.
     pub fn read(&self, file: &str) -> Result<Vec<u8>> {
-        let (address, path) = self.find(file)?;
-        let bytes = fs::read(path)?;
-        verify(&bytes, address, path)?;
-        Ok(bytes)
+        let address = self.find(file)?;
+        match &self.place {
+            Place::Folder(folder) => verified(fs::read(&folder.join(file))?, address, &folder.join(file)),
+            Place::Objects(store) => store.get(address),
+        }
     }
 
     /// Maps one file, verified: weights, which would otherwise be in memory twice.
     pub fn map(&self, file: &str) -> Result<memmap2::Mmap> {
-        let (address, path) = self.find(file)?;
-        let map = fs::map(path)?;
-        verify(&map, address, path)?;
-        Ok(map)
+        let address = self.find(file)?;
+        match &self.place {
+            Place::Folder(folder) => verified(fs::map(&folder.join(file))?, address, &folder.join(file)),
+            Place::Objects(store) => store.map(address),
+        }
     }
 
-    fn find(&self, file: &str) -> Result<&(Address, PathBuf)> {
+    fn find(&self, file: &str) -> Result<&Address> {
         self.files.get(file).ok_or_else(|| {
             Error::input(format!("policy `{}` has no file `{file}`", self.name))
                 .hint("is it a complete checkpoint folder?")
@@ -91,10 +100,11 @@ impl PolicyHandle {
     }
 }
 
-fn verify(bytes: &[u8], address: &Address, path: &std::path::Path) -> Result<()> {
-    if Address::of(bytes) == *address {
-        return Ok(());
+/// The bytes of a file in a user's folder, if they are still those that were hashed when the run began.
+fn verified<B: AsRef<[u8]>>(bytes: B, address: &Address, path: &Path) -> Result<B> {
+    if Address::of(bytes.as_ref()) == *address {
+        return Ok(bytes);
     }
-    let error = Error::input("policy file changed or is damaged").at(path.display().to_string());
-    Err(error.hint("run again: a damaged object of the store is made anew"))
+    let error = Error::input("policy file changed while it was in use").at(path.display().to_string());
+    Err(error.hint("run again: the policy is then read as it is now"))
 }

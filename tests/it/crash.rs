@@ -6,10 +6,11 @@ use mindgap_base::fingerprint::Fingerprint;
 use mindgap_store::{PartRecord, Store};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 fn addresses(store: &Path, file: &str) -> (Vec<(String, Value)>, usize) {
@@ -175,6 +176,35 @@ fn two_processes_share_the_work() {
     assert_eq!(one, two);
     assert_nothing_twice(&store);
     assert_eq!(computed(&store).len(), parts(&store));
+}
+
+/// Goal: processes with equal ids, as the first ones of containers are, begin together on a store that does not exist yet.
+#[test]
+fn processes_with_equal_ids_share_a_new_store() {
+    let unshare = |program: &OsStr| {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child"]).arg(program);
+        command
+    };
+    if !unshare("true".as_ref()).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no process namespace can be made here");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = pipeline(folder.path(), "p.toml", TINY);
+    let store = folder.path().join("store");
+    let start = |_| {
+        let run = mindgap(&store, &["run", file.to_str().unwrap(), "--json"]);
+        let mut command = unshare(run.get_program());
+        command.args(run.get_args()).current_dir(root()).env("MINDGAP_STORE", &store);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let children: Vec<Child> = (0..6).map(start).collect();
+    let addresses: Vec<_> = children.into_iter().map(end).collect();
+    assert!(addresses.iter().all(|found| *found == addresses[0]));
+    assert_nothing_twice(&store);
+    assert_eq!(std::fs::read_dir(store.join("runs")).unwrap().count(), 6, "each has a log of its own");
+    ok(&store, &["check"]);
 }
 
 /// Goal: two pipelines that share a prefix run side by side; what they share is computed once.

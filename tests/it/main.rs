@@ -8,6 +8,7 @@
 )]
 
 mod bad_input;
+mod bookkeeping;
 mod cli;
 mod crash;
 mod disk;

@@ -1,6 +1,7 @@
 //! The one error type: what was wrong, where, how to fix it, and which exit code it becomes.
 
-use std::fmt;
+use crate::address::Address;
+use std::{fmt, io};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -46,12 +47,14 @@ struct Inner {
     at: Option<String>,
     hint: Option<String>,
     report: Option<String>,
+    damaged: Option<Address>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     pub fn new(kind: Kind, what: impl Into<String>) -> Error {
-        Error(Box::new(Inner { kind, what: what.into(), at: None, hint: None, report: None, source: None }))
+        let what = what.into();
+        Error(Box::new(Inner { kind, what, at: None, hint: None, report: None, damaged: None, source: None }))
     }
     pub fn check(what: impl Into<String>) -> Error {
         Error::new(Kind::Check, what)
@@ -87,6 +90,11 @@ impl Error {
         self.0.source = Some(source.into());
         self
     }
+    /// The stored object whose bytes are missing or do not hash to its name: who can make it again may drop it.
+    pub fn damaged(mut self, object: Address) -> Error {
+        self.0.damaged = Some(object);
+        self
+    }
     /// A rendered excerpt of the offending text (file, line, column, a marker under the span).
     pub fn report(mut self, report: impl Into<String>) -> Error {
         self.0.report = Some(report.into());
@@ -104,6 +112,13 @@ impl Error {
     }
     pub fn remedy(&self) -> Option<&str> {
         self.0.hint.as_deref()
+    }
+    pub fn damaged_object(&self) -> Option<&Address> {
+        self.0.damaged.as_ref()
+    }
+    /// What the system said, where the error underneath is one of input or output.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        self.0.source.as_ref()?.downcast_ref::<io::Error>().map(io::Error::kind)
     }
 }
 
@@ -139,6 +154,15 @@ mod tests {
         let error = Error::input("unknown column `qestion`").at("a.jsonl:3").hint("did you mean `question`?");
         assert_eq!(error.to_string(), "unknown column `qestion`\n   at: a.jsonl:3\n hint: did you mean `question`?");
         assert_eq!(error.kind().exit_code(), 3);
+    }
+
+    #[test]
+    fn keeps_what_callers_act_on() {
+        let object = Address::of(b"rows");
+        let error = Error::input("object is damaged").damaged(object.clone()).at("stage `rollouts`");
+        assert_eq!((error.damaged_object(), error.io_kind()), (Some(&object), None));
+        let closed = Error::environment("cannot write").source(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!((closed.damaged_object(), closed.io_kind()), (None, Some(io::ErrorKind::BrokenPipe)));
     }
 
     #[test]

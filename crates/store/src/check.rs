@@ -1,8 +1,9 @@
 //! Looks at everything in a store and says what is wrong with it. Changes nothing but the time of damaged objects: they are
 //! touched, so that the next run does not take them for good.
 
+use super::manifest::PointerFile;
 use super::parquet::{self, FileFacts};
-use super::{Manifest, PartRecord, PartRef, Pointer, RECIPE, Store, fs};
+use super::{Manifest, PartRecord, PartRef, Pointer, RECIPE, Store, Version, check_name, fs, parse_record};
 use crate::table::{Declared, declared};
 use bytes::Bytes;
 use mindgap_base::address::Address;
@@ -32,7 +33,8 @@ pub enum Problem {
     Missing,
     /// A Parquet file has not the columns, rows or keys that its footer and its record say.
     Schema,
-    /// A pointer, manifest, record or recipe that does not parse or does not match its name.
+    /// A pointer, manifest, record, recipe or `VERSION` that does not parse, does not match its name, or was changed after
+    /// it was written; pointers of a pipeline whose name is a path.
     Unreadable,
     /// A link of the human view that leads nowhere, or to another version than the pointer.
     View,
@@ -59,6 +61,7 @@ impl Store {
     pub fn check(&self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Checked> {
         let mut check = Check { store: self, tables: declared(), checked: Checked::default(), objects: HashMap::new() };
         check.objects(progress)?;
+        check.version()?;
         check.records()?;
         check.pointers()?;
         check.checked.findings.sort_by(|a, b| (&a.path, &a.what).cmp(&(&b.path, &b.what)));
@@ -77,6 +80,13 @@ struct Check<'a> {
 impl Check<'_> {
     fn found(&mut self, problem: Problem, path: &Path, what: impl Into<String>) {
         self.checked.findings.push(Finding { problem, path: path.to_path_buf(), what: what.into() });
+    }
+
+    fn version(&mut self) -> Result<()> {
+        if self.store.version()? != Version::Ours {
+            self.found(Problem::Unreadable, &self.store.version_path(), "missing, cut short or changed");
+        }
+        Ok(())
     }
 
     /// Reads every object, on all threads.
@@ -133,7 +143,7 @@ impl Check<'_> {
     /// Every part record: it parses, and what it names is there and is what it says.
     fn records(&mut self) -> Result<()> {
         let memo = self.store.root.join("memo");
-        for family in fs::list(&memo)? {
+        for family in fs::folders(&memo)? {
             let folder = memo.join(&family);
             for name in fs::list(&folder)?.into_iter().filter(|name| !name.starts_with('.')) {
                 let path = folder.join(&name);
@@ -146,9 +156,9 @@ impl Check<'_> {
                     continue;
                 }
                 self.checked.records += 1;
-                match serde_json::from_slice::<PartRecord>(&bytes) {
-                    Ok(record) if name == format!("{}.json", record.fingerprint) => self.record(&path, &record),
-                    _ => self.found(Problem::Unreadable, &path, "not a part record of this name"),
+                match parse_record(&path, &bytes) {
+                    Ok(record) => self.record(&path, &record),
+                    Err(wrong) => self.found(Problem::Unreadable, &path, wrong),
                 }
             }
         }
@@ -198,23 +208,36 @@ impl Check<'_> {
 
     /// Every pointer: its manifest is there and whole, and the view shows it.
     fn pointers(&mut self) -> Result<()> {
-        let stages = self.store.root.join("stages");
-        let mut seen = BTreeSet::new();
-        for pipeline in fs::list(&stages)? {
-            for name in fs::list(&stages.join(&pipeline))? {
-                let Some(stage) = name.strip_suffix(".json").filter(|_| !name.starts_with('.')) else { continue };
-                let path = stages.join(&pipeline).join(&name);
-                let Some(pointer) = self.store.pointer(&pipeline, stage)? else {
-                    self.found(Problem::Unreadable, &path, "not a pointer to a manifest");
-                    continue;
-                };
-                if seen.insert(pointer.manifest.clone()) {
-                    self.manifest(&path, &pointer);
+        let (mut seen, mut strays) = (BTreeSet::new(), BTreeSet::new());
+        for PointerFile { pipeline, stage, path } in self.store.pointer_files()? {
+            let is_stray = check_name(&pipeline).is_err();
+            match self.store.pointer(&pipeline, &stage)? {
+                None => self.found(Problem::Unreadable, &path, "not a pointer to a manifest"),
+                Some(pointer) => {
+                    if seen.insert(pointer.manifest.clone()) {
+                        self.manifest(&path, &pointer);
+                    }
+                    if !is_stray {
+                        self.view(&pipeline, &stage, &pointer);
+                    }
                 }
-                self.view(&pipeline, stage, &pointer);
+            }
+            if is_stray {
+                strays.insert(pipeline);
             }
         }
+        strays.iter().for_each(|pipeline| self.stray(pipeline));
         Ok(())
+    }
+
+    /// Pointers of a pipeline whose name is no single file name. An earlier build made them; no run can use them.
+    fn stray(&mut self, pipeline: &str) {
+        let folder = self.store.root.join("stages").join(pipeline);
+        let what = format!(
+            "the pipeline's name `{pipeline}` is not one file name: give it another and run it, which reuses its parts, \
+             then `mindgap gc --forget '{pipeline}' --delete`"
+        );
+        self.found(Problem::Unreadable, &folder, what);
     }
 
     fn manifest(&mut self, path: &Path, pointer: &Pointer) {

@@ -6,11 +6,11 @@ use mindgap_base::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::fs;
 pub use std::fs::File;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 /// What went wrong with a path, and what usually helps.
@@ -96,6 +96,11 @@ pub fn list(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Names of the folders in a folder, sorted; an absent folder is empty.
+pub fn folders(path: &Path) -> Result<Vec<String>> {
+    Ok(list(path)?.into_iter().filter(|name| path.join(name).is_dir()).collect())
+}
+
 /// Size of a file in bytes.
 pub fn size(path: &Path) -> Result<u64> {
     Ok(fs::metadata(path).map_err(|e| error("look at", path, e))?.len())
@@ -166,16 +171,18 @@ struct Temp {
 pub const TEMP_PREFIX: &str = ".tmp-";
 
 impl Temp {
-    /// A name that nothing bears. Names hold the process id; another host's process may have the same.
-    fn beside(path: &Path) -> Result<Temp> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
+    /// Makes something new beside `path`; `make` fails with `AlreadyExists` where the name is taken. Names are random,
+    /// because processes in containers, or on several hosts, may have equal ids.
+    fn beside<T>(path: &Path, what: &str, make: impl Fn(&Path) -> std::io::Result<T>) -> Result<(Temp, T)> {
         let folder = path.parent().expect("what is published has a folder");
         create_dir(folder)?;
         loop {
-            let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let path = folder.join(format!("{TEMP_PREFIX}{}-{count}", std::process::id()));
-            if fs::symlink_metadata(&path).is_err() {
-                return Ok(Temp { path, renamed: false });
+            // A new hasher's keys are random; so is its hash of nothing.
+            let temp = folder.join(format!("{TEMP_PREFIX}{:016x}", RandomState::new().build_hasher().finish()));
+            match make(&temp) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(error(&format!("create {what}"), path, e)),
+                Ok(made) => return Ok((Temp { path: temp, renamed: false }, made)),
             }
         }
     }
@@ -198,8 +205,7 @@ impl Drop for Temp {
 /// Publishes `bytes` at `path` whole or not at all: temporary file, sync, rename, sync of the folder.
 /// `name` is the fault point's prefix.
 pub fn publish(path: &Path, bytes: &[u8], name: &str) -> Result<()> {
-    let temp = Temp::beside(path)?;
-    let mut file = Appender::open(&temp.path)?;
+    let (temp, mut file) = Temp::beside(path, "file", Appender::create_new)?;
     file.append(bytes).map_err(|e| error("write", path, e))?;
     fault::point(&format!("{name}.written"));
     file.sync().map_err(|e| error("sync", path, e))?;
@@ -220,10 +226,10 @@ pub fn publish_new(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// A file in `folder` to write and read that has no name: nothing is left of it, however the process ends.
 pub fn nameless(folder: &Path) -> Result<File> {
-    let temp = Temp::beside(&folder.join("nameless"))?;
-    announce(Change::Create(&temp.path))
-        .and_then(|()| File::options().create_new(true).read(true).write(true).open(&temp.path))
-        .map_err(|e| error("create temporary file", folder, e))
+    let create = |path: &Path| {
+        announce(Change::Create(path)).and_then(|()| File::options().create_new(true).read(true).write(true).open(path))
+    };
+    Ok(Temp::beside(&folder.join("nameless"), "temporary file", create)?.1)
 }
 
 /// Memory this process holds now, in bytes; none where the system does not say.
@@ -236,8 +242,7 @@ pub fn resident_bytes() -> Option<u64> {
 
 /// Points `link` at `target` (relative to the link's folder), replacing what was there in one step.
 pub fn publish_link(link: &Path, target: &Path) -> Result<()> {
-    let temp = Temp::beside(link)?;
-    symlink(&temp.path, target)?;
+    let (temp, ()) = Temp::beside(link, "link", |path| symlink(path, target))?;
     temp.rename(link).map_err(|e| error("rename into", link, e))?;
     settle(link)?;
     fault::point("view.linked");
@@ -249,8 +254,8 @@ pub fn publish_folder(folder: &Path, links: &[(PathBuf, PathBuf)]) -> Result<()>
     if folder.is_dir() {
         return settle(folder);
     }
-    let temp = Temp::beside(folder)?;
-    create_dir(&temp.path)?;
+    let create = |path: &Path| announce(Change::CreateDir(path)).and_then(|()| fs::create_dir(path));
+    let (temp, ()) = Temp::beside(folder, "folder", create)?;
     let mut folders = BTreeSet::from([temp.path.clone()]);
     for (inside, target) in links {
         let link = temp.path.join(inside);
@@ -258,7 +263,7 @@ pub fn publish_folder(folder: &Path, links: &[(PathBuf, PathBuf)]) -> Result<()>
         if folders.insert(parent.clone()) {
             create_dir(&parent)?;
         }
-        symlink(&link, target)?;
+        symlink(&link, target).map_err(|e| error("create link", &link, e))?;
     }
     // The names inside must be durable before the folder's own: a half view that is there would stay.
     folders.iter().try_for_each(|folder| sync_dir(folder))?;
@@ -269,10 +274,8 @@ pub fn publish_folder(folder: &Path, links: &[(PathBuf, PathBuf)]) -> Result<()>
     }
 }
 
-fn symlink(link: &Path, target: &Path) -> Result<()> {
-    announce(Change::Link { target, link })
-        .and_then(|()| std::os::unix::fs::symlink(target, link))
-        .map_err(|e| error("create link", link, e))
+fn symlink(link: &Path, target: &Path) -> std::io::Result<()> {
+    announce(Change::Link { target, link }).and_then(|()| std::os::unix::fs::symlink(target, link))
 }
 
 /// Removes a file, a link, or a folder with all in it; one that is gone already is no error.
@@ -302,6 +305,13 @@ impl Appender {
     pub fn open(path: &Path) -> Result<Appender> {
         let file = announce(Change::Create(path)).and_then(|()| File::options().create(true).append(true).open(path));
         Ok(Appender { file: file.map_err(|e| error("create file", path, e))?, path: path.to_path_buf() })
+    }
+
+    /// Creates a file where there is none; one that is there is the error `AlreadyExists`.
+    pub fn create_new(path: &Path) -> std::io::Result<Appender> {
+        let file =
+            announce(Change::Create(path)).and_then(|()| File::options().create_new(true).append(true).open(path))?;
+        Ok(Appender { file, path: path.to_path_buf() })
     }
 
     /// Writes bytes; they are not durable yet.
@@ -401,11 +411,58 @@ pub fn modified(path: &Path) -> Result<SystemTime> {
     fs::metadata(path).and_then(|found| found.modified()).map_err(|e| error("look at", path, e))
 }
 
-/// Marks a file as used now.
+/// Marks a file as used now; one that is gone is no error.
 pub fn touch(path: &Path) -> Result<()> {
-    File::options()
-        .append(true)
-        .open(path)
-        .and_then(|file| file.set_modified(SystemTime::now()))
-        .map_err(|e| error("mark as used", path, e))
+    let touched = File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    match touched {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(error("mark as used", path, e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::watched;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    /// Goal: a temporary name that another process takes at the last moment is left to it, whatever is being published.
+    /// The watcher is that process: it is shown each change before it is made.
+    #[test]
+    fn a_temporary_name_is_never_shared() {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path();
+        type Publish = fn(&Path) -> Result<()>;
+        let publishing: [(&str, Publish); 4] = [
+            ("file", |path| publish(path, b"ours", "file")),
+            ("link", |path| publish_link(path, Path::new("ours"))),
+            ("folder", |path| publish_folder(path, &[("inside".into(), "ours".into())])),
+            ("nameless", |path| nameless(path.parent().expect("a folder")).map(drop)),
+        ];
+        for (name, publish) in publishing {
+            let taken = Rc::new(RefCell::new(Vec::new()));
+            let theirs = taken.clone();
+            let race = move |change: Change| {
+                let (Change::Create(path) | Change::CreateDir(path) | Change::Link { link: path, .. }) = change else {
+                    return Ok(());
+                };
+                let is_temporary = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(TEMP_PREFIX));
+                if is_temporary && theirs.borrow().len() < 2 {
+                    fs::write(path, "theirs")?;
+                    theirs.borrow_mut().push(path.to_path_buf());
+                }
+                Ok(())
+            };
+            watched(race, || publish(&folder.join(name))).unwrap();
+            assert_eq!(taken.borrow().len(), 2, "two names were taken before `{name}` got one");
+            for path in taken.borrow().iter() {
+                assert_eq!(fs::read(path).unwrap(), b"theirs", "`{name}` wrote to a file of another process");
+            }
+        }
+        assert_eq!(fs::read(folder.join("file")).unwrap(), b"ours");
+        assert_eq!(link_target(&folder.join("link")), Some("ours".into()));
+        assert_eq!(link_target(&folder.join("folder/inside")), Some("ours".into()));
+        assert_eq!(list(folder).unwrap().len(), 3 + 8, "what was published, and the names others took");
+    }
 }

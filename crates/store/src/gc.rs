@@ -2,15 +2,16 @@
 //!
 //! Roots are the manifests that stages stand at, and part records used lately: an interrupted run has parts and no manifest
 //! yet. Publishing and using a part hold the gate shared, a collection holds it alone; so what is found reachable stays so
-//! until the collection ends, and a part that a run has taken over counts as used from then on.
+//! until the collection ends, and a part that a run has taken over counts as used from then on. While a run works on a stage,
+//! a lease keeps the stage's parts.
 
-use super::memo::RECIPE;
-use super::{PartRecord, Pointer, Store, fs};
+use super::manifest::PointerFile;
+use super::{Pointer, RECIPE, Store, fs, parse_record};
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Fingerprint;
 use serde::Serialize;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -82,28 +83,31 @@ impl Store {
     }
 
     fn mark_pipelines(&self, rules: &Rules, live: &mut Live, garbage: &mut Garbage) -> Result<()> {
-        let stages = self.root.join("stages");
-        let pipelines = fs::list(&stages)?;
-        if let Some(unknown) = rules.forget.iter().find(|name| !pipelines.contains(name)) {
+        let files = self.pointer_files()?;
+        let pipelines: BTreeSet<&str> = files.iter().map(|file| file.pipeline.as_str()).collect();
+        if let Some(unknown) = rules.forget.iter().find(|name| !pipelines.contains(name.as_str())) {
+            let known: Vec<&str> = pipelines.into_iter().collect();
             return Err(Error::usage(format!("the store knows no pipeline `{unknown}`"))
-                .hint(format!("it knows {}", pipelines.join(", "))));
+                .hint(format!("it knows {}", known.join(", "))));
         }
-        for pipeline in pipelines {
-            if rules.forget.contains(&pipeline) {
-                garbage.paths.push(stages.join(&pipeline));
-                garbage.paths.push(self.root.join("tables").join(&pipeline));
-                garbage.pipelines.push(pipeline);
+        for PointerFile { pipeline, stage, path } in &files {
+            if rules.forget.contains(pipeline) {
+                garbage.paths.push(path.clone());
+                let view = self.view_path(pipeline, stage);
+                garbage.paths.extend(fs::link_target(&view).map(|_| view));
                 continue;
             }
-            let names = fs::list(&stages.join(&pipeline))?;
-            for stage in
-                names.iter().filter(|name| !name.starts_with('.')).filter_map(|name| name.strip_suffix(".json"))
-            {
-                let pointer = self.pointer(&pipeline, stage)?;
-                self.mark_stage(pointer, live).map_err(|e| {
-                    e.at(format!("stage `{stage}` of pipeline `{pipeline}`"))
-                        .hint("nothing was removed; run the pipeline to make it again, or forget it with --forget")
-                })?;
+            self.mark_stage(self.pointer(pipeline, stage)?, live).map_err(|e| {
+                e.at(format!("stage `{stage}` of pipeline `{pipeline}`"))
+                    .hint("nothing was removed; run the pipeline to make it again, or forget it with --forget")
+            })?;
+        }
+        for name in pipelines.into_iter().filter(|name| rules.forget.iter().any(|forgotten| forgotten == name)) {
+            garbage.pipelines.push(name.to_string());
+            // The folders go with the last of what is in them: a pipeline of an earlier build may lie inside another.
+            let holds_others = files.iter().any(|file| file.pipeline.starts_with(&format!("{name}/")));
+            if !name.is_empty() && !holds_others {
+                garbage.paths.extend(["stages", "tables"].map(|kind| self.root.join(kind).join(name)));
             }
         }
         Ok(())
@@ -123,22 +127,22 @@ impl Store {
         Ok(())
     }
 
-    /// Records that a manifest reaches or that were used lately stay, with their objects.
+    /// Records that a manifest reaches, that a run works with or that were used lately stay, with their objects.
     fn mark_records(&self, rules: &Rules, live: &mut Live, garbage: &mut Garbage) -> Result<()> {
         let memo = self.root.join("memo");
-        for family in fs::list(&memo)? {
+        for family in fs::folders(&memo)? {
             let folder = memo.join(&family);
             let names = fs::list(&folder)?;
             let records: Vec<&String> = names.iter().filter(|name| *name != RECIPE && !name.starts_with('.')).collect();
+            let leased = fs::is_locked(&self.lease_path(&family))?;
             let mut kept = 0;
             for name in &records {
                 let path = folder.join(name);
-                let record =
-                    fs::read_if_present(&path)?.and_then(|bytes| serde_json::from_slice::<PartRecord>(&bytes).ok());
+                let record = fs::read_if_present(&path)?.and_then(|bytes| parse_record(&path, &bytes).ok());
                 let reached = record.as_ref().is_some_and(|record| live.records.contains(&record.fingerprint));
                 let age = SystemTime::now().duration_since(fs::modified(&path)?).unwrap_or_default();
                 match record {
-                    Some(record) if reached || age < rules.keep => {
+                    Some(record) if reached || leased || age < rules.keep => {
                         garbage.kept_recent += u64::from(!reached);
                         live.objects.extend(record.objects().map(|(address, _)| address.clone()));
                         kept += 1;
@@ -188,11 +192,11 @@ impl Store {
         let mut folders = vec![self.root.clone()];
         for kind in ["objects", "memo", "stages", "tables"] {
             let folder = self.root.join(kind);
-            folders.extend(fs::list(&folder)?.into_iter().map(|name| folder.join(name)));
+            folders.extend(fs::folders(&folder)?.into_iter().map(|name| folder.join(name)));
         }
         let mut found = Vec::new();
         for folder in folders {
-            let names = fs::list(&folder)?.into_iter().filter(|name| name.starts_with(".tmp-"));
+            let names = fs::list(&folder)?.into_iter().filter(|name| name.starts_with(fs::TEMP_PREFIX));
             found.extend(names.map(|name| folder.join(name)));
         }
         let (locks, journals) = (self.root.join("locks"), self.root.join("journals"));

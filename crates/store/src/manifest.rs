@@ -1,6 +1,6 @@
 //! What a stage produced: the parts of its tables and its files, by address.
 
-use super::{Store, fs};
+use super::{Store, check_name, fs};
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
@@ -127,6 +127,13 @@ pub struct Input {
     pub rows: u64,
 }
 
+/// A pointer's file, and whose it is.
+pub(super) struct PointerFile {
+    pub pipeline: String,
+    pub stage: String,
+    pub path: PathBuf,
+}
+
 impl Store {
     /// Stores a manifest. What is remembered of its parts is durable by then.
     pub fn put_manifest(&self, manifest: &Manifest) -> Result<Address> {
@@ -154,20 +161,39 @@ impl Store {
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
+    /// The files of all pointers. Earlier builds took any text for a pipeline's name: their pointers may lie in a folder
+    /// of a folder (of pipeline `team/exp`), or in none (of a pipeline with an empty name).
+    pub(super) fn pointer_files(&self) -> Result<Vec<PointerFile>> {
+        let stages = self.root.join("stages");
+        let (mut files, mut open) = (Vec::new(), vec![String::new()]);
+        while let Some(pipeline) = open.pop() {
+            for name in fs::list(&stages.join(&pipeline))? {
+                let path = stages.join(&pipeline).join(&name);
+                if path.is_dir() {
+                    open.push(if pipeline.is_empty() { name } else { format!("{pipeline}/{name}") });
+                } else if let Some(stage) = name.strip_suffix(".json").filter(|_| !name.starts_with('.')) {
+                    files.push(PointerFile { pipeline: pipeline.clone(), stage: stage.to_string(), path });
+                }
+            }
+        }
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(files)
+    }
+
     /// The pointers of all pipelines that can be read.
     pub fn pointers(&self) -> Result<Vec<Pointer>> {
-        let stages = self.root.join("stages");
         let mut pointers = Vec::new();
-        for pipeline in fs::list(&stages)? {
-            for name in fs::list(&stages.join(&pipeline))? {
-                let stage = name.strip_suffix(".json").filter(|_| !name.starts_with('.'));
-                pointers.extend(stage.map(|stage| self.pointer(&pipeline, stage)).transpose()?.flatten());
-            }
+        for file in self.pointer_files()? {
+            pointers.extend(self.pointer(&file.pipeline, &file.stage)?);
         }
         Ok(pointers)
     }
 
+    /// Errors: a name that is no single file or folder of the store.
     pub fn set_pointer(&self, pipeline: &str, stage: &str, pointer: &Pointer) -> Result<()> {
+        for name in [pipeline, stage] {
+            check_name(name).map_err(|wrong| Error::internal(format!("name `{name}` {wrong}")))?;
+        }
         let path = self.pointer_path(pipeline, stage);
         if self.pointer(pipeline, stage)?.as_ref() == Some(pointer) {
             return fs::settle(&path);

@@ -2,6 +2,7 @@
 //! other: rows already drawn for some problems serve a part that covers them again.
 
 use super::{PartRecord, Store, fs};
+use mindgap_base::address::Address;
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
 use std::fs::File;
@@ -19,21 +20,24 @@ impl Store {
 
     /// Every part made with this stage recipe.
     pub fn family_parts(&self, family: &Fingerprint) -> Result<Vec<PartRecord>> {
-        let folder = self.family_path(family);
         let mut parts = Vec::new();
-        for name in fs::list(&folder)? {
-            if !name.ends_with(".json") || name == RECIPE || name.starts_with('.') {
-                continue;
-            }
-            parts.extend(self.read_record(&folder.join(&name))?);
+        for path in self.record_paths(family.as_str())? {
+            parts.extend(self.read_record(&path)?);
         }
         Ok(parts)
     }
 
-    /// A record that does not parse, or lacks an object, counts as not made: it can be made again.
+    /// Files of the part records in a family's folder, sorted.
+    pub(super) fn record_paths(&self, family: &str) -> Result<Vec<PathBuf>> {
+        let folder = self.root.join("memo").join(family);
+        let is_record = |name: &String| name.ends_with(".json") && name != RECIPE && !name.starts_with('.');
+        Ok(fs::list(&folder)?.into_iter().filter(is_record).map(|name| folder.join(name)).collect())
+    }
+
+    /// A record that is not as it was written, or lacks an object, counts as not made: it can be made again.
     fn read_record(&self, path: &Path) -> Result<Option<PartRecord>> {
         let Some(bytes) = fs::read_if_present(path)? else { return Ok(None) };
-        let Ok(record) = serde_json::from_slice::<PartRecord>(&bytes) else { return Ok(None) };
+        let Ok(record) = parse_record(path, &bytes) else { return Ok(None) };
         let published = fs::modified(path)?;
         let whole = record.objects().all(|(address, bytes)| self.is_whole(address, bytes, published));
         Ok(whole.then_some(record))
@@ -43,8 +47,7 @@ impl Store {
     pub fn remember_part(&self, recipe: &Recipe, record: &PartRecord) -> Result<()> {
         let folder = self.family_path(&recipe.fingerprint());
         self.remember_recipe(recipe)?;
-        let bytes = serde_json::to_vec(record).expect("a part record is plain data");
-        fs::publish(&folder.join(format!("{}.json", record.fingerprint)), &bytes, "memo")
+        fs::publish(&folder.join(record_name(record)), &format_record(record), "memo")
     }
 
     /// Writes the recipe down, unless it is, and makes durable what is remembered of it.
@@ -57,17 +60,18 @@ impl Store {
         }
     }
 
-    /// Marks parts as used now: a collection lets them be for a while. Call it with the gate passed.
+    /// Marks parts as used now: a collection leaves them alone for a while. Call it with the gate passed. Records that are
+    /// gone are left out.
     pub fn mark_used<'a>(&self, family: &Fingerprint, parts: impl Iterator<Item = &'a PartRecord>) -> Result<()> {
         let folder = self.family_path(family);
-        parts.map(|part| folder.join(format!("{}.json", part.fingerprint))).try_for_each(|path| fs::touch(&path))
+        parts.map(|part| folder.join(record_name(part))).try_for_each(|path| fs::touch(&path))
     }
 
     /// Every stage recipe that ever made a part.
     pub fn recipes(&self) -> Result<Vec<Recipe>> {
         let folder = self.root.join("memo");
         let mut recipes = Vec::new();
-        for family in fs::list(&folder)? {
+        for family in fs::folders(&folder)? {
             let bytes = fs::read_if_present(&folder.join(family).join(RECIPE))?;
             recipes.extend(bytes.and_then(|bytes| serde_json::from_slice::<Recipe>(&bytes).ok()));
         }
@@ -81,3 +85,116 @@ impl Store {
 }
 
 pub(super) const RECIPE: &str = "recipe.json";
+
+fn record_name(record: &PartRecord) -> String {
+    format!("{}.json", record.fingerprint)
+}
+
+/// How a record's file begins. The digits of the checksum follow, then `",` and the record's JSON without its first brace.
+/// The checksum is the blake3 of that JSON with the brace.
+const CHECKSUM: &str = "{\"checksum\":\"";
+
+/// How the records of builds begin that kept no checksum.
+const NO_CHECKSUM: &str = "{\"fingerprint\":";
+
+/// The bytes of a record's file.
+fn format_record(record: &PartRecord) -> Vec<u8> {
+    let json = serde_json::to_string(record).expect("a part record is plain data");
+    format!("{CHECKSUM}{}\",{}", Address::of(json.as_bytes()), &json[1..]).into_bytes()
+}
+
+/// The record in a file, if its bytes are as they were written and the file bears its name; else what is wrong with it.
+pub(super) fn parse_record(path: &Path, bytes: &[u8]) -> Result<PartRecord, &'static str> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "not a part record")?;
+    let json = match text.strip_prefix(CHECKSUM).and_then(|rest| rest.split_once("\",")) {
+        Some((checksum, rest)) => {
+            let json = format!("{{{rest}");
+            if Address::of(json.as_bytes()).as_str() != checksum {
+                return Err("its checksum does not fit: the record was changed after it was written");
+            }
+            json
+        }
+        None if text.starts_with(NO_CHECKSUM) => text.to_string(),
+        None => return Err("not a part record"),
+    };
+    let record: PartRecord = serde_json::from_str(&json).map_err(|_| "not a part record")?;
+    match path.file_name().is_some_and(|name| *name == *record_name(&record)) {
+        true => Ok(record),
+        false => Err("it is the record of another part"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PartRef, Span};
+    use std::collections::BTreeMap;
+
+    /// A store in which one part is remembered, and its record's file.
+    fn remembered() -> (tempfile::TempDir, Store, Fingerprint, PartRecord, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let (object, weights) = (b"rows of a table".to_vec(), b"weights".to_vec());
+        let address = store.put(&object).unwrap();
+        let part = PartRef {
+            content: address.clone(),
+            address,
+            rows: 64,
+            bytes: object.len() as u64,
+            first: "0a1b".into(),
+            last: "f00d".into(),
+            counts: BTreeMap::from([("solved_problems".to_string(), 12)]),
+        };
+        let recipe = Recipe::new("judge", 3);
+        let record = PartRecord {
+            fingerprint: Recipe::new("part", 1).fingerprint(),
+            span: Span { first: "0a1b".into(), last: "f00d".into(), samples: Some((0, 4)) },
+            tables: BTreeMap::from([("verdicts".to_string(), vec![part])]),
+            files: BTreeMap::from([("weights".to_string(), (store.put(&weights).unwrap(), weights.len() as u64))]),
+        };
+        store.remember_part(&recipe, &record).unwrap();
+        let family = recipe.fingerprint();
+        let path = store.record_paths(family.as_str()).unwrap().remove(0);
+        (folder, store, family, record, path)
+    }
+
+    /// Goal: no flipped bit of a record, wherever it is, makes another record of it.
+    #[test]
+    fn a_flipped_bit_is_never_believed() {
+        let (_folder, store, family, record, path) = remembered();
+        let whole = std::fs::read(&path).unwrap();
+        assert_eq!(store.find_part(&family, &record.fingerprint).unwrap(), Some(record.clone()));
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(parse_record(&path, &bytes).is_err(), "bit {bit}: {}", String::from_utf8_lossy(&bytes));
+        }
+        // The same through the store, on the field that says which problems a part covers.
+        let changed = String::from_utf8(whole).unwrap().replace("0a1b", "0a1c");
+        std::fs::write(&path, changed).unwrap();
+        assert_eq!(store.find_part(&family, &record.fingerprint).unwrap(), None);
+        assert_eq!(store.family_parts(&family).unwrap(), []);
+    }
+
+    /// Goal: a record under the name of another part is not that part's; nor is one cut short.
+    #[test]
+    fn a_record_belongs_to_its_name() {
+        let (_folder, store, family, record, path) = remembered();
+        let other = Recipe::new("part", 2).fingerprint();
+        std::fs::copy(&path, path.with_file_name(format!("{other}.json"))).unwrap();
+        assert_eq!(store.find_part(&family, &other).unwrap(), None);
+        assert_eq!(store.family_parts(&family).unwrap(), [record]);
+        let bytes = std::fs::read(&path).unwrap();
+        assert!((0..bytes.len()).all(|cut| parse_record(&path, &bytes[..cut]).is_err()));
+    }
+
+    /// Goal: records of builds that kept no checksum are read.
+    #[test]
+    fn records_without_a_checksum_are_read() {
+        let (_folder, store, family, record, path) = remembered();
+        std::fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
+        assert_eq!(store.find_part(&family, &record.fingerprint).unwrap(), Some(record.clone()));
+        store.remember_part(&Recipe::new("judge", 3), &record).unwrap();
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with(CHECKSUM));
+    }
+}

@@ -25,22 +25,32 @@ impl Store {
 
     /// Reads and verifies. A damaged or missing object is an error that names it.
     pub fn get(&self, address: &Address) -> Result<Vec<u8>> {
+        let found = fs::read_if_present(&self.object_path(address))?;
+        self.verified(address, found)
+    }
+
+    /// Maps and verifies, with the errors of [`Store::get`]: weights, which would otherwise be in memory twice.
+    pub fn map(&self, address: &Address) -> Result<memmap2::Mmap> {
         let path = self.object_path(address);
-        let bytes = fs::read_if_present(&path)?.ok_or_else(|| {
-            Error::input("object is missing from the store").at(path.display().to_string()).hint(REPAIR)
-        })?;
-        if Address::of(&bytes) != *address {
-            let what = format!("object is damaged: its {} bytes no longer hash to its name", bytes.len());
-            return Err(Error::input(what).at(path.display().to_string()).hint(REPAIR));
-        }
-        Ok(bytes)
+        let found = if path.exists() { Some(fs::map(&path)?) } else { None };
+        self.verified(address, found)
+    }
+
+    fn verified<B: AsRef<[u8]>>(&self, address: &Address, found: Option<B>) -> Result<B> {
+        let what = match found {
+            Some(found) if Address::of(found.as_ref()) == *address => return Ok(found),
+            Some(found) => format!("object is damaged: its {} bytes no longer hash to its name", found.as_ref().len()),
+            None => "object is missing from the store".to_string(),
+        };
+        let at = self.object_path(address).display().to_string();
+        Err(Error::input(what).at(at).hint(REPAIR).damaged(address.clone()))
     }
 
     /// Name and path of every file among the objects, temporary files left out.
     pub(super) fn object_files(&self) -> Result<Vec<(String, PathBuf)>> {
         let folder = self.root.join("objects");
         let mut files = Vec::new();
-        for group in fs::list(&folder)? {
+        for group in fs::folders(&folder)? {
             let names = fs::list(&folder.join(&group))?.into_iter().filter(|name| !name.starts_with('.'));
             files.extend(names.map(|name| (name.clone(), folder.join(&group).join(name))));
         }
@@ -64,11 +74,10 @@ impl Store {
     /// Removes an object whose bytes no longer match its name, so that the next run makes it again. True if it did.
     pub fn drop_if_damaged(&self, address: &Address) -> Result<bool> {
         let path = self.object_path(address);
-        match fs::read_if_present(&path)? {
-            Some(bytes) if Address::of(&bytes) == *address => Ok(false),
-            Some(_) => fs::remove(&path).map(|()| true),
-            None => Ok(true),
+        if path.exists() && fs::address(&path)? == *address {
+            return Ok(false);
         }
+        fs::remove(&path).map(|()| true)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Store, fs};
 use mindgap_base::error::Result;
 use serde_json::Value;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -30,9 +31,15 @@ impl Store {
     pub fn start_log(&self) -> Result<Oplog> {
         let folder = self.root.join("runs");
         fs::create_dir(&folder)?;
-        let path = folder.join(format!("{:017.6}-{}.jsonl", Oplog::now(), std::process::id()));
-        let file = fs::Appender::open(&path)?;
-        Ok(Oplog { file, path })
+        loop {
+            let path = folder.join(format!("{:017.6}-{}.jsonl", Oplog::now(), std::process::id()));
+            match fs::Appender::create_new(&path) {
+                // A process of this id, in another container, began in the same microsecond.
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(fs::error("create file", &path, e)),
+                Ok(file) => return Ok(Oplog { file, path }),
+            }
+        }
     }
 
     /// Events of every run, oldest run first.
