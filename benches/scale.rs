@@ -17,7 +17,7 @@ use mindgap::pipeline::session::{Session, manifest};
 use mindgap_base::error::Result;
 use mindgap_store::parquet::{Encoded, Footer};
 use mindgap_store::table::problems::Problem;
-use mindgap_store::table::rollouts::Rollout;
+use mindgap_store::table::rollouts::{PromptKind, Rollout, StopReason};
 use mindgap_store::{PartRecord, Store, Table};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -174,13 +174,13 @@ fn sample(row: &Asked, index: u32) -> Rollout {
     Rollout {
         problem_id: row.problem_id.clone(),
         sample_index: index,
-        prompt_kind: "plain".to_string(),
+        prompt_kind: PromptKind::Plain,
         completion: format!("That is \\boxed{{{answer}}}"),
         prompt_ids: vec![1, 2, 3],
         token_ids: vec![4, 5, 6, 7],
         logprob_behavior: vec![-0.5; 4],
         logprob_policy: vec![-0.5; 4],
-        stop_reason: "eos".to_string(),
+        stop_reason: StopReason::Eos,
         special_count: 0,
         seed: 0,
     }

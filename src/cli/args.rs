@@ -7,6 +7,7 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use mindgap_base::error::Result;
 use mindgap_lm::model::device;
+use mindgap_store::table::rewrites::Source;
 use std::path::PathBuf;
 
 /// Rewrite fine-tuning data in the policy's own words, then train on it.
@@ -301,7 +302,7 @@ pub struct Export {
     pub to: PathBuf,
     /// swift: weight of a source's rows, --weight expert=0.3 say. May be repeated.
     #[arg(long = "weight", value_name = "SOURCE=WEIGHT", value_parser = weight)]
-    pub weights: Vec<(String, f32)>,
+    pub weights: Vec<(Source, f32)>,
     /// preference: what the target is preferred to: an `incorrect` sample, or the `expert`'s solution.
     #[arg(long, value_parser = rejected, default_value = "incorrect")]
     pub rejected: Rejected,
@@ -314,13 +315,14 @@ fn format(text: &str) -> Result<Format, String> {
     Format::ALL.into_iter().find(|format| format.name() == text).ok_or_else(|| format!("formats are {}", names()))
 }
 
-fn weight(text: &str) -> Result<(String, f32), String> {
+fn weight(text: &str) -> Result<(Source, f32), String> {
     let (source, weight) = text.split_once('=').ok_or("expected SOURCE=WEIGHT")?;
-    if !["self", "guided", "expert"].contains(&source) {
-        return Err(format!("unknown source `{source}`; sources are self, guided, expert"));
-    }
+    let Some(source) = Source::ALL.iter().find(|known| known.as_str() == source) else {
+        let known: Vec<&str> = Source::ALL.iter().map(|known| known.as_str()).collect();
+        return Err(format!("unknown source `{source}`; sources are {}", known.join(", ")));
+    };
     match weight.parse::<f32>() {
-        Ok(weight) if weight.is_finite() && weight >= 0.0 => Ok((source.to_string(), weight)),
+        Ok(weight) if weight.is_finite() && weight >= 0.0 => Ok((*source, weight)),
         _ => Err(format!("`{weight}` is not a number from 0 on")),
     }
 }

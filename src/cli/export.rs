@@ -12,7 +12,7 @@ use mindgap_store::table::Row;
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rewrites::Rewrite;
 use mindgap_store::table::rollouts::Rollout;
-use mindgap_store::table::verdicts::VerdictRow;
+use mindgap_store::table::verdicts::{Verdict, VerdictRow};
 use mindgap_store::{Store, fs};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -98,7 +98,7 @@ fn incorrect(
         let rows = store.read_rows::<VerdictRow>(&finished.manifest(name)?.table(VerdictRow::TABLE))?;
         let wrong: HashSet<(String, u32)> = rows
             .into_iter()
-            .filter(|row| row.verdict == "incorrect")
+            .filter(|row| row.verdict == Verdict::Incorrect)
             .map(|row| (row.problem_id, row.sample_index))
             .collect();
         for part in finished.manifest(&judge.rollouts)?.table(Rollout::TABLE) {

@@ -4,6 +4,7 @@ use super::pipelines::watched;
 use super::{args, render};
 use crate::net::hub::{Hub, HubModel};
 use crate::policy::{PolicyHandle, hub_policy, load_policy};
+use crate::stage::rollout::stop_reason;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::rng::Stream;
 use mindgap_lm::engine::{self, Limits, Request, Sampling, ScoreRequest};
@@ -96,7 +97,7 @@ pub fn generate(args: args::Generate, threads: usize, cancel: Arc<AtomicBool>) -
             render::json(&json!({"id": row.id, "sample_index": sample_index,
                 "completion": policy.tokenizer().decode(&sample.token_ids, true)?, "token_ids": sample.token_ids,
                 "logprob_behavior": sample.logprob_behavior, "logprob_policy": sample.logprob_policy,
-                "stop_reason": sample.stop_reason.as_str()}))?;
+                "stop_reason": stop_reason(sample.stop_reason)}))?;
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use mindgap_base::error::{Error, Result};
 use mindgap_store::table::Row;
 use mindgap_store::table::evals::Eval;
 use mindgap_store::table::problems::Problem;
-use mindgap_store::table::rewrites::Rewrite;
+use mindgap_store::table::rewrites::{Rewrite, Source};
 use mindgap_store::table::verdicts::VerdictRow;
 use mindgap_store::{Store, fs};
 use serde::Serialize;
@@ -203,7 +203,7 @@ impl Places {
         for row in verdicts {
             if let Some((benchmark, problem)) = self.of.get(&row.problem_id) {
                 let (correct, all) = &mut counts[*benchmark][*problem];
-                *correct += f64::from(u8::from(row.verdict == "correct"));
+                *correct += f64::from(u8::from(row.verdict.is_correct()));
                 *all += 1.0;
             }
         }
@@ -268,8 +268,7 @@ fn sources(pipeline: &Pipeline, store: &Store, finished: &Finished) -> Result<Ve
             counts.len() - 1
         });
         for row in store.read_rows::<Rewrite>(&manifest.table(Rewrite::TABLE))? {
-            let source = ["self", "guided", "expert"].iter().position(|source| *source == row.source);
-            counts[at].1[source.expect("targets have one of three sources")] += 1.0;
+            counts[at].1[row.source as usize] += 1.0;
         }
     }
     let shares = |(stage, counts): (String, [f64; 3])| {
@@ -334,7 +333,7 @@ fn markdown(results: &Results) -> String {
     }
     text += &format!(
         "\n### Where the targets come from\n\nIn % of the rows, over all replications.\n\n{}",
-        head("rewrites", &["self", "guided", "expert"])
+        head("rewrites", &Source::ALL.iter().map(|source| source.as_str()).collect::<Vec<_>>())
     );
     for s in &results.sources {
         text += &format!("| {} | {:.1} | {:.1} | {:.1} |\n", s.stage, s.own, s.guided, s.expert);

@@ -6,6 +6,7 @@ use super::{args, render};
 use crate::pipeline::{Pipeline, did_you_mean};
 use arrow::array::{AsArray, RecordBatch};
 use mindgap_base::error::{Error, Result};
+use mindgap_store::table::verdicts::Verdict;
 use mindgap_store::{Store, fs, parquet};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -305,11 +306,11 @@ fn print_row(title: &str, row: &JsonRow) -> Result<()> {
 
 fn coloured(column: &str, line: &str) -> String {
     let style = console::Style::new();
-    let style = match (column, line) {
-        ("verdict", "correct") => style.green(),
-        ("verdict", "incorrect") => style.red(),
-        ("verdict", _) => style.yellow(),
-        ("source", _) => style.cyan(),
+    let style = match column {
+        "verdict" if line == Verdict::Correct.as_str() => style.green(),
+        "verdict" if line == Verdict::Incorrect.as_str() => style.red(),
+        "verdict" => style.yellow(),
+        "source" => style.cyan(),
         _ => return line.to_string(),
     };
     style.apply_to(line).to_string()

@@ -1,6 +1,7 @@
 //! The page that lies beside exported rows: where they came from, and how their trainer is pointed at them.
 
 use super::{Format, Target};
+use mindgap_store::table::rewrites::Source;
 
 /// What was exported.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +21,8 @@ impl Lineage<'_> {
 
 /// A dataset card: `datasets.load_dataset` of the folder reads the rows' file and no other.
 pub fn card(format: Format, targets: &[Target], lineage: &Lineage) -> String {
-    let count = |source: &str| targets.iter().filter(|target| target.rewrite.source == source).count();
-    let (own, guided, expert) = (count("self"), count("guided"), count("expert"));
+    let count = |source: Source| targets.iter().filter(|target| target.rewrite.source == source).count();
+    let (own, guided, expert) = (count(Source::SelfAligned), count(Source::Guided), count(Source::Expert));
     let Lineage { pipeline, stage, fingerprint, address } = lineage;
     format!(
         "---\nconfigs:\n- config_name: default\n  data_files: {file}\n---\n# {name}\n\n\

@@ -1,6 +1,7 @@
 //! JSON lines of conversations: TRL, axolotl, ms-swift, OpenRLHF, LLaMA-Factory.
 
 use super::{Lineage, Origin, Target, lines};
+use mindgap_store::table::rewrites::Source;
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -61,7 +62,7 @@ pub fn axolotl(targets: &[Target]) -> String {
 }
 
 /// ms-swift's standard layout; a source's weight becomes `loss_scale` of the answer.
-pub fn swift(targets: &[Target], weights: &BTreeMap<String, f32>) -> String {
+pub fn swift(targets: &[Target], weights: &BTreeMap<Source, f32>) -> String {
     lines(targets.iter().map(|target| Messages::of(target, weights.get(&target.rewrite.source).copied())))
 }
 
@@ -138,7 +139,7 @@ mod tests {
 
     #[test]
     fn swift_carries_the_weight_of_a_source() {
-        let options = Options { weights: BTreeMap::from([("expert".to_string(), 0.25)]), ..Options::default() };
+        let options = Options { weights: BTreeMap::from([(Source::Expert, 0.25)]), ..Options::default() };
         let text = text_of(Format::Swift, &options);
         let answers: Vec<&str> = text.lines().map(|line| line.split("assistant").nth(1).unwrap()).collect();
         let [own, expert] = answers[..] else { panic!("two rows") };

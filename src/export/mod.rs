@@ -15,7 +15,7 @@ pub use preference::Rejected;
 use arrow::array::RecordBatch;
 use mindgap_base::error::{Error, Result};
 use mindgap_store::table::problems::Problem;
-use mindgap_store::table::rewrites::Rewrite;
+use mindgap_store::table::rewrites::{Rewrite, Source};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -82,7 +82,7 @@ pub struct Target<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Weight of a source's rows; 1 where nothing is said. Only `swift` can carry it.
-    pub weights: BTreeMap<String, f32>,
+    pub weights: BTreeMap<Source, f32>,
     /// What the rejected answer of `preference` is.
     pub rejected: Rejected,
 }
@@ -156,13 +156,13 @@ pub fn export(format: Format, targets: &[Target], options: &Options, lineage: &L
 struct Origin<'a> {
     problem_id: &'a str,
     choice_index: u32,
-    source: &'a str,
+    source: Source,
 }
 
 impl<'a> Origin<'a> {
     fn of(target: &Target<'a>) -> Origin<'a> {
         let row = target.rewrite;
-        Origin { problem_id: &row.problem_id, choice_index: row.choice_index, source: &row.source }
+        Origin { problem_id: &row.problem_id, choice_index: row.choice_index, source: row.source }
     }
 }
 
@@ -189,10 +189,10 @@ pub(crate) mod testing {
     }
 
     pub fn rewrites() -> Vec<Rewrite> {
-        let rewrite = |id: &str, source: &str, prompt: &str, completion: &str, ids: [u32; 3]| Rewrite {
+        let rewrite = |id: &str, source: Source, prompt: &str, completion: &str, ids: [u32; 3]| Rewrite {
             problem_id: id.into(),
             choice_index: 0,
-            source: source.into(),
+            source,
             prompt: prompt.into(),
             completion: completion.into(),
             prompt_ids: vec![5, 6],
@@ -203,8 +203,8 @@ pub(crate) mod testing {
             attempts: 2,
         };
         vec![
-            rewrite("0a", "self", "1 + \"1\"?", "It is \\boxed{2}.", [7, 8, 1]),
-            rewrite("0b", "expert", "2 + 2?\nSay.", "Let k = 1. Therefore \\boxed{4}.", [9, 8, 1]),
+            rewrite("0a", Source::SelfAligned, "1 + \"1\"?", "It is \\boxed{2}.", [7, 8, 1]),
+            rewrite("0b", Source::Expert, "2 + 2?\nSay.", "Let k = 1. Therefore \\boxed{4}.", [9, 8, 1]),
         ]
     }
 
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn weights_are_refused_where_they_would_be_lost() {
-        let options = Options { weights: BTreeMap::from([("expert".into(), 0.5)]), ..Options::default() };
+        let options = Options { weights: BTreeMap::from([(Source::Expert, 0.5)]), ..Options::default() };
         let error = export(Format::Trl, &[], &options, &testing::lineage()).unwrap_err();
         assert_eq!(error.what(), "`trl` has no row weights");
     }

@@ -2,6 +2,7 @@
 
 use super::messages::Turn;
 use super::{Origin, Target, lines};
+use mindgap_store::table::rewrites::Source;
 use serde::Serialize;
 
 /// What the target is preferred to.
@@ -23,7 +24,7 @@ impl Rejected {
     fn answer<'a>(self, target: &Target<'a>) -> Option<&'a str> {
         match self {
             Rejected::Incorrect => target.incorrect,
-            Rejected::Expert if target.rewrite.source == "expert" => None,
+            Rejected::Expert if target.rewrite.source == Source::Expert => None,
             Rejected::Expert => target.problem.solution.as_deref(),
         }
     }

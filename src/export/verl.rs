@@ -87,7 +87,7 @@ fn paper_row<'a>(index: usize, target: &Target<'a>) -> Paper<'a> {
             answer: &rewrite.completion,
             question: &rewrite.prompt,
             problem_id: &rewrite.problem_id,
-            source: &rewrite.source,
+            source: rewrite.source.as_str(),
         },
     }
 }

@@ -3,6 +3,7 @@
 use super::chart::{self, Axes, Dot, Line};
 use super::data::{Histograms, Report, Run, Series};
 use mindgap_base::error::{Error, Result};
+use mindgap_store::table::gaps::{Group, Moment};
 use mindgap_store::table::train_steps::TrainStep;
 use minijinja::value::Serde;
 use minijinja::{Environment, Value, context};
@@ -114,8 +115,8 @@ fn headline(report: &Report) -> Vec<Tile> {
         tiles.push(Tile { value, label: "of the targets are the policy's own words".to_string(), link: "#cascade" });
     }
     if let Some(table) = report.gaps.first() {
-        let of = |moment: &str| table.rows.iter().find(|row| row.rewriting == moment && row.source == "all");
-        if let (Some(before), Some(after)) = (of("before"), of("after")) {
+        let of = |moment| table.rows.iter().find(|row| row.rewriting == moment && row.source == Group::All);
+        if let (Some(before), Some(after)) = (of(Moment::Before), of(Moment::After)) {
             let value = format!("{:.2} → {:.2}", before.perplexity, after.perplexity);
             let label = format!("perplexity of the targets under {}", table.policy);
             tiles.push(Tile { value, label, link: "#gap" });

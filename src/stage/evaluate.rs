@@ -7,8 +7,8 @@ use mindgap_base::fingerprint::Recipe;
 use mindgap_store::table::Row;
 use mindgap_store::table::evals::Eval;
 use mindgap_store::table::problems::Problem;
-use mindgap_store::table::rollouts::Rollout;
-use mindgap_store::table::verdicts::VerdictRow;
+use mindgap_store::table::rollouts::{Rollout, StopReason};
+use mindgap_store::table::verdicts::{Verdict, VerdictRow};
 use mindgap_store::{PartRecord, PartRef, Span, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -129,7 +129,7 @@ struct Source {
 struct Judged {
     problem_id: String,
     sample_index: u32,
-    verdict: String,
+    verdict: Verdict,
     extracted: Option<String>,
 }
 
@@ -137,7 +137,7 @@ struct Judged {
 struct Stopped {
     problem_id: String,
     sample_index: u32,
-    stop_reason: String,
+    stop_reason: StopReason,
 }
 
 /// What evaluation asks of a sample.
@@ -156,7 +156,7 @@ impl Run {
             self.rollouts.overlapping(first, last).select(&["problem_id", "sample_index", "stop_reason"])?;
         let truncated: HashSet<(String, u32)> = stopped
             .into_iter()
-            .filter(|row| row.stop_reason == "max_tokens")
+            .filter(|row| row.stop_reason == StopReason::MaxTokens)
             .map(|row| (row.problem_id, row.sample_index))
             .collect();
         let judged: Vec<Judged> =
@@ -165,8 +165,8 @@ impl Run {
         for row in judged {
             let key = (row.problem_id, row.sample_index);
             let sample = Sample {
-                correct: row.verdict == "correct",
-                no_answer: row.verdict == "no_answer",
+                correct: row.verdict.is_correct(),
+                no_answer: row.verdict == Verdict::NoAnswer,
                 truncated: truncated.contains(&key),
                 extracted: row.extracted,
             };

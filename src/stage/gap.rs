@@ -12,11 +12,11 @@ use crate::stats::gap::{Gather, PolicyGap, Scored};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_store::table::Row;
-use mindgap_store::table::gaps::{Gap, GapWarning};
+use mindgap_store::table::gaps::{Gap, GapWarning, Group, Moment};
 use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::problems::Problem;
-use mindgap_store::table::rewrites::Rewrite;
-use mindgap_store::table::rollouts::Rollout;
+use mindgap_store::table::rewrites::{Rewrite, Source};
+use mindgap_store::table::rollouts::{PromptKind, Rollout};
 use mindgap_store::table::verdicts::VerdictRow;
 use mindgap_store::{PartRecord, PartRef, Span, Table};
 use serde::{Deserialize, Serialize};
@@ -24,8 +24,6 @@ use std::collections::BTreeMap;
 use warnings::{SampleChecks, TargetChecks, Texts};
 
 const VERSION: u32 = 1;
-/// Every target together.
-const ALL: &str = "all";
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -129,35 +127,34 @@ impl Stage for GapStage {
     fn run_part(&self, context: &Context, _part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
         let eos = load_policy(&self.policy)?.eos_token_ids().to_vec();
         let (mut gaps, mut warnings) = (Vec::new(), Vec::new());
-        for (moment, table) in [("after", &self.after), ("before", &self.before)] {
-            for (source, (gather, checks)) in self.gather(context, &eos, table, moment == "after")? {
+        for (moment, table) in [(Moment::After, &self.after), (Moment::Before, &self.before)] {
+            for (group, (gather, checks)) in self.gather(context, &eos, table, moment == Moment::After)? {
                 let gap = gather.finish();
-                if source != ALL {
-                    warnings.extend(checks.finish(moment, &source, &gap));
+                if group != Group::All {
+                    warnings.extend(checks.finish(moment, group, &gap));
                 }
-                gaps.push(to_row(moment, &source, &gap));
+                gaps.push(to_row(moment, group, &gap));
             }
         }
-        let mut kinds: Vec<String> = Vec::new();
+        let mut kinds: Vec<PromptKind> = Vec::new();
         for judged in &self.judged {
             let checks = judged.check(context)?;
-            kinds.extend(checks.prompt_kind.clone());
+            kinds.extend(checks.prompt_kind);
             let number = kinds.iter().filter(|kind| Some(*kind) == kinds.last()).count();
             warnings.extend(checks.finish(number));
         }
-        gaps.sort_by(|a, b| (&a.rewriting, &a.source).cmp(&(&b.rewriting, &b.source)));
-        let key = |row: &GapWarning| (row.warning.clone(), row.moment.clone(), row.source.clone());
-        warnings.sort_by_key(key);
+        gaps.sort_by_key(|row| (row.rewriting, row.source));
+        warnings.sort_by_key(|row| (row.warning, row.moment, row.source.clone()));
         Ok(Output { tables: vec![context.encode(&gaps)?, context.encode(&warnings)?], files: Vec::new() })
     }
 }
 
 /// What is gathered of the targets of each source, and of all together.
-type BySource = BTreeMap<String, (Gather, TargetChecks)>;
+type Groups = BTreeMap<Group, (Gather, TargetChecks)>;
 
 impl GapStage {
-    fn gather(&self, context: &Context, eos: &[u32], table: &Table<Logprob>, has_texts: bool) -> Result<BySource> {
-        let mut sources = BySource::new();
+    fn gather(&self, context: &Context, eos: &[u32], table: &Table<Logprob>, has_texts: bool) -> Result<Groups> {
+        let mut groups = Groups::new();
         for part in table.parts() {
             context.check_cancelled()?;
             let texts = match has_texts {
@@ -165,9 +162,9 @@ impl GapStage {
                 false => Texts::new(Vec::new(), Vec::new()),
             };
             for row in targets(table, part)? {
-                for source in [row.source.as_str(), ALL] {
-                    let new = || (Gather::default(), TargetChecks::new(source, has_texts && source != ALL));
-                    let (gather, checks) = sources.entry(source.to_string()).or_insert_with(new);
+                for group in [row.source.into(), Group::All] {
+                    let new = || (Gather::default(), TargetChecks::new(group, has_texts));
+                    let (gather, checks) = groups.entry(group).or_insert_with(new);
                     gather.add(&row.scored(eos));
                     checks.add(&row, &row.scored(eos), &texts);
                 }
@@ -176,13 +173,13 @@ impl GapStage {
         for part in table.parts() {
             context.check_cancelled()?;
             for row in targets(table, part)? {
-                for source in [row.source.as_str(), ALL] {
-                    let (gather, _) = sources.get_mut(source).expect("the first pass met every source");
+                for group in [row.source.into(), Group::All] {
+                    let (gather, _) = groups.get_mut(&group).expect("the first pass met every source");
                     gather.add_again(&row.scored(eos));
                 }
             }
         }
-        Ok(sources)
+        Ok(groups)
     }
 
     fn texts(&self, part: &PartRef) -> Result<Texts> {
@@ -220,7 +217,7 @@ impl Judged {
 struct Target {
     problem_id: String,
     choice_index: u32,
-    source: String,
+    source: Source,
     token_ids: Vec<u32>,
     logprob_policy: Vec<f32>,
     logprob_behavior: Option<Vec<f32>>,
@@ -241,11 +238,11 @@ fn targets(logprobs: &Table<Logprob>, part: &PartRef) -> Result<Vec<Target>> {
     logprobs.part(part).select(&[&["problem_id", "choice_index", "source"][..], &tokens].concat())
 }
 
-fn to_row(moment: &str, source: &str, gap: &PolicyGap) -> Gap {
+fn to_row(moment: Moment, group: Group, gap: &PolicyGap) -> Gap {
     let sampled = gap.sampled.as_ref();
     Gap {
-        rewriting: moment.to_string(),
-        source: source.to_string(),
+        rewriting: moment,
+        source: group,
         row_count: gap.rows as u32,
         token_count: gap.tokens as u64,
         mean_length: gap.tokens as f64 / gap.rows.max(1) as f64,

@@ -7,7 +7,7 @@ use mindgap_math::{Judge, boxed_count};
 use mindgap_store::table::Row;
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rollouts::Rollout;
-use mindgap_store::table::verdicts::VerdictRow;
+use mindgap_store::table::verdicts::{Verdict, VerdictRow};
 use mindgap_store::{PartRecord, Span, Table};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -139,7 +139,7 @@ impl Stage for JudgeStage {
             Ok(VerdictRow {
                 problem_id: rollout.problem_id.clone(),
                 sample_index: rollout.sample_index,
-                verdict: judgement.verdict.as_str().to_string(),
+                verdict: word(judgement.verdict),
                 extracted: judgement.extracted,
                 method: judgement.method,
                 eligible: eligible(rollout),
@@ -152,9 +152,32 @@ impl Stage for JudgeStage {
     }
 }
 
+/// What the verifier says, as the table says it.
+fn word(verdict: mindgap_math::Verdict) -> Verdict {
+    match verdict {
+        mindgap_math::Verdict::Correct => Verdict::Correct,
+        mindgap_math::Verdict::Incorrect => Verdict::Incorrect,
+        mindgap_math::Verdict::NoAnswer => Verdict::NoAnswer,
+        mindgap_math::Verdict::Unparsed => Verdict::Unparsed,
+        mindgap_math::Verdict::BudgetExceeded => Verdict::BudgetExceeded,
+    }
+}
+
 /// A sample with two boxed answers, a special token inside, or no end is never a training target, however right it is:
 /// it may have gone on past its answer and come out right by accident.
 fn eligible(rollout: &Rollout) -> bool {
-    let ended = matches!(rollout.stop_reason.as_str(), "eos" | "stop_string");
-    ended && rollout.special_count == 0 && boxed_count(&rollout.completion) <= 1
+    rollout.stop_reason.is_complete() && rollout.special_count == 0 && boxed_count(&rollout.completion) <= 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_says_what_the_verifier_says() {
+        use mindgap_math::Verdict::{BudgetExceeded, Correct, Incorrect, NoAnswer, Unparsed};
+        let all = [Correct, Incorrect, NoAnswer, Unparsed, BudgetExceeded];
+        assert_eq!(all.map(|verdict| word(verdict).as_str()), all.map(mindgap_math::Verdict::as_str));
+        assert_eq!(all.map(word).as_slice(), Verdict::ALL);
+    }
 }

@@ -103,7 +103,7 @@ fn row(rewrite: &Rewrite, scores: TokenScores) -> Logprob {
     Logprob {
         problem_id: rewrite.problem_id.clone(),
         choice_index: rewrite.choice_index,
-        source: rewrite.source.clone(),
+        source: rewrite.source,
         prompt_token_count: rewrite.prompt_ids.len() as u32,
         token_ids: rewrite.token_ids[..count].to_vec(),
         logprob_policy: scores.logprob_policy,

@@ -14,7 +14,7 @@ use mindgap_base::rng::Stream;
 use mindgap_lm::model::policy::Policy;
 use mindgap_store::table::Row;
 use mindgap_store::table::problems::Problem;
-use mindgap_store::table::rewrites::{Rewrite, Untargeted};
+use mindgap_store::table::rewrites::{Rewrite, Source, Untargeted};
 use mindgap_store::table::rollouts::Rollout;
 use mindgap_store::table::verdicts::VerdictRow;
 use mindgap_store::{PartRecord, Span, Table};
@@ -143,9 +143,9 @@ impl Stage for RewriteStage {
             let problems = &self.problems.parts()[range];
             let (first, last) = (problems[0].first.clone(), problems[problems.len() - 1].last.clone());
             let mut key: Vec<String> = problems.iter().map(|part| part.content.to_string()).collect();
-            for (name, judged) in [("self", &self.self_aligned), ("guided", &self.guided)] {
+            for (source, judged) in [(Source::SelfAligned, &self.self_aligned), (Source::Guided, &self.guided)] {
                 for judged in judged {
-                    key.push(name.to_string());
+                    key.push(source.to_string());
                     key.extend(judged.rollouts.overlapping(&first, &last).contents().iter().map(ToString::to_string));
                     key.extend(judged.verdicts.overlapping(&first, &last).contents().iter().map(ToString::to_string));
                 }
@@ -195,10 +195,10 @@ impl RewriteStage {
     ) -> Result<Vec<Rewrite>> {
         let prompt = self.template.render(problem)?;
         let prompt_ids = policy.prompt_ids(&prompt).map_err(|e| e.at(format!("problem `{}`", problem.problem_id)))?;
-        let row = |choice_index: usize, source: &str, completion: &str, token_ids: Vec<u32>| Rewrite {
+        let row = |choice_index: usize, source: Source, completion: &str, token_ids: Vec<u32>| Rewrite {
             problem_id: problem.problem_id.clone(),
             choice_index: choice_index as u32,
-            source: source.to_string(),
+            source,
             prompt: prompt.clone(),
             completion: completion.to_string(),
             prompt_ids: prompt_ids.clone(),
@@ -208,7 +208,7 @@ impl RewriteStage {
             round: self.params.round,
             attempts,
         };
-        for (source, samples) in [("self", plain), ("guided", guided)] {
+        for (source, samples) in [(Source::SelfAligned, plain), (Source::Guided, guided)] {
             let chosen = self.choose(problem, samples.correct(problem));
             if !chosen.is_empty() {
                 let rewrite = |(index, rollout): (usize, &Rollout)| Rewrite {
@@ -220,7 +220,7 @@ impl RewriteStage {
             }
         }
         match &problem.solution {
-            Some(solution) => Ok(vec![row(0, "expert", solution, policy.target_ids(solution)?)]),
+            Some(solution) => Ok(vec![row(0, Source::Expert, solution, policy.target_ids(solution)?)]),
             None => Ok(Vec::new()),
         }
     }

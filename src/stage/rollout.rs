@@ -12,11 +12,11 @@ use crate::policy::PolicyHandle;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
 use mindgap_base::rng::Stream;
-use mindgap_lm::engine::{Request, Sample, Sampling};
+use mindgap_lm::engine::{self, Request, Sample, Sampling};
 use mindgap_store::table::Row;
 use mindgap_store::table::problems::Problem;
-use mindgap_store::table::rollouts::Rollout;
-use mindgap_store::table::verdicts::VerdictRow;
+use mindgap_store::table::rollouts::{PromptKind, Rollout, StopReason};
+use mindgap_store::table::verdicts::{Verdict, VerdictRow};
 use mindgap_store::{PartRecord, Span, Store, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +36,7 @@ pub struct Params {
     pub unsolved: Vec<String>,
     /// Prompt template (a file); the problem alone where none is named.
     pub template: Option<String>,
-    #[serde(default)]
+    #[serde(default = "plain")]
     pub prompt_kind: PromptKind,
     pub samples: u32,
     #[serde(default = "one")]
@@ -60,24 +60,9 @@ pub struct Params {
     pub part_samples: u32,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PromptKind {
-    #[default]
-    Plain,
-    /// The expert solution is in the prompt.
-    Guided,
+fn plain() -> PromptKind {
+    PromptKind::Plain
 }
-
-impl PromptKind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            PromptKind::Plain => "plain",
-            PromptKind::Guided => "guided",
-        }
-    }
-}
-
 fn one() -> f32 {
     1.0
 }
@@ -246,17 +231,26 @@ fn solved(verdicts: &[Table<VerdictRow>], span: &Span) -> Result<BTreeSet<String
     #[derive(Deserialize)]
     struct Judged {
         problem_id: String,
-        verdict: String,
+        verdict: Verdict,
         eligible: bool,
     }
     let mut solved = BTreeSet::new();
     for table in verdicts {
         let rows: Vec<Judged> =
             table.overlapping(&span.first, &span.last).select(&["problem_id", "verdict", "eligible"])?;
-        let chosen = rows.into_iter().filter(|row| row.eligible && row.verdict == "correct");
+        let chosen = rows.into_iter().filter(|row| row.eligible && row.verdict.is_correct());
         solved.extend(chosen.map(|row| row.problem_id));
     }
     Ok(solved)
+}
+
+/// Why a sample ended, as the table says it.
+pub fn stop_reason(reason: engine::StopReason) -> StopReason {
+    match reason {
+        engine::StopReason::Eos => StopReason::Eos,
+        engine::StopReason::MaxTokens => StopReason::MaxTokens,
+        engine::StopReason::StopString => StopReason::StopString,
+    }
 }
 
 /// The end of a part's key.
@@ -343,19 +337,19 @@ impl RolloutStage {
 
     fn row(&self, loaded: &Loaded, task: &Task, index: u32, prompt_ids: &[u32], sample: Sample) -> Result<Rollout> {
         let tokenizer = loaded.policy.tokenizer();
-        let ended = sample.stop_reason.as_str() == "eos";
+        let ended = sample.stop_reason == engine::StopReason::Eos;
         let inside = &sample.token_ids[..sample.token_ids.len() - usize::from(ended)];
         Ok(Rollout {
             problem_id: task.problem_id.clone(),
             sample_index: index,
-            prompt_kind: self.params.prompt_kind.as_str().to_string(),
+            prompt_kind: self.params.prompt_kind,
             completion: tokenizer.decode(inside, true)?,
             prompt_ids: prompt_ids.to_vec(),
             special_count: inside.iter().filter(|&&id| tokenizer.is_special(id)).count() as u32,
             token_ids: sample.token_ids,
             logprob_behavior: sample.logprob_behavior,
             logprob_policy: sample.logprob_policy,
-            stop_reason: sample.stop_reason.as_str().to_string(),
+            stop_reason: stop_reason(sample.stop_reason),
             seed: self.params.seed,
         })
     }
@@ -365,13 +359,13 @@ impl RolloutStage {
         Rollout {
             problem_id: task.problem_id.clone(),
             sample_index: index,
-            prompt_kind: self.params.prompt_kind.as_str().to_string(),
+            prompt_kind: self.params.prompt_kind,
             completion: String::new(),
             prompt_ids: prompt_ids.to_vec(),
             token_ids: Vec::new(),
             logprob_behavior: Vec::new(),
             logprob_policy: Vec::new(),
-            stop_reason: "prompt_too_long".to_string(),
+            stop_reason: StopReason::PromptTooLong,
             special_count: 0,
             seed: self.params.seed,
         }

@@ -30,8 +30,6 @@ const VERSION: u32 = 1;
 const STATE_FILE: &str = "trainer.safetensors";
 /// The weights of the finished policy.
 const WEIGHTS_FILE: &str = "model.safetensors";
-/// Names of the sources, in the order of their numbers in the trainer's metrics.
-const SOURCES: [&str; 3] = ["self", "guided", "expert"];
 
 impl Params {
     pub fn bind(&self, inputs: &Inputs) -> Result<TrainStage> {

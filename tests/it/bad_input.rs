@@ -35,7 +35,8 @@ fn pipeline_mistakes() {
     refused("name = \"small\"", "nam = \"small\"", 2, &["unknown key `nam`", "did you mean `name`?"]);
     refused("problems = \"problems\"", "problems = \"rollouts\"", 2, &["a `rollout` stage; it needs a `ingest` stage"]);
     refused("[policies]", "[policies", 2, &["p.toml:3"]);
-    refused("data = \"rewrites\"", "data = \"rewrites\"\nsources = [\"selff\"]", 2, &["unknown source `selff`"]);
+    let slip = ["unknown variant `selff`, expected one of `self`, `guided`, `expert`", "sources = [\"selff\"]"];
+    refused("data = \"rewrites\"", "data = \"rewrites\"\nsources = [\"selff\"]", 2, &slip);
     refused("loss = \"dft\"", "loss = \"dtf\"", 2, &["dtf"]);
 }
 

@@ -18,12 +18,23 @@ fn render(table: &Declared) -> String {
          | column | type | null | meaning |\n|---|---|---|---|\n",
         doc.trim()
     );
-    for Column { name, data_type, nullable, doc } in columns {
+    for Column { name, data_type, nullable, doc, .. } in columns {
         let (kind, null) = (type_name(data_type), if *nullable { "yes" } else { "no" });
         let meaning = doc.trim().replace('|', "\\|");
         page.push_str(&format!("| `{name}` | {kind} | {null} | {meaning} |\n"));
     }
+    for Column { name, words, .. } in columns.iter().filter(|column| !column.words.is_empty()) {
+        page.push_str(&format!("\nWords of `{name}`:\n\n"));
+        for word in *words {
+            page.push_str(&format!("- `{}`: {}\n", word.text, lower_first(word.doc.trim())));
+        }
+    }
     page
+}
+
+fn lower_first(text: &str) -> String {
+    let (first, rest) = text.split_at(text.chars().next().map_or(0, char::len_utf8));
+    first.to_lowercase() + rest
 }
 
 fn type_name(data_type: &arrow::datatypes::DataType) -> String {

@@ -6,7 +6,7 @@ use mindgap::report::{
     Samples, Series, StageState, Targets, Tokens, html, markdown, quantise,
 };
 use mindgap_store::table::evals::Eval;
-use mindgap_store::table::gaps::{Gap, GapWarning};
+use mindgap_store::table::gaps::{Gap, GapWarning, Group, Moment, Warning};
 use mindgap_store::table::train_steps::TrainStep;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,11 +37,11 @@ fn eval(benchmark: &str, policy: &str, mean_at_k: f64) -> Eval {
     }
 }
 
-fn gap(rewriting: &str, source: &str, mean_logprob: f64) -> Gap {
-    let sampled = source != "expert";
+fn gap(rewriting: Moment, source: Group, mean_logprob: f64) -> Gap {
+    let sampled = source != Group::Expert;
     Gap {
-        rewriting: rewriting.to_string(),
-        source: source.to_string(),
+        rewriting,
+        source,
         row_count: 4,
         token_count: 200,
         mean_length: 50.0,
@@ -144,8 +144,8 @@ fn example() -> Report {
     let mut series = Series::new("self");
     series.add(&[-0.1, -2.0, -20.0]);
     let warning = GapWarning {
-        warning: "low_ess".to_string(),
-        moment: "after".to_string(),
+        warning: Warning::LowEss,
+        moment: Moment::After,
         source: "expert".to_string(),
         raised: true,
         value: 0.07,
@@ -161,12 +161,8 @@ fn example() -> Report {
     problems[7] = problem(7, HOSTILE, "guided");
     problems[7].plain[0] = sample(0, "incorrect", HOSTILE, HOSTILE);
     problems[7].prompt = Some(HOSTILE.to_string());
-    let quiet = GapWarning {
-        warning: "copied".to_string(),
-        raised: false,
-        message: "0 of 4 copied".to_string(),
-        ..warning.clone()
-    };
+    let quiet =
+        GapWarning { warning: Warning::Copied, raised: false, message: "0 of 4 copied".to_string(), ..warning.clone() };
     Report {
         pipeline: "example".to_string(),
         file: "pipelines/example.toml".to_string(),
@@ -179,7 +175,7 @@ fn example() -> Report {
         gaps: vec![GapTable {
             stage: "gap".to_string(),
             policy: "base".to_string(),
-            rows: vec![gap("after", "guided", -0.2), gap("before", "expert", -0.4)],
+            rows: vec![gap(Moment::After, Group::Guided, -0.2), gap(Moment::Before, Group::Expert, -0.4)],
             warnings: vec![quiet, warning],
         }],
         evals: vec![EvalTable {

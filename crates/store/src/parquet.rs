@@ -1,7 +1,7 @@
 //! The only Parquet writer, every option explicit so that equal rows give equal bytes; and the readers.
 
 use super::{PartRef, Store};
-use crate::table::{Row, from_batches, to_batch};
+use crate::table::{Row, from_batches, misfit, to_batch};
 use arrow::array::{Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use bytes::Bytes;
 use mindgap_base::address::Address;
@@ -190,9 +190,8 @@ impl Store {
         let at = || format!("table `{}`, object {}", R::TABLE, part.address);
         let mut rows = Vec::with_capacity(part.rows as usize);
         for batch in decode_columns(self.get(&part.address)?, Some(columns)).map_err(|e| e.at(at()))? {
-            let fitting: Vec<T> = serde_arrow::from_record_batch(&batch).map_err(|e| {
-                Error::input(format!("rows do not fit the schema of `{}`", R::TABLE)).at(at()).source(e)
-            })?;
+            let fitting: Vec<T> =
+                serde_arrow::from_record_batch(&batch).map_err(|e| misfit::<R>(&batch, e).at(at()))?;
             rows.extend(fitting);
         }
         Ok(rows)

@@ -170,11 +170,11 @@ impl<'a> Source<'a> {
         BrowsedSample {
             stage,
             i: rollout.sample_index,
-            v: verdict.map(|v| v.verdict.clone()).unwrap_or_default(),
+            v: verdict.map(|v| v.verdict.to_string()).unwrap_or_default(),
             x: verdict.and_then(|v| v.extracted.clone()),
             m: verdict.map(|v| v.method.clone()).unwrap_or_default(),
             ok: verdict.is_some_and(|v| v.eligible),
-            stop: rollout.stop_reason.clone(),
+            stop: rollout.stop_reason.to_string(),
             tokens,
         }
     }
@@ -182,7 +182,7 @@ impl<'a> Source<'a> {
     fn target(&self, row: &Rewrite, rows: &Rows) -> BrowsedTarget {
         let key = (row.problem_id.clone(), row.choice_index);
         let found: Vec<Option<&Logprob>> = rows.target_logprobs.iter().map(|by_key| by_key.get(&key)).collect();
-        BrowsedTarget { s: row.source.clone(), i: row.sample_index, tokens: self.scored(&row.completion, &found) }
+        BrowsedTarget { s: row.source.to_string(), i: row.sample_index, tokens: self.scored(&row.completion, &found) }
     }
 
     /// A text with its log-probs under every policy that scored it.

@@ -8,9 +8,9 @@ use mindgap_base::error::Result;
 use mindgap_store::table::Row;
 use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::problems::Problem;
-use mindgap_store::table::rewrites::{Rewrite, Untargeted};
+use mindgap_store::table::rewrites::{Rewrite, Source, Untargeted};
 use mindgap_store::table::train_steps::TrainStep;
-use mindgap_store::table::verdicts::VerdictRow;
+use mindgap_store::table::verdicts::{Verdict, VerdictRow};
 use mindgap_store::{Manifest, Store, Table};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -179,18 +179,18 @@ fn label(pipeline: &Pipeline, stage: &str) -> String {
 #[derive(Deserialize)]
 struct Chosen {
     choice_index: u32,
-    source: String,
+    source: Source,
 }
 
 #[derive(Deserialize)]
 struct Judged {
     problem_id: String,
-    verdict: String,
+    verdict: Verdict,
 }
 
 #[derive(Deserialize)]
 struct ScoredRow {
-    source: String,
+    source: Source,
     logprob_policy: Vec<f32>,
 }
 
@@ -201,10 +201,10 @@ fn cascade(finished: &Finished, name: &str, params: &rewrite::Params) -> Result<
             let mut targets = Targets { none: rows(&finished.table::<Untargeted>(name)), ..Targets::default() };
             let chosen: Vec<Chosen> = finished.table::<Rewrite>(name).select(&["choice_index", "source"])?;
             for row in chosen.iter().filter(|row| row.choice_index == 0) {
-                match row.source.as_str() {
-                    "self" => targets.own += 1,
-                    "guided" => targets.guided += 1,
-                    _ => targets.expert += 1,
+                match row.source {
+                    Source::SelfAligned => targets.own += 1,
+                    Source::Guided => targets.guided += 1,
+                    Source::Expert => targets.expert += 1,
                 }
             }
             Some(targets)
@@ -225,7 +225,7 @@ fn samples(finished: &Finished, verdicts: &[String]) -> Result<Samples> {
         samples.rollouts.extend(finished.rollouts_of(name).map(str::to_string));
         for row in finished.table::<VerdictRow>(name).select::<Judged>(&["problem_id", "verdict"])? {
             samples.samples += 1;
-            samples.correct += u64::from(row.verdict == "correct");
+            samples.correct += u64::from(row.verdict.is_correct());
             problems.insert(row.problem_id);
         }
     }
@@ -247,10 +247,10 @@ fn histograms(finished: &Finished) -> Result<Vec<Histograms>> {
         for part in table.parts() {
             let one = Table::<Logprob>::new(finished.store, vec![part.clone()]);
             for row in one.select::<ScoredRow>(&["source", "logprob_policy"])? {
-                let label = match (is_baseline(scored.of), row.source.as_str()) {
+                let label = match (is_baseline(scored.of), row.source) {
                     (true, _) => "expert, before",
-                    (false, "expert") => "expert, kept",
-                    (false, source) => source,
+                    (false, Source::Expert) => "expert, kept",
+                    (false, source) => source.as_str(),
                 };
                 let series = &mut histograms.series;
                 let at = series.iter().position(|s| s.label == label).unwrap_or_else(|| {
@@ -261,7 +261,7 @@ fn histograms(finished: &Finished) -> Result<Vec<Histograms>> {
             }
         }
     }
-    let order = ["expert, before", "self", "guided", "expert, kept"];
+    let order = ["expert, before", Source::SelfAligned.as_str(), Source::Guided.as_str(), "expert, kept"];
     for histograms in &mut found {
         histograms.series.sort_by_key(|s| order.iter().position(|label| *label == s.label));
     }

@@ -3,7 +3,9 @@
 use super::Target;
 use crate::stats::gap::{PolicyGap, Scored};
 use crate::stats::text::{NGRAM_WORDS, copied_share, is_answer_only, meta_phrase};
-use mindgap_store::table::gaps::GapWarning;
+use mindgap_store::table::gaps::{GapWarning, Group, Moment, Warning};
+use mindgap_store::table::rollouts::{PromptKind, StopReason};
+use mindgap_store::table::verdicts;
 use serde::Deserialize;
 use std::collections::HashMap;
 
@@ -38,8 +40,8 @@ pub struct Rewritten {
 #[derive(Deserialize)]
 pub struct Sample {
     problem_id: String,
-    pub prompt_kind: String,
-    stop_reason: String,
+    pub prompt_kind: PromptKind,
+    stop_reason: StopReason,
 }
 
 /// And of what a judge said of it.
@@ -47,7 +49,7 @@ pub struct Sample {
 pub struct Verdict {
     problem_id: String,
     sample_index: u32,
-    verdict: String,
+    verdict: verdicts::Verdict,
 }
 
 /// The texts behind the targets of some problems.
@@ -102,8 +104,9 @@ struct TextChecks {
 }
 
 impl TargetChecks {
-    pub fn new(source: &str, has_texts: bool) -> TargetChecks {
-        let texts = (has_texts && source != "expert").then(TextChecks::default);
+    pub fn new(group: Group, has_texts: bool) -> TargetChecks {
+        let is_own = matches!(group, Group::SelfAligned | Group::Guided);
+        let texts = (has_texts && is_own).then(TextChecks::default);
         TargetChecks { truncated: Shown::default(), texts }
     }
 
@@ -119,17 +122,17 @@ impl TargetChecks {
         }
     }
 
-    pub fn finish(self, moment: &str, source: &str, gap: &PolicyGap) -> Vec<GapWarning> {
-        let check = Check { moment, source };
+    pub fn finish(self, moment: Moment, group: Group, gap: &PolicyGap) -> Vec<GapWarning> {
+        let check = Check { moment, source: group.as_str() };
         let mut found = vec![check.low_ess(gap)];
         found.extend(gap.eos_probability.map(|probability| check.eos(probability, gap.rows)));
-        found.push(check.share("truncated", SHARE, self.truncated, "targets have no end-of-sequence token"));
+        found.push(check.share(Warning::Truncated, SHARE, self.truncated, "targets have no end-of-sequence token"));
         if let Some(TextChecks { copied, meta, bare }) = self.texts {
             let copied_says =
                 format!("targets share half of their {NGRAM_WORDS}-word n-grams with the expert's solution");
-            found.push(check.share("copied", SHARE, copied, &copied_says));
-            found.push(check.share("meta_phrase", RARE, meta, "targets speak of a solution they were shown"));
-            found.push(check.share("answer_only", SHARE, bare, "targets give the answer without work"));
+            found.push(check.share(Warning::Copied, SHARE, copied, &copied_says));
+            found.push(check.share(Warning::MetaPhrase, RARE, meta, "targets speak of a solution they were shown"));
+            found.push(check.share(Warning::AnswerOnly, SHARE, bare, "targets give the answer without work"));
         }
         found
     }
@@ -139,7 +142,7 @@ impl TargetChecks {
 #[derive(Default)]
 pub struct SampleChecks {
     /// Of the first sample.
-    pub prompt_kind: Option<String>,
+    pub prompt_kind: Option<PromptKind>,
     truncated: Shown,
     undecided: Shown,
     /// Where several judges looked.
@@ -153,24 +156,23 @@ impl SampleChecks {
 
     pub fn add_samples(&mut self, samples: &[Sample]) {
         for row in samples {
-            self.prompt_kind.get_or_insert_with(|| row.prompt_kind.clone());
-            self.truncated.add(&row.problem_id, row.stop_reason == "max_tokens");
+            self.prompt_kind.get_or_insert(row.prompt_kind);
+            self.truncated.add(&row.problem_id, row.stop_reason == StopReason::MaxTokens);
         }
     }
 
     /// `first` are the first judge's verdicts of the same problems; none where these are they.
     pub fn add_verdicts(&mut self, verdicts: &[Verdict], first: Option<&[Verdict]>) {
         for row in verdicts {
-            let is_open = matches!(row.verdict.as_str(), "unparsed" | "budget_exceeded");
-            self.undecided.add(&row.problem_id, is_open);
+            self.undecided.add(&row.problem_id, row.verdict.is_undecided());
         }
         if let (Some(first), Some(disagree)) = (first, &mut self.disagree) {
             let key = |row: &'_ Verdict| (row.problem_id.clone(), row.sample_index);
             let known: HashMap<(String, u32), bool> =
-                first.iter().map(|row| (key(row), row.verdict == "correct")).collect();
+                first.iter().map(|row| (key(row), row.verdict.is_correct())).collect();
             for row in verdicts {
                 if let Some(was_correct) = known.get(&key(row)) {
-                    disagree.add(&row.problem_id, (row.verdict == "correct") != *was_correct);
+                    disagree.add(&row.problem_id, row.verdict.is_correct() != *was_correct);
                 }
             }
         }
@@ -179,21 +181,21 @@ impl SampleChecks {
     /// `number` tells several stages of one prompt kind apart, from 1.
     pub fn finish(self, number: usize) -> Vec<GapWarning> {
         let Some(kind) = self.prompt_kind else { return Vec::new() };
-        let source = if number > 1 { format!("{kind} {number}") } else { kind };
-        let check = Check { moment: "sampling", source: &source };
+        let source = if number > 1 { format!("{kind} {number}") } else { kind.to_string() };
+        let check = Check { moment: Moment::Sampling, source: &source };
         let undecided_says = "verdicts are neither right nor wrong: the judge could not read the answer";
         let disagree_says = "samples are right for one judge and wrong for another";
         let mut found =
-            vec![check.share("truncated", SHARE, self.truncated, "samples were cut off at the token limit")];
-        found.push(check.share("undecided", RARE, self.undecided, undecided_says));
-        found.extend(self.disagree.map(|disagree| check.share("judges_disagree", RARE, disagree, disagree_says)));
+            vec![check.share(Warning::Truncated, SHARE, self.truncated, "samples were cut off at the token limit")];
+        found.push(check.share(Warning::Undecided, RARE, self.undecided, undecided_says));
+        found.extend(self.disagree.map(|disagree| check.share(Warning::JudgesDisagree, RARE, disagree, disagree_says)));
         found
     }
 }
 
 /// What is being looked at.
 struct Check<'a> {
-    moment: &'a str,
+    moment: Moment,
     source: &'a str,
 }
 
@@ -207,18 +209,18 @@ impl Check<'_> {
             100.0 * share
         );
         let raised = share < LOW_ESS && gap.tokens > 0;
-        self.row("low_ess", raised, share, LOW_ESS, gap.rows, message)
+        self.row(Warning::LowEss, raised, share, LOW_ESS, gap.rows, message)
     }
 
     fn eos(&self, probability: f64, rows: usize) -> GapWarning {
         let message = format!(
             "where a target ends, the policy ends with probability {probability:.3}; a loss weighted by it hardly learns an end it finds improbable"
         );
-        self.row("eos_not_learned", probability < EOS, probability, EOS, rows, message)
+        self.row(Warning::EosNotLearned, probability < EOS, probability, EOS, rows, message)
     }
 
     /// A check that counts rows.
-    fn share(&self, warning: &str, threshold: f64, shown: Shown, says: &str) -> GapWarning {
+    fn share(&self, warning: Warning, threshold: f64, shown: Shown, says: &str) -> GapWarning {
         let Shown { count, of, examples } = shown;
         let value = count as f64 / of.max(1) as f64;
         let message = format!("{count} of {of} {says}");
@@ -229,10 +231,18 @@ impl Check<'_> {
         }
     }
 
-    fn row(&self, warning: &str, raised: bool, value: f64, threshold: f64, rows: usize, message: String) -> GapWarning {
+    fn row(
+        &self,
+        warning: Warning,
+        raised: bool,
+        value: f64,
+        threshold: f64,
+        rows: usize,
+        message: String,
+    ) -> GapWarning {
         GapWarning {
-            warning: warning.to_string(),
-            moment: self.moment.to_string(),
+            warning,
+            moment: self.moment,
             source: self.source.to_string(),
             raised,
             value,
@@ -249,12 +259,13 @@ impl Check<'_> {
 mod tests {
     use super::*;
     use crate::stats::gap::Gather;
+    use mindgap_store::table::rewrites::Source;
 
     fn target(id: &str, lp: f32) -> Target {
         Target {
             problem_id: id.to_string(),
             choice_index: 0,
-            source: "guided".to_string(),
+            source: Source::Guided,
             token_ids: vec![7; 40],
             logprob_policy: vec![lp; 40],
             logprob_behavior: None,
@@ -271,14 +282,14 @@ mod tests {
     }
 
     fn check(rows: &[Target], ended: bool, texts: &Texts) -> Vec<GapWarning> {
-        let (mut gather, mut checks) = (Gather::default(), TargetChecks::new("guided", true));
+        let (mut gather, mut checks) = (Gather::default(), TargetChecks::new(Group::Guided, true));
         let scored = |row| Scored { ended, ..Target::scored(row, &[]) };
         for row in rows {
             gather.add(&scored(row));
             checks.add(row, &scored(row), texts);
         }
         rows.iter().for_each(|row| gather.add_again(&scored(row)));
-        checks.finish("after", "guided", &gather.finish())
+        checks.finish(Moment::After, Group::Guided, &gather.finish())
     }
 
     #[test]
@@ -306,17 +317,16 @@ mod tests {
 
     #[test]
     fn sample_checks_compare_judges() {
-        let sample =
-            |stop: &str| Sample { problem_id: "a".into(), prompt_kind: "plain".into(), stop_reason: stop.into() };
-        let verdict = |verdict: &str| Verdict { problem_id: "a".into(), sample_index: 0, verdict: verdict.into() };
+        let sample = |stop_reason| Sample { problem_id: "a".into(), prompt_kind: PromptKind::Plain, stop_reason };
+        let verdict = |verdict| Verdict { problem_id: "a".into(), sample_index: 0, verdict };
         let mut one = SampleChecks::new(1);
-        one.add_samples(&[sample("eos")]);
-        one.add_verdicts(&[verdict("incorrect")], None);
+        one.add_samples(&[sample(StopReason::Eos)]);
+        one.add_verdicts(&[verdict(verdicts::Verdict::Incorrect)], None);
         assert_eq!(raised(&one.finish(1)), [""; 0]);
         let mut two = SampleChecks::new(2);
-        two.add_samples(&[sample("max_tokens")]);
-        two.add_verdicts(&[verdict("correct")], None);
-        two.add_verdicts(&[verdict("unparsed")], Some(&[verdict("correct")]));
+        two.add_samples(&[sample(StopReason::MaxTokens)]);
+        two.add_verdicts(&[verdict(verdicts::Verdict::Correct)], None);
+        two.add_verdicts(&[verdict(verdicts::Verdict::Unparsed)], Some(&[verdict(verdicts::Verdict::Correct)]));
         let found = two.finish(2);
         assert_eq!(raised(&found), ["truncated", "undecided", "judges_disagree"]);
         assert!(found.iter().all(|row| row.source == "plain 2"));

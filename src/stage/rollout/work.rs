@@ -1,9 +1,10 @@
 //! How much a part has to draw, told without drawing: from counts where they are kept, else from a few columns.
 
-use super::{PromptKind, RolloutStage, samples_key, solved};
+use super::{RolloutStage, samples_key, solved};
 use crate::stage::{Part, Work};
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Fingerprint;
+use mindgap_store::table::rollouts::PromptKind;
 use mindgap_store::{PartRecord, PartRef};
 use serde::Deserialize;
 use std::collections::BTreeSet;

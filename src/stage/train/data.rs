@@ -2,7 +2,7 @@
 
 use super::super::Inputs;
 use super::super::spec::SourceFile;
-use super::{Params, RowWeights, SOURCES};
+use super::{Params, RowWeights};
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::train::TrainExample;
@@ -11,21 +11,24 @@ use mindgap_store::parquet::decode_batches;
 use mindgap_store::table::Row;
 use mindgap_store::table::examples::Example;
 use mindgap_store::table::logprobs::Logprob;
-use mindgap_store::table::rewrites::Rewrite;
+use mindgap_store::table::rewrites::{Rewrite, Source};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 
 /// What a policy is trained or evaluated on.
 pub enum Data {
-    Rewrites { rewrites: Table<Rewrite>, reference: Option<Table<Logprob>>, sources: Vec<String> },
+    Rewrites { rewrites: Table<Rewrite>, reference: Option<Table<Logprob>>, sources: Vec<Source> },
     Examples(Table<Example>),
 }
 
+/// The source of rows that have none, as the trainer's metrics number them; rewrites have [`Source`] as a number.
+const NO_SOURCE: u32 = Source::ALL.len() as u32;
+
 /// What it takes to count the rows of some sources.
 #[derive(Deserialize)]
-struct Source {
-    source: String,
+struct OfSource {
+    source: Source,
 }
 
 impl Data {
@@ -84,7 +87,7 @@ impl Data {
                 let rows = table.read_all()?.into_iter();
                 rows.map(|row| {
                     let weight = weights.map_or(Ok(1.0), |w| w.of(&row.example_id, None))?;
-                    Ok(TrainExample { weight, ..TrainExample::new(row.token_ids, row.loss_mask, SOURCES.len() as u32) })
+                    Ok(TrainExample { weight, ..TrainExample::new(row.token_ids, row.loss_mask, NO_SOURCE) })
                 })
                 .collect()
             }
@@ -98,7 +101,7 @@ impl Data {
                 Ok(rewrites.parts().iter().map(|part| part.rows as usize).sum())
             }
             Data::Rewrites { rewrites, sources, .. } => {
-                let rows: Vec<Source> = rewrites.select(&["source"])?;
+                let rows: Vec<OfSource> = rewrites.select(&["source"])?;
                 Ok(rows.iter().filter(|row| sources.contains(&row.source)).count())
             }
         }
@@ -120,8 +123,7 @@ fn by_target(rows: Vec<Logprob>) -> HashMap<(String, u32), Vec<f32>> {
 fn from_rewrite(row: &Rewrite, reference: Option<Vec<f32>>) -> TrainExample {
     let token_ids: Vec<u32> = row.prompt_ids.iter().chain(&row.token_ids).copied().collect();
     let loss_mask = (0..token_ids.len()).map(|i| i >= row.prompt_ids.len().max(1)).collect();
-    let source = SOURCES.iter().position(|source| *source == row.source).unwrap_or(SOURCES.len());
-    let mut example = TrainExample::new(token_ids, loss_mask, source as u32);
+    let mut example = TrainExample::new(token_ids, loss_mask, row.source as u32);
     // Columns over prompt and target; what the prompt's entries hold is never read.
     let whole = |target: Vec<f32>| {
         let mut column = vec![0.0; row.prompt_ids.len()];

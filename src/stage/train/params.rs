@@ -2,13 +2,13 @@
 
 use super::super::buckets::at_least_one;
 use super::super::{Reference, Wants};
-use super::SOURCES;
 use candle_core::DType;
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::train::{
     Accumulation, AdamWParams, Decay, LoraParams, Loss, PackingParams, PlanLength, PlanParams, PlannedStep, Schedule,
     TooLong, TrainerParams, plan,
 };
+use mindgap_store::table::rewrites::Source;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct Params {
     pub logprobs: Option<String>,
     /// Only rows of these sources; all where none is named.
     #[serde(default)]
-    pub sources: Vec<String>,
+    pub sources: Vec<Source>,
     /// A file with a weight for every row of the data; 1 where none is named.
     pub row_weights: Option<RowWeights>,
     /// Held-out rows whose loss is measured on the way: a rewrite stage, or a documents stage.
@@ -200,9 +200,6 @@ impl Params {
         }
         if self.epochs.is_some() == self.steps.is_some() {
             return Err(Error::usage("give either `epochs` or `steps`"));
-        }
-        if let Some(unknown) = self.sources.iter().find(|source| !SOURCES.contains(&source.as_str())) {
-            return Err(Error::usage(format!("unknown source `{unknown}`")).hint("sources are self, guided, expert"));
         }
         if self.eval_data.is_none() && (self.eval_steps > 0 || self.publish == Publish::Best) {
             let error = Error::usage("`eval_steps` and `publish = \"best\"` need held-out rows");

@@ -1,10 +1,10 @@
 //! A training under way: steps, evaluations, the best weights so far, and the checkpoint that holds it all.
 
-use super::SOURCES;
 use candle_core::{Device, Tensor};
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::model::tensor_error;
 use mindgap_lm::train::{StepMetrics, TrainExample, Trainer};
+use mindgap_store::table::rewrites::Source;
 use mindgap_store::table::train_steps::{TrainEval, TrainStep};
 use std::collections::{BTreeMap, HashMap};
 
@@ -32,16 +32,16 @@ impl Run {
         if best {
             self.best = Some(Best { nll: metrics.nll, weights: self.trainer.weights()? });
         }
-        let of = |name: &str| nll_of(&metrics, name);
+        let of = |source: Source| nll_of(&metrics, source);
         Ok(TrainEval {
             step: metrics.step,
             nll: metrics.nll,
             loss: (!self.trainer.needs_reference()).then_some(metrics.loss),
             token_count: metrics.token_count,
             eos_probability: metrics.eos_probability,
-            nll_self: of("self"),
-            nll_guided: of("guided"),
-            nll_expert: of("expert"),
+            nll_self: of(Source::SelfAligned),
+            nll_guided: of(Source::Guided),
+            nll_expert: of(Source::Expert),
             best,
         })
     }
@@ -72,13 +72,12 @@ impl Run {
 }
 
 /// Mean negative log-prob over the rows of a source, where there are some.
-fn nll_of(metrics: &StepMetrics, source: &str) -> Option<f64> {
-    let number = SOURCES.iter().position(|name| *name == source)? as u32;
-    metrics.sources.iter().find(|sums| sums.source == number).map(|sums| sums.nll)
+fn nll_of(metrics: &StepMetrics, source: Source) -> Option<f64> {
+    metrics.sources.iter().find(|sums| sums.source == source as u32).map(|sums| sums.nll)
 }
 
 pub fn to_row(metrics: StepMetrics) -> TrainStep {
-    let of = |name: &str| nll_of(&metrics, name);
+    let of = |source: Source| nll_of(&metrics, source);
     TrainStep {
         step: metrics.step,
         loss: metrics.loss,
@@ -92,9 +91,9 @@ pub fn to_row(metrics: StepMetrics) -> TrainStep {
         clipped: metrics.clipped,
         low_weight_share: metrics.low_weight_share,
         eos_probability: metrics.eos_probability,
-        nll_self: of("self"),
-        nll_guided: of("guided"),
-        nll_expert: of("expert"),
+        nll_self: of(Source::SelfAligned),
+        nll_guided: of(Source::Guided),
+        nll_expert: of(Source::Expert),
         skipped: metrics.skipped,
     }
 }

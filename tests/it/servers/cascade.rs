@@ -4,7 +4,8 @@ use super::fake::{Fake, Manner, Program, Seen, Served, direct};
 use super::{CASCADE, assert_served, cascade, done, policy, refused, rows, run};
 use crate::support::{by_stage, pipeline};
 use mindgap_store::table::logprobs::Logprob;
-use mindgap_store::table::rollouts::Rollout;
+use mindgap_store::table::rewrites::Source;
+use mindgap_store::table::rollouts::{Rollout, StopReason};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -139,7 +140,8 @@ fn a_shorter_context_is_part_of_the_policy() {
     let store = folder.path().join("store");
     done(run(&store, &file, &["rollouts"]));
     let rollouts = rows::<Rollout>(&store, "rollouts");
-    let full = |row: &&Rollout| row.prompt_ids.len() + row.token_ids.len() == 70 && row.stop_reason == "max_tokens";
+    let full =
+        |row: &&Rollout| row.prompt_ids.len() + row.token_ids.len() == 70 && row.stop_reason == StopReason::MaxTokens;
     assert!(rollouts.iter().filter(full).count() > 0);
     assert!(rollouts.iter().all(|row| row.prompt_ids.len() + row.token_ids.len() <= 70));
 }
@@ -196,7 +198,7 @@ fn a_real_server() {
         .into_iter()
         .map(|row| ((row.problem_id.clone(), row.token_ids.clone()), row))
         .collect();
-    for scored in rows::<Logprob>(&store, "logprobs-rewrites").iter().filter(|row| row.source == "self") {
+    for scored in rows::<Logprob>(&store, "logprobs-rewrites").iter().filter(|row| row.source == Source::SelfAligned) {
         let row = &sampled[&(scored.problem_id.clone(), scored.token_ids.clone())];
         let gaps = row.logprob_policy.iter().zip(&scored.logprob_policy).map(|(a, b)| (a - b).abs());
         assert!(gaps.sum::<f32>() / (row.token_ids.len() as f32) < 0.1, "problem {}", row.problem_id);

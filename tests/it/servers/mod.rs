@@ -8,6 +8,7 @@ mod kept;
 
 use crate::support::{by_stage, json, pipeline};
 use fake::{Fake, Manner, Program, Served, direct};
+use mindgap::stage::rollout::stop_reason;
 use mindgap_store::Store;
 use mindgap_store::table::Row;
 use mindgap_store::table::rollouts::Rollout;
@@ -126,7 +127,7 @@ fn assert_served(rollouts: &[Rollout], served: &[Served]) {
         let sample = &same.and_then(Vec::pop).expect("a row that nobody served").sample;
         assert_eq!(row.logprob_behavior, sample.logprob_behavior);
         assert_eq!(row.logprob_policy, sample.logprob_policy);
-        assert_eq!(row.stop_reason, sample.stop_reason.as_str());
+        assert_eq!(row.stop_reason, stop_reason(sample.stop_reason));
     }
     assert!(left.values().all(Vec::is_empty), "served and not kept");
 }

@@ -32,16 +32,6 @@ pub enum StopReason {
     StopString,
 }
 
-impl StopReason {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            StopReason::Eos => "eos",
-            StopReason::MaxTokens => "max_tokens",
-            StopReason::StopString => "stop_string",
-        }
-    }
-}
-
 /// A completion.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {

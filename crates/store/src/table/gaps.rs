@@ -1,14 +1,74 @@
 //! gaps: how far training targets are from a policy, before and after rewriting. And what was checked on the way.
 
+use super::rewrites::Source;
 use super::row::row;
+use super::words::words;
+
+words! {
+    /// What is looked at, and so when.
+    Moment {
+        /// The samples, as they were drawn
+        Sampling = "sampling",
+        /// The expert's solutions, before rewriting
+        Before = "before",
+        /// The targets that are trained on, after rewriting
+        After = "after",
+    }
+}
+
+words! {
+    /// Targets that are counted together.
+    Group {
+        /// Correct samples of the policy, given the problem alone
+        SelfAligned = "self",
+        /// Correct samples of the policy, given the expert's solution too
+        Guided = "guided",
+        /// The expert's solutions
+        Expert = "expert",
+        /// Every target together
+        All = "all",
+    }
+}
+
+impl From<Source> for Group {
+    fn from(source: Source) -> Group {
+        match source {
+            Source::SelfAligned => Group::SelfAligned,
+            Source::Guided => Group::Guided,
+            Source::Expert => Group::Expert,
+        }
+    }
+}
+
+words! {
+    /// What a check looks for.
+    Warning {
+        /// A few tokens the policy finds improbable outweigh all others
+        LowEss = "low_ess",
+        /// The policy finds the end of sequence improbable where it is the target
+        EosNotLearned = "eos_not_learned",
+        /// Targets repeat the expert's solution word for word
+        Copied = "copied",
+        /// Targets speak of a solution they were shown
+        MetaPhrase = "meta_phrase",
+        /// Targets give the answer without work
+        AnswerOnly = "answer_only",
+        /// Targets or samples have no end
+        Truncated = "truncated",
+        /// The judge could not read or compare the answer
+        Undecided = "undecided",
+        /// Two judges of the same samples disagree
+        JudgesDisagree = "judges_disagree",
+    }
+}
 
 row! {
     /// One row per source of targets, before and after rewriting; `all` is every target together.
     Gap in "gaps" v 1 key [rewriting, source] {
-        /// `before`: the expert's solutions; `after`: the targets that are trained on
-        rewriting: String,
-        /// `self`, `guided`, `expert` or `all`
-        source: String,
+        /// Before or after rewriting; `sampling` does not occur
+        rewriting: Moment,
+        /// Which targets
+        source: Group,
         /// Targets
         row_count: u32,
         /// Target tokens
@@ -49,10 +109,10 @@ row! {
 row! {
     /// One row per check made of targets and samples, whether it raised a warning or not.
     GapWarning in "gap_warnings" v 1 key [warning, moment, source] {
-        /// `low_ess`, `eos_not_learned`, `copied`, `meta_phrase`, `answer_only`, `truncated`, `undecided` or `judges_disagree`
-        warning: String,
-        /// `sampling`, `before` or `after` rewriting
-        moment: String,
+        /// What is looked for
+        warning: Warning,
+        /// When it is looked for
+        moment: Moment,
         /// `self`, `guided` or `expert` targets; `plain` or `guided` samples, numbered from the second set on
         source: String,
         /// The warning is raised

@@ -1,5 +1,6 @@
 //! logprobs: teacher-forced log-probs of every training target under a policy, given the plain training prompt.
 
+use super::rewrites::Source;
 use super::row::row;
 use mindgap_base::error::Error;
 
@@ -10,8 +11,8 @@ row! {
         problem_id: String,
         /// The target
         choice_index: u32,
-        /// `self`, `guided` or `expert`
-        source: String,
+        /// Where the target comes from
+        source: Source,
         /// Tokens of the training prompt
         prompt_token_count: u32,
         /// Token ids of the target

@@ -3,6 +3,7 @@
 //! A table is declared once with `row!`: the struct, its Arrow schema and its documentation come from the same lines.
 
 mod row;
+mod words;
 
 pub mod evals;
 pub mod examples;
@@ -14,7 +15,9 @@ pub mod rollouts;
 pub mod train_steps;
 pub mod verdicts;
 
+pub(crate) use row::misfit;
 pub use row::{Column, ColumnType, Row, from_batches, to_batch};
+pub use words::Word;
 
 /// A table as its row type declares it: what a file that calls itself one must look like.
 pub struct Declared {

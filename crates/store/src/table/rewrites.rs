@@ -1,6 +1,19 @@
 //! rewrites: the training target of every problem, and where it came from.
 
 use super::row::row;
+use super::words::words;
+
+words! {
+    /// Where a training target comes from.
+    Source {
+        /// A correct sample of the policy, given the problem alone
+        SelfAligned = "self",
+        /// A correct sample of the policy, given the expert's solution too
+        Guided = "guided",
+        /// The expert's solution
+        Expert = "expert",
+    }
+}
 
 row! {
     /// One row per problem and kept target.
@@ -9,8 +22,8 @@ row! {
         problem_id: String,
         /// 0-based, when more than one target is kept
         choice_index: u32,
-        /// `self`, `guided` or `expert`
-        source: String,
+        /// Where the target comes from
+        source: Source,
         /// The plain problem, as the user's turn of the training prompt
         prompt: String,
         /// The target text

@@ -1,7 +1,32 @@
 //! rollouts: sampled completions with the log-probs of every token.
 
 use super::row::row;
+use super::words::words;
 use mindgap_base::error::Error;
+
+words! {
+    /// What the policy was shown.
+    PromptKind {
+        /// The problem alone
+        Plain = "plain",
+        /// The problem and the expert's solution
+        Guided = "guided",
+    }
+}
+
+words! {
+    /// Why a completion ended.
+    StopReason {
+        /// With an end-of-sequence token
+        Eos = "eos",
+        /// At `max_new_tokens`, or at the policy's last position
+        MaxTokens = "max_tokens",
+        /// After a stop string
+        StopString = "stop_string",
+        /// Before its first token: the prompt left no room to answer
+        PromptTooLong = "prompt_too_long",
+    }
+}
 
 row! {
     /// One row per problem and sample.
@@ -10,8 +35,8 @@ row! {
         problem_id: String,
         /// 0-based; sample `i` is the same whether 4 or 10 are drawn
         sample_index: u32,
-        /// `plain`, or `guided` where the expert solution was in the prompt
-        prompt_kind: String,
+        /// What the policy was shown
+        prompt_kind: PromptKind,
         /// The completion as text, end-of-sequence token left out
         completion: String,
         /// Token ids of the prompt, chat template applied
@@ -22,8 +47,8 @@ row! {
         logprob_behavior: Vec<f32>,
         /// Natural log-prob of each token at temperature 1, untruncated, given this prompt
         logprob_policy: Vec<f32>,
-        /// `eos`, `max_tokens` or `stop_string`
-        stop_reason: String,
+        /// Why the completion ended
+        stop_reason: StopReason,
         /// Special tokens inside the completion, the final end-of-sequence token not counted
         special_count: u32,
         /// Seed the random numbers are keyed by
@@ -41,5 +66,12 @@ row! {
             }
         }
         Ok(())
+    }
+}
+
+impl StopReason {
+    /// The policy had said what it wanted to say.
+    pub fn is_complete(self) -> bool {
+        matches!(self, StopReason::Eos | StopReason::StopString)
     }
 }

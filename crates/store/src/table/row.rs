@@ -1,6 +1,7 @@
 //! `row!` and the trait it implements.
 
-use arrow::array::RecordBatch;
+use super::Word;
+use arrow::array::{Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use mindgap_base::error::{Error, Result};
 use serde::{Serialize, de::DeserializeOwned};
@@ -12,6 +13,8 @@ pub struct Column {
     pub name: &'static str,
     pub data_type: DataType,
     pub nullable: bool,
+    /// What a text may be; empty where any text may stand.
+    pub words: &'static [Word],
     pub doc: &'static str,
 }
 
@@ -48,6 +51,7 @@ pub trait Row: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
 /// The Arrow type of a Rust type.
 pub trait ColumnType {
     const NULLABLE: bool = false;
+    const WORDS: &'static [Word] = &[];
     fn data_type() -> DataType;
 }
 
@@ -62,6 +66,7 @@ column_types!(String => Utf8, u32 => UInt32, u64 => UInt64, f32 => Float32, f64 
 
 impl<T: ColumnType> ColumnType for Option<T> {
     const NULLABLE: bool = true;
+    const WORDS: &'static [Word] = T::WORDS;
     fn data_type() -> DataType {
         T::data_type()
     }
@@ -97,6 +102,7 @@ macro_rules! row {
                     name: stringify!($field),
                     data_type: <$ty as $crate::table::ColumnType>::data_type(),
                     nullable: <$ty as $crate::table::ColumnType>::NULLABLE,
+                    words: <$ty as $crate::table::ColumnType>::WORDS,
                     doc: $doc,
                 }),+]
             }
@@ -133,12 +139,58 @@ pub fn from_batches<R: Row>(batches: &[RecordBatch]) -> Result<Vec<R>> {
                 Ok(_) => {}
             }
         }
-        let part: Vec<R> = serde_arrow::from_record_batch(batch)
-            .map_err(|e| Error::input(format!("rows do not fit the schema of `{}`", R::TABLE)).source(e))?;
+        let part: Vec<R> = serde_arrow::from_record_batch(batch).map_err(|e| misfit::<R>(batch, e))?;
         rows.extend(part);
     }
     for row in &rows {
         row.check()?;
     }
     Ok(rows)
+}
+
+/// Why a batch could not be read as rows: the first unknown word where there is one, which the reader's own error tells
+/// without its table.
+pub(crate) fn misfit<R: Row>(batch: &RecordBatch, error: serde_arrow::Error) -> Error {
+    for Column { name, words, .. } in R::columns().into_iter().filter(|column| !column.words.is_empty()) {
+        let texts = batch.column_by_name(name).and_then(|array| array.as_any().downcast_ref::<StringArray>());
+        let unknown = |text: &&str| words.iter().all(|word| word.text != *text);
+        if let Some(text) = texts.and_then(|texts| texts.iter().flatten().find(unknown)) {
+            let known: Vec<String> = words.iter().map(|word| format!("`{}`", word.text)).collect();
+            let what = format!("column `{name}` of `{}` holds `{text}`, it may hold {}", R::TABLE, known.join(", "));
+            return Error::input(what).hint("the file is damaged, or a later version of mindgap wrote it");
+        }
+    }
+    Error::input(format!("rows do not fit the schema of `{}`", R::TABLE)).source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::verdicts::{Verdict, VerdictRow};
+
+    fn batch(verdict: &str) -> RecordBatch {
+        let row = VerdictRow {
+            problem_id: "0a".to_string(),
+            sample_index: 0,
+            verdict: Verdict::BudgetExceeded,
+            extracted: None,
+            method: "steps".to_string(),
+            eligible: false,
+            judge_version: "math-1".to_string(),
+        };
+        let batch = to_batch(&[row]).unwrap();
+        let mut columns = batch.columns().to_vec();
+        assert_eq!(&*columns[2], &StringArray::from(vec!["budget_exceeded"]) as &dyn Array, "the word itself");
+        columns[2] = Arc::new(StringArray::from(vec![verdict]));
+        RecordBatch::try_new(batch.schema(), columns).unwrap()
+    }
+
+    #[test]
+    fn an_unknown_word_is_an_error_that_names_it_and_its_column() {
+        let rows: Vec<VerdictRow> = from_batches(&[batch("no_answer")]).unwrap();
+        assert_eq!(rows[0].verdict, Verdict::NoAnswer);
+        let error = from_batches::<VerdictRow>(&[batch("maybe")]).unwrap_err();
+        let known = "`correct`, `incorrect`, `no_answer`, `unparsed`, `budget_exceeded`";
+        assert_eq!(error.what(), format!("column `verdict` of `verdicts` holds `maybe`, it may hold {known}"));
+    }
 }
