@@ -236,7 +236,7 @@ impl<'a> Runner<'a, '_> {
                 .hint("name the stage to share: mindgap run PIPELINE rollouts --part 1/4"));
         }
         for spec in &targets {
-            if spec.params.kind() == "train" {
+            if spec.params.trains() {
                 return Err(Error::usage(format!(
                     "stage `{}` cannot be shared: each part needs the one before",
                     spec.name
@@ -298,7 +298,7 @@ impl<'a> Runner<'a, '_> {
                 let fingerprint = bound.parts[index].fingerprint.clone();
                 let Some(_lock) = self.session.store.try_lock_part(&fingerprint)? else {
                     held_elsewhere += 1;
-                    if bound.stage.ordered() { break } else { continue }
+                    if spec.params.trains() { break } else { continue }
                 };
                 // It may have been published between planning and locking.
                 let published = self.session.store.find_part(&bound.family, &fingerprint)?;

@@ -4,7 +4,7 @@ use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::{Hub, Watch};
 use crate::policy::PolicyHandle;
 use crate::policy::{PolicySpec, hub_policy, served_policy};
-use crate::stage::{Inputs, Params, Part, Stage, train};
+use crate::stage::{Inputs, Params, Part, Stage, policy_files};
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
 use mindgap_lm::model::policy::PolicyFiles;
@@ -121,7 +121,7 @@ impl<'a> Session<'a> {
     pub fn finish(&mut self, spec: &StageSpec, manifest: Manifest) {
         for (name, policy) in &self.pipeline.policies {
             if *policy == PolicySpec::Stage(spec.name.clone()) {
-                let files = train::policy_files(manifest.files());
+                let files = policy_files(manifest.files());
                 self.policies.insert(name.clone(), PolicyHandle::of_objects(name, self.store, files));
             }
         }

@@ -97,9 +97,8 @@ impl Pipeline {
         let mut needs: BTreeSet<String> = resolved.collect();
         // Rewrites and evals read the rollouts behind the verdicts they name.
         for name in needs.clone() {
-            if let Some(Params::Judge(judge)) = self.stages.iter().find(|s| s.name == name).map(|s| &s.params) {
-                needs.insert(judge.rollouts.clone());
-            }
+            let read = self.stages.iter().find(|s| s.name == name);
+            needs.extend(read.and_then(|s| s.params.read_along()).map(str::to_string));
         }
         self.stages.iter().filter(|s| needs.contains(&s.name)).map(|s| s.name.as_str()).collect()
     }
@@ -228,11 +227,6 @@ impl Reader<'_> {
 
     fn stage(&self, name: String, written: String, kind: &str, mut body: Table, names: &[String]) -> Result<StageSpec> {
         check_name(&name).map_err(|wrong| self.error(&["stages", &written], format!("stage name `{name}` {wrong}")))?;
-        for key in ["verdicts", "unsolved", "self_aligned", "guided"] {
-            if let Some(Value::Array(items)) = body.get_mut(key) {
-                *items = items.iter().flat_map(|item| glob(item, names)).collect();
-            }
-        }
         let salt = match body.remove("salt") {
             None => None,
             Some(Value::String(salt)) => Some(salt),
@@ -240,8 +234,15 @@ impl Reader<'_> {
                 return Err(self.error(&["stages", &written, "salt"], format!("stage `{name}`: `salt` is not a text")));
             }
         };
-        let params =
+        let mut params =
             Params::parse(kind, body).map_err(|misfit| self.misfit(&["stages", &written], "stage", &name, misfit))?;
+        for (field, list) in params.lists() {
+            let path = ["stages", written.as_str(), field];
+            *list = expand(list, names).map_err(|pattern| {
+                let what = format!("stage `{name}`: `{field}` names `{pattern}`, which fits no stage");
+                self.error(&path, what).hint(did_you_mean(&pattern, names.iter().map(String::as_str)))
+            })?;
+        }
         params.validate().map_err(|e| {
             let error = self.error(&["stages", &written], format!("stage `{name}`: {}", e.what()));
             match e.remedy() {
@@ -289,8 +290,7 @@ impl Reader<'_> {
             for reference in stage.params.references() {
                 let path = ["stages", stage.written.as_str(), reference.field];
                 self.check_reference(&path, &format!("stage `{}`", stage.name), &reference, policies, stages)?;
-                if let (Params::Train(_), Some(PolicySpec::Server(_))) = (&stage.params, policies.get(&reference.name))
-                {
+                if let (true, Some(PolicySpec::Server(_))) = (stage.params.trains(), policies.get(&reference.name)) {
                     let what =
                         format!("stage `{}`: `{}` is on servers and cannot be trained", stage.name, reference.name);
                     return Err(self.error(&path, what).hint(
@@ -357,14 +357,21 @@ impl Reader<'_> {
     }
 }
 
-/// `name-*` in a list of stages stands for all that start so.
-fn glob(item: &Value, names: &[String]) -> Vec<Value> {
-    match item.as_str().and_then(|text| text.strip_suffix('*')) {
-        Some(prefix) => {
-            names.iter().filter(|name| name.starts_with(prefix)).map(|name| Value::from(name.as_str())).collect()
+/// A list of stages in which `name-*` stands for all that start so. Error: a pattern that fits none.
+fn expand(list: &[String], names: &[String]) -> Result<Vec<String>, String> {
+    let mut expanded = Vec::new();
+    for item in list {
+        let Some(prefix) = item.strip_suffix('*') else {
+            expanded.push(item.clone());
+            continue;
+        };
+        let before = expanded.len();
+        expanded.extend(names.iter().filter(|name| name.starts_with(prefix)).cloned());
+        if expanded.len() == before {
+            return Err(item.clone());
         }
-        None => vec![item.clone()],
     }
+    Ok(expanded)
 }
 
 /// The words a message has in backticks.

@@ -1,7 +1,7 @@
 //! documents: text segments + tokenizer -> examples.  For pre-training; each segment says whether it is trained on.
 
 use super::spec::SourceFile;
-use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
+use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Tick, Wants};
 use crate::policy::PolicyHandle;
 use crate::policy::load_policy;
 use arrow::array::RecordBatch;
@@ -28,14 +28,18 @@ pub struct Params {
     pub policy: String,
 }
 
-impl Params {
-    pub fn references(&self) -> Vec<Reference> {
+impl StageParams for Params {
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn references(&self) -> Vec<Reference> {
         vec![Reference::new("policy", &self.policy, Wants::Policy)]
     }
 
-    pub fn bind(&self, inputs: &Inputs) -> Result<DocumentsStage> {
+    fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
         let files = self.files.iter().map(|path| inputs.file(path)).collect::<Result<_>>()?;
-        Ok(DocumentsStage { files, policy: inputs.policy(&self.policy)? })
+        Ok(Box::new(DocumentsStage { files, policy: inputs.policy(&self.policy)? }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! evaluate: judged rollouts on benchmarks -> evals.  A benchmark is a source of the problems table.
 
-use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
+use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Tick, Wants};
 use crate::stats::metrics::{bootstrap_interval, majority_correct, mean, pass_at_k};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
@@ -24,21 +24,21 @@ pub struct Params {
     pub verdicts: Vec<String>,
 }
 
-impl Params {
-    pub fn validate(&self) -> Result<()> {
+impl StageParams for Params {
+    fn validate(&self) -> Result<()> {
         match self.verdicts.is_empty() {
             true => Err(Error::usage("`verdicts` names no stage").hint("name verdict stages, `eval_verdicts-*` say")),
             false => Ok(()),
         }
     }
 
-    pub fn references(&self) -> Vec<Reference> {
+    fn references(&self) -> Vec<Reference> {
         let mut references = vec![Reference::new("problems", &self.problems, Wants::Problems)];
         references.extend(self.verdicts.iter().map(|name| Reference::new("verdicts", name, Wants::Verdicts)));
         references
     }
 
-    pub fn bind(&self, inputs: &Inputs) -> Result<EvaluateStage> {
+    fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
         let mut runs = Vec::new();
         for name in &self.verdicts {
             let rollout = inputs.rollouts_of(name)?;
@@ -50,7 +50,11 @@ impl Params {
                 verdicts: inputs.table(name)?,
             });
         }
-        Ok(EvaluateStage { problems: inputs.table(&self.problems)?, runs })
+        Ok(Box::new(EvaluateStage { problems: inputs.table(&self.problems)?, runs }))
+    }
+
+    fn lists(&mut self) -> Vec<(&'static str, &mut Vec<String>)> {
+        vec![("verdicts", &mut self.verdicts)]
     }
 }
 

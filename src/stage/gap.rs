@@ -5,7 +5,7 @@
 
 mod warnings;
 
-use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
+use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::PolicyHandle;
 use crate::policy::load_policy;
 use crate::stats::gap::{Gather, PolicyGap, Scored};
@@ -38,8 +38,12 @@ pub struct Params {
     pub verdicts: Vec<String>,
 }
 
-impl Params {
-    pub fn references(&self) -> Vec<Reference> {
+impl StageParams for Params {
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn references(&self) -> Vec<Reference> {
         let mut references = vec![
             Reference::new("problems", &self.problems, Wants::Problems),
             Reference::new("before", &self.before, Wants::Logprobs),
@@ -49,7 +53,7 @@ impl Params {
         references
     }
 
-    pub fn bind(&self, inputs: &Inputs) -> Result<GapStage> {
+    fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
         let mut judged: BTreeMap<&str, Judged> = BTreeMap::new();
         for name in &self.verdicts {
             let rollouts = inputs.rollouts_name(name)?;
@@ -67,14 +71,18 @@ impl Params {
             return Err(Error::usage(format!("`before` is scored under policy `{a}`, `after` under `{b}`"))
                 .hint("compare log-probs under one policy"));
         }
-        Ok(GapStage {
+        Ok(Box::new(GapStage {
             policy: inputs.policy(&after.policy)?,
             problems: inputs.table(&self.problems)?,
             before: inputs.table(&self.before)?,
             after: inputs.table(&self.after)?,
             rewrites: inputs.table(&after.rewrites)?,
             judged: judged.into_values().collect(),
-        })
+        }))
+    }
+
+    fn lists(&mut self) -> Vec<(&'static str, &mut Vec<String>)> {
+        vec![("verdicts", &mut self.verdicts)]
     }
 }
 

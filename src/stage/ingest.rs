@@ -3,7 +3,7 @@
 use super::buckets::{at_least_one, starts_range};
 use super::reader::{self, Format, Ingest, Input, Mapping};
 use super::spec::SourceFile;
-use super::{Context, Inputs, Output, Part, Stage, Tick};
+use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Tick};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_store::table::Row;
@@ -65,17 +65,21 @@ fn part_problems() -> u32 {
     128
 }
 
-impl Params {
-    pub fn validate(&self) -> Result<()> {
+impl StageParams for Params {
+    fn validate(&self) -> Result<()> {
         if self.files.is_empty() {
             return Err(Error::usage("`files` is empty").hint("name at least one file of problems"));
         }
         at_least_one(self.part_problems, "part_problems")
     }
 
-    pub fn bind(&self, inputs: &Inputs) -> Result<SourcesStage> {
+    fn references(&self) -> Vec<Reference> {
+        Vec::new()
+    }
+
+    fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
         let files = self.files.iter().map(|file| inputs.file(file.path())).collect::<Result<_>>()?;
-        Ok(SourcesStage { params: self.clone(), files, store: inputs.store.clone() })
+        Ok(Box::new(SourcesStage { params: self.clone(), files, store: inputs.store.clone() }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! judge: rollouts + problems -> verdicts.  One part per part of rollouts; a new judge re-samples nothing.
 
-use super::{Context, Inputs, Output, Part, Reference, Stage, Tick, Wants};
+use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Tick, Wants};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_math::{Judge, boxed_count};
@@ -69,24 +69,28 @@ impl JudgeKind {
     }
 }
 
-impl Params {
-    pub fn validate(&self) -> Result<()> {
+impl StageParams for Params {
+    fn validate(&self) -> Result<()> {
         self.judge.with(self.rel_tol, self.abs_tol).map(drop)
     }
 
-    pub fn references(&self) -> Vec<Reference> {
+    fn references(&self) -> Vec<Reference> {
         vec![
             Reference::new("rollouts", &self.rollouts, Wants::Rollouts),
             Reference::new("problems", &self.problems, Wants::Problems),
         ]
     }
 
-    pub fn bind(&self, inputs: &Inputs) -> Result<JudgeStage> {
-        Ok(JudgeStage {
+    fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
+        Ok(Box::new(JudgeStage {
             judge: self.judge.with(self.rel_tol, self.abs_tol)?,
             rollouts: inputs.table(&self.rollouts)?,
             problems: inputs.table(&self.problems)?,
-        })
+        }))
+    }
+
+    fn read_along(&self) -> Option<&str> {
+        Some(&self.rollouts)
     }
 }
 

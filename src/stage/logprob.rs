@@ -1,7 +1,7 @@
 //! logprob: rewrites + policy -> logprobs.  Teacher-forced, per token, given the plain training prompt.
 
 use super::backend::Lazy;
-use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
+use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::PolicyHandle;
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Recipe;
@@ -22,20 +22,24 @@ pub struct Params {
     pub policy: String,
 }
 
-impl Params {
-    pub fn references(&self) -> Vec<Reference> {
+impl StageParams for Params {
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn references(&self) -> Vec<Reference> {
         vec![
             Reference::new("rewrites", &self.rewrites, Wants::Rewrites),
             Reference::new("policy", &self.policy, Wants::Policy),
         ]
     }
 
-    pub fn bind(&self, inputs: &Inputs) -> Result<LogprobStage> {
-        Ok(LogprobStage {
+    fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
+        Ok(Box::new(LogprobStage {
             rewrites: inputs.table(&self.rewrites)?,
             policy: inputs.policy(&self.policy)?,
             loaded: Lazy::default(),
-        })
+        }))
     }
 }
 

@@ -16,7 +16,8 @@ mod spec;
 mod template;
 pub mod train;
 
-pub use spec::{Inputs, KINDS, Params, Reference, Wants};
+pub use spec::{Inputs, KINDS, Params, Reference, StageParams, Wants};
+pub use train::policy_files;
 
 use candle_core::Device;
 use mindgap_base::error::{Error, Result};
@@ -54,11 +55,6 @@ pub trait Stage: Sync {
     /// A file of the parts before this one that nothing needs any more once this one is published.
     fn superseded(&self, _part: &Part) -> Option<&'static str> {
         None
-    }
-
-    /// True where a part needs the one before it.
-    fn ordered(&self) -> bool {
-        false
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::buckets::{at_least_one, group};
 use super::template::{PLAIN, Template};
-use super::{Context, Inputs, Output, Part, Reference, Stage, Wants};
+use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::PolicyHandle;
 use crate::policy::load_policy;
 use mindgap_base::error::Result;
@@ -70,13 +70,13 @@ fn part_problems() -> u32 {
     1024
 }
 
-impl Params {
-    pub fn validate(&self) -> Result<()> {
+impl StageParams for Params {
+    fn validate(&self) -> Result<()> {
         at_least_one(self.keep, "keep")?;
         at_least_one(self.part_problems, "part_problems")
     }
 
-    pub fn references(&self) -> Vec<Reference> {
+    fn references(&self) -> Vec<Reference> {
         let mut references = vec![
             Reference::new("problems", &self.problems, Wants::Problems),
             Reference::new("policy", &self.policy, Wants::Policy),
@@ -86,21 +86,25 @@ impl Params {
         references
     }
 
-    pub fn bind(&self, inputs: &Inputs) -> Result<RewriteStage> {
+    fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
         let judged = |names: &[String]| -> Result<Vec<Judged>> {
             let pair = |name: &String| {
                 Ok(Judged { rollouts: inputs.table(inputs.rollouts_name(name)?)?, verdicts: inputs.table(name)? })
             };
             names.iter().map(pair).collect()
         };
-        Ok(RewriteStage {
+        Ok(Box::new(RewriteStage {
             params: self.clone(),
             problems: inputs.table(&self.problems)?,
             self_aligned: judged(&self.self_aligned)?,
             guided: judged(&self.guided)?,
             template: Template::new(&inputs.template(self.template.as_deref(), PLAIN)?)?,
             policy: inputs.policy(&self.policy)?,
-        })
+        }))
+    }
+
+    fn lists(&mut self) -> Vec<(&'static str, &mut Vec<String>)> {
+        vec![("self_aligned", &mut self.self_aligned), ("guided", &mut self.guided)]
     }
 }
 

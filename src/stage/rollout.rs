@@ -7,7 +7,7 @@ mod work;
 use super::backend::{Lazy, Loaded};
 use super::buckets::{at_least_one, group};
 use super::template::{PLAIN, Template};
-use super::{Context, Inputs, Output, Part, Reference, Stage, Wants, Work};
+use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Wants, Work};
 use crate::policy::PolicyHandle;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
@@ -73,8 +73,8 @@ fn part_samples() -> u32 {
     8
 }
 
-impl Params {
-    pub fn validate(&self) -> Result<()> {
+impl StageParams for Params {
+    fn validate(&self) -> Result<()> {
         at_least_one(self.samples, "samples")?;
         at_least_one(self.max_new_tokens, "max_new_tokens")?;
         at_least_one(self.part_problems, "part_problems")?;
@@ -94,7 +94,7 @@ impl Params {
         Ok(())
     }
 
-    pub fn references(&self) -> Vec<Reference> {
+    fn references(&self) -> Vec<Reference> {
         let mut references = vec![
             Reference::new("problems", &self.problems, Wants::Problems),
             Reference::new("policy", &self.policy, Wants::Policy),
@@ -103,8 +103,8 @@ impl Params {
         references
     }
 
-    pub fn bind(&self, inputs: &Inputs) -> Result<RolloutStage> {
-        Ok(RolloutStage {
+    fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
+        Ok(Box::new(RolloutStage {
             params: self.clone(),
             problems: inputs.table(&self.problems)?,
             unsolved: self.unsolved.iter().map(|name| inputs.table(name)).collect::<Result<_>>()?,
@@ -116,7 +116,11 @@ impl Params {
             policy: inputs.policy(&self.policy)?,
             loaded: Lazy::default(),
             store: inputs.store.clone(),
-        })
+        }))
+    }
+
+    fn lists(&mut self) -> Vec<(&'static str, &mut Vec<String>)> {
+        vec![("unsolved", &mut self.unsolved)]
     }
 }
 

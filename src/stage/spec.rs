@@ -7,8 +7,10 @@ use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
 use mindgap_store::table::Row;
 use mindgap_store::{Manifest, Store, Table, fs};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::Seek;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 
 /// What a name in a stage's parameters must stand for.
@@ -53,102 +55,98 @@ impl Reference {
     }
 }
 
-/// Typed parameters of a stage, one variant per kind.
-#[derive(Clone, Debug)]
-pub enum Params {
-    Ingest(ingest::Params),
-    Documents(documents::Params),
-    Rollout(rollout::Params),
-    Judge(judge::Params),
-    Rewrite(rewrite::Params),
-    Logprob(logprob::Params),
-    Train(Box<train::Params>),
-    Evaluate(evaluate::Params),
-    Gap(gap::Params),
-}
+/// What the parameters of every kind of stage answer.
+pub trait StageParams {
+    /// What must hold of the parameters, checked before anything runs.
+    fn validate(&self) -> Result<()>;
 
-/// Every stage kind, in data-flow order.
-pub const KINDS: &[&str] =
-    &["ingest", "documents", "rollout", "judge", "rewrite", "logprob", "gap", "train", "evaluate"];
-
-impl Params {
-    /// Reads the parameters of a stage of `kind`. `table` no longer holds `kind` and `matrix`.
-    pub fn parse(kind: &str, table: toml::Table) -> Result<Params, Misfit> {
-        Ok(match kind {
-            "ingest" => Params::Ingest(typed(toml::Value::Table(table))?),
-            "documents" => Params::Documents(typed(toml::Value::Table(table))?),
-            "rollout" => Params::Rollout(typed(toml::Value::Table(table))?),
-            "judge" => Params::Judge(typed(toml::Value::Table(table))?),
-            "rewrite" => Params::Rewrite(typed(toml::Value::Table(table))?),
-            "logprob" => Params::Logprob(typed(toml::Value::Table(table))?),
-            "train" => Params::Train(Box::new(typed(toml::Value::Table(table))?)),
-            "evaluate" => Params::Evaluate(typed(toml::Value::Table(table))?),
-            "gap" => Params::Gap(typed(toml::Value::Table(table))?),
-            other => {
-                return Err(Misfit {
-                    path: "kind".into(),
-                    message: format!("unknown stage kind `{other}`"),
-                    hint: None,
-                });
-            }
-        })
-    }
-
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Params::Ingest(_) => "ingest",
-            Params::Documents(_) => "documents",
-            Params::Rollout(_) => "rollout",
-            Params::Judge(_) => "judge",
-            Params::Rewrite(_) => "rewrite",
-            Params::Logprob(_) => "logprob",
-            Params::Train(_) => "train",
-            Params::Evaluate(_) => "evaluate",
-            Params::Gap(_) => "gap",
-        }
-    }
-
-    /// What must hold between the parameters, checked before anything runs.
-    pub fn validate(&self) -> Result<()> {
-        match self {
-            Params::Rollout(p) => p.validate(),
-            Params::Train(p) => p.validate(),
-            Params::Rewrite(p) => p.validate(),
-            Params::Judge(p) => p.validate(),
-            Params::Ingest(p) => p.validate(),
-            Params::Evaluate(p) => p.validate(),
-            _ => Ok(()),
-        }
-    }
-
-    pub fn references(&self) -> Vec<Reference> {
-        match self {
-            Params::Ingest(_) => Vec::new(),
-            Params::Documents(p) => p.references(),
-            Params::Rollout(p) => p.references(),
-            Params::Judge(p) => p.references(),
-            Params::Rewrite(p) => p.references(),
-            Params::Logprob(p) => p.references(),
-            Params::Train(p) => p.references(),
-            Params::Evaluate(p) => p.references(),
-            Params::Gap(p) => p.references(),
-        }
-    }
+    /// The names used, and what each must stand for.
+    fn references(&self) -> Vec<Reference>;
 
     /// The stage, its inputs resolved.
-    pub fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
-        Ok(match self {
-            Params::Ingest(p) => Box::new(p.bind(inputs)?),
-            Params::Documents(p) => Box::new(p.bind(inputs)?),
-            Params::Rollout(p) => Box::new(p.bind(inputs)?),
-            Params::Judge(p) => Box::new(p.bind(inputs)?),
-            Params::Rewrite(p) => Box::new(p.bind(inputs)?),
-            Params::Logprob(p) => Box::new(p.bind(inputs)?),
-            Params::Train(p) => Box::new(p.bind(inputs)?),
-            Params::Evaluate(p) => Box::new(p.bind(inputs)?),
-            Params::Gap(p) => Box::new(p.bind(inputs)?),
-        })
+    fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>>;
+
+    /// Lists of stages, by field, in which `name-*` stands for all stages whose names start so.
+    fn lists(&mut self) -> Vec<(&'static str, &mut Vec<String>)> {
+        Vec::new()
     }
+
+    /// A stage that is read along by whoever reads this one: the rollouts behind verdicts.
+    fn read_along(&self) -> Option<&str> {
+        None
+    }
+
+    /// It makes a policy of one whose weights are here, each part from the part before it.
+    fn trains(&self) -> bool {
+        false
+    }
+}
+
+/// The kinds of stages: what each is called in a pipeline file, and the module its parameters are in. A new kind is a line
+/// in the list below and nothing else here.
+macro_rules! kinds {
+    ($($kind:literal => $variant:ident in $module:ident,)+) => {
+        /// Typed parameters of a stage, one variant per kind.
+        #[derive(Clone, Debug, Serialize)]
+        #[serde(untagged)]
+        #[expect(clippy::large_enum_variant, reason = "a pipeline has few stages")]
+        pub enum Params {
+            $($variant($module::Params),)+
+        }
+
+        /// Every stage kind, in data-flow order.
+        pub const KINDS: &[&str] = &[$($kind),+];
+
+        impl Params {
+            /// Reads the parameters of a stage of `kind`. `table` no longer holds `kind` and `matrix`.
+            pub fn parse(kind: &str, table: toml::Table) -> Result<Params, Misfit> {
+                match kind {
+                    $($kind => typed(toml::Value::Table(table)).map(Params::$variant),)+
+                    other => Err(Misfit {
+                        path: "kind".into(),
+                        message: format!("unknown stage kind `{other}`"),
+                        hint: None,
+                    }),
+                }
+            }
+
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $(Params::$variant(_) => $kind,)+
+                }
+            }
+        }
+
+        impl Deref for Params {
+            type Target = dyn StageParams;
+
+            fn deref(&self) -> &Self::Target {
+                match self {
+                    $(Params::$variant(params) => params,)+
+                }
+            }
+        }
+
+        impl DerefMut for Params {
+            fn deref_mut(&mut self) -> &mut Self::Target {
+                match self {
+                    $(Params::$variant(params) => params,)+
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    "ingest" => Ingest in ingest,
+    "documents" => Documents in documents,
+    "rollout" => Rollout in rollout,
+    "judge" => Judge in judge,
+    "rewrite" => Rewrite in rewrite,
+    "logprob" => Logprob in logprob,
+    "gap" => Gap in gap,
+    "train" => Train in train,
+    "evaluate" => Evaluate in evaluate,
 }
 
 /// What a stage's names resolve to.

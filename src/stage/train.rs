@@ -31,17 +31,6 @@ const STATE_FILE: &str = "trainer.safetensors";
 /// The weights of the finished policy.
 const WEIGHTS_FILE: &str = "model.safetensors";
 
-impl Params {
-    pub fn bind(&self, inputs: &Inputs) -> Result<TrainStage> {
-        let data = Data::of(self, inputs)?;
-        let weights = self.row_weights.as_ref().map(|weights| inputs.file(&weights.file)).transpose()?;
-        let held_out = self.eval_data.as_ref().map(|name| Data::named(name, inputs)).transpose()?;
-        let policy = inputs.policy(&self.policy)?;
-        let steps = self.plan(data.row_count()?)?;
-        Ok(TrainStage { params: self.clone(), data, weights, held_out, policy, steps, store: inputs.store.clone() })
-    }
-}
-
 /// The files of a finished train stage that make a policy.
 pub fn policy_files(files: BTreeMap<String, (Address, u64)>) -> BTreeMap<String, (Address, u64)> {
     files.into_iter().filter(|(name, _)| name != STATE_FILE).collect()
@@ -56,6 +45,17 @@ pub struct TrainStage {
     policy: PolicyHandle,
     steps: Vec<PlannedStep>,
     store: Store,
+}
+
+impl TrainStage {
+    fn bind(params: &Params, inputs: &Inputs) -> Result<TrainStage> {
+        let data = Data::of(params, inputs)?;
+        let weights = params.row_weights.as_ref().map(|weights| inputs.file(&weights.file)).transpose()?;
+        let held_out = params.eval_data.as_ref().map(|name| Data::named(name, inputs)).transpose()?;
+        let policy = inputs.policy(&params.policy)?;
+        let steps = params.plan(data.row_count()?)?;
+        Ok(TrainStage { params: params.clone(), data, weights, held_out, policy, steps, store: inputs.store.clone() })
+    }
 }
 
 impl Stage for TrainStage {
@@ -107,10 +107,6 @@ impl Stage for TrainStage {
 
     fn main_table(&self) -> Option<&'static str> {
         None
-    }
-
-    fn ordered(&self) -> bool {
-        true
     }
 
     fn parts(&self) -> Result<Vec<Part>> {

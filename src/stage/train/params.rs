@@ -1,7 +1,8 @@
 //! What a train stage may be told, checked before anything runs.
 
 use super::super::buckets::at_least_one;
-use super::super::{Reference, Wants};
+use super::super::{Inputs, Reference, Stage, StageParams, Wants};
+use super::TrainStage;
 use candle_core::DType;
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::train::{
@@ -188,8 +189,8 @@ fn checkpoint_steps() -> u32 {
     100
 }
 
-impl Params {
-    pub fn validate(&self) -> Result<()> {
+impl StageParams for Params {
+    fn validate(&self) -> Result<()> {
         Loss::from_value(&self.loss)?;
         self.lora.as_ref().map_or(Ok(()), LoraParams::check)?;
         for (name, value) in [("batch_size", self.batch_size), ("checkpoint_steps", self.checkpoint_steps)] {
@@ -213,7 +214,7 @@ impl Params {
         Ok(())
     }
 
-    pub fn references(&self) -> Vec<Reference> {
+    fn references(&self) -> Vec<Reference> {
         let mut references = vec![
             Reference::new("data", &self.data, Wants::Trainable),
             Reference::new("policy", &self.policy, Wants::Policy),
@@ -223,6 +224,16 @@ impl Params {
         references
     }
 
+    fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
+        Ok(Box::new(TrainStage::bind(self, inputs)?))
+    }
+
+    fn trains(&self) -> bool {
+        true
+    }
+}
+
+impl Params {
     /// The batch plan over so many rows.
     pub(super) fn plan(&self, row_count: usize) -> Result<Vec<PlannedStep>> {
         let length = match (self.epochs, self.steps) {
