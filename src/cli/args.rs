@@ -2,6 +2,7 @@
 
 use crate::export::{Format, Rejected};
 use crate::pipeline::execute::Share;
+use crate::stage::judge::JudgeKind;
 use candle_core::Device;
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -294,8 +295,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 pub struct Export {
     #[command(flatten)]
     pub stage: Stage,
-    /// trl, verl, verl-paper, llamafactory, axolotl, swift, openrlhf, pretokenized or preference. See docs/export.md.
-    #[arg(long, value_parser = format)]
+    /// The layout of the files. See docs/export.md.
+    #[arg(long, value_enum)]
     pub format: Format,
     /// Folder to write to. Files that are there already are never overwritten.
     #[arg(long)]
@@ -303,16 +304,11 @@ pub struct Export {
     /// swift: weight of a source's rows, --weight expert=0.3 say. May be repeated.
     #[arg(long = "weight", value_name = "SOURCE=WEIGHT", value_parser = weight)]
     pub weights: Vec<(Source, f32)>,
-    /// preference: what the target is preferred to: an `incorrect` sample, or the `expert`'s solution.
-    #[arg(long, value_parser = rejected, default_value = "incorrect")]
+    /// preference: what the target is preferred to.
+    #[arg(long, value_enum, default_value_t)]
     pub rejected: Rejected,
     #[arg(long)]
     pub json: bool,
-}
-
-fn format(text: &str) -> Result<Format, String> {
-    let names = || Format::ALL.map(Format::name).join(", ");
-    Format::ALL.into_iter().find(|format| format.name() == text).ok_or_else(|| format!("formats are {}", names()))
 }
 
 fn weight(text: &str) -> Result<(Source, f32), String> {
@@ -324,14 +320,6 @@ fn weight(text: &str) -> Result<(Source, f32), String> {
     match weight.parse::<f32>() {
         Ok(weight) if weight.is_finite() && weight >= 0.0 => Ok((*source, weight)),
         _ => Err(format!("`{weight}` is not a number from 0 on")),
-    }
-}
-
-fn rejected(text: &str) -> Result<Rejected, String> {
-    match text {
-        "incorrect" => Ok(Rejected::Incorrect),
-        "expert" => Ok(Rejected::Expert),
-        _ => Err("either `incorrect` or `expert`".to_string()),
     }
 }
 
@@ -347,8 +335,8 @@ pub struct Judge {
     #[arg(long, requires = "gold")]
     pub answer: Option<String>,
     /// How answers are compared.
-    #[arg(long, default_value = "math", value_parser = ["math", "exact", "numeric", "choice", "json"])]
-    pub judge: String,
+    #[arg(long, value_enum, default_value_t)]
+    pub judge: JudgeKind,
     /// Relative tolerance of `--judge numeric` [default: 1e-6].
     #[arg(long)]
     pub rel_tol: Option<f64>,

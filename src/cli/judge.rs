@@ -30,11 +30,10 @@ struct Pair {
 }
 
 pub fn judge(args: args::Judge) -> Result<()> {
-    let kind: JudgeKind = serde_json::from_value(args.judge.into()).expect("clap knows the kinds");
-    if kind != JudgeKind::Numeric && (args.rel_tol.is_some() || args.abs_tol.is_some()) {
+    if args.judge != JudgeKind::Numeric && (args.rel_tol.is_some() || args.abs_tol.is_some()) {
         return Err(Error::usage("`--rel-tol` and `--abs-tol` belong to `--judge numeric`"));
     }
-    let judge = kind.with(args.rel_tol.unwrap_or_else(rel_tol), args.abs_tol.unwrap_or(0.0))?;
+    let judge = args.judge.with(args.rel_tol.unwrap_or_else(rel_tol), args.abs_tol.unwrap_or(0.0))?;
     if let (Some(gold), Some(response)) = (args.gold, args.answer) {
         return render::json(&verdict(&judge, &Pair { id: Value::Null, gold, response }));
     }

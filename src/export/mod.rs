@@ -13,6 +13,7 @@ pub use card::Lineage;
 pub use preference::Rejected;
 
 use arrow::array::RecordBatch;
+use clap::ValueEnum;
 use mindgap_base::error::{Error, Result};
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rewrites::{Rewrite, Source};
@@ -20,44 +21,35 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// A layout some trainer reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
+    /// TRL: prompt and completion as conversations
     Trl,
+    /// verl: one conversation per row
     Verl,
+    /// verl as the paper's code reads it, single turn
     VerlPaper,
+    /// LLaMA-Factory: instruction, input and output
+    #[value(name = "llamafactory")]
     LlamaFactory,
+    /// axolotl: conversations
     Axolotl,
+    /// ms-swift: conversations, with row weights
     Swift,
+    /// OpenRLHF: input and output
+    #[value(name = "openrlhf")]
     OpenRlhf,
+    /// The very tokens, for any trainer that takes them
     Pretokenized,
+    /// Pairs of a target and a worse answer
     Preference,
 }
 
 impl Format {
-    pub const ALL: [Format; 9] = [
-        Format::Trl,
-        Format::Verl,
-        Format::VerlPaper,
-        Format::LlamaFactory,
-        Format::Axolotl,
-        Format::Swift,
-        Format::OpenRlhf,
-        Format::Pretokenized,
-        Format::Preference,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Format::Trl => "trl",
-            Format::Verl => "verl",
-            Format::VerlPaper => "verl-paper",
-            Format::LlamaFactory => "llamafactory",
-            Format::Axolotl => "axolotl",
-            Format::Swift => "swift",
-            Format::OpenRlhf => "openrlhf",
-            Format::Pretokenized => "pretokenized",
-            Format::Preference => "preference",
-        }
+    /// As it is written on the command line.
+    pub fn name(self) -> String {
+        let value = self.to_possible_value().expect("no format is hidden");
+        value.get_name().to_string()
     }
 
     /// The file of the rows.
@@ -253,8 +245,8 @@ mod tests {
 
     #[test]
     fn nothing_to_write_is_an_error() {
-        for format in Format::ALL {
-            let error = export(format, &[], &Options::default(), &testing::lineage()).unwrap_err();
+        for format in Format::value_variants() {
+            let error = export(*format, &[], &Options::default(), &testing::lineage()).unwrap_err();
             assert_eq!(error.what(), "there is no row to export");
         }
     }

@@ -2,16 +2,17 @@
 
 use super::messages::Turn;
 use super::{Origin, Target, lines};
+use clap::ValueEnum;
 use mindgap_store::table::rewrites::Source;
 use serde::Serialize;
 
 /// What the target is preferred to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Rejected {
-    /// A sample of the policy, given the plain prompt, that was judged incorrect.
+    /// A sample of the policy, given the plain prompt, that was judged incorrect
     #[default]
     Incorrect,
-    /// The expert's solution, where the target is in the policy's own words.
+    /// The expert's solution, where the target is in the policy's own words
     Expert,
 }
 

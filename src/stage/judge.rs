@@ -1,6 +1,7 @@
 //! judge: rollouts + problems -> verdicts.  One part per part of rollouts; a new judge re-samples nothing.
 
 use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Tick, Wants};
+use clap::ValueEnum;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_math::{Judge, boxed_count};
@@ -30,19 +31,19 @@ pub struct Params {
     pub abs_tol: f64,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum JudgeKind {
-    /// Mathematical equality of final answers.
+    /// Mathematical equality of final answers
     #[default]
     Math,
-    /// The same text.
+    /// The same text
     Exact,
-    /// Numbers within a tolerance.
+    /// Numbers within a tolerance
     Numeric,
-    /// A multiple-choice letter.
+    /// A multiple-choice letter
     Choice,
-    /// Equal JSON values.
+    /// Equal JSON values
     Json,
 }
 

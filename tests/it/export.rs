@@ -168,7 +168,11 @@ fn refuses_clearly() {
     refused(export("verdicts", &["--format", "trl"]), 2, &wrong);
     refused(export("train", &["--format", "trl"]), 2, &["`train` stage", "mindgap path"]);
     refused(export("rewrite", &["--format", "trl"]), 2, &["no stage `rewrite`", "did you mean `rewrites`"]);
-    refused(export("rewrites", &["--format", "vrl"]), 2, &["formats are trl, verl"]);
+    refused(
+        export("rewrites", &["--format", "vrl"]),
+        2,
+        &["possible values: trl, verl", "a similar value exists: 'verl'"],
+    );
     refused(export("rewrites", &["--format", "trl", "--weight", "expert=1"]), 2, &["`trl` has no row weights"]);
     refused(export("rewrites", &["--format", "swift", "--weight", "expert=-1"]), 2, &["not a number from 0 on"]);
 

@@ -91,8 +91,8 @@ fn assert_golden(name: &str, found: &str) {
 #[test]
 fn help() {
     let folder = workdir();
-    let found: String =
-        ["--help", "run --help", "plan --help", "log --help"].map(|line| shell(folder.path(), line)).concat();
+    let pages = ["--help", "run --help", "plan --help", "log --help", "export --help", "judge --help"];
+    let found: String = pages.map(|line| shell(folder.path(), line)).concat();
     assert_golden("help", &found);
 }
 
@@ -145,6 +145,8 @@ fn mistakes() {
         ("a stage of the wrong kind", "rollouts = \"rollouts\"", "rollouts = \"problems\""),
         ("a cycle", "samples = 2", "samples = 2\nunsolved = [\"verdicts\"]"),
         ("a wrong type", "samples = 2", "samples = \"two\""),
+        ("a wrong word", "samples = 2", "samples = 2\nprompt_kind = \"guide\""),
+        ("a pattern that fits no stage", "samples = 2", "samples = 2\nunsolved = [\"verdict-*\"]"),
         ("a value out of range", "samples = 2", "samples = 0"),
         ("broken TOML", "samples = 2", "samples = "),
         ("a missing file", "world/train-0.parquet", "world/train-9.parquet"),
@@ -159,5 +161,7 @@ fn mistakes() {
     let lines =
         ["rnu p.toml", "run", "run nowhere.toml", "run p.toml rollout", "path p.toml problms", "show p.toml problems"];
     found += &lines.map(|line| shell(folder.path(), line)).concat();
+    let words = ["judge - --judge maths", "export p.toml rewrites --format tlr --to out"];
+    found += &words.map(|line| shell(folder.path(), line)).concat();
     assert_golden("mistakes", &found);
 }
