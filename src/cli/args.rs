@@ -319,7 +319,7 @@ fn weight(text: &str) -> Result<(Source, f32), String> {
     };
     match weight.parse::<f32>() {
         Ok(weight) if weight.is_finite() && weight >= 0.0 => Ok((*source, weight)),
-        _ => Err(format!("`{weight}` is not a number from 0 on")),
+        _ => Err(format!("weight `{weight}` must be a non-negative number")),
     }
 }
 

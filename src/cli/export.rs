@@ -129,7 +129,7 @@ fn drifting(tokenizer: &Tokenizer, rewrites: &[Rewrite]) -> Result<usize> {
 fn write(folder: &Path, export: &Export, footer: &Footer) -> Result<Vec<PathBuf>> {
     let present = fs::list(folder)?;
     if let Some(file) = export.files.iter().find(|file| present.iter().any(|name| name == file.name)) {
-        return Err(Error::usage("file exists")
+        return Err(Error::usage("output file exists already")
             .at(folder.join(file.name).display().to_string())
             .hint("remove it first, or choose another folder: nothing is overwritten"));
     }

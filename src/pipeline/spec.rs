@@ -231,7 +231,7 @@ impl Reader<'_> {
             None => None,
             Some(Value::String(salt)) => Some(salt),
             Some(_) => {
-                return Err(self.error(&["stages", &written, "salt"], format!("stage `{name}`: `salt` is not a text")));
+                return Err(self.error(&["stages", &written, "salt"], format!("stage `{name}`: `salt` must be a string")));
             }
         };
         let mut params =

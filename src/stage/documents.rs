@@ -118,9 +118,9 @@ fn number_repeats(rows: &mut [Example]) {
 
 fn examples(tokenizer: &Tokenizer, batch: &RecordBatch) -> Result<Vec<Example>> {
     let documents: Vec<Document> = serde_arrow::from_record_batch(batch).map_err(|e| {
-        Error::input("file holds no `segments` column of (text, label) lists")
+        Error::input("file holds no column `segments` of lists of (text, label)")
             .source(e)
-            .hint("see docs/tables/examples.md")
+            .hint("`text` is a string, `label` is true where the text is trained on")
     })?;
     documents.par_iter().map(|document| example(tokenizer, document)).collect()
 }

@@ -174,12 +174,12 @@ fn refuses_clearly() {
         &["possible values: trl, verl", "a similar value exists: 'verl'"],
     );
     refused(export("rewrites", &["--format", "trl", "--weight", "expert=1"]), 2, &["`trl` has no row weights"]);
-    refused(export("rewrites", &["--format", "swift", "--weight", "expert=-1"]), 2, &["not a number from 0 on"]);
+    refused(export("rewrites", &["--format", "swift", "--weight", "expert=-1"]), 2, &["weight `-1` must be a non-negative number"]);
 
     let first = export("rewrites", &["--format", "trl"]);
     ok(&store, &first.iter().map(String::as_str).collect::<Vec<_>>());
     std::fs::write(folder.path().join("out/train.jsonl"), "mine").unwrap();
-    refused(first, 2, &["file exists", "out/train.jsonl", "nothing is overwritten"]);
+    refused(first, 2, &["output file exists already", "out/train.jsonl", "nothing is overwritten"]);
     assert_eq!(std::fs::read_to_string(folder.path().join("out/train.jsonl")).unwrap(), "mine");
 
     // A recipe that changed since is not finished: old rows are not passed off as new ones.

@@ -233,7 +233,7 @@ fn row_weights_come_from_a_column() {
     let stderr = fails(&store, &["run", &file], 3);
     assert!(stderr.contains("has no weight") && stderr.contains("weights.parquet"), "{stderr}");
     write(24, &|i| if i == 7 { -1.0 } else { 1.0 });
-    assert!(fails(&store, &["run", &file], 3).contains("has no weight from 0 on"));
+    assert!(fails(&store, &["run", &file], 3).contains("must be a non-negative number"));
     let misnamed = pipeline(folder.path(), &weighted.replace("value", "valu"));
     assert!(fails(&store, &["run", &misnamed], 3).contains("no column `valu`"));
 }

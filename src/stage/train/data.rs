@@ -143,7 +143,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Errors: a column the file lacks, a key given twice, a weight that is not a number from 0 on.
+    /// Errors: a column the file lacks, a key given twice, a weight that is no number, or negative.
     pub fn read(params: &RowWeights, file: &SourceFile, data: &Data) -> Result<Weights> {
         let place = file.path.display().to_string();
         let mut rows = HashMap::new();
@@ -157,7 +157,7 @@ impl Weights {
             let columns: Vec<usize> =
                 batch.schema().fields().iter().enumerate().filter(|(_, f)| wanted(f.name())).map(|(i, _)| i).collect();
             let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
-                Error::input("row weights are not texts and numbers").at(&place).source(e)
+                Error::input("row weights must be strings and numbers").at(&place).source(e)
             };
             let batch = batch.project(&columns).map_err(|e| failed(e.into()))?;
             let read: Vec<BTreeMap<String, Value>> =
@@ -167,7 +167,7 @@ impl Weights {
                 let choice = row.get("choice_index").and_then(Value::as_u64).map(|choice| choice as u32);
                 let weight = row.get(&params.column).and_then(Value::as_f64).map(|weight| weight as f32);
                 let Some(weight) = weight.filter(|weight| weight.is_finite() && *weight >= 0.0) else {
-                    return Err(Error::input(format!("row `{key}` has no weight from 0 on")).at(&place));
+                    return Err(Error::input(format!("the weight of row `{key}` must be a non-negative number")).at(&place));
                 };
                 if rows.insert((key.clone(), choice), weight).is_some() {
                     return Err(Error::input(format!("row `{key}` has two weights")).at(&place));

@@ -159,7 +159,7 @@ pub enum Keep {
 pub struct RowWeights {
     /// A Parquet file with the data's key (`problem_id` and, if rows of a problem differ, `choice_index`; or `example_id`).
     pub file: String,
-    /// Its column of weights: numbers from 0 on.
+    /// Its column of weights: non-negative numbers.
     #[serde(default = "weight")]
     pub column: String,
 }

@@ -38,7 +38,7 @@ impl AdamWParams {
         }
         let bad = |x: f64| !x.is_finite() || x < 0.0;
         if bad(self.epsilon) || bad(self.weight_decay) {
-            return Err(Error::usage("`epsilon` and `weight_decay` must be numbers from 0 on"));
+            return Err(Error::usage("`epsilon` and `weight_decay` must be non-negative"));
         }
         Ok(())
     }

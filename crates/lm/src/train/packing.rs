@@ -114,7 +114,7 @@ fn input_length(example: &TrainExample, params: &PackingParams) -> Result<usize>
         return Err(Error::input("the first token of an example is a target, but nothing predicts it"));
     }
     if !example.weight.is_finite() || example.weight < 0.0 {
-        return Err(Error::input(format!("example weight `{}` is not a number from 0 on", example.weight)));
+        return Err(Error::input(format!("example weight `{}` must be a non-negative number", example.weight)));
     }
     let kept = match params.too_long {
         TooLong::Error if length > params.max_length => {
