@@ -231,7 +231,9 @@ impl Reader<'_> {
             None => None,
             Some(Value::String(salt)) => Some(salt),
             Some(_) => {
-                return Err(self.error(&["stages", &written, "salt"], format!("stage `{name}`: `salt` must be a string")));
+                return Err(
+                    self.error(&["stages", &written, "salt"], format!("stage `{name}`: `salt` must be a string"))
+                );
             }
         };
         let mut params =

@@ -174,7 +174,11 @@ fn refuses_clearly() {
         &["possible values: trl, verl", "a similar value exists: 'verl'"],
     );
     refused(export("rewrites", &["--format", "trl", "--weight", "expert=1"]), 2, &["`trl` has no row weights"]);
-    refused(export("rewrites", &["--format", "swift", "--weight", "expert=-1"]), 2, &["weight `-1` must be a non-negative number"]);
+    refused(
+        export("rewrites", &["--format", "swift", "--weight", "expert=-1"]),
+        2,
+        &["weight `-1` must be a non-negative number"],
+    );
 
     let first = export("rewrites", &["--format", "trl"]);
     ok(&store, &first.iter().map(String::as_str).collect::<Vec<_>>());

@@ -22,6 +22,7 @@ mod inspect;
 mod oracle;
 mod power;
 mod properties;
+mod recipes;
 mod report;
 mod results;
 mod scores;

@@ -167,7 +167,9 @@ impl Weights {
                 let choice = row.get("choice_index").and_then(Value::as_u64).map(|choice| choice as u32);
                 let weight = row.get(&params.column).and_then(Value::as_f64).map(|weight| weight as f32);
                 let Some(weight) = weight.filter(|weight| weight.is_finite() && *weight >= 0.0) else {
-                    return Err(Error::input(format!("the weight of row `{key}` must be a non-negative number")).at(&place));
+                    return Err(
+                        Error::input(format!("the weight of row `{key}` must be a non-negative number")).at(&place)
+                    );
                 };
                 if rows.insert((key.clone(), choice), weight).is_some() {
                     return Err(Error::input(format!("row `{key}` has two weights")).at(&place));

@@ -1,0 +1,318 @@
+//! Recipes: every parameter of every kind of stage is in a recipe or in a part's key, and the recipes stay what they are. A
+//! parameter left out would serve stale results without a word; another spelling would forget every user's cache.
+
+use crate::support::{root, smoke};
+use mindgap::net::hub::Watch;
+use mindgap::pipeline::session::{Bound, Session, manifest};
+use mindgap::pipeline::{Pipeline, StageSpec};
+use mindgap::policy::PolicySpec;
+use mindgap::stage::{KINDS, Params};
+use mindgap_store::Store;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
+
+/// Kind, parameter, and why no result of the stage depends on it.
+const IRRELEVANT: &[(&str, &str, &str)] = &[
+    ("judge", "problems", "a gold answer is part of its problem's id, which the rollouts hold"),
+    ("rollout", "label", "evals tell it, samples do not depend on it"),
+    ("train", "gradient_checkpointing", "the same result with less memory"),
+    ("train", "keep_checkpoints", "says what stays in the store, not what is made"),
+];
+
+/// Kind, parameter, and where no result depends on it.
+const SOMETIMES: &[(&str, &str, &str)] = &[
+    ("judge", "abs_tol", "only the judge `numeric` knows tolerances"),
+    ("judge", "rel_tol", "only the judge `numeric` knows tolerances"),
+    ("train", "eval_steps", "nothing is evaluated without `eval_data`"),
+    ("train", "logprobs", "they are of rewrites, and documents have none"),
+];
+
+/// Kind, parameter and other values as JSON, where the field's type does not give one: what is named must exist, and a
+/// number may have to change by more than 1 to cut the work another way. The first that differs and is of the same type is
+/// taken; any for null.
+const VALUES: &[(&str, &str, &str)] = &[
+    ("ingest", "fields.question", r#"["problem"]"#),
+    ("ingest", "fields.solution", r#"["proof"]"#),
+    ("ingest", "fields.answer", r#"["gold"]"#),
+    ("ingest", "fields.id", r#"["key"]"#),
+    ("ingest", "fields.source", r#"["origin"]"#),
+    ("ingest", "files.path", r#"["../data/world/test-long.parquet"]"#),
+    ("documents", "files", r#"["../data/world/test-long.parquet"]"#),
+    ("documents", "policy", r#"["other"]"#),
+    ("rollout", "problems", r#"["problems", "benchmarks"]"#),
+    ("rollout", "policy", r#"["other"]"#),
+    ("rollout", "label", r#"["tuned"]"#),
+    ("rollout", "unsolved", r#"[["verdicts"], "verdicts", "exact_verdicts"]"#),
+    ("rollout", "template", r#"["templates/boxed.j2", "templates/guided.j2"]"#),
+    ("rollout", "stop", r#"[["\n\n"]]"#),
+    ("rollout", "part_problems", "[1048576]"),
+    ("rollout", "part_samples", "[1]"),
+    ("judge", "rollouts", r#"["rollouts", "guided"]"#),
+    ("judge", "problems", r#"["problems", "benchmarks"]"#),
+    ("rewrite", "problems", r#"["problems", "benchmarks"]"#),
+    ("rewrite", "policy", r#"["other"]"#),
+    ("rewrite", "self_aligned", r#"[["verdicts"], "exact_verdicts"]"#),
+    ("rewrite", "guided", r#"[["guided_verdicts"], "verdicts"]"#),
+    ("rewrite", "template", r#"["templates/boxed.j2", "templates/guided.j2"]"#),
+    ("rewrite", "part_problems", "[24]"),
+    ("logprob", "rewrites", r#"["rewrites", "expert"]"#),
+    ("logprob", "policy", r#"["other"]"#),
+    ("gap", "problems", r#"["benchmarks"]"#),
+    ("gap", "before", r#"["logprobs-rewrites"]"#),
+    ("gap", "after", r#"["logprobs-expert"]"#),
+    ("gap", "verdicts", r#"["verdicts_lenient"]"#),
+    ("train", "data", r#"["rewrites", "expert"]"#),
+    ("train", "policy", r#"["other"]"#),
+    ("train", "init_seed", "[7]"),
+    ("train", "logprobs", r#"["logprobs-expert", "logprobs-rewrites"]"#),
+    ("train", "sources", r#"[["self", "expert"], "guided"]"#),
+    ("train", "row_weights", r#"[{ "file": "smoke.toml", "column": "weight" }]"#),
+    ("train", "row_weights.file", r#"["demo.toml"]"#),
+    ("train", "eval_data", r#"["rewrites", "expert"]"#),
+    ("train", "loss", r#"["sft", "dft"]"#),
+    ("train", "epochs", "[3]"),
+    ("train", "steps", "[3]"),
+    ("train", "stop_step", "[1]"),
+    ("train", "lora", r#"[{ "rank": 4, "alpha": 8.0, "targets": ["q_proj", "v_proj"] }]"#),
+    ("evaluate", "problems", r#"["problems"]"#),
+    ("evaluate", "verdicts", r#"["verdicts"]"#),
+];
+
+/// Kind, parameter and every word it may be: a word is part of recipes, so none may be renamed.
+const WORDS: &[(&str, &str, &str)] = &[
+    ("judge", "judge", "math exact numeric choice json"),
+    ("rewrite", "choice", "first random"),
+    ("rollout", "prompt_kind", "plain guided"),
+    ("train", "dtype", "f32 bf16"),
+    ("train", "keep_checkpoints", "all last"),
+    ("train", "loss", "sft dft importance iw-sft psft idft eaft chord-phi talr asft"),
+    ("train", "publish", "last best"),
+    ("train", "schedule", "cosine constant wsd"),
+    ("train", "sources", "self guided expert"),
+    ("train", "too_long", "error truncate_right"),
+];
+
+/// Kind, stage, and the start of its recipe's fingerprint. A change means that every user computes the stage anew: say so
+/// under "Recomputes" in CHANGELOG.md. The stages are those whose recipes name no sampled or trained content, which is the
+/// same on one instruction set only.
+const PINNED: &[(&str, &str, &str)] = &[
+    ("ingest", "problems", "73736b7c907c"),
+    ("documents", "documents", "0672b0300d83"),
+    ("rollout", "rollouts", "c0db947ab35e"),
+    ("judge", "verdicts", "8fb739da9df3"),
+    ("rewrite", "rewrites", "30f0fb832857"),
+    ("logprob", "logprobs-rewrites", "cdcd2c3484eb"),
+    ("gap", "gap", "9590affafcc9"),
+    ("train", "pretrain", "0204603ab109"),
+    ("evaluate", "evals", "c68d232d8d45"),
+];
+
+/// The smoke pipeline with all its stages finished, and a second policy, `other`, for stages to name.
+struct Smoke<'a> {
+    session: Session<'a>,
+}
+
+fn with_smoke(test: impl FnOnce(&Smoke)) {
+    let mut pipeline = Pipeline::load(&root().join("pipelines/smoke.toml"), &[]).unwrap();
+    let model = root().join("tests/fixtures/model/qwen2");
+    pipeline.policies.insert("other".to_string(), PolicySpec::Path(model.display().to_string()));
+    // A session knows the policies that stages name.
+    let mut naming = pipeline.stage("logprobs-expert").unwrap().clone();
+    naming.name = "naming".to_string();
+    naming.params = read("logprob", &serde_json::json!({"rewrites": "expert", "policy": "other"})).unwrap();
+    pipeline.stages.push(naming);
+    let store = Store::open(&smoke().0).unwrap();
+    let watch = Watch { cancel: &AtomicBool::new(false), on_transfer: &|_| () };
+    let mut session = Session::new(&pipeline, &store, &[], &watch).unwrap();
+    for spec in pipeline.stages.iter().filter(|spec| spec.name != "naming") {
+        let manifest = manifest(spec, &session.bind(spec).unwrap()).expect("the smoke pipeline has run");
+        session.finish(spec, manifest);
+    }
+    test(&Smoke { session });
+}
+
+impl Smoke<'_> {
+    fn stages(&self) -> impl Iterator<Item = &StageSpec> {
+        self.session.pipeline.stages.iter().filter(|spec| spec.name != "naming")
+    }
+
+    fn bind(&self, spec: &StageSpec, params: &Value) -> Bound {
+        let params =
+            read(spec.params.kind(), params).unwrap_or_else(|e| panic!("stage `{}`: {e}\n{params}", spec.name));
+        let bound = self.session.bind(&StageSpec { params, ..spec.clone() });
+        bound.unwrap_or_else(|e| panic!("stage `{}`: {e}", spec.name))
+    }
+}
+
+/// Parameters from their serialised form.
+fn read(kind: &str, params: &Value) -> Result<Params, String> {
+    let table = toml::Table::try_from(without_null(params)).expect("parameters are a table");
+    Params::parse(kind, table).map_err(|misfit| misfit.message)
+}
+
+/// TOML has no null: a field without a value is left out.
+fn without_null(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let set = fields.iter().filter(|(_, value)| !value.is_null());
+            set.map(|(name, value)| (name.clone(), without_null(value))).collect()
+        }
+        Value::Array(items) => items.iter().map(without_null).collect(),
+        other => other.clone(),
+    }
+}
+
+/// A value at a path through fields and list items. The path as people say it has no list items.
+#[derive(Clone, Default)]
+struct Place {
+    pointer: String,
+    field: String,
+}
+
+impl Place {
+    fn field(&self, name: &str) -> Place {
+        let dot = if self.field.is_empty() { "" } else { "." };
+        Place { pointer: format!("{}/{name}", self.pointer), field: format!("{}{dot}{name}", self.field) }
+    }
+
+    fn first_item(&self) -> Place {
+        Place { pointer: format!("{}/0", self.pointer), field: self.field.clone() }
+    }
+
+    fn set(&self, params: &Value, value: Value) -> Value {
+        let mut changed = params.clone();
+        *changed.pointer_mut(&self.pointer).expect("the place was found in the value") = value;
+        changed
+    }
+}
+
+/// Every place of the parameters that holds a value, and lists whole as well as their first item.
+fn places(value: &Value, at: &Place, found: &mut Vec<Place>) {
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| places(value, &at.field(name), found)),
+        Value::Array(items) => {
+            found.push(at.clone());
+            items.first().into_iter().for_each(|item| places(item, &at.first_item(), found));
+        }
+        _ => found.push(at.clone()),
+    }
+}
+
+/// Another value of [`VALUES`] for a place.
+fn listed(kind: &str, field: &str, value: &Value) -> Option<Value> {
+    let (.., others) = VALUES.iter().find(|(of, name, _)| (*of, *name) == (kind, field))?;
+    let others: Vec<Value> = serde_json::from_str(others).unwrap();
+    let same_type = |other: &Value| std::mem::discriminant(other) == std::mem::discriminant(value);
+    others.into_iter().find(|other| other != value && (value.is_null() || same_type(other)))
+}
+
+/// The words that may stand at a place, told by the error about one that may not.
+fn words(kind: &str, params: &Value, at: &Place) -> Option<Vec<String>> {
+    let wrong = at.set(params, Value::from("no such word"));
+    let error = match read(kind, &wrong) {
+        Ok(params) => {
+            params.validate().err().map(|e| e.what().to_string()).filter(|e| e.starts_with("unknown loss"))?
+        }
+        Err(message) => message,
+    };
+    assert!(error.contains("no such word"), "{error}");
+    Some(error.split('`').skip(3).step_by(2).map(str::to_string).collect())
+}
+
+/// The parameters with another value at a place.
+fn change(kind: &str, params: &Value, at: &Place) -> Value {
+    let value = params.pointer(&at.pointer).expect("the place was found in the value");
+    let other = listed(kind, &at.field, value).unwrap_or_else(|| match value {
+        Value::Bool(value) => Value::from(!value),
+        Value::Number(number) if number.is_f64() => Value::from(number.as_f64().unwrap() / 2.0 + 0.125),
+        Value::Number(number) => Value::from(number.as_u64().expect("whole parameters are not negative") + 1),
+        Value::Array(items) if !items.is_empty() => Value::from(items[1..].to_vec()),
+        Value::String(text) => match words(kind, params, at) {
+            Some(words) => Value::from(words.into_iter().find(|word| word != text).expect("two words at least")),
+            None => Value::from(format!("{text}-2")),
+        },
+        _ => panic!("`{}` of a `{kind}` stage is {value}: give it a value in VALUES", at.field),
+    });
+    at.set(params, other)
+}
+
+/// The parameters with a value wherever one may be and none is.
+fn filled(kind: &str, params: &Value) -> Value {
+    let mut all = Vec::new();
+    places(params, &Place::default(), &mut all);
+    let is_empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+    let empty = all.iter().filter(|at| params.pointer(&at.pointer).is_some_and(is_empty));
+    empty.fold(params.clone(), |params, at| change(kind, &params, at))
+}
+
+fn serialised(spec: &StageSpec) -> Value {
+    serde_json::to_value(&spec.params).unwrap()
+}
+
+/// Goal: a parameter that is added and forgotten in a recipe fails here. Every value of every stage is changed on its own,
+/// in the stage as written and in one with every optional parameter given.
+#[test]
+fn every_parameter_is_part_of_the_fingerprint() {
+    let (mut counts, mut does_not) = (BTreeSet::new(), BTreeSet::new());
+    with_smoke(|smoke| {
+        for spec in smoke.stages() {
+            let kind = spec.params.kind();
+            let written = serialised(spec);
+            for params in [filled(kind, &written), written] {
+                let before = smoke.bind(spec, &params).fingerprint();
+                let mut all = Vec::new();
+                places(&params, &Place::default(), &mut all);
+                for at in all {
+                    let after = smoke.bind(spec, &change(kind, &params, &at)).fingerprint();
+                    let set = if after == before { &mut does_not } else { &mut counts };
+                    set.insert((kind, at.field));
+                }
+            }
+        }
+    });
+    let list = |of: &[(&'static str, &str, &str)]| -> BTreeSet<(&str, String)> {
+        of.iter().map(|(kind, field, _)| (*kind, field.to_string())).collect()
+    };
+    assert_eq!(&does_not - &counts, list(IRRELEVANT), "parameters that are in no recipe");
+    assert_eq!(&does_not & &counts, list(SOMETIMES), "parameters that are in some recipes");
+    assert_eq!(counts.iter().map(|(kind, _)| *kind).collect::<BTreeSet<_>>(), KINDS.iter().copied().collect());
+}
+
+/// Goal: a renamed variant fails here, whether a stage of the smoke pipeline uses it or not.
+#[test]
+fn words_of_parameters_are_pinned() {
+    let mut found: BTreeMap<(&str, String), String> = BTreeMap::new();
+    with_smoke(|smoke| {
+        for spec in smoke.stages() {
+            let kind = spec.params.kind();
+            let params = filled(kind, &serialised(spec));
+            let mut all = Vec::new();
+            places(&params, &Place::default(), &mut all);
+            for at in all.iter().filter(|at| params.pointer(&at.pointer).is_some_and(Value::is_string)) {
+                if let Some(words) = words(kind, &params, at) {
+                    found.insert((kind, at.field.clone()), words.join(" "));
+                }
+            }
+        }
+    });
+    let pinned = WORDS.iter().map(|(kind, field, words)| ((*kind, field.to_string()), words.to_string()));
+    assert_eq!(found, pinned.collect());
+}
+
+/// Goal: a recipe that changes without anybody meaning it fails here.
+#[test]
+fn one_recipe_of_every_kind_is_pinned() {
+    with_smoke(|smoke| {
+        let recipe = |(kind, name, _): &(&'static str, &'static str, &'static str)| {
+            let spec = smoke.session.pipeline.stage(name).unwrap();
+            assert_eq!(spec.params.kind(), *kind);
+            let short = smoke.session.bind(spec).unwrap().family.short().to_string();
+            (*kind, *name, short)
+        };
+        let found: Vec<_> = PINNED.iter().map(recipe).collect();
+        let pinned: Vec<_> = PINNED.iter().map(|(kind, name, short)| (*kind, *name, short.to_string())).collect();
+        assert_eq!(found, pinned);
+        assert_eq!(PINNED.iter().map(|(kind, ..)| *kind).collect::<Vec<_>>(), KINDS);
+    });
+}
