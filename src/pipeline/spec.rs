@@ -259,7 +259,7 @@ impl Reader<'_> {
     fn misfit(&self, section: &[&str], who: &str, name: &str, misfit: Misfit) -> Error {
         let field = quoted(&misfit.message).next().filter(|_| misfit.message.starts_with("unknown field"));
         let mut path = section.to_vec();
-        path.extend(misfit.path.split('.').filter(|part| !part.is_empty() && *part != "."));
+        path.extend(misfit.path.split(['.', '[']).filter(|part| !part.is_empty() && *part != "."));
         path.extend(field);
         match field {
             Some(field) => {
