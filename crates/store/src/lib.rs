@@ -19,7 +19,7 @@ mod view;
 
 pub use check::{Checked, Finding, Problem};
 pub use gc::{Garbage, Rules};
-pub use handle::Table;
+pub use handle::{Parts, Table};
 pub use journal::Journal;
 pub use manifest::{Input, Manifest, Origin, PartRecord, PartRef, Pointer, Span};
 pub use oplog::Oplog;
