@@ -27,6 +27,7 @@ mod scores;
 mod servers;
 mod show;
 mod stages;
+mod stale;
 mod support;
 mod tidy;
 mod train;
