@@ -81,7 +81,9 @@ pub fn status(store: &Path, args: args::Status) -> Result<()> {
             (_, Some(address)) => address.short().to_string(),
             (_, None) => "-".to_string(),
         };
-        render::out(&format!("{:<28} {:<8} {} rows  {standing}", stage.name, stage.state, stage.rows))?;
+        // Rows are shown that the file no longer asks for, and nothing is made of what it asks for.
+        let state = if stage.stale.is_empty() || stage.state == "partial" { stage.state } else { "stale" };
+        render::out(&format!("{:<28} {state:<8} {} rows  {standing}", stage.name, stage.rows))?;
         for why in &stage.stale {
             render::out(&format!("{:<28}   stale: {why}", ""))?;
         }

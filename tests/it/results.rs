@@ -113,5 +113,5 @@ verdicts = ["eval_verdicts-{seed}"]
             )
         })
         .collect();
-    assert_eq!(sources, [("rewrites-2", 100.0), ("rewrites-dr", 100.0), ("rewrites-1", 100.0)]);
+    assert_eq!(sources, [("rewrites-2", 100.0), ("rewrites-1", 100.0), ("rewrites-dr", 100.0)]);
 }
