@@ -66,6 +66,11 @@ fn main() -> Result<()> {
     }
     timed(&store, "plan, more samples missing", &["plan", &more]);
     timed(&store, "status", &["status", pipeline]);
+    timed(&store, "show --limit 1", &["show", pipeline, "rollouts", "--limit", "1"]);
+    timed(&store, "show --row", &["show", pipeline, "--row", "00"]);
+    timed(&store, "show --where", &["show", pipeline, "verdicts", "--where", "verdict=correct"]);
+    timed(&store, "report", &["report", pipeline, "--json"]);
+    timed(&store, "results", &["results", pipeline]);
     timed(&store, "check", &["check"]);
     timed(&store, "gc (dry run)", &["gc"]);
     Ok(())

@@ -6,6 +6,8 @@
 
 // people
 pub mod cli;
+// figures over whole tables: columns in, numbers and rows out
+pub mod study;
 // dataflow
 pub mod pipeline;
 // stages

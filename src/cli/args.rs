@@ -3,6 +3,7 @@
 use crate::export::{Format, Rejected};
 use crate::pipeline::execute::Share;
 use crate::stage::judge::JudgeKind;
+use crate::study::Condition;
 use candle_core::Device;
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -203,8 +204,8 @@ pub struct Show {
     pub row: Option<String>,
     /// Only rows that fit: --where source=guided, --where 'verdict!=correct', --where 'attempts>=3', --where 'prompt~dozen'
     /// (contains). May be repeated; all must hold.
-    #[arg(long = "where", value_name = "COLUMN=VALUE", value_parser = super::show::Condition::parse)]
-    pub conditions: Vec<super::show::Condition>,
+    #[arg(long = "where", value_name = "COLUMN=VALUE", value_parser = Condition::parse)]
+    pub conditions: Vec<Condition>,
     /// Only these columns, by commas.
     #[arg(long, value_delimiter = ',')]
     pub columns: Vec<String>,

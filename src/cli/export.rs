@@ -1,21 +1,16 @@
 //! export: a rewrite stage's training targets as files for another trainer.
 
-use super::pipelines::{load, watched};
+use super::pipelines::load;
 use super::{args, render};
-use crate::export::{self, Content, Export, Format, Lineage, Options, Rejected, Target};
-use crate::pipeline::{self, Finished, Pipeline};
+use crate::export::{self, Content, Export, Format, Lineage, Options, Rejected};
+use crate::pipeline::Pipeline;
 use crate::stage::Params;
+use crate::study::{self, Made, Targets};
 use mindgap_base::error::{Error, Result};
-use mindgap_lm::model::tokenizer::Tokenizer;
 use mindgap_store::parquet::{Footer, encode_foreign};
-use mindgap_store::table::Row;
-use mindgap_store::table::problems::Problem;
-use mindgap_store::table::rewrites::Rewrite;
-use mindgap_store::table::rollouts::Rollout;
-use mindgap_store::table::verdicts::{Verdict, VerdictRow};
 use mindgap_store::{Store, fs};
 use serde_json::json;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 pub fn export(store: &Path, args: args::Export) -> Result<()> {
@@ -25,46 +20,52 @@ pub fn export(store: &Path, args: args::Export) -> Result<()> {
         return Err(wrong_kind(&pipeline, stage)?);
     };
     let store = Store::look(store)?;
-    let finished = watched(|watch| pipeline::finished(&pipeline, &store, &[stage.to_string()], watch))?;
-    let manifest = finished.manifest(stage)?;
-    let rewrites: Vec<Rewrite> = store.read_rows(&manifest.table(Rewrite::TABLE))?;
-    let problems = store.read_rows::<Problem>(&finished.manifest(&params.problems)?.table(Problem::TABLE))?;
-    let problems: HashMap<String, Problem> = problems.into_iter().map(|p| (p.problem_id.clone(), p)).collect();
+    let made = Made::new(&store, &pipeline, &[stage.to_string()])?;
+    let manifest = made.finished(stage)?;
     let incorrect = match (args.format, args.rejected) {
-        (Format::Preference, Rejected::Incorrect) => incorrect(&pipeline, &store, &finished, &params.self_aligned)?,
+        (Format::Preference, Rejected::Incorrect) if params.self_aligned.is_empty() => return Err(no_samples()),
+        (Format::Preference, Rejected::Incorrect) => study::incorrect_samples(&made, &params.self_aligned)?,
         _ => HashMap::new(),
     };
-    let mut targets = Vec::with_capacity(rewrites.len());
-    for rewrite in &rewrites {
-        let id = &rewrite.problem_id;
-        let problem = problems.get(id);
-        let problem =
-            problem.ok_or_else(|| Error::internal(format!("problem `{id}` has a target but is not there")))?;
-        targets.push(Target { rewrite, problem, incorrect: incorrect.get(id).map(String::as_str) });
-    }
+    let targets = Targets::new(&made, stage, &params.problems, incorrect)?;
     let (fingerprint, address) = (manifest.recipe.fingerprint(), manifest.content());
-    let lineage =
-        Lineage { pipeline: &pipeline.name, stage, fingerprint: fingerprint.as_str(), address: address.as_str() };
-    let options = Options { weights: args.weights.into_iter().collect(), rejected: args.rejected };
-    let export = export::export(args.format, &targets, &options, &lineage)?;
-    let files = write(&args.to, &export, &Footer { stage, fingerprint: fingerprint.as_str() })?;
-    let tokenizer = Tokenizer::from_bytes(&finished.policy(&store, &params.policy)?.read("tokenizer.json")?)?;
-    let drifting = match args.format {
-        Format::Pretokenized => 0,
-        _ => drifting(&tokenizer, &rewrites)?,
+    let lineage = Lineage {
+        pipeline: &pipeline.name,
+        stage,
+        fingerprint: fingerprint.as_str(),
+        address: address.as_str(),
+        stale: made.stale(stage),
     };
+    let options = Options { weights: args.weights.into_iter().collect(), rejected: args.rejected };
+    let export = export::export(args.format, &targets.list()?, &options, &lineage)?;
+    let files = write(&args.to, &export, &Footer { stage, fingerprint: fingerprint.as_str() })?;
+    let drifting = match args.format {
+        Format::Pretokenized => Some(0),
+        _ => study::tokenizer(&made, &params.policy)?.map(|tokenizer| targets.drifting(&tokenizer)).transpose()?,
+    };
+    render::notes(&made.notes([stage]));
     if args.json {
         return render::json(&json!({"files": files, "rows": export.rows, "format": args.format.name(),
-            "fingerprint": fingerprint, "address": address, "retokenized_rows": drifting}));
+            "fingerprint": fingerprint, "address": address, "retokenized_rows": drifting, "stale": lineage.stale}));
     }
-    render::note(&format!("{} rows of {}", export.rows, rewrites.len()));
-    if drifting > 0 {
-        render::note(&format!(
-            "{drifting} targets were sampled as other tokens than their text encodes to; \
+    render::note(&format!("{} rows of {}", export.rows, targets.rewrites.len()));
+    match drifting {
+        Some(0) => {}
+        Some(rows) => render::note(&format!(
+            "{rows} targets were sampled as other tokens than their text encodes to; \
              `--format pretokenized` keeps the tokens"
-        ));
+        )),
+        None => render::note(&format!(
+            "the tokenizer of policy `{}` is not on this machine: it was not counted how many targets encode to other tokens",
+            params.policy
+        )),
     }
     files.iter().try_for_each(|file| render::out(&file.display().to_string()))
+}
+
+fn no_samples() -> Error {
+    Error::usage("there are no incorrect samples: the stage names no `self_aligned` verdicts")
+        .hint("--rejected expert pairs with the expert's solution")
 }
 
 fn wrong_kind(pipeline: &Pipeline, stage: &str) -> Result<Error> {
@@ -77,52 +78,6 @@ fn wrong_kind(pipeline: &Pipeline, stage: &str) -> Result<Error> {
         (_, true) => error.hint("the pipeline has none"),
         _ => error.hint(format!("this pipeline has {}", names.join(", "))),
     })
-}
-
-/// The first sample of each problem that was judged incorrect, by problem.
-fn incorrect(
-    pipeline: &Pipeline,
-    store: &Store,
-    finished: &Finished,
-    verdicts: &[String],
-) -> Result<HashMap<String, String>> {
-    if verdicts.is_empty() {
-        return Err(Error::usage("there are no incorrect samples: the stage names no `self_aligned` verdicts")
-            .hint("--rejected expert pairs with the expert's solution"));
-    }
-    let mut first: BTreeMap<String, (u32, String)> = BTreeMap::new();
-    for name in verdicts {
-        let Params::Judge(judge) = &pipeline.stage(name)?.params else {
-            return Err(Error::internal(format!("`{name}` is not a judge stage")));
-        };
-        let rows = store.read_rows::<VerdictRow>(&finished.manifest(name)?.table(VerdictRow::TABLE))?;
-        let wrong: HashSet<(String, u32)> = rows
-            .into_iter()
-            .filter(|row| row.verdict == Verdict::Incorrect)
-            .map(|row| (row.problem_id, row.sample_index))
-            .collect();
-        for part in finished.manifest(&judge.rollouts)?.table(Rollout::TABLE) {
-            for row in store.read_part::<Rollout>(&part)? {
-                let key = (row.problem_id, row.sample_index);
-                if wrong.contains(&key) && first.get(&key.0).is_none_or(|(index, _)| key.1 < *index) {
-                    first.insert(key.0, (key.1, row.completion));
-                }
-            }
-        }
-    }
-    Ok(first.into_iter().map(|(id, (_, completion))| (id, completion)).collect())
-}
-
-/// Targets whose text does not encode to the tokens they were sampled as.
-fn drifting(tokenizer: &Tokenizer, rewrites: &[Rewrite]) -> Result<usize> {
-    let mut count = 0;
-    for row in rewrites {
-        let encoded = tokenizer.encode(&row.completion, false)?;
-        // One more: the end-of-sequence token, which is not in the text.
-        let same = row.token_ids.starts_with(&encoded) && row.token_ids.len() <= encoded.len() + 1;
-        count += usize::from(!same);
-    }
-    Ok(count)
 }
 
 /// Writes all files, or none where one of them is there already.

@@ -1,26 +1,20 @@
-//! path, log: where tables are, and past runs. And finding a stage's tables, for the commands that read them.
+//! path, log: where tables are, and past runs.
 
 use super::pipelines::load;
 use super::{args, render};
-use mindgap_base::error::{Error, Result};
-use mindgap_store::{Manifest, Store};
+use crate::study::Made;
+use mindgap_base::error::Result;
+use mindgap_store::Store;
 use serde_json::{Value, json};
 use std::path::Path;
-
-/// The newest manifest of a stage.
-pub fn manifest(store: &Store, pipeline: &str, stage: &str) -> Result<Manifest> {
-    let pointer = store.pointer(pipeline, stage)?.ok_or_else(|| {
-        Error::usage(format!("stage `{stage}` of pipeline `{pipeline}` has not run yet"))
-            .hint("run it first: mindgap run PIPELINE STAGE")
-    })?;
-    store.get_manifest(&pointer.manifest)
-}
 
 pub fn path(store: &Path, args: args::Stage) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
     pipeline.stage(&args.stage)?;
     let store = Store::look(store)?;
-    let manifest = manifest(&store, &pipeline.name, &args.stage)?;
+    let made = Made::new(&store, &pipeline, std::slice::from_ref(&args.stage))?;
+    let manifest = made.finished(&args.stage)?;
+    render::notes(&made.notes([args.stage.as_str()]));
     let folder = store.view_path(&pipeline.name, &args.stage);
     let folder = folder.display();
     render::out(&if manifest.main_table.is_some() { format!("{folder}/*.parquet") } else { folder.to_string() })

@@ -4,10 +4,11 @@ use super::args;
 use super::render::{self, Progress};
 use crate::net::hub::{Transfer, Watch};
 use crate::pipeline::execute::Options;
-use crate::pipeline::{self, Pipeline, StagePlan};
+use crate::pipeline::{self, Pipeline};
+use crate::study;
 use mindgap_base::error::Result;
 use mindgap_store::Store;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -70,38 +71,22 @@ pub fn status(store: &Path, args: args::Status) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
     let store = Store::look(store)?;
     let plans = watched(|watch| pipeline::plan(&pipeline, &store, &[], watch))?;
-    let stages = plans.iter().map(|plan| stage_status(&store, &pipeline, plan)).collect::<Result<Vec<Value>>>()?;
+    let stages = study::status(&store, &pipeline, plans)?;
     if args.json {
         return render::json(&json!({ "stages": stages }));
     }
     for stage in &stages {
-        let text = |key: &str| stage[key].as_str().unwrap_or("-").to_string();
-        let standing = match text("state").as_str() {
-            "partial" => format!("{} of {} parts", stage["parts_done"], stage["parts"]),
-            _ => text("address").chars().take(12).collect(),
+        let standing = match (stage.state, &stage.address) {
+            ("partial", _) => format!("{} of {} parts", stage.parts_done, stage.parts),
+            (_, Some(address)) => address.short().to_string(),
+            (_, None) => "-".to_string(),
         };
-        render::out(&format!("{:<28} {:<8} {:>8} rows  {standing}", text("name"), text("state"), stage["rows"]))?;
+        // Rows are shown that the file no longer asks for, and nothing is made of what it asks for.
+        let state = if stage.stale.is_empty() || stage.state == "partial" { stage.state } else { "stale" };
+        render::out(&format!("{:<28} {state:<8} {} rows  {standing}", stage.name, stage.rows))?;
+        for why in &stage.stale {
+            render::out(&format!("{:<28}   stale: {why}", ""))?;
+        }
     }
     Ok(())
-}
-
-fn stage_status(store: &Store, pipeline: &Pipeline, plan: &StagePlan) -> Result<Value> {
-    let state = match plan {
-        StagePlan { waits_for, .. } if !waits_for.is_empty() => "missing",
-        StagePlan { parts_miss: 0, .. } => "done",
-        StagePlan { parts_hit: 0, rows_hit: 0, .. } => "missing",
-        _ => "partial",
-    };
-    let pointer = store.pointer(&pipeline.name, &plan.name)?.filter(|_| state == "done");
-    let manifest = pointer.and_then(|pointer| store.get_manifest(&pointer.manifest).ok());
-    Ok(json!({
-        "name": plan.name,
-        "kind": plan.kind,
-        "state": state,
-        "fingerprint": plan.fingerprint,
-        "address": manifest.as_ref().map(|m| m.content()),
-        "rows": manifest.as_ref().map_or(plan.rows_hit, |m| m.rows()),
-        "parts": plan.parts_hit + plan.parts_miss,
-        "parts_done": plan.parts_hit,
-    }))
 }

@@ -116,7 +116,7 @@ pub fn load(policy: &str) -> Result<Policy> {
     let handle = match policy.strip_prefix("hub:") {
         Some(model) => {
             let model = HubModel::parse(model)?;
-            watched(|watch| hub_policy(policy, &Hub::from_env(), &model, watch))?
+            watched(|watch| hub_policy(policy, &Hub::from_env(), &model, Some(watch)))?
         }
         None => PolicyHandle::of_folder(policy, Path::new(policy), PolicyFiles::wants)?,
     };

@@ -27,6 +27,11 @@ pub fn note(text: &str) {
     eprintln!("{text}");
 }
 
+/// The same of several.
+pub fn notes(texts: &[String]) {
+    texts.iter().for_each(|text| note(text));
+}
+
 pub fn error(error: &Error) {
     eprintln!("error: {error}");
 }

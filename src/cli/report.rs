@@ -1,12 +1,9 @@
 //! report: the results of a pipeline as one HTML page and a Markdown twin. Collects; `crate::report` writes.
 
-mod browse;
-mod collect;
-
 use super::pipelines::load;
 use super::{args, render};
 use crate::report::{Report, html, markdown};
-use collect::collect;
+use crate::study::{Made, collect};
 use mindgap_base::error::{Error, Result};
 use mindgap_store::{Store, fs};
 use std::path::Path;
@@ -14,13 +11,15 @@ use std::path::Path;
 pub fn report(store: &Path, args: args::Report) -> Result<()> {
     let pipeline = load(&args.pipeline)?;
     let store = Store::look(store)?;
+    let made = Made::new(&store, &pipeline, &[])?;
+    render::notes(&made.notes(made.stage_names()));
     if args.json {
-        return render::json(&collect(&store, &pipeline, false)?);
+        return render::json(&collect(&made, false)?);
     }
     if args.markdown {
-        return render::out(markdown(&collect(&store, &pipeline, false)?).trim_end());
+        return render::out(markdown(&collect(&made, false)?).trim_end());
     }
-    let report = collect(&store, &pipeline, true)?;
+    let report = collect(&made, true)?;
     if report.stages.iter().all(|stage| !stage.done) {
         return Err(Error::usage(format!("nothing of pipeline `{}` has run yet", pipeline.name))
             .hint(format!("run it first: mindgap run {}", pipeline.source.path)));

@@ -11,6 +11,8 @@ pub struct Lineage<'a> {
     /// The recipe, and the rows' address, as `mindgap status` says them.
     pub fingerprint: &'a str,
     pub address: &'a str,
+    /// Why the pipeline file asks for other rows now; empty where it asks for these.
+    pub stale: &'a [String],
 }
 
 impl Lineage<'_> {
@@ -23,12 +25,13 @@ impl Lineage<'_> {
 pub fn card(format: Format, targets: &[Target], lineage: &Lineage) -> String {
     let count = |source: Source| targets.iter().filter(|target| target.rewrite.source == source).count();
     let (own, guided, expert) = (count(Source::SelfAligned), count(Source::Guided), count(Source::Expert));
-    let Lineage { pipeline, stage, fingerprint, address } = lineage;
+    let Lineage { pipeline, stage, fingerprint, address, .. } = lineage;
+    let stale: String = lineage.stale.iter().map(|why| format!("- stale: {why}\n")).collect();
     format!(
         "---\nconfigs:\n- config_name: default\n  data_files: {file}\n---\n# {name}\n\n\
          {rows} rows ({own} self, {guided} guided, {expert} expert) in the layout `{format}`.\n\n\
          Written by `mindgap export` {version} from stage `{stage}` of pipeline `{pipeline}`.\n\n\
-         - address: `{address}`\n- fingerprint: `{fingerprint}`\n\n{usage}\n",
+         - address: `{address}`\n- fingerprint: `{fingerprint}`\n{stale}\n{usage}\n",
         file = format.file(),
         name = lineage.dataset_name(),
         rows = targets.len(),
@@ -90,5 +93,9 @@ mod tests {
         for word in ["stage `rewrites` of pipeline `demo`", "`b1`", "`f1`", "`dataset: demo-rewrites`"] {
             assert!(text.contains(word), "{text}");
         }
+        assert!(!text.contains("stale"), "{text}");
+        let stale = ["samples: 2 -> 3".to_string()];
+        let text = card(Format::LlamaFactory, &[target], &Lineage { stale: &stale, ..lineage() });
+        assert!(text.contains("- fingerprint: `f1`\n- stale: samples: 2 -> 3\n\n"), "{text}");
     }
 }

@@ -114,6 +114,7 @@ pub fn dataset_info(lineage: &Lineage) -> String {
 mod tests {
     use super::super::testing::{lineage, text_of};
     use super::super::{Format, Options};
+    use mindgap_store::table::rewrites::Source;
     use std::collections::BTreeMap;
 
     fn plain(format: Format) -> String {

@@ -201,7 +201,7 @@ pub(crate) mod testing {
     }
 
     pub fn lineage() -> Lineage<'static> {
-        Lineage { pipeline: "demo", stage: "rewrites", fingerprint: "f1", address: "b1" }
+        Lineage { pipeline: "demo", stage: "rewrites", fingerprint: "f1", address: "b1", stale: &[] }
     }
 
     /// The rows' file of an export of the two targets.

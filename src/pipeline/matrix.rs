@@ -9,16 +9,24 @@ use toml::{Table, Value};
 /// Values of placeholders.
 pub type Variables = BTreeMap<String, Value>;
 
-/// One combination of a matrix: the suffix of the stage's name and the placeholders it binds.
+/// One combination of a matrix: the entry it takes on every axis, and the placeholders it binds.
 pub struct Cell {
-    pub suffix: String,
+    /// Axis and name of its entry, in file order.
+    pub entries: Vec<(String, String)>,
     pub variables: Variables,
+}
+
+impl Cell {
+    /// What the cell adds to the name of its stage.
+    pub fn suffix(&self) -> String {
+        self.entries.iter().map(|(_, entry)| format!("-{entry}")).collect()
+    }
 }
 
 /// All combinations, axes in file order, the last running fastest; entries may use `variables` and the axes before
 /// theirs. Errors are about the matrix as written.
 pub fn expand(matrix: &Table, variables: &Variables) -> Result<Vec<Cell>, String> {
-    let mut cells = vec![Cell { suffix: String::new(), variables: variables.clone() }];
+    let mut cells = vec![Cell { entries: Vec::new(), variables: variables.clone() }];
     for (axis, entries) in matrix {
         // A list may be a variable: `matrix.seed = "{seeds}"`.
         let named = if entries.is_str() { substitute(entries, variables)? } else { entries.clone() };
@@ -30,7 +38,9 @@ pub fn expand(matrix: &Table, variables: &Variables) -> Result<Vec<Cell>, String
                 let (name, bound) = bind(axis, &substitute(entry, &cell.variables)?)?;
                 let mut variables = cell.variables.clone();
                 variables.extend(bound);
-                grown.push(Cell { suffix: format!("{}-{name}", cell.suffix), variables });
+                let mut taken = cell.entries.clone();
+                taken.push((axis.clone(), name));
+                grown.push(Cell { entries: taken, variables });
             }
         }
         cells = grown;
@@ -112,15 +122,16 @@ mod tests {
     #[test]
     fn crosses_axes_in_order() {
         let cells = expand(&table("loss = ['sft', 'dft']\nseed = [0, 1]"), &Variables::new()).unwrap();
-        let suffixes: Vec<&str> = cells.iter().map(|cell| cell.suffix.as_str()).collect();
+        let suffixes: Vec<String> = cells.iter().map(Cell::suffix).collect();
         assert_eq!(suffixes, ["-sft-0", "-sft-1", "-dft-0", "-dft-1"]);
+        assert_eq!(cells[1].entries, [("loss".into(), "sft".into()), ("seed".into(), "1".into())]);
     }
 
     #[test]
     fn named_entries_bind_their_keys() {
         let matrix = table("seed = [7]\nrun = [{ name = 'a', rows = 'expert-{seed}', sources = ['self'] }]");
         let cells = expand(&matrix, &Variables::new()).unwrap();
-        assert_eq!(cells[0].suffix, "-7-a");
+        assert_eq!(cells[0].suffix(), "-7-a");
         let stage = Value::Table(table("data = '{run.rows}-x'\nsources = '{run.sources}'"));
         let stage = substitute(&stage, &cells[0].variables).unwrap();
         assert_eq!(stage, Value::Table(table("data = 'expert-7-x'\nsources = ['self']")));
@@ -131,7 +142,7 @@ mod tests {
         let runs = table("runs = [{ name = 'a', data = 'x-{seed}' }, { name = 'b', data = 'y' }]");
         let variables: Variables = runs.into_iter().collect();
         let cells = expand(&table("seed = [4]\nrun = '{runs}'"), &variables).unwrap();
-        assert_eq!(cells.iter().map(|cell| cell.suffix.as_str()).collect::<Vec<_>>(), ["-4-a", "-4-b"]);
+        assert_eq!(cells.iter().map(Cell::suffix).collect::<Vec<_>>(), ["-4-a", "-4-b"]);
         assert_eq!(cells[0].variables["run.data"], Value::from("x-4"));
         assert!(expand(&table("run = '{rums}'"), &variables).err().unwrap().contains("`{rums}`"));
     }

@@ -7,8 +7,10 @@ mod matrix;
 pub mod plan;
 pub mod session;
 pub mod spec;
+mod stale;
 
 pub use excerpt::did_you_mean;
 pub use execute::{Event, run};
-pub use plan::{Finished, StagePlan, finished, plan};
+pub use plan::{StagePlan, plan, plan_at_hand};
 pub use spec::{Pipeline, StageSpec};
+pub use stale::stale;

@@ -4,14 +4,12 @@ use super::explain::why;
 use super::session::{Bound, LookedUp, Session, manifest};
 use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::Watch;
-use crate::policy::PolicyHandle;
-use crate::stage::{Work, policy_files};
-use mindgap_base::error::{Error, Result};
+use crate::stage::Work;
+use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Fingerprint;
-use mindgap_store::{Manifest, PartRecord, Store};
+use mindgap_store::{PartRecord, Store};
 use rayon::prelude::*;
 use serde::Serialize;
-use std::collections::BTreeMap;
 
 /// A stage's standing.
 #[derive(Clone, Debug, Serialize)]
@@ -31,9 +29,17 @@ pub struct StagePlan {
 
 /// Plans the selected stages. A policy of the hub is fetched if it is not there: its bytes are part of every recipe.
 pub fn plan(pipeline: &Pipeline, store: &Store, names: &[String], watch: &Watch) -> Result<Vec<StagePlan>> {
-    let mut session = Session::new(pipeline, store, names, watch)?;
+    plans(Session::new(pipeline, store, names, watch)?, names)
+}
+
+/// The same from what this machine has: nothing is fetched. Error where a policy or a file that is asked for is not here.
+pub fn plan_at_hand(pipeline: &Pipeline, store: &Store, names: &[String]) -> Result<Vec<StagePlan>> {
+    plans(Session::at_hand(pipeline, store, names)?, names)
+}
+
+fn plans(mut session: Session, names: &[String]) -> Result<Vec<StagePlan>> {
     let mut plans = Vec::new();
-    for spec in pipeline.select(names)? {
+    for spec in session.pipeline.select(names)? {
         let waits_for: Vec<String> = session.waiting_for(spec).into_iter().map(str::to_string).collect();
         if !waits_for.is_empty() {
             plans.push(waiting(spec, waits_for));
@@ -46,47 +52,6 @@ pub fn plan(pipeline: &Pipeline, store: &Store, names: &[String], watch: &Watch)
         }
     }
     Ok(plans)
-}
-
-/// The finished stages among the selected ones, by name, and the policies they resolve to: what the pipeline file now asks
-/// for, not what an earlier version of it left behind.
-pub struct Finished {
-    manifests: BTreeMap<String, Manifest>,
-    policies: BTreeMap<String, PolicyHandle>,
-    pipeline: String,
-}
-
-/// Looks up the selected stages and all they need.
-pub fn finished(pipeline: &Pipeline, store: &Store, names: &[String], watch: &Watch) -> Result<Finished> {
-    let mut session = Session::new(pipeline, store, names, watch)?;
-    for spec in pipeline.select(names)? {
-        if !session.waiting_for(spec).is_empty() {
-            continue;
-        }
-        if let Some(manifest) = manifest(spec, &session.bind(spec)?) {
-            session.finish(spec, manifest);
-        }
-    }
-    let (manifests, policies) = session.into_finished();
-    Ok(Finished { manifests, policies, pipeline: pipeline.source.path.clone() })
-}
-
-impl Finished {
-    /// What a stage made. Error where it is not finished.
-    pub fn manifest(&self, stage: &str) -> Result<&Manifest> {
-        self.manifests.get(stage).ok_or_else(|| {
-            Error::usage(format!("stage `{stage}` is not finished"))
-                .hint(format!("run it first: mindgap run {} {stage}", self.pipeline))
-        })
-    }
-
-    /// A policy by name, or by the train stage that makes it.
-    pub fn policy(&self, store: &Store, name: &str) -> Result<PolicyHandle> {
-        match self.policies.get(name) {
-            Some(policy) => Ok(policy.clone()),
-            None => Ok(PolicyHandle::of_objects(name, store, policy_files(self.manifest(name)?.files()))),
-        }
-    }
 }
 
 fn waiting(spec: &StageSpec, waits_for: Vec<String>) -> StagePlan {

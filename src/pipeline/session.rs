@@ -54,6 +54,20 @@ impl Bound {
 impl<'a> Session<'a> {
     /// Hashes the policies that the selected stages use, after fetching those of the hub that are not there yet.
     pub fn new(pipeline: &'a Pipeline, store: &'a Store, selected: &[String], watch: &Watch) -> Result<Session<'a>> {
+        Session::with_policies(pipeline, store, selected, Some(watch))
+    }
+
+    /// The same from what this machine has: nothing is fetched. Error where a policy is not here.
+    pub fn at_hand(pipeline: &'a Pipeline, store: &'a Store, selected: &[String]) -> Result<Session<'a>> {
+        Session::with_policies(pipeline, store, selected, None)
+    }
+
+    fn with_policies(
+        pipeline: &'a Pipeline,
+        store: &'a Store,
+        selected: &[String],
+        watch: Option<&Watch>,
+    ) -> Result<Session<'a>> {
         let references = pipeline.select(selected)?.into_iter().flat_map(|stage| stage.params.references());
         let used: BTreeSet<String> = references.map(|reference| reference.name).collect();
         let mut policies = BTreeMap::new();
@@ -126,11 +140,6 @@ impl<'a> Session<'a> {
             }
         }
         self.manifests.insert(spec.name.clone(), manifest);
-    }
-
-    /// The finished stages and the policies known so far, by name.
-    pub fn into_finished(self) -> (BTreeMap<String, Manifest>, BTreeMap<String, PolicyHandle>) {
-        (self.manifests, self.policies)
     }
 }
 

@@ -19,6 +19,8 @@ pub struct StageSpec {
     pub name: String,
     /// The name as written, before expansion.
     pub written: String,
+    /// Axis and name of the entry it takes there, of every axis of its matrix.
+    pub entries: Vec<(String, String)>,
     pub params: Params,
     /// Part of the recipe, and of nothing else: another text makes the stage anew.
     pub salt: Option<String>,
@@ -112,6 +114,15 @@ fn resolve<'a>(policies: &'a BTreeMap<String, PolicySpec>, reference: &'a Refere
     }
 }
 
+/// A stage after its matrix was expanded, before its parameters are typed.
+struct Raw {
+    name: String,
+    written: String,
+    entries: Vec<(String, String)>,
+    kind: String,
+    body: Table,
+}
+
 /// Reads a pipeline's sections, with the file at hand for errors.
 struct Reader<'a> {
     source: &'a Source,
@@ -194,7 +205,7 @@ impl Reader<'_> {
     }
 
     fn stages(&self, table: &Table, variables: &Variables) -> Result<Vec<StageSpec>> {
-        let mut raw: Vec<(String, String, String, Table)> = Vec::new();
+        let mut raw: Vec<Raw> = Vec::new();
         for (written, value) in self.section(table, "stages")? {
             let fail = |message: String| self.error(&["stages", written], format!("stage `{written}`: {message}"));
             let Value::Table(stage) = value else { return Err(fail("not a table".into())) };
@@ -215,17 +226,19 @@ impl Reader<'_> {
             for cell in matrix::expand(&matrix, variables).map_err(fail)? {
                 let body = matrix::substitute(&Value::Table(stage.clone()), &cell.variables).map_err(fail)?;
                 let Value::Table(body) = body else { continue };
-                raw.push((format!("{written}{}", cell.suffix), written.clone(), kind.clone(), body));
+                let name = format!("{written}{}", cell.suffix());
+                raw.push(Raw { name, written: written.clone(), entries: cell.entries, kind: kind.clone(), body });
             }
         }
-        let names: Vec<String> = raw.iter().map(|(name, ..)| name.clone()).collect();
+        let names: Vec<String> = raw.iter().map(|stage| stage.name.clone()).collect();
         if let Some(twice) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
             return Err(self.error(&["stages"], format!("two stages are called `{}`", twice.1)));
         }
-        raw.into_iter().map(|(name, written, kind, body)| self.stage(name, written, &kind, body, &names)).collect()
+        raw.into_iter().map(|stage| self.stage(stage, &names)).collect()
     }
 
-    fn stage(&self, name: String, written: String, kind: &str, mut body: Table, names: &[String]) -> Result<StageSpec> {
+    fn stage(&self, raw: Raw, names: &[String]) -> Result<StageSpec> {
+        let Raw { name, written, entries, kind, mut body } = raw;
         check_name(&name).map_err(|wrong| self.error(&["stages", &written], format!("stage name `{name}` {wrong}")))?;
         let salt = match body.remove("salt") {
             None => None,
@@ -237,7 +250,7 @@ impl Reader<'_> {
             }
         };
         let mut params =
-            Params::parse(kind, body).map_err(|misfit| self.misfit(&["stages", &written], "stage", &name, misfit))?;
+            Params::parse(&kind, body).map_err(|misfit| self.misfit(&["stages", &written], "stage", &name, misfit))?;
         for (field, list) in params.lists() {
             let path = ["stages", written.as_str(), field];
             *list = expand(list, names).map_err(|pattern| {
@@ -252,7 +265,7 @@ impl Reader<'_> {
                 None => error,
             }
         })?;
-        Ok(StageSpec { name, written, params, salt })
+        Ok(StageSpec { name, written, entries, params, salt })
     }
 
     /// An error about a value of a policy or a stage.

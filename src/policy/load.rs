@@ -2,14 +2,15 @@
 
 use super::{PolicyHandle, Served};
 use crate::net::hub::{Hub, HubModel, Watch};
-use mindgap_base::error::Result;
+use mindgap_base::error::{Error, Result};
 use mindgap_lm::model::policy::{Policy, PolicyFiles};
 use mindgap_store::fs;
 use std::path::{Path, PathBuf};
 
-/// A model of the hub: from the cache if it is complete there, else downloaded. A revision that was fetched once stays the
-/// commit it was then, and needs no network. The files are read and hashed like those of any folder.
-pub fn hub_policy(name: &str, hub: &Hub, model: &HubModel, watch: &Watch) -> Result<PolicyHandle> {
+/// A model of the hub: from the cache if it is complete there, else downloaded; an error where it would have to be and there is
+/// no `watch`. A revision that was fetched once stays the commit it was then, and needs no network. The files are read and
+/// hashed like those of any folder.
+pub fn hub_policy(name: &str, hub: &Hub, model: &HubModel, watch: Option<&Watch>) -> Result<PolicyHandle> {
     if let Some(folder) = hub.snapshot(model)? {
         let here = fs::list(&folder)?;
         let files = outline(&folder, here.iter().map(String::as_str))?;
@@ -18,6 +19,7 @@ pub fn hub_policy(name: &str, hub: &Hub, model: &HubModel, watch: &Watch) -> Res
             return handle(name, &folder, &files);
         }
     }
+    let watch = watch.ok_or_else(|| not_at_hand(model))?;
     let listing = hub.list(model)?;
     let folder = hub.commit_folder(model, &listing.commit);
     let wanted = || listing.files().filter(|file| PolicyFiles::wants(file) && !file.contains('/'));
@@ -35,7 +37,7 @@ pub fn hub_policy(name: &str, hub: &Hub, model: &HubModel, watch: &Watch) -> Res
 
 /// A policy that servers run: its tokenizer and template, from a folder (relative paths start at `base`) or from the hub, without
 /// its weights.
-pub fn served_policy(name: &str, base: &Path, served: &Served, watch: &Watch) -> Result<PolicyHandle> {
+pub fn served_policy(name: &str, base: &Path, served: &Served, watch: Option<&Watch>) -> Result<PolicyHandle> {
     let folder = match served.tokenizer.strip_prefix("hub:") {
         None => base.join(&served.tokenizer),
         Some(model) => hub_tokenizer(&Hub::from_env(), &HubModel::parse(model)?, watch)?,
@@ -45,18 +47,23 @@ pub fn served_policy(name: &str, base: &Path, served: &Served, watch: &Watch) ->
 }
 
 /// The folder of a hub model's tokenizer and template, from the cache if they are there.
-fn hub_tokenizer(hub: &Hub, model: &HubModel, watch: &Watch) -> Result<PathBuf> {
+fn hub_tokenizer(hub: &Hub, model: &HubModel, watch: Option<&Watch>) -> Result<PathBuf> {
     if let Some(folder) = hub.snapshot(model)?
         && is_described(&outline(&folder, fs::list(&folder)?.iter().map(String::as_str))?)
     {
         return Ok(folder);
     }
+    let watch = watch.ok_or_else(|| not_at_hand(model))?;
     let listing = hub.list(model)?;
     for file in listing.files().filter(|file| is_tokenizer(file)) {
         hub.download(model, &listing.commit, file, watch)?;
     }
     hub.point(model, &listing.commit)?;
     Ok(hub.commit_folder(model, &listing.commit))
+}
+
+fn not_at_hand(model: &HubModel) -> Error {
+    Error::environment(format!("`{}` is not complete in the cache", model.id)).hint("`mindgap plan` downloads it")
 }
 
 /// What a policy has beside its weights.

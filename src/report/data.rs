@@ -12,6 +12,8 @@ pub struct Report {
     pub pipeline: String,
     /// The pipeline file, as it was named.
     pub file: String,
+    /// Whether what was made could be compared with what the file asks for now.
+    pub is_compared: bool,
     pub stages: Vec<StageState>,
     pub cascades: Vec<Cascade>,
     pub gaps: Vec<GapTable>,
@@ -37,6 +39,8 @@ pub struct StageState {
     /// Short address of what it made; empty while it is not done.
     pub address: String,
     pub path: String,
+    /// Why the pipeline file asks for something else now; empty where it asks for this.
+    pub stale: Vec<String>,
 }
 
 /// Self, guided, expert: where the targets of one rewrite stage come from.
@@ -246,6 +250,11 @@ impl Report {
             [value] => Some(Estimate { value, interval: None, error: None }),
             _ => Some(Estimate::over(&averages)),
         }
+    }
+
+    /// Stages whose results the pipeline file no longer asks for.
+    pub fn stale(&self) -> impl Iterator<Item = &StageState> {
+        self.stages.iter().filter(|stage| !stage.stale.is_empty())
     }
 
     pub fn warnings_raised(&self) -> usize {

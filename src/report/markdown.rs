@@ -7,6 +7,7 @@ use mindgap_store::table::gaps::Gap;
 pub fn markdown(report: &Report) -> String {
     let mut text = format!("# {}\n", cell(&report.pipeline));
     text += &missing(report);
+    text += &stale(report);
     text += &cascades(report);
     text += &gaps(report);
     text += &warnings(report);
@@ -32,6 +33,19 @@ fn missing(report: &Report) -> String {
             format!("\n{n} of {} stages have not run yet: {}{more}.\n", report.stages.len(), named.join(", "))
         }
     }
+}
+
+/// What the file no longer asks for, and why.
+fn stale(report: &Report) -> String {
+    let mut text = String::new();
+    if !report.is_compared {
+        text += "\nIt is not known whether the pipeline file still asks for these results.\n";
+    }
+    for (index, stage) in report.stale().enumerate() {
+        let start = if index == 0 { "\n" } else { "" };
+        text += &format!("{start}- `{}` is stale: {}\n", cell(&stage.name), cell(&stage.stale.join("; ")));
+    }
+    text
 }
 
 fn cascades(report: &Report) -> String {
@@ -210,7 +224,8 @@ fn tables(report: &Report) -> String {
     for stage in report.stages.iter().filter(|stage| stage.done) {
         let rows = if stage.rows > 0 { stage.rows.to_string() } else { "-".to_string() };
         let (name, path) = (cell(&stage.name), cell(&stage.path));
-        text += &format!("| {name} | {} | {rows} | `{}` | `{path}` |\n", stage.kind, stage.address);
+        let stale = if stage.stale.is_empty() { "" } else { " (stale)" };
+        text += &format!("| {name}{stale} | {} | {rows} | `{}` | `{path}` |\n", stage.kind, stage.address);
     }
     text
 }

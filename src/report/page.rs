@@ -50,6 +50,7 @@ pub fn html(report: &Report) -> Result<String> {
         shown => report.browser.problems.len() as u64,
         total => report.browser.total,
         missing => Serde(report.stages.iter().filter(|stage| !stage.done).map(|stage| &stage.name).collect::<Vec<_>>()),
+        stale => Serde(report.stale().collect::<Vec<_>>()),
         headline => Serde(headline(report)),
         keys => Serde(trained(report)),
         evaluated => Serde(evaluated(report)),

@@ -186,8 +186,7 @@ fn refuses_clearly() {
     refused(first, 2, &["output file exists already", "out/train.jsonl", "nothing is overwritten"]);
     assert_eq!(std::fs::read_to_string(folder.path().join("out/train.jsonl")).unwrap(), "mine");
 
-    // A recipe that changed since is not finished: old rows are not passed off as new ones.
-    let text = std::fs::read_to_string(&file).unwrap().replace("self_aligned = [\"verdicts\"]", "");
-    std::fs::write(&file, text).unwrap();
-    refused(export("rewrites", &["--format", "verl"]), 2, &["stage `rewrites` is not finished", "mindgap run"]);
+    let fresh = folder.path().join("fresh");
+    let error = fails(&fresh, &["export", &file, "rewrites", "--format", "trl", "--to", &to], 2);
+    assert!(error.contains("stage `rewrites` of pipeline `small` has not run yet"), "{error}");
 }

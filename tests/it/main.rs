@@ -29,6 +29,7 @@ mod scores;
 mod servers;
 mod show;
 mod stages;
+mod stale;
 mod support;
 mod tidy;
 mod train;

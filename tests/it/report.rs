@@ -17,7 +17,7 @@ const HOSTILE: &str = "</script><img src=x onerror=\"document.title='pwned'\"><!
 fn stage(name: &str, kind: &str, done: bool) -> StageState {
     let path = if done { format!("store/tables/p/{name}/*.parquet") } else { String::new() };
     let (rows, address) = if done { (7, "0123456789ab".to_string()) } else { (0, String::new()) };
-    StageState { name: name.to_string(), kind: kind.to_string(), done, rows, address, path }
+    StageState { name: name.to_string(), kind: kind.to_string(), done, rows, address, path, stale: Vec::new() }
 }
 
 fn eval(benchmark: &str, policy: &str, mean_at_k: f64) -> Eval {
@@ -166,6 +166,7 @@ fn example() -> Report {
     Report {
         pipeline: "example".to_string(),
         file: "pipelines/example.toml".to_string(),
+        is_compared: true,
         stages: vec![
             stage("problems", "ingest", true),
             stage("rewrites", "rewrite", true),

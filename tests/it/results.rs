@@ -1,6 +1,6 @@
 //! mindgap results: a study's tables, and a page they go into.
 
-use crate::support::{fails, json, ok, smoke};
+use crate::support::{TINY, fails, json, ok, pipeline, smoke};
 
 /// Goal: the accuracies are those of the evals table, and a pair's difference is theirs.
 #[test]
@@ -58,5 +58,60 @@ fn a_page_keeps_its_prose() {
     assert!(error.contains("no policy `dft` is evaluated"), "{error}");
     let fresh = folder.path().join("store");
     let error = fails(&fresh, &["results", "pipelines/smoke.toml"], 2);
-    assert!(error.contains("is not finished"), "{error}");
+    assert!(error.contains("stage `evals` of pipeline `smoke` has not run yet"), "{error}");
+}
+
+/// Goal: replications are the cells of the evaluate stages' matrix. A number in another axis, or in a name, makes none.
+#[test]
+fn replications_come_from_the_matrix() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = TINY.split("[stages.rewrites]").next().unwrap().to_string()
+        + r#"
+[stages.rewrites]
+kind = "rewrite"
+matrix.seed = [7, 8]
+matrix.rule = [{ name = "2", verdicts = [] }, { name = "dr", verdicts = ["verdicts"] }]
+problems = "problems"
+policy = "base"
+self_aligned = "{rule.verdicts}"
+[stages.rewrites-1]
+kind = "rewrite"
+problems = "problems"
+policy = "base"
+[stages.eval_rollouts]
+kind = "rollout"
+matrix.seed = [7, 8]
+problems = "problems"
+policy = "base"
+samples = 1
+max_new_tokens = 2
+seed = "{seed}"
+[stages.eval_verdicts]
+kind = "judge"
+matrix.seed = [7, 8]
+rollouts = "eval_rollouts-{seed}"
+problems = "problems"
+[stages.evals]
+kind = "evaluate"
+matrix.seed = [7, 8]
+problems = "problems"
+verdicts = ["eval_verdicts-{seed}"]
+"#;
+    let file = pipeline(folder.path(), "p.toml", &text).display().to_string();
+    let store = folder.path().join("store");
+    ok(&store, &["run", &file]);
+    let results = json(&ok(&store, &["results", &file, "--json"]));
+    assert_eq!((&results["replications"], &results["problems"]), (&2.into(), &12.into()));
+    let sources: Vec<(&str, f64)> = results["sources"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            (
+                row["stage"].as_str().unwrap(),
+                ["own", "guided", "expert"].map(|key| row[key].as_f64().unwrap()).iter().sum(),
+            )
+        })
+        .collect();
+    assert_eq!(sources, [("rewrites-2", 100.0), ("rewrites-1", 100.0), ("rewrites-dr", 100.0)]);
 }

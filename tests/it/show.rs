@@ -1,6 +1,6 @@
 //! mindgap show: rows to read, filters, and files that say where they came from.
 
-use crate::support::{SMALL, fails, json, ok, pipeline};
+use crate::support::{SMALL, TINY, fails, json, ok, pipeline, run};
 
 fn small(stages: &[&str]) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
@@ -48,6 +48,58 @@ fn unknown_columns_are_named_with_a_suggestion() {
     assert!(error.contains("it holds numbers"), "{error}");
     let error = fails(&store, &["show", &file], 2);
     assert!(error.contains("no stage is named") && error.contains("verdicts"), "{error}");
+}
+
+/// Goal: rows are counted to the end though only those up to the limit are printed.
+#[test]
+fn rows_past_the_limit_are_counted() {
+    let (folder, file) = small(&["verdicts"]);
+    let store = folder.path().join("store");
+    let said = |args: &[&str]| {
+        let output = run(&store, &[&["show", file.as_str(), "verdicts", "--json"], args].concat());
+        let lines = String::from_utf8(output.stdout).unwrap().lines().count();
+        (lines, String::from_utf8(output.stderr).unwrap().trim().to_string())
+    };
+    assert_eq!(said(&["--limit", "3"]), (3, "3 of 48 rows; --limit shows more".to_string()));
+    assert_eq!(said(&["--limit", "48"]), (48, String::new()));
+    assert_eq!(
+        said(&["--where", "sample_index=1", "--limit", "5"]),
+        (5, "5 of 24 rows; --limit shows more".to_string())
+    );
+    assert_eq!(
+        said(&["--where", "sample_index=1", "--limit", "0"]),
+        (0, "0 of 24 rows; --limit shows more".to_string())
+    );
+    assert_eq!(said(&["--where", "sample_index=1", "--limit", "24"]), (24, "24 of 48 rows".to_string()));
+}
+
+/// Goal: only the parts that hold what is asked for are read: damage to another part is not met.
+#[test]
+fn only_the_parts_that_are_needed_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = pipeline(folder.path(), "p.toml", TINY).display().to_string();
+    let store = folder.path().join("store");
+    ok(&store, &["run", &file, "rewrites"]);
+    let show = |args: &[&str]| ok(&store, &[&["show", file.as_str(), "--json"], args].concat());
+    let ids: Vec<String> = show(&["rollouts", "--limit", "100"])
+        .lines()
+        .map(|line| json(line)["problem_id"].as_str().unwrap().to_string())
+        .collect();
+    let (first, last) = (&ids[0], &ids[ids.len() - 1]);
+    let (head, lineage) = (show(&["rollouts", "--limit", "2"]), show(&["--row", first]));
+    assert_eq!(lineage.lines().count(), 6, "a problem, two samples, two verdicts, a target");
+    assert!(lineage.lines().all(|line| json(line)["row"]["problem_id"] == *first));
+
+    let parts = std::fs::read_dir(store.join("tables/tiny/rollouts")).unwrap().count();
+    assert_eq!(parts, 3);
+    let damaged = std::fs::canonicalize(store.join("tables/tiny/rollouts/part-00002.parquet")).unwrap();
+    std::fs::write(damaged, "PAR1 spoiled PAR1").unwrap();
+    assert_eq!(show(&["rollouts", "--limit", "2"]), head);
+    assert_eq!(show(&["--row", first]), lineage);
+    for args in [&["rollouts", "--limit", "100"][..], &["--row", last], &["rollouts", "--where", "seed=1"]] {
+        let error = fails(&store, &[&["show", file.as_str()], args].concat(), 3);
+        assert!(error.contains("object is damaged"), "{error}");
+    }
 }
 
 /// Goal: a stray file explains itself.

@@ -7,29 +7,59 @@ use mindgap_base::error::Result;
 use serde::de::DeserializeOwned;
 use std::marker::PhantomData;
 
-/// A finished table, read part by part; each part is verified when read.
+/// Parts of a table, found by the range of their first key column.
 #[derive(Clone)]
-pub struct Table<R> {
-    store: Store,
+pub struct Parts {
     parts: Vec<PartRef>,
     /// Parts that hold rows, if both ends of their key ranges go up: then a range is found by bisection.
     ascending: Option<Vec<u32>>,
-    rows: PhantomData<R>,
 }
 
-impl<R: Row> Table<R> {
-    pub fn new(store: &Store, parts: Vec<PartRef>) -> Table<R> {
+impl Parts {
+    pub fn new(parts: Vec<PartRef>) -> Parts {
         let filled: Vec<u32> = (0..parts.len() as u32).filter(|&i| parts[i as usize].rows > 0).collect();
         let go_up = |pair: &[u32]| {
             let (a, b) = (&parts[pair[0] as usize], &parts[pair[1] as usize]);
             a.first <= b.first && a.last <= b.last
         };
         let ascending = filled.windows(2).all(go_up).then_some(filled);
-        Table { store: store.clone(), parts, ascending, rows: PhantomData }
+        Parts { parts, ascending }
+    }
+
+    /// The parts whose key range meets `first..=last`.
+    pub fn overlapping(&self, first: &str, last: &str) -> Vec<PartRef> {
+        let meets = |part: &&PartRef| part.rows > 0 && part.first.as_str() <= last && part.last.as_str() >= first;
+        match &self.ascending {
+            None => self.parts.iter().filter(meets).cloned().collect(),
+            Some(filled) => {
+                let part = |index: &u32| &self.parts[*index as usize];
+                let from = filled.partition_point(|index| part(index).last.as_str() < first);
+                filled[from..].iter().map(part).take_while(meets).cloned().collect()
+            }
+        }
+    }
+}
+
+/// A finished table, read part by part; each part is verified when read.
+#[derive(Clone)]
+pub struct Table<R> {
+    store: Store,
+    parts: Parts,
+    rows: PhantomData<R>,
+}
+
+impl<R: Row> Table<R> {
+    pub fn new(store: &Store, parts: Vec<PartRef>) -> Table<R> {
+        Table { store: store.clone(), parts: Parts::new(parts), rows: PhantomData }
     }
 
     pub fn parts(&self) -> &[PartRef] {
-        &self.parts
+        &self.parts.parts
+    }
+
+    /// Rows of all parts, as the store's bookkeeping has them.
+    pub fn row_count(&self) -> u64 {
+        self.parts().iter().map(|part| part.rows).sum()
     }
 
     pub fn read(&self, part: &PartRef) -> Result<Vec<R>> {
@@ -39,28 +69,19 @@ impl<R: Row> Table<R> {
     /// Some columns of all parts, as rows of a type with just these fields: what a join needs without the rest.
     pub fn select<T: DeserializeOwned>(&self, columns: &[&str]) -> Result<Vec<T>> {
         let mut rows = Vec::new();
-        for part in &self.parts {
+        for part in self.parts() {
             rows.extend(self.store.read_columns::<R, T>(part, columns)?);
         }
         Ok(rows)
     }
 
     pub fn read_all(&self) -> Result<Vec<R>> {
-        self.store.read_rows(&self.parts)
+        self.store.read_rows(self.parts())
     }
 
     /// The parts whose key range meets `first..=last`.
     pub fn overlapping(&self, first: &str, last: &str) -> Table<R> {
-        let meets = |part: &&PartRef| part.rows > 0 && part.first.as_str() <= last && part.last.as_str() >= first;
-        let parts = match &self.ascending {
-            None => self.parts.iter().filter(meets).cloned().collect(),
-            Some(filled) => {
-                let part = |index: &u32| &self.parts[*index as usize];
-                let from = filled.partition_point(|index| part(index).last.as_str() < first);
-                filled[from..].iter().map(part).take_while(meets).cloned().collect()
-            }
-        };
-        Table::new(&self.store, parts)
+        Table::new(&self.store, self.parts.overlapping(first, last))
     }
 
     /// One part as a table.
@@ -70,14 +91,13 @@ impl<R: Row> Table<R> {
 
     /// Content addresses of all parts: what a consumer of the whole table depends on.
     pub fn contents(&self) -> Vec<&Address> {
-        self.parts.iter().map(|part| &part.content).collect()
+        self.parts().iter().map(|part| &part.content).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::problems::Problem;
     use std::collections::BTreeMap;
 
     fn part(first: &str, last: &str, rows: u64) -> PartRef {
@@ -96,26 +116,19 @@ mod tests {
     /// Goal: bisection finds what looking at every part finds.
     #[test]
     fn overlapping_parts_are_found_by_bisection() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
         // Two ranges of samples per range of problems, an empty part between.
         let ranges = [("b", "d"), ("b", "d"), ("", ""), ("f", "f"), ("f", "f"), ("h", "k")];
         let parts: Vec<PartRef> = ranges.iter().map(|(a, b)| part(a, b, u64::from(!a.is_empty()))).collect();
-        let table: Table<Problem> = Table::new(&store, parts.clone());
-        assert!(table.ascending.is_some());
-        let unsorted: Table<Problem> = Table { ascending: None, ..table.clone() };
+        let found = Parts::new(parts);
+        assert!(found.ascending.is_some());
+        let unsorted = Parts { ascending: None, ..found.clone() };
         let ends = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "k", "l"];
         for (index, first) in ends.iter().enumerate() {
             for last in &ends[index..] {
-                assert_eq!(
-                    table.overlapping(first, last).parts(),
-                    unsorted.overlapping(first, last).parts(),
-                    "{first}..{last}"
-                );
+                assert_eq!(found.overlapping(first, last), unsorted.overlapping(first, last), "{first}..{last}");
             }
         }
-        assert_eq!(table.overlapping("c", "g").parts().len(), 4);
-        let mixed: Table<Problem> = Table::new(&store, vec![part("f", "g", 1), part("a", "b", 1)]);
-        assert!(mixed.ascending.is_none());
+        assert_eq!(found.overlapping("c", "g").len(), 4);
+        assert!(Parts::new(vec![part("f", "g", 1), part("a", "b", 1)]).ascending.is_none());
     }
 }

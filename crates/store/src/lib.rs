@@ -21,7 +21,7 @@ mod view;
 
 pub use check::{Checked, Finding, Problem};
 pub use gc::{Garbage, Rules};
-pub use handle::Table;
+pub use handle::{Parts, Table};
 pub use journal::Journal;
 pub use lease::Lease;
 pub use manifest::{Input, Manifest, Origin, PartRecord, PartRef, Pointer, Span};

@@ -71,10 +71,11 @@ pub fn encode_foreign(batch: &RecordBatch, footer: &Footer) -> Result<Vec<u8>> {
 
 /// Record batches of Parquet bytes. Damaged bytes are an error.
 pub fn decode_batches(bytes: Vec<u8>) -> Result<Vec<RecordBatch>> {
-    decode_columns(bytes, None)
+    batches(bytes, None)?.collect()
 }
 
-fn decode_columns(bytes: Vec<u8>, columns: Option<&[&str]>) -> Result<Vec<RecordBatch>> {
+/// The same one by one, with some columns alone where they are named. A name that the file lacks is left out.
+pub fn batches(bytes: Vec<u8>, columns: Option<&[&str]>) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
     let failed = |e: Box<dyn std::error::Error + Send + Sync>| Error::input("not a readable Parquet file").source(e);
     let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).map_err(|e| failed(e.into()))?;
     let wanted = match columns {
@@ -82,7 +83,7 @@ fn decode_columns(bytes: Vec<u8>, columns: Option<&[&str]>) -> Result<Vec<Record
         None => ProjectionMask::all(),
     };
     let reader = reader.with_projection(wanted).with_batch_size(8192).build().map_err(|e| failed(e.into()))?;
-    reader.collect::<Result<Vec<_>, _>>().map_err(|e| failed(e.into()))
+    Ok(reader.map(move |batch| batch.map_err(|e| failed(e.into()))))
 }
 
 /// What a Parquet file says of itself.
@@ -189,7 +190,8 @@ impl Store {
     pub fn read_columns<R: Row, T: DeserializeOwned>(&self, part: &PartRef, columns: &[&str]) -> Result<Vec<T>> {
         let at = || format!("table `{}`, object {}", R::TABLE, part.address);
         let mut rows = Vec::with_capacity(part.rows as usize);
-        for batch in decode_columns(self.get(&part.address)?, Some(columns)).map_err(|e| e.at(at()))? {
+        for batch in batches(self.get(&part.address)?, Some(columns)).map_err(|e| e.at(at()))? {
+            let batch = batch.map_err(|e| e.at(at()))?;
             let fitting: Vec<T> =
                 serde_arrow::from_record_batch(&batch).map_err(|e| misfit::<R>(&batch, e).at(at()))?;
             rows.extend(fitting);

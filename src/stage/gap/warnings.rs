@@ -304,7 +304,7 @@ mod tests {
             &texts("we add and then double it, so \\boxed{14}", "we add and then double it, so \\boxed{14}"),
         );
         assert_eq!(raised(&copied), ["copied"]);
-        let row = copied.iter().find(|row| row.warning == "copied").unwrap();
+        let row = copied.iter().find(|row| row.warning == Warning::Copied).unwrap();
         assert_eq!((row.affected, row.row_count, row.problem_ids.clone()), (1, 2, vec!["a".to_string()]));
         let meta = texts("as the reference solution says, we add and double, so \\boxed{14}", "");
         assert_eq!(raised(&check(&rows, true, &meta)), ["meta_phrase"]);

@@ -1,13 +1,11 @@
 //! Rows for the browser of the report: problems with their samples, verdicts, prompts and targets.
 
-use super::collect::{Finished, Scored, is_baseline};
-use crate::net::hub::{Hub, HubModel};
-use crate::policy::PolicySpec;
+use super::made::{Made, Scored, is_baseline};
+use super::tokenizer;
 use crate::report::{BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Tokens, quantise};
 use crate::stage::rewrite;
 use mindgap_base::error::Result;
 use mindgap_lm::model::tokenizer::Tokenizer;
-use mindgap_store::fs;
 use mindgap_store::table::Row;
 use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::problems::Problem;
@@ -20,26 +18,25 @@ use std::collections::HashMap;
 const MAX_PROBLEMS: usize = 2000;
 /// Text and tokens in a page, at most: about what a browser opens in a second.
 const MAX_BYTES: usize = 12 << 20;
-const TOKENIZER: &str = "tokenizer.json";
 
 /// The first problems of every cascade, as many as a page may hold.
-pub fn browse(finished: &Finished) -> Result<Browser> {
-    let cascades: Vec<(&str, &rewrite::Params)> = finished.cascades().collect();
+pub fn browse(made: &Made) -> Result<Browser> {
+    let cascades: Vec<(&str, &rewrite::Params)> = made.cascades().collect();
     let mut browser = Browser {
-        pipeline: finished.pipeline.name.clone(),
-        file: finished.pipeline.source.path.clone(),
+        pipeline: made.pipeline.name.clone(),
+        file: made.pipeline.source.path.clone(),
         cascades: cascades.iter().map(|(name, _)| name.to_string()).collect(),
         ..Browser::default()
     };
-    for scored in finished.scored() {
-        if !browser.policies.iter().any(|policy| policy == scored.policy) && finished.manifest(scored.stage).is_some() {
+    for scored in made.scored() {
+        if !browser.policies.iter().any(|policy| policy == scored.policy) && made.has(scored.stage) {
             browser.policies.push(scored.policy.to_string());
         }
     }
     let share = cascades.len().max(1);
     for (index, (name, params)) in cascades.into_iter().enumerate() {
-        let source = Source::new(finished, name, params)?;
-        browser.total += source.problems.parts().iter().map(|part| part.rows).sum::<u64>();
+        let source = Source::new(made, name, params)?;
+        browser.total += source.problems.row_count();
         let mut bytes = 0;
         let mut count = 0;
         'parts: for part in source.problems.parts() {
@@ -69,7 +66,7 @@ fn size(problem: &BrowsedProblem) -> usize {
 
 /// Where the rows of one cascade are.
 struct Source<'a> {
-    finished: &'a Finished<'a>,
+    made: &'a Made<'a>,
     name: &'a str,
     params: &'a rewrite::Params,
     problems: mindgap_store::Table<Problem>,
@@ -87,14 +84,14 @@ struct Rows {
 }
 
 impl<'a> Source<'a> {
-    fn new(finished: &'a Finished, name: &'a str, params: &'a rewrite::Params) -> Result<Source<'a>> {
-        let (problems, tokenizer) = (finished.table(&params.problems), tokenizer(finished, &params.policy)?);
-        Ok(Source { finished, name, params, problems, tokenizer })
+    fn new(made: &'a Made<'a>, name: &'a str, params: &'a rewrite::Params) -> Result<Source<'a>> {
+        let (problems, tokenizer) = (made.table(&params.problems)?, tokenizer(made, &params.policy)?);
+        Ok(Source { made, name, params, problems, tokenizer })
     }
 
     /// Rows of a table whose key starts with problems in `first..=last`.
     fn read<R: Row>(&self, stage: &str, first: &str, last: &str) -> Result<Vec<R>> {
-        self.finished.table::<R>(stage).overlapping(first, last).read_all()
+        self.made.table::<R>(stage)?.overlapping(first, last).read_all()
     }
 
     fn rows(&self, policies: &[String], first: &str, last: &str) -> Result<Rows> {
@@ -110,7 +107,7 @@ impl<'a> Source<'a> {
                 for row in self.read::<VerdictRow>(name, first, last)? {
                     rows.verdicts.insert((name.clone(), row.problem_id.clone(), row.sample_index), row);
                 }
-                for row in self.read::<Rollout>(self.finished.rollouts_of(name).unwrap_or_default(), first, last)? {
+                for row in self.read::<Rollout>(self.made.rollouts_of(name)?, first, last)? {
                     rows.rollouts.entry(row.problem_id.clone()).or_default().push((plain, name.clone(), row));
                 }
             }
@@ -120,7 +117,7 @@ impl<'a> Source<'a> {
         }
         for policy in policies {
             let of = |wanted: &dyn Fn(&Scored) -> bool| -> Result<Vec<Logprob>> {
-                let stage = self.finished.scored().find(|scored| scored.policy == policy && wanted(scored));
+                let stage = self.made.scored().find(|scored| scored.policy == policy && wanted(scored));
                 stage.map_or(Ok(Vec::new()), |scored| self.read(scored.stage, first, last))
             };
             let targets = of(&|scored| scored.rewrites == self.name)?;
@@ -198,26 +195,4 @@ impl<'a> Source<'a> {
             None => Tokens::text(text),
         }
     }
-}
-
-/// The tokenizer of a policy, if it is at hand: in a folder, in the hub's cache, or of a finished train stage.
-fn tokenizer(finished: &Finished, policy: &str) -> Result<Option<Tokenizer>> {
-    let (folder, stage) = match finished.pipeline.policies.get(policy) {
-        Some(PolicySpec::Path(path)) => (Some(finished.pipeline.folder.join(path)), policy),
-        Some(PolicySpec::Hub(model)) => (Hub::from_env().snapshot(model)?, policy),
-        Some(PolicySpec::Server(served)) => match served.tokenizer.strip_prefix("hub:") {
-            Some(model) => (Hub::from_env().snapshot(&HubModel::parse(model)?)?, policy),
-            None => (Some(finished.pipeline.folder.join(&served.tokenizer)), policy),
-        },
-        Some(PolicySpec::Stage(stage)) => (None, stage.as_str()),
-        None => (None, policy),
-    };
-    let bytes = match folder {
-        Some(folder) => fs::read_if_present(&folder.join(TOKENIZER))?,
-        None => {
-            let files = finished.manifest(stage).map(|manifest| manifest.files()).unwrap_or_default();
-            files.get(TOKENIZER).map(|(address, _)| finished.store.get(address)).transpose()?
-        }
-    };
-    bytes.map(|bytes| Tokenizer::from_bytes(&bytes)).transpose()
 }

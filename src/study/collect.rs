@@ -1,0 +1,185 @@
+//! What a report says, gathered from what the stages of a pipeline made.
+
+use super::browse::browse;
+use super::frame;
+use super::made::{Made, is_baseline};
+use crate::pipeline::{Pipeline, StageSpec};
+use crate::policy::PolicySpec;
+use crate::report::{Cascade, EvalTable, GapTable, Histograms, Report, Run, Samples, Series, StageState, Targets};
+use crate::stage::{Params, rewrite};
+use mindgap_base::error::Result;
+use mindgap_store::Manifest;
+use mindgap_store::table::Row;
+use mindgap_store::table::logprobs::Logprob;
+use mindgap_store::table::problems::Problem;
+use mindgap_store::table::rewrites::{Rewrite, Source, Untargeted};
+use mindgap_store::table::train_steps::TrainStep;
+use mindgap_store::table::verdicts::{Verdict, VerdictRow};
+use polars::prelude::DataFrame;
+
+/// Gathers everything; the rows of the browser only where they are wanted.
+pub fn collect(made: &Made, with_rows: bool) -> Result<Report> {
+    let pipeline = made.pipeline;
+    let mut report = Report {
+        pipeline: pipeline.name.clone(),
+        file: pipeline.source.path.clone(),
+        is_compared: made.is_compared(),
+        stages: pipeline.stages.iter().map(|spec| state(made, spec)).collect::<Result<_>>()?,
+        ..Report::default()
+    };
+    for (name, params) in made.cascades() {
+        let cascade = cascade(made, name, params)?;
+        if cascade.problems > 0 {
+            report.cascades.push(cascade);
+        }
+    }
+    for spec in pipeline.stages.iter().filter(|spec| made.has(&spec.name)) {
+        let stage = spec.name.clone();
+        match &spec.params {
+            Params::Gap(params) => report.gaps.push(GapTable {
+                policy: made
+                    .scored()
+                    .find(|s| s.stage == params.after)
+                    .map(|s| s.policy.to_string())
+                    .unwrap_or_default(),
+                rows: made.table(&stage)?.read_all()?,
+                warnings: made.table(&stage)?.read_all()?,
+                stage,
+            }),
+            Params::Evaluate(_) => report.evals.push(EvalTable { rows: made.table(&stage)?.read_all()?, stage }),
+            Params::Train(_) => {
+                let steps = made.table(&stage)?.read_all()?;
+                report.runs.push(Run { label: label(pipeline, &stage), stage, steps });
+            }
+            _ => {}
+        }
+    }
+    let evaluated = report.evals.iter().flat_map(|table| &table.rows).map(|eval| &eval.policy);
+    for policy in evaluated.chain(report.runs.iter().map(|run| &run.label)) {
+        if !report.policies.contains(policy) {
+            report.policies.push(policy.clone());
+        }
+    }
+    report.histograms = histograms(made)?;
+    if with_rows {
+        report.browser = browse(made)?;
+    }
+    Ok(report)
+}
+
+fn state(made: &Made, spec: &StageSpec) -> Result<StageState> {
+    let manifest = made.manifest(&spec.name)?;
+    let folder = made.store.view_path(&made.pipeline.name, &spec.name).display().to_string();
+    // What people mean by a train stage is its policy; the figures of a report are from the table beside it.
+    let is_training = matches!(spec.params, Params::Train(_));
+    Ok(StageState {
+        name: spec.name.clone(),
+        kind: spec.params.kind().to_string(),
+        done: manifest.is_some(),
+        rows: match is_training {
+            true => made.table::<TrainStep>(&spec.name)?.row_count(),
+            false => manifest.map_or(0, Manifest::rows),
+        },
+        address: manifest.map(|m| m.content().short().to_string()).unwrap_or_default(),
+        path: match (manifest, is_training) {
+            (None, _) => String::new(),
+            (Some(_), true) => format!("{folder}/{}/*.parquet", TrainStep::TABLE),
+            (Some(_), false) => format!("{folder}/*.parquet"),
+        },
+        stale: made.stale(&spec.name).to_vec(),
+    })
+}
+
+/// What evals call the policy a train stage makes: the label of its samples, else its name among the policies, else the stage's.
+fn label(pipeline: &Pipeline, stage: &str) -> String {
+    let policy = pipeline.policies.iter().find(|(_, spec)| **spec == PolicySpec::Stage(stage.to_string()));
+    let name = policy.map_or(stage, |(name, _)| name.as_str());
+    let labelled = pipeline.stages.iter().find_map(|spec| match &spec.params {
+        Params::Rollout(rollout) if rollout.policy == name || rollout.policy == stage => rollout.label.clone(),
+        _ => None,
+    });
+    labelled.unwrap_or_else(|| name.to_string())
+}
+
+fn cascade(made: &Made, name: &str, params: &rewrite::Params) -> Result<Cascade> {
+    let targets = made.has(name).then(|| targets(made, name)).transpose()?;
+    let problems = match &targets {
+        Some(t) => t.own + t.guided + t.expert + t.none,
+        None => made.table::<Problem>(&params.problems)?.row_count(),
+    };
+    let (plain, guided) = (samples(made, &params.self_aligned)?, samples(made, &params.guided)?);
+    Ok(Cascade { stage: name.to_string(), problems, plain, guided, targets })
+}
+
+/// Sources of the first target of each problem.
+fn targets(made: &Made, name: &str) -> Result<Targets> {
+    let table = made.table::<Rewrite>(name)?;
+    let chosen = frame::read::<Rewrite>(made.store, table.parts(), &["choice_index", "source"])?;
+    let mut targets = Targets { none: made.table::<Untargeted>(name)?.row_count(), ..Targets::default() };
+    for (source, choice_index) in frame::texts(&chosen, "source")?.zip(frame::numbers(&chosen, "choice_index")?) {
+        match source {
+            _ if choice_index > 0 => {}
+            _ if source == Source::SelfAligned.as_str() => targets.own += 1,
+            _ if source == Source::Guided.as_str() => targets.guided += 1,
+            _ => targets.expert += 1,
+        }
+    }
+    Ok(targets)
+}
+
+fn samples(made: &Made, verdicts: &[String]) -> Result<Samples> {
+    let mut samples = Samples { verdicts: verdicts.to_vec(), ..Samples::default() };
+    let mut judged = frame::read::<VerdictRow>(made.store, &[], &["problem_id", "verdict"])?;
+    for name in verdicts {
+        samples.rollouts.push(made.rollouts_of(name)?.to_string());
+        let table = made.table::<VerdictRow>(name)?;
+        let more = frame::read::<VerdictRow>(made.store, table.parts(), &["problem_id", "verdict"])?;
+        judged.vstack_mut_owned(more).map_err(frame::failed)?;
+    }
+    samples.samples = judged.height() as u64;
+    samples.correct = frame::having(&judged, "verdict", Verdict::Correct.as_str())?.height() as u64;
+    samples.problems = frame::counts(&judged, "problem_id", "samples")?.height() as u64;
+    Ok(samples)
+}
+
+/// Log-probs of every scored target, by the policy that scored it. Replications are counted together.
+fn histograms(made: &Made) -> Result<Vec<Histograms>> {
+    let mut found: Vec<Histograms> = Vec::new();
+    for scored in made.scored().filter(|s| made.has(s.stage)) {
+        let at = found.iter().position(|h| h.policy == scored.policy).unwrap_or_else(|| {
+            found.push(Histograms { policy: scored.policy.to_string(), stages: Vec::new(), series: Vec::new() });
+            found.len() - 1
+        });
+        found[at].stages.push(scored.stage.to_string());
+        let table = made.table::<Logprob>(scored.stage)?;
+        // Log-probs of all tokens are large: part by part.
+        for part in table.parts() {
+            let part = std::slice::from_ref(part);
+            let rows = frame::read::<Logprob>(made.store, part, &["source", "logprob_policy"])?;
+            add_to_series(&mut found[at].series, &rows, is_baseline(scored.of))?;
+        }
+    }
+    let order = ["expert, before", Source::SelfAligned.as_str(), Source::Guided.as_str(), "expert, kept"];
+    for histograms in &mut found {
+        histograms.series.sort_by_key(|s| order.iter().position(|label| *label == s.label));
+    }
+    Ok(found)
+}
+
+fn add_to_series(series: &mut Vec<Series>, rows: &DataFrame, is_baseline: bool) -> Result<()> {
+    let logprobs = rows.column("logprob_policy").and_then(|column| column.list()).map_err(frame::failed)?;
+    for (source, logprobs) in frame::texts(rows, "source")?.zip(logprobs.amortized_iter()) {
+        let label = match (is_baseline, source) {
+            (true, _) => "expert, before",
+            (false, source) if source == Source::Expert.as_str() => "expert, kept",
+            (false, source) => source,
+        };
+        let at = series.iter().position(|s| s.label == label).unwrap_or_else(|| {
+            series.push(Series::new(label));
+            series.len() - 1
+        });
+        let Some(logprobs) = logprobs else { continue };
+        series[at].add(logprobs.as_ref().f32().and_then(|row| row.cont_slice()).map_err(frame::failed)?);
+    }
+    Ok(())
+}
