@@ -46,9 +46,9 @@ pub fn score(args: args::Score, threads: usize, cancel: Arc<AtomicBool>) -> Resu
             let tokenizer = policy.tokenizer();
             Ok((tokenizer.encode(&row.prompt, false)?, tokenizer.encode(&row.completion, false)?))
         };
-        let (prompt_ids, token_ids) =
-            tokens().map_err(|e| e.at(format!("row {} of {}", index + 1, args.file.display())))?;
-        requests.push(ScoreRequest { prompt_ids: prompt_ids.into(), token_ids: token_ids.into() });
+        let place = format!("row {} of {}", index + 1, args.file.display());
+        let (prompt_ids, token_ids) = tokens().map_err(|e| e.at(&place))?;
+        requests.push(ScoreRequest::new(prompt_ids, token_ids).named(place));
     }
     let runner = policy.runner_on(&device)?;
     let limits = Limits::on(&device, threads, &cancel)?;
@@ -85,7 +85,7 @@ pub fn generate(args: args::Generate, threads: usize, cancel: Arc<AtomicBool>) -
             false => policy.prompt_ids(&row.prompt)?,
         };
         let stream = |sample: u32| Stream::at(args.seed, &[b"generate", row.prompt.as_bytes(), &sample.to_le_bytes()]);
-        requests.push(Request { prompt_ids: prompt_ids.into(), samples: (0..args.samples).map(stream).collect() });
+        requests.push(Request::new(prompt_ids, (0..args.samples).map(stream).collect()));
     }
     let runner = policy.runner_on(&device)?;
     let limits = Limits::on(&device, threads, &cancel)?;

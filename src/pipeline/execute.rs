@@ -7,11 +7,12 @@ use super::plan::{StagePlan, stage_plan};
 use super::session::{Bound, Session, manifest};
 use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::{Transfer, Watch};
-use crate::stage::{Context, Output, Tick};
+use crate::stage::{Context, Sink, Tick};
 use candle_core::Device;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Kind, Result};
 use mindgap_base::fingerprint::Fingerprint;
+use mindgap_lm::model::tensors::Put;
 use mindgap_store::fs::Gate;
 use mindgap_store::parquet::{Encoded, Footer};
 use mindgap_store::{Lease, Oplog, PartRecord, PartRef, Pointer, Store};
@@ -19,7 +20,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What happens during a run, for whoever shows it.
@@ -162,24 +163,47 @@ fn partial(spec: &StageSpec, bound: &Bound, computed_parts: usize, started: Inst
     }
 }
 
-/// The tables of a part on their way into the store. From the first object on the gate is passed, so that no collection takes
-/// what no record names yet.
-struct Tables<'a> {
+/// What a part has made so far, in the store. From the first object on the gate is passed, so that no collection takes what no
+/// record names yet.
+struct Made<'a> {
     store: &'a Store,
-    gate: Option<Gate>,
-    stored: BTreeMap<String, Vec<PartRef>>,
+    objects: Mutex<Objects>,
 }
 
-impl<'a> Tables<'a> {
-    fn new(store: &'a Store) -> Tables<'a> {
-        Tables { store, gate: None, stored: BTreeMap::new() }
+#[derive(Default)]
+struct Objects {
+    gate: Option<Gate>,
+    tables: BTreeMap<String, Vec<PartRef>>,
+    files: BTreeMap<String, (Address, u64)>,
+}
+
+impl<'a> Made<'a> {
+    fn new(store: &'a Store) -> Made<'a> {
+        Made { store, objects: Mutex::default() }
     }
 
-    fn put(&mut self, encoded: Encoded) -> Result<()> {
-        if self.gate.is_none() {
-            self.gate = Some(self.store.gate()?.pass()?);
+    fn open(&self) -> Result<MutexGuard<'_, Objects>> {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        if objects.gate.is_none() {
+            objects.gate = Some(self.store.gate()?.pass()?);
         }
-        self.stored.entry(encoded.table.to_string()).or_default().push(self.store.put_part(encoded)?);
+        Ok(objects)
+    }
+}
+
+impl Sink for Made<'_> {
+    fn put_table(&self, encoded: Encoded) -> Result<()> {
+        let mut objects = self.open()?;
+        let table = encoded.table.to_string();
+        objects.tables.entry(table).or_default().push(self.store.put_part(encoded)?);
+        Ok(())
+    }
+
+    fn put_file(&self, name: &str, write: &mut dyn FnMut(&mut Put) -> Result<()>) -> Result<()> {
+        let mut objects = self.open()?;
+        let mut writer = self.store.writer()?;
+        write(&mut |bytes| writer.append(bytes))?;
+        objects.files.insert(name.to_string(), writer.finish()?);
         Ok(())
     }
 }
@@ -197,7 +221,7 @@ impl<'a> Runner<'a, '_> {
         for spec in self.session.pipeline.select(names)? {
             self.check_cancelled()?;
             let share = self.options.share.filter(|_| targets.contains(&spec.name));
-            let outcome = self.stage(spec, share).map_err(|e| e.at(format!("stage `{}`", spec.name)))?;
+            let outcome = self.stage(spec, share).map_err(|e| self.session.locate(e, spec))?;
             (self.options.observer)(Event::StageDone { outcome: &outcome });
             self.outcomes.push(outcome);
         }
@@ -353,8 +377,7 @@ impl<'a> Runner<'a, '_> {
     ) -> Result<PartRecord> {
         let started = Instant::now();
         let observer = self.options.observer;
-        let tables = Mutex::new(Tables::new(self.session.store));
-        let put = |encoded| tables.lock().unwrap_or_else(PoisonError::into_inner).put(encoded);
+        let made = Made::new(self.session.store);
         let tick = |tick: Tick| {
             // What cannot be marked is kept by the lease; should it go, publishing finds out.
             let _ = lease.renew(earlier);
@@ -365,33 +388,27 @@ impl<'a> Runner<'a, '_> {
         let context = Context {
             cancel: self.options.cancel,
             tick: &tick,
-            put: &put,
+            sink: &made,
             threads: self.options.threads,
             device: self.options.device,
             footer: Footer { stage: &spec.name, fingerprint: bound.family.as_str() },
             journal: &journal,
         };
-        let output = bound.stage.run_part(&context, &part.part, earlier)?;
-        let tables = tables.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let record = self.publish_part(bound, index, tables, output)?;
+        bound.stage.run_part(&context, &part.part, earlier)?;
+        let record = self.publish_part(bound, index, made)?;
         journal.remove()?;
         self.log.append(&json!({"event": "part", "time": Oplog::now(), "stage": spec.name, "part": index,
             "fingerprint": part.fingerprint, "seconds": started.elapsed().as_secs_f64()}))?;
         Ok(record)
     }
 
-    fn publish_part(&self, bound: &Bound, index: usize, mut tables: Tables, output: Output) -> Result<PartRecord> {
-        let store = self.session.store;
-        let _gate = store.gate()?.pass()?;
-        output.tables.into_iter().try_for_each(|encoded| tables.put(encoded))?;
-        let mut files = BTreeMap::new();
-        for (name, bytes) in output.files {
-            files.insert(name, (store.put(&bytes)?, bytes.len() as u64));
-        }
+    fn publish_part(&self, bound: &Bound, index: usize, made: Made) -> Result<PartRecord> {
+        let mut objects = made.open()?;
         let part = &bound.parts[index];
         let (fingerprint, span) = (part.fingerprint.clone(), part.part.span.clone());
-        let record = PartRecord { fingerprint, span, tables: std::mem::take(&mut tables.stored), files };
-        store.remember_part(&bound.recipe, &record)?;
+        let (tables, files) = (std::mem::take(&mut objects.tables), std::mem::take(&mut objects.files));
+        let record = PartRecord { fingerprint, span, tables, files };
+        self.session.store.remember_part(&bound.recipe, &record)?;
         Ok(record)
     }
 

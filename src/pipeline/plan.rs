@@ -45,8 +45,8 @@ fn plans(mut session: Session, names: &[String]) -> Result<Vec<StagePlan>> {
             plans.push(waiting(spec, waits_for));
             continue;
         }
-        let bound = session.bind(spec)?;
-        plans.push(stage_plan(&session, spec, &bound)?);
+        let bound = session.bind(spec).map_err(|e| session.locate(e, spec))?;
+        plans.push(stage_plan(&session, spec, &bound).map_err(|e| session.locate(e, spec))?);
         if let Some(manifest) = manifest(spec, &bound) {
             session.finish(spec, manifest);
         }

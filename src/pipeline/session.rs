@@ -5,7 +5,7 @@ use crate::net::hub::{Hub, Watch};
 use crate::policy::PolicyHandle;
 use crate::policy::{PolicySpec, hub_policy, served_policy};
 use crate::stage::{Inputs, Params, Part, Stage, policy_files};
-use mindgap_base::error::Result;
+use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
 use mindgap_lm::model::policy::PolicyFiles;
 use mindgap_store::{Input, Manifest, Origin, PartRecord, Store};
@@ -80,11 +80,16 @@ impl<'a> Session<'a> {
                 PolicySpec::Server(served) => served_policy(name, &pipeline.folder, served, watch),
                 PolicySpec::Stage(_) => continue,
             };
-            let handle = handle.map_err(|e| e.at(format!("policy `{name}` of {}", pipeline.source.path)))?;
-            policies.insert(name.clone(), handle);
+            let locate = |e: Error| e.at(format!("policy `{name}`")).at(&pipeline.source.path);
+            policies.insert(name.clone(), handle.map_err(locate)?);
         }
         let params = pipeline.stages.iter().map(|stage| (stage.name.clone(), stage.params.clone())).collect();
         Ok(Session { pipeline, store, manifests: BTreeMap::new(), policies, params })
+    }
+
+    /// Says of an error which stage of which pipeline it is about.
+    pub fn locate(&self, error: Error, stage: &StageSpec) -> Error {
+        error.at(stage.place()).at(&self.pipeline.source.path)
     }
 
     /// Stages that `stage` reads from and that are not finished.

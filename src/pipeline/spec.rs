@@ -26,6 +26,17 @@ pub struct StageSpec {
     pub salt: Option<String>,
 }
 
+impl StageSpec {
+    /// What an error in it is about.
+    pub fn place(&self) -> String {
+        let entries: Vec<String> = self.entries.iter().map(|(axis, name)| format!("{axis} = {name}")).collect();
+        match entries.is_empty() {
+            true => format!("stage `{}`", self.name),
+            false => format!("stage `{}` ({})", self.name, entries.join(", ")),
+        }
+    }
+}
+
 /// A checked pipeline. Stages are in an order in which each comes after what it needs.
 #[derive(Clone, Debug)]
 pub struct Pipeline {

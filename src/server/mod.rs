@@ -25,6 +25,8 @@ use wire::{Completion, Draw, Scoring};
 /// One sample wanted.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// What it is about, for errors: a problem, say.
+    pub name: String,
     pub prompt_ids: Arc<[u32]>,
     pub seed: u32,
     /// At most this many tokens of the sampling's `max_new_tokens`: what the context leaves.
@@ -54,7 +56,7 @@ impl Servers {
     /// Log-probs mean what they mean in the engine. Of servers that give them before the temperature, `logprob_behavior` can be
     /// told at temperature 1 with nothing cut off, where it is the same, and at temperature 0, where it is 0. Of servers that
     /// give them after it, `logprob_policy` is scored in a second request wherever the two differ. Errors: a distribution whose
-    /// log-probs the server cannot tell, a context too short, and all that [`Pool::ask`] gives up on.
+    /// log-probs the server cannot tell, a context too short, a token outside the vocabulary, and all that [`Pool::ask`] gives up on.
     pub fn generate(
         &self,
         requests: Vec<Request>,
@@ -65,7 +67,10 @@ impl Servers {
         sampling.check()?;
         let (pool, sampling) = (self.pool.clone(), sampling.clone());
         let mut progress = Progress { total: requests.len(), ..Progress::default() };
-        let work = move |stop: &AtomicBool, index: usize| draw(&pool, stop, &requests[index], &sampling);
+        let work = move |stop: &AtomicBool, index: usize| {
+            let request: &Request = &requests[index];
+            draw(&pool, stop, request, &sampling).map_err(|e| e.at(&request.name))
+        };
         workers::each(&self.pool, progress.total, watch.cancel, work, |samples| {
             progress.done += samples.len();
             progress.new_tokens += samples.iter().map(|(_, sample)| sample.token_ids.len()).sum::<usize>();
@@ -84,8 +89,8 @@ impl Servers {
         let pool = self.pool.clone();
         let mut progress = Progress { total: requests.len(), ..Progress::default() };
         let work = move |stop: &AtomicBool, index: usize| {
-            let ScoreRequest { prompt_ids, token_ids } = &requests[index];
-            score(&pool, stop, prompt_ids, token_ids)
+            let ScoreRequest { name, prompt_ids, token_ids } = &requests[index];
+            score(&pool, stop, prompt_ids, token_ids).map_err(|e| e.at(name))
         };
         workers::each(&self.pool, progress.total, watch.cancel, work, |scores| {
             progress.done += scores.len();
@@ -102,6 +107,7 @@ fn draw(pool: &Pool, stop: &AtomicBool, request: &Request, sampling: &Sampling) 
         sampling,
         max_tokens: sampling.max_new_tokens.min(request.room),
         seed: request.seed,
+        vocab_size: pool.expected.vocab_size,
     };
     let (greedy, plain) = (sampling.temperature == 0.0, sampling.temperature == 1.0 && !sampling.truncates());
     let rescored = !greedy && !plain;

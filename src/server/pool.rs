@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Pool {
     http: Http,
     pub served: Served,
-    expected: Expected,
+    pub expected: Expected,
     state: Mutex<State>,
     changed: Condvar,
     salt: String,

@@ -18,6 +18,8 @@ pub struct Expected {
     text: String,
     token_ids: Vec<u32>,
     eos: Vec<u32>,
+    /// Tokens the policy has.
+    pub vocab_size: usize,
 }
 
 /// Digits, signs, letters beyond ASCII, white space of several kinds: where tokenizers differ.
@@ -29,7 +31,8 @@ impl Expected {
         let token_ids = policy.prompt_ids(QUESTION)?;
         let chat = policy.chat().expect("a prompt was rendered by it");
         let text = chat.render(&[Message::user(QUESTION)], true, &Value::Null)?;
-        Ok(Expected { text, token_ids, eos: policy.eos_token_ids().to_vec() })
+        let vocab_size = policy.config().vocab_size;
+        Ok(Expected { text, token_ids, eos: policy.eos_token_ids().to_vec(), vocab_size })
     }
 }
 
@@ -178,7 +181,8 @@ impl Drawer<'_> {
     /// Tokens and log-probs.
     fn draw(&self, sampling: &Sampling) -> Result<(Vec<u32>, Vec<f32>), Fault> {
         let prompt_ids = &self.probe.expected.token_ids;
-        let draw = Draw { prompt_ids, sampling, max_tokens: TOKENS, seed: 1 };
+        let vocab_size = self.probe.expected.vocab_size;
+        let draw = Draw { prompt_ids, sampling, max_tokens: TOKENS, seed: 1, vocab_size };
         let answer =
             self.probe.pool.post(self.probe.root, &self.api.draw(self.probe.model, &draw), self.probe.timeout)?;
         let completion = self.api.read_completion(&draw, &answer)?;

@@ -7,6 +7,7 @@ use mindgap_lm::engine::{Sampling, StopReason};
 use serde_json::{Value, json};
 
 const EOS: u32 = 151_645;
+const VOCAB: usize = 151_936;
 
 fn vllm(choice: &Value) -> Vec<u8> {
     let answer = json!({"id": "cmpl-7", "object": "text_completion", "created": 1_764_000_000, "model": "m",
@@ -49,7 +50,7 @@ fn fault<T: std::fmt::Debug>(outcome: Result<T, Fault>) -> (bool, String) {
 #[test]
 fn completions_are_read() {
     let sampling = sampling(&[]);
-    let draw = Draw { prompt_ids: &[11, 12], sampling: &sampling, max_tokens: 2, seed: 1 };
+    let draw = Draw { prompt_ids: &[11, 12], sampling: &sampling, max_tokens: 2, seed: 1, vocab_size: VOCAB };
     for (api, body) in [(Api::Vllm, vllm(&vllm_choice())), (Api::Sglang, sglang(&sglang_meta()))] {
         let completion = api.read_completion(&draw, &body).unwrap();
         assert_eq!(completion.token_ids, [220, EOS]);
@@ -62,13 +63,13 @@ fn completions_are_read() {
 fn ends_are_told_apart() {
     let (plain, strings) = (sampling(&[]), sampling(&["\n\n"]));
     let vllm = |sampling: &Sampling, finish: &str, stop: Value, last: u32| {
-        let draw = Draw { prompt_ids: &[11, 12], sampling, max_tokens: 2, seed: 1 };
+        let draw = Draw { prompt_ids: &[11, 12], sampling, max_tokens: 2, seed: 1, vocab_size: VOCAB };
         let mut choice = vllm_choice();
         (choice["finish_reason"], choice["stop_reason"], choice["token_ids"][1]) = (finish.into(), stop, last.into());
         Api::Vllm.read_completion(&draw, &vllm(&choice)).map(|completion| completion.stop_reason)
     };
     let sglang = |sampling: &Sampling, finish: Value, last: u32| {
-        let draw = Draw { prompt_ids: &[11, 12], sampling, max_tokens: 2, seed: 1 };
+        let draw = Draw { prompt_ids: &[11, 12], sampling, max_tokens: 2, seed: 1, vocab_size: VOCAB };
         let mut meta = sglang_meta();
         (meta["finish_reason"], meta["output_token_logprobs"][1][1]) = (finish, last.into());
         Api::Sglang.read_completion(&draw, &sglang(&meta)).map(|completion| completion.stop_reason)
@@ -93,7 +94,7 @@ fn ends_are_told_apart() {
 #[test]
 fn answers_to_something_else_are_refused() {
     let sampling = sampling(&[]);
-    let draw = Draw { prompt_ids: &[11, 12], sampling: &sampling, max_tokens: 2, seed: 1 };
+    let draw = Draw { prompt_ids: &[11, 12], sampling: &sampling, max_tokens: 2, seed: 1, vocab_size: VOCAB };
     let changed = |name: &str, value: Value| {
         let mut choice = vllm_choice();
         choice[name] = value;
@@ -109,6 +110,29 @@ fn answers_to_something_else_are_refused() {
     let error = br#"{"error": {"message": "no", "type": "BadRequestError", "code": 400}}"#;
     assert!(!fault(Api::Vllm.read_completion(&draw, error)).0);
     assert!(!fault(Api::Sglang.read_completion(&draw, error)).0);
+}
+
+#[test]
+fn tokens_outside_the_vocabulary_are_refused() {
+    let sampling = sampling(&[]);
+    let draw = Draw { prompt_ids: &[11, 12], sampling: &sampling, max_tokens: 2, seed: 1, vocab_size: VOCAB };
+    let (mut choice, mut meta) = (vllm_choice(), sglang_meta());
+    for token in [VOCAB as u32 - 1, VOCAB as u32, u32::MAX] {
+        choice["token_ids"][0] = token.into();
+        meta["output_token_logprobs"][0][1] = token.into();
+        for (api, body) in [(Api::Vllm, vllm(&choice)), (Api::Sglang, sglang(&meta))] {
+            let outcome = api.read_completion(&draw, &body);
+            if (token as usize) < VOCAB {
+                assert_eq!(outcome.unwrap().token_ids, [token, EOS]);
+                continue;
+            }
+            let (lasting, what) = fault(outcome);
+            assert!(
+                lasting && what.contains(&format!("drew token {token}, outside")) && what.contains("151936"),
+                "{what}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub struct Draw<'a> {
     pub sampling: &'a Sampling,
     pub max_tokens: u32,
     pub seed: u32,
+    /// Tokens the policy has: no other can be kept.
+    pub vocab_size: usize,
 }
 
 /// Tokens whose log-probs are wanted: all of `token_ids` from index `from` on, which is at least 1.
@@ -148,6 +150,9 @@ pub fn completion(draw: &Draw, token_ids: Vec<u32>, logprobs: Vec<f32>, ending: 
     if count > limit {
         return Err(Fault::garbled(format!("{count} tokens where {limit} were asked for")));
     }
+    if let Some(token) = token_ids.iter().find(|id| **id as usize >= draw.vocab_size) {
+        return Err(foreign(*token, draw.vocab_size));
+    }
     let ended = draw.sampling.eos.contains(last);
     let stop_reason = match ending {
         Ending::Other(reason) if reason == "abort" || reason == "error" => {
@@ -168,6 +173,15 @@ pub fn completion(draw: &Draw, token_ids: Vec<u32>, logprobs: Vec<f32>, ending: 
     };
     let logprobs = logprobs.into_iter().map(log_prob).collect::<Result<_, _>>()?;
     Ok(Completion { token_ids, logprobs, stop_reason })
+}
+
+fn foreign(token: u32, vocab_size: usize) -> Fault {
+    let error =
+        Error::environment(format!("the server drew token {token}, outside the policy's vocabulary of {vocab_size}"));
+    Fault::Lasting(error.hint(
+        "the servers and `tokenizer` must come from the same checkpoint: `vocab_size` of the tokenizer folder's `config.json` is how \
+         many tokens may be drawn",
+    ))
 }
 
 fn unknown_end(token: u32) -> Fault {

@@ -87,6 +87,7 @@ impl Loaded {
             }
             Backend::Servers(servers) => {
                 let single = |request: &Request, stream: &Stream| server::Request {
+                    name: request.name.clone(),
                     prompt_ids: request.prompt_ids.clone(),
                     // 31 bits: every server takes them, and no JSON library makes another number of them.
                     seed: (stream.bits(0) >> 33) as u32,

@@ -1,7 +1,7 @@
 //! documents: text segments + tokenizer -> examples.  For pre-training; each segment says whether it is trained on.
 
 use super::spec::SourceFile;
-use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Tick, Wants};
+use super::{Context, Inputs, Part, Reference, Stage, StageParams, Tick, Wants};
 use crate::policy::PolicyHandle;
 use crate::policy::load_policy;
 use arrow::array::RecordBatch;
@@ -30,7 +30,10 @@ pub struct Params {
 
 impl StageParams for Params {
     fn validate(&self) -> Result<()> {
-        Ok(())
+        match self.files.is_empty() {
+            true => Err(Error::usage("`files` is empty").hint("name at least one Parquet file of documents")),
+            false => Ok(()),
+        }
     }
 
     fn references(&self) -> Vec<Reference> {
@@ -88,7 +91,7 @@ impl Stage for DocumentsStage {
         Recipe::default().with("files", files)
     }
 
-    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
+    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
         let file = &self.files[part.index];
         let policy = load_policy(&self.policy)?;
         let at = || file.path.display().to_string();
@@ -100,7 +103,7 @@ impl Stage for DocumentsStage {
         }
         number_repeats(&mut rows);
         rows.sort_by(|a, b| a.example_id.cmp(&b.example_id));
-        Ok(Output { tables: vec![context.encode(&rows)?], files: Vec::new() })
+        context.store(&rows)
     }
 }
 

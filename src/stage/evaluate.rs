@@ -1,6 +1,6 @@
 //! evaluate: judged rollouts on benchmarks -> evals.  A benchmark is a source of the problems table.
 
-use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Tick, Wants};
+use super::{Context, Inputs, Part, Reference, Stage, StageParams, Tick, Wants};
 use crate::stats::metrics::{bootstrap_interval, majority_correct, mean, pass_at_k};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
@@ -101,7 +101,7 @@ impl Stage for EvaluateStage {
     }
 
     /// Goes through the problems part by part: of a benchmark only one number per problem is held.
-    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
+    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
         let run = &self.runs[part.index];
         let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
         for (index, problems) in self.problems.parts().iter().enumerate() {
@@ -119,7 +119,7 @@ impl Stage for EvaluateStage {
             (context.tick)(Tick { rows_done: index as u64 + 1, rows_total, ..Tick::default() });
         }
         let rows: Vec<Eval> = tallies.into_iter().map(|(benchmark, tally)| tally.finish(benchmark, run)).collect();
-        Ok(Output { tables: vec![context.encode(&rows)?], files: Vec::new() })
+        context.store(&rows)
     }
 }
 

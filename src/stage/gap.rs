@@ -5,7 +5,7 @@
 
 mod warnings;
 
-use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Wants};
+use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::PolicyHandle;
 use crate::policy::load_policy;
 use crate::stats::gap::{Gather, PolicyGap, Scored};
@@ -39,6 +39,7 @@ pub struct Params {
 }
 
 impl StageParams for Params {
+    /// Names are all there is.
     fn validate(&self) -> Result<()> {
         Ok(())
     }
@@ -132,7 +133,7 @@ impl Stage for GapStage {
     }
 
     /// Goes through the tables part by part: of a target one number is held.
-    fn run_part(&self, context: &Context, _part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
+    fn run_part(&self, context: &Context, _part: &Part, _earlier: &[PartRecord]) -> Result<()> {
         let eos = load_policy(&self.policy)?.eos_token_ids().to_vec();
         let (mut gaps, mut warnings) = (Vec::new(), Vec::new());
         for (moment, table) in [(Moment::After, &self.after), (Moment::Before, &self.before)] {
@@ -153,7 +154,8 @@ impl Stage for GapStage {
         }
         gaps.sort_by_key(|row| (row.rewriting, row.source));
         warnings.sort_by_key(|row| (row.warning, row.moment, row.source.clone()));
-        Ok(Output { tables: vec![context.encode(&gaps)?, context.encode(&warnings)?], files: Vec::new() })
+        context.store(&gaps)?;
+        context.store(&warnings)
     }
 }
 

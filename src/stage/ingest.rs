@@ -3,7 +3,7 @@
 use super::buckets::{at_least_one, starts_range};
 use super::reader::{self, Format, Ingest, Input, Mapping};
 use super::spec::SourceFile;
-use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Tick};
+use super::{Context, Inputs, Part, Reference, Stage, StageParams, Tick};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_store::table::Row;
@@ -115,7 +115,7 @@ impl Stage for SourcesStage {
         Ok(vec![Part { span: Span::default(), key: Vec::new(), rows: 0, index: 0 }])
     }
 
-    fn run_part(&self, context: &Context, _part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
+    fn run_part(&self, context: &Context, _part: &Part, _earlier: &[PartRecord]) -> Result<()> {
         let mut ingest = Ingest::new(&self.store, self.params.files.iter().map(File::path).collect());
         let mut rows_read = 0;
         for (index, (file, found)) in self.params.files.iter().zip(&self.files).enumerate() {
@@ -152,7 +152,7 @@ impl Stage for SourcesStage {
             let part = rejects.by_ref().take(PART_REJECTS).collect::<Result<Vec<Reject>>>()?;
             context.store(&part)?;
             if rejects.peek().is_none() {
-                return Ok(Output::default());
+                return Ok(());
             }
         }
     }

@@ -1,6 +1,6 @@
 //! judge: rollouts + problems -> verdicts.  One part per part of rollouts; a new judge re-samples nothing.
 
-use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Tick, Wants};
+use super::{Context, Inputs, Part, Reference, Stage, StageParams, Tick, Wants};
 use clap::ValueEnum;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
@@ -127,7 +127,7 @@ impl Stage for JudgeStage {
         Ok(self.rollouts.parts().iter().enumerate().map(part).collect())
     }
 
-    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
+    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
         let rollouts = self.rollouts.read(&self.rollouts.parts()[part.index])?;
         let mut answers = HashMap::new();
         let problems = self.problems.overlapping(&part.span.first, &part.span.last);
@@ -153,7 +153,7 @@ impl Stage for JudgeStage {
         };
         let rows = rollouts.par_iter().map(verdict).collect::<Result<Vec<_>>>()?;
         (context.tick)(Tick { rows_done: rows.len() as u64, rows_total: rows.len() as u64, ..Tick::default() });
-        Ok(Output { tables: vec![context.encode(&rows)?], files: Vec::new() })
+        context.store(&rows)
     }
 }
 

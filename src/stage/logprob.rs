@@ -1,7 +1,7 @@
 //! logprob: rewrites + policy -> logprobs.  Teacher-forced, per token, given the plain training prompt.
 
 use super::backend::Lazy;
-use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Wants};
+use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::PolicyHandle;
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Recipe;
@@ -23,6 +23,7 @@ pub struct Params {
 }
 
 impl StageParams for Params {
+    /// Names are all there is.
     fn validate(&self) -> Result<()> {
         Ok(())
     }
@@ -68,7 +69,7 @@ impl Stage for LogprobStage {
         Ok(self.rewrites.parts().iter().enumerate().map(part).collect())
     }
 
-    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
+    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
         let rewrites = self.rewrites.read(&self.rewrites.parts()[part.index])?;
         let loaded = self.loaded.get(&self.policy, context)?;
         let scored = |row: &Rewrite| row.token_ids.len().min(loaded.scored_room(&row.prompt_ids));
@@ -84,9 +85,9 @@ impl Stage for LogprobStage {
                 _ => wanted.push(rewrite),
             }
         }
-        let request = |row: &&Rewrite| ScoreRequest {
-            prompt_ids: row.prompt_ids.as_slice().into(),
-            token_ids: row.token_ids[..scored(row)].into(),
+        let request = |row: &&Rewrite| {
+            let name = format!("problem `{}`, target {}", row.problem_id, row.choice_index);
+            ScoreRequest::new(row.prompt_ids.as_slice(), &row.token_ids[..scored(row)]).named(name)
         };
         loaded.score(context, wanted.iter().map(request).collect(), |scores| {
             let first = rows.len();
@@ -97,7 +98,7 @@ impl Stage for LogprobStage {
             }
         })?;
         rows.sort_by(|a, b| (&a.problem_id, a.choice_index).cmp(&(&b.problem_id, b.choice_index)));
-        Ok(Output { tables: vec![context.encode(&rows)?], files: Vec::new() })
+        context.store(&rows)
     }
 }
 

@@ -1,5 +1,5 @@
-//! The stages, in data-flow order. Each reads tables and policies through read handles and returns rows and files; the
-//! executor publishes them.
+//! The stages, in data-flow order. Each reads tables and policies through read handles and hands rows and files to the
+//! executor, which publishes them.
 
 mod backend;
 mod buckets;
@@ -23,6 +23,7 @@ use candle_core::Device;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
 use mindgap_lm::engine::Limits;
+use mindgap_lm::model::tensors::Put;
 use mindgap_store::parquet::{Encoded, Footer};
 use mindgap_store::table::Row;
 use mindgap_store::{Journal, PartRecord, Span};
@@ -44,8 +45,8 @@ pub trait Stage: Sync {
         Recipe::default()
     }
 
-    /// Computes one part. `earlier` are finished parts of the same recipe: rows to reuse, a checkpoint to go on from.
-    fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output>;
+    /// Computes one part, and stores it through the context. `earlier` are finished parts of the same recipe: rows to reuse, a checkpoint to go on from.
+    fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<()>;
 
     /// What a missing part would take. `family` is the fingerprint of the recipe.
     fn work(&self, _family: &Fingerprint, part: &Part, _earlier: &[PartRecord]) -> Result<Work> {
@@ -82,11 +83,12 @@ impl Part {
     }
 }
 
-/// What a part turned out to be: parts of tables, and files.
-#[derive(Default)]
-pub struct Output {
-    pub tables: Vec<Encoded>,
-    pub files: Vec<(String, Vec<u8>)>,
+/// Where what a part turns out to be goes: parts of tables, and files.
+pub trait Sink: Sync {
+    fn put_table(&self, encoded: Encoded) -> Result<()>;
+
+    /// `write` gives the file's bytes, piece by piece.
+    fn put_file(&self, name: &str, write: &mut dyn FnMut(&mut Put) -> Result<()>) -> Result<()>;
 }
 
 /// What a running stage may use of the world.
@@ -94,8 +96,7 @@ pub struct Context<'a> {
     pub cancel: &'a AtomicBool,
     /// Called now and then with the progress inside the current part; cheap.
     pub tick: &'a (dyn Fn(Tick) + Sync),
-    /// Stores a part of a table now, for stages that make more than memory should hold. What is left comes with [`Output`].
-    pub put: &'a (dyn Fn(Encoded) -> Result<()> + Sync),
+    pub sink: &'a dyn Sink,
     pub threads: usize,
     /// Where policies run. No recipe knows it: what was computed is the record, on whatever device.
     pub device: &'a Device,
@@ -126,9 +127,14 @@ impl Context<'_> {
         Encoded::new(rows, &self.footer)
     }
 
-    /// Encodes rows and stores them at once as a part of their table.
+    /// Stores rows as a part of their table.
     pub fn store<R: Row>(&self, rows: &[R]) -> Result<()> {
-        (self.put)(self.encode(rows)?)
+        self.sink.put_table(self.encode(rows)?)
+    }
+
+    /// Stores a file of the part; `write` gives its bytes, piece by piece.
+    pub fn put_file(&self, name: &str, mut write: impl FnMut(&mut Put) -> Result<()>) -> Result<()> {
+        self.sink.put_file(name, &mut write)
     }
 
     /// An error once the run was asked to stop.

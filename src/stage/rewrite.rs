@@ -5,7 +5,7 @@
 
 use super::buckets::{at_least_one, group};
 use super::template::{PLAIN, Template};
-use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Wants};
+use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::PolicyHandle;
 use crate::policy::load_policy;
 use mindgap_base::error::Result;
@@ -165,7 +165,7 @@ impl Stage for RewriteStage {
         Recipe::default().with("part_problems", self.params.part_problems)
     }
 
-    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<Output> {
+    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
         let policy = load_policy(&self.policy)?;
         let plain = Samples::read(&self.self_aligned, &part.span)?;
         let guided = Samples::read(&self.guided, &part.span)?;
@@ -184,7 +184,8 @@ impl Stage for RewriteStage {
             }
             rewrites.extend(rows);
         }
-        Ok(Output { tables: vec![context.encode(&rewrites)?, context.encode(&untargeted)?], files: Vec::new() })
+        context.store(&rewrites)?;
+        context.store(&untargeted)
     }
 }
 

@@ -7,7 +7,7 @@ mod work;
 use super::backend::{Lazy, Loaded};
 use super::buckets::{at_least_one, group};
 use super::template::{PLAIN, Template};
-use super::{Context, Inputs, Output, Part, Reference, Stage, StageParams, Wants, Work};
+use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants, Work};
 use crate::policy::PolicyHandle;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
@@ -73,20 +73,27 @@ fn part_samples() -> u32 {
     8
 }
 
+impl Params {
+    /// What the engine is told, for a policy with these EOS tokens.
+    fn sampling(&self, eos: &[u32]) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            max_new_tokens: self.max_new_tokens,
+            stop: self.stop.clone(),
+            eos: eos.to_vec(),
+        }
+    }
+}
+
 impl StageParams for Params {
     fn validate(&self) -> Result<()> {
         at_least_one(self.samples, "samples")?;
-        at_least_one(self.max_new_tokens, "max_new_tokens")?;
         at_least_one(self.part_problems, "part_problems")?;
         at_least_one(self.part_samples, "part_samples")?;
-        let in_range =
-            |value: f32, name: &str, low: f32, high: f32| match value.is_finite() && value >= low && value <= high {
-                true => Ok(()),
-                false => Err(Error::usage(format!("`{name}` is `{value}`, it must be between {low} and {high}"))),
-            };
-        in_range(self.temperature, "temperature", 0.0, 100.0)?;
-        in_range(self.top_p, "top_p", f32::MIN_POSITIVE, 1.0)?;
-        in_range(self.min_p, "min_p", 0.0, 1.0)?;
+        self.sampling(&[]).check()?;
         if self.prompt_kind == PromptKind::Guided && self.template.is_none() {
             let error = Error::usage("a guided rollout needs a `template` that shows the expert solution");
             return Err(error.hint("pipelines/templates/guided.j2 is one"));
@@ -128,6 +135,12 @@ impl StageParams for Params {
 struct Task {
     problem_id: String,
     prompt: String,
+}
+
+impl Task {
+    fn place(&self) -> String {
+        format!("problem `{}`", self.problem_id)
+    }
 }
 
 pub struct RolloutStage {
@@ -195,7 +208,7 @@ impl Stage for RolloutStage {
             .with("part_samples", p.part_samples)
     }
 
-    fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output> {
+    fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<()> {
         let loaded = self.loaded.get(&self.policy, context)?;
         let (from, to) = part.span.samples.expect("a rollout part has a sample range");
         let mut known = self.known_rows(part, earlier)?;
@@ -206,8 +219,7 @@ impl Stage for RolloutStage {
         let mut wanted = Vec::new();
         let mut rows = Vec::new();
         for task in &tasks {
-            let prompt_ids =
-                loaded.policy.prompt_ids(&task.prompt).map_err(|e| e.at(format!("problem `{}`", task.problem_id)))?;
+            let prompt_ids = loaded.policy.prompt_ids(&task.prompt).map_err(|e| e.at(task.place()))?;
             let mut missing = Vec::new();
             for sample in from..to {
                 match known.remove(&(task.problem_id.clone(), sample)) {
@@ -222,7 +234,7 @@ impl Stage for RolloutStage {
         }
         rows.extend(self.sample(context, &loaded, wanted)?);
         rows.sort_by(|a, b| (&a.problem_id, a.sample_index).cmp(&(&b.problem_id, b.sample_index)));
-        Ok(Output { tables: vec![context.encode(&rows)?], files: Vec::new() })
+        context.store(&rows)
     }
 
     fn work(&self, family: &Fingerprint, part: &Part, earlier: &[PartRecord]) -> Result<Work> {
@@ -310,26 +322,20 @@ impl RolloutStage {
         };
         let requests: Vec<Request> = wanted
             .iter()
-            .map(|(task, prompt_ids, missing)| Request {
-                prompt_ids: prompt_ids.as_slice().into(),
-                samples: missing.iter().map(|&sample| stream(task, sample)).collect(),
+            .map(|(task, prompt_ids, missing)| {
+                let samples = missing.iter().map(|&sample| stream(task, sample)).collect();
+                Request::new(prompt_ids.as_slice(), samples).named(task.place())
             })
             .collect();
-        let sampling = Sampling {
-            temperature: p.temperature,
-            top_p: p.top_p,
-            top_k: p.top_k,
-            min_p: p.min_p,
-            max_new_tokens: p.max_new_tokens,
-            stop: p.stop.clone(),
-            eos: loaded.policy.eos_token_ids().to_vec(),
-        };
+        let sampling = p.sampling(loaded.policy.eos_token_ids());
         let mut rows = Vec::new();
         loaded.generate(context, requests, &sampling, |samples| {
             let first = rows.len();
             for ((task, sample), drawn) in samples {
                 let (task, prompt_ids, missing) = &wanted[task];
-                rows.push(self.row(loaded, task, missing[sample], prompt_ids, drawn)?);
+                let (index, place) = (missing[sample], task.place());
+                let row = self.row(loaded, task, index, prompt_ids, drawn);
+                rows.push(row.map_err(|e| e.at(format!("{place}, sample {index}")))?);
             }
             match loaded.is_remote() {
                 true => context.journal.append(context.encode(&rows[first..])?),

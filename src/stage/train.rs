@@ -8,7 +8,7 @@ mod run;
 pub use params::{Dtype, Keep, Params, Publish, RowWeights};
 
 use super::spec::SourceFile;
-use super::{Context, Inputs, Output, Part, Stage, Tick};
+use super::{Context, Inputs, Part, Stage, Tick};
 use crate::policy::PolicyHandle;
 use crate::policy::load_policy;
 use candle_core::Device;
@@ -16,14 +16,14 @@ use data::{Data, Weights};
 use mindgap_base::address::Address;
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Recipe;
-use mindgap_lm::model::policy::Policy;
-use mindgap_lm::model::weights::serialize;
-use mindgap_lm::train::{PlannedStep, TrainExample, Trainer, init};
+use mindgap_lm::model::weights;
+use mindgap_lm::train::{PlannedStep, Trainer, init};
 use mindgap_store::table::Row;
 use mindgap_store::table::train_steps::{BatchPlan, TrainEval, TrainStep};
 use mindgap_store::{PartRecord, Span, Store};
 use run::{Run, to_row};
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const VERSION: u32 = 1;
 /// Weights, moments and counters of a checkpoint that is not the last.
@@ -45,6 +45,8 @@ pub struct TrainStage {
     policy: PolicyHandle,
     steps: Vec<PlannedStep>,
     store: Store,
+    /// The training after the last part that was computed, so that the next one need not read it again.
+    live: Mutex<Option<Run>>,
 }
 
 impl TrainStage {
@@ -54,7 +56,8 @@ impl TrainStage {
         let held_out = params.eval_data.as_ref().map(|name| Data::named(name, inputs)).transpose()?;
         let policy = inputs.policy(&params.policy)?;
         let steps = params.plan(data.row_count()?)?;
-        Ok(TrainStage { params: params.clone(), data, weights, held_out, policy, steps, store: inputs.store.clone() })
+        let (params, store, live) = (params.clone(), inputs.store.clone(), Mutex::default());
+        Ok(TrainStage { params, data, weights, held_out, policy, steps, store, live })
     }
 }
 
@@ -134,31 +137,24 @@ impl Stage for TrainStage {
         (self.params.keep_checkpoints == Keep::Last && more).then_some(STATE_FILE)
     }
 
-    fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<Output> {
-        let policy = load_policy(&self.policy)?;
-        let weights = match (&self.params.row_weights, &self.weights) {
-            (Some(params), Some(file)) => Some(Weights::read(params, file, &self.data)?),
-            _ => None,
-        };
-        let examples = self.data.examples(weights.as_ref())?;
-        let held_out = self.held_out.as_ref().map(|data| data.examples(None)).transpose()?;
-        let mut run = Run { trainer: self.trainer(&policy, context.device)?, best: None };
+    fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<()> {
         let first = part.index * self.params.checkpoint_steps as usize;
         let end = first + part.rows as usize;
-        let from = self.restore(&mut run, first, earlier)?;
+        let mut run = self.run_before(first, context, earlier)?;
+        let from = run.steps_done();
         let (mut rows, mut evals, mut tokens, mut evaluated) = (Vec::new(), Vec::new(), 0, String::new());
         if from == 0 {
-            evals.extend(held_out.as_ref().map(|rows| run.evaluate(rows)).transpose()?);
+            evals.extend(run.evaluate()?);
         }
         for step in from..end {
             context.check_cancelled()?;
-            let batch: Vec<&TrainExample> = self.steps[step].rows.iter().map(|row| &examples[*row as usize]).collect();
-            let metrics = run.trainer.step(&batch)?;
+            let metrics = run.step(&self.steps[step])?;
             tokens += metrics.input_token_count;
             let note = format!("step {}  loss {:.4}  nll {:.4}", metrics.step, metrics.loss, metrics.nll);
             rows.push(to_row(metrics));
-            if let Some(held_out) = held_out.as_ref().filter(|_| self.evaluates_after(step + 1)) {
-                let eval = run.evaluate(held_out)?;
+            if self.evaluates_after(step + 1)
+                && let Some(eval) = run.evaluate()?
+            {
                 evaluated = format!("  held-out nll {:.4}", eval.nll);
                 evals.push(eval);
             }
@@ -169,18 +165,19 @@ impl Stage for TrainStage {
         // Steps taken again on the way here belong to earlier parts.
         rows.retain(|row: &TrainStep| row.step as usize >= first);
         evals.retain(|eval: &TrainEval| first == 0 || eval.step as usize > first);
-        let mut tables = vec![context.encode(&rows)?];
+        context.store(&rows)?;
         if part.index == 0 {
-            tables.push(context.encode(&self.batch_plan())?);
+            context.store(&self.batch_plan())?;
         }
-        if held_out.is_some() {
-            tables.push(context.encode(&evals)?);
+        if self.held_out.is_some() {
+            context.store(&evals)?;
         }
-        let files = match end == self.steps_taken() {
-            true => self.policy_output(&policy, &run)?,
-            false => vec![(STATE_FILE.to_string(), run.save()?)],
-        };
-        Ok(Output { tables, files })
+        if end == self.steps_taken() {
+            return self.store_policy(context, &run);
+        }
+        context.put_file(STATE_FILE, |put| run.save(put))?;
+        *self.live() = Some(run);
+        Ok(())
     }
 }
 
@@ -194,25 +191,47 @@ impl TrainStage {
         steps_done == self.steps_taken() || (every > 0 && steps_done.is_multiple_of(every))
     }
 
-    fn trainer(&self, policy: &Policy, device: &Device) -> Result<Trainer> {
+    fn live(&self) -> MutexGuard<'_, Option<Run>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The training before a step: as the part before left it in memory, else from the last checkpoint that is not past it.
+    fn run_before(&self, step: usize, context: &Context, earlier: &[PartRecord]) -> Result<Run> {
+        let live = self.live().take();
+        if let Some(run) = live.filter(|run| run.steps_done() == step) {
+            return Ok(run);
+        }
+        let mut run = self.start(context.device)?;
+        let checkpoints = earlier.iter().filter_map(|record| {
+            let done = record.span.last.parse::<usize>().ok()? + 1;
+            let (address, _) = record.files.get(STATE_FILE)?;
+            (done <= step).then_some((done, address))
+        });
+        if let Some((done, address)) = checkpoints.max() {
+            let saved = self.store.map(address)?;
+            run.restore(&saved).map_err(|e| e.at(format!("checkpoint after {done} steps")))?;
+        }
+        Ok(run)
+    }
+
+    /// The training before its first step.
+    fn start(&self, device: &Device) -> Result<Run> {
+        let policy = load_policy(&self.policy)?;
+        let weights = match (&self.params.row_weights, &self.weights) {
+            (Some(params), Some(file)) => Some(Weights::read(params, file, &self.data)?),
+            _ => None,
+        };
         let params = self.params.trainer(self.steps.len() as u32, policy.eos_token_ids())?;
         let tensors = match self.params.init_seed {
             Some(seed) => init::random(policy.config(), seed)?,
             None => policy.checkpoint()?.tensors(policy.config(), self.params.dtype.into(), device)?,
         };
-        Trainer::new(policy.config(), tensors, params, device)
-    }
-
-    /// Goes back to the last checkpoint at or before a part's first step; returns the step it leads to, 0 where there is none.
-    fn restore(&self, run: &mut Run, first: usize, earlier: &[PartRecord]) -> Result<usize> {
-        let checkpoints = earlier.iter().filter_map(|record| {
-            let step = record.span.last.parse::<usize>().ok()? + 1;
-            let (address, _) = record.files.get(STATE_FILE)?;
-            (step <= first).then_some((step, address))
-        });
-        let Some((step, address)) = checkpoints.max() else { return Ok(0) };
-        run.restore(&self.store.get(address)?)?;
-        Ok(step)
+        Ok(Run {
+            examples: self.data.examples(weights.as_ref())?,
+            held_out: self.held_out.as_ref().map(|data| data.examples(None)).transpose()?,
+            trainer: Trainer::new(policy.config(), tensors, params, device)?,
+            best: None,
+        })
     }
 
     fn batch_plan(&self) -> Vec<BatchPlan> {
@@ -225,18 +244,17 @@ impl TrainStage {
     }
 
     /// The policy's own files with the new weights in one file.
-    fn policy_output(&self, policy: &Policy, run: &Run) -> Result<Vec<(String, Vec<u8>)>> {
-        let mut files = Vec::new();
+    fn store_policy(&self, context: &Context, run: &Run) -> Result<()> {
         for name in self.policy.file_names().filter(|name| !name.contains("safetensors")) {
-            let bytes = policy.files().get(name).unwrap_or_default();
-            let bytes = if name == "config.json" { self.params.dtype.named_in(bytes) } else { bytes.to_vec() };
-            files.push((name.to_string(), bytes));
+            let bytes = self.policy.read(name)?;
+            let bytes = if name == "config.json" { self.params.dtype.named_in(&bytes) } else { bytes };
+            context.put_file(name, |put| put(&bytes))?;
         }
         let weights = match (self.params.publish, &run.best) {
             (Publish::Best, Some(best)) => best.weights.clone(),
-            _ => run.trainer.weights()?,
+            _ => run.trainer.live_weights(),
         };
-        files.push((WEIGHTS_FILE.to_string(), serialize(&run.trainer.policy_weights(weights)?)?));
-        Ok(files)
+        let weights = run.trainer.policy_weights(weights)?;
+        context.put_file(WEIGHTS_FILE, |put| weights::write(&weights, put))
     }
 }

@@ -40,6 +40,94 @@ fn pipeline_mistakes() {
     refused("loss = \"dft\"", "loss = \"dtf\"", 2, &["dtf"]);
 }
 
+/// Goal: a number, a list or a text that some stage would refuse once it runs is refused by `plan`, before anything is paid for, with
+/// the stage and the parameter.
+#[test]
+fn values_that_no_stage_takes_fail_in_plan() {
+    let train = "batch_size = 8";
+    let documents = "[stages.documents]\nkind = \"documents\"\npolicy = \"base\"\nfiles = []\n[stages.train]";
+    let evals = "[stages.evals]\nkind = \"evaluate\"\nproblems = \"problems\"\nverdicts = []\n[stages.train]";
+    let cases: &[(&str, &str, &str, &str)] = &[
+        ("problems", "part_problems = 8", "part_problems = 0", "`part_problems` must be at least 1"),
+        (
+            "problems",
+            "files = [{ path = \"DATA/world/train-0.parquet\", source = \"world\" }]",
+            "files = []",
+            "`files` is empty",
+        ),
+        ("documents", "[stages.train]", documents, "`files` is empty"),
+        ("rollouts", "samples = 2", "samples = 0", "`samples` must be at least 1"),
+        ("rollouts", "max_new_tokens = 60", "max_new_tokens = 0", "`max_new_tokens` is 0"),
+        ("rollouts", "samples = 2", "samples = 2\ntemperature = -1.0", "`temperature` is -1"),
+        ("rollouts", "samples = 2", "samples = 2\ntemperature = nan", "`temperature` is NaN"),
+        ("rollouts", "samples = 2", "samples = 2\ntop_p = 0.0", "`top_p` is 0"),
+        ("rollouts", "samples = 2", "samples = 2\nmin_p = 2.0", "`min_p` is 2"),
+        ("rollouts", "samples = 2", "samples = 2\nstop = [\"\"]", "a `stop` string is empty"),
+        ("rollouts", "samples = 2", "samples = 2\npart_samples = 0", "`part_samples` must be at least 1"),
+        ("verdicts", "rollouts = \"rollouts\"", "rollouts = \"rollouts\"\nrel_tol = -1.0", "`rel_tol` is `-1`"),
+        ("verdicts", "rollouts = \"rollouts\"", "rollouts = \"rollouts\"\nabs_tol = nan", "`abs_tol` is `NaN`"),
+        ("rewrites", "self_aligned = [\"verdicts\"]", "keep = 0", "`keep` must be at least 1"),
+        ("evals", "[stages.train]", evals, "`verdicts` names no stage"),
+        ("train", "learning_rate = 1e-4", "learning_rate = -1", "`learning_rate` is `-1`"),
+        ("train", "learning_rate = 1e-4", "learning_rate = nan", "`learning_rate` is `NaN`"),
+        ("train", "learning_rate = 1e-4", "learning_rate = inf", "`learning_rate` is `inf`"),
+        ("train", train, "batch_size = 0", "`batch_size` must be at least 1"),
+        ("train", "steps = 4", "steps = 0", "`steps` must be at least 1"),
+        ("train", "steps = 4", "epochs = 0", "`epochs` must be at least 1"),
+        ("train", "steps = 4", "steps = 4\nstop_step = 0", "`stop_step` must be at least 1"),
+        ("train", "steps = 4", "steps = 4\nwarmup_steps = 5", "warm-up of 5 steps in a training of 4"),
+        ("train", "steps = 4", "epochs = 2\nwarmup_ratio = 1.5", "`warmup_ratio` is `1.5`"),
+        ("train", "steps = 4", "epochs = 2\nwarmup_ratio = nan", "`warmup_ratio` is `NaN`"),
+        ("train", "checkpoint_steps = 1", "checkpoint_steps = 0", "`checkpoint_steps` must be at least 1"),
+        ("train", train, "batch_size = 8\nfloor_share = 2", "`floor_share` is `2`"),
+        ("train", train, "batch_size = 8\ndecay_share = nan", "`decay_share` is `NaN`"),
+        ("train", train, "batch_size = 8\nclip_norm = -1.0", "`clip_norm` is `-1`"),
+        ("train", train, "batch_size = 8\nmax_length = 1", "`max_length` is `1`"),
+        ("train", train, "batch_size = 8\nmicro_batch_tokens = 0", "`micro_batch_tokens` is `0`"),
+        ("train", train, "batch_size = 8\noptimizer = { beta1 = 9 }", "`beta1` is `9`"),
+        ("train", train, "batch_size = 8\noptimizer = { beta2 = nan }", "`beta2` is `NaN`"),
+        ("train", train, "batch_size = 8\noptimizer = { epsilon = -1.0 }", "`epsilon` is `-1`"),
+        ("train", train, "batch_size = 8\noptimizer = { weight_decay = inf }", "`weight_decay` is `inf`"),
+        ("train", train, "batch_size = 8\nlora = { rank = 4, alpha = nan }", "`alpha` is `NaN`"),
+        ("train", "loss = \"dft\"", "loss = { name = \"dft\", floor = 2.0 }", "`floor` of loss `dft` is `2`"),
+        ("train", "loss = \"dft\"", "loss = { name = \"dft\", eos_weight = nan }", "`eos_weight` of `loss`"),
+        (
+            "train",
+            "loss = \"dft\"",
+            "loss = { name = \"dft\", eos_weight = -1.0 }",
+            "`eos_weight` of loss `dft` is `-1`",
+        ),
+    ];
+    for (stage, from, to, says) in cases {
+        let (folder, file) = spoiled(from, to);
+        let error = fails(&folder.path().join("store"), &["plan", &file], 2);
+        assert!(
+            error.contains(says) && error.contains(&format!("stage `{stage}`")),
+            "{to}: `{says}` is not in:\n{error}"
+        );
+    }
+}
+
+/// Goal: an error says all of where it is: pipeline, stage, problem. A policy that gives no numbers shows when it samples.
+#[test]
+fn a_failing_sample_says_which_problem_of_which_stage() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = pipeline(folder.path(), "p.toml", &SMALL.replace("DATA/base-policy", "policy"));
+    let policy = folder.path().join("policy");
+    copy_policy(&policy);
+    // The last tensor of the file is the last norm.
+    let mut weights = std::fs::read(policy.join("model.safetensors")).unwrap();
+    let end = weights.len();
+    weights[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(policy.join("model.safetensors"), weights).unwrap();
+    let error = fails(&folder.path().join("store"), &["run", file.to_str().unwrap(), "rollouts"], 3);
+    let places: Vec<&str> = error.lines().skip_while(|line| !line.starts_with("   at: ")).collect();
+    assert!(error.contains("logits are not finite numbers"), "{error}");
+    assert_eq!(places[0], format!("   at: {}", file.display()));
+    assert_eq!(places[1], "       stage `rollouts`");
+    assert!(places[2].starts_with("       problem `"), "{error}");
+}
+
 /// Every command that computes takes a device, and says what is wrong with its name before it reads anything.
 #[test]
 fn devices_that_are_not_there() {

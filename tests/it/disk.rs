@@ -6,7 +6,8 @@
 //! - Bytes of a file survive if the file was synced after they were written. Of later bytes none, some, zeros in their place
 //!   or all may be there.
 //! - A name in a folder (new, renamed, removed) survives if the folder was synced afterwards. Later changes of names survive
-//!   in any combination, whatever their order; a rename happens as a whole or not at all.
+//!   in any combination, whatever their order; a rename within a folder happens as a whole or not at all, one from folder to
+//!   folder is a change of each.
 //! - A folder whose own name is lost takes everything inside with it.
 
 use mindgap_base::rng::Cursor;
@@ -126,9 +127,13 @@ impl Disk {
                 *synced = bytes.len();
             }
             Op::Rename(from, to) => {
-                assert_eq!(from.parent(), to.parent(), "a rename stays in its folder");
                 let node = self.find(from).expect("what is renamed exists");
-                self.change(from, vec![(name(from), None), (name(to), Some(node))]);
+                if from.parent() == to.parent() {
+                    self.change(from, vec![(name(from), None), (name(to), Some(node))]);
+                } else {
+                    self.change(to, vec![(name(to), Some(node))]);
+                    self.change(from, vec![(name(from), None)]);
+                }
             }
             Op::Remove(path) => self.change(path, vec![(name(path), None)]),
             Op::SyncDir(path) => self.sync_folder(path),

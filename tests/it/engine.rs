@@ -109,7 +109,7 @@ fn runners(policy: &Policy) -> [Runner; 2] {
 
 /// Differences of log-probs and entropies from those of transformers: the largest, and their mean.
 fn differences(runner: &Runner, expected: &Expected) -> (f32, f32) {
-    let request = |s: &Scores| ScoreRequest { prompt_ids: s.prompt_ids[..].into(), token_ids: s.token_ids[..].into() };
+    let request = |s: &Scores| ScoreRequest::new(&s.prompt_ids[..], &s.token_ids[..]);
     let requests: Vec<ScoreRequest> = expected.scores.iter().map(request).collect();
     let scores = score(runner, &requests, &limits(2), &|_| ()).unwrap();
     let mut all = Vec::new();
@@ -154,7 +154,7 @@ fn greedy_continuations_are_identical_to_transformers() {
     for name in CHECKPOINTS {
         let (policy, expected) = load(name);
         let Greedy { prompt_ids, token_ids } = expected.greedy;
-        let request = [Request { prompt_ids: prompt_ids.into(), samples: vec![Stream::at(0, &[])] }];
+        let request = [Request::new(prompt_ids, vec![Stream::at(0, &[])])];
         let sampling = Sampling { temperature: 0.0, ..Sampling::plain(200, &[]) };
         for runner in runners(&policy) {
             let samples = generate(&runner, None, &request, &sampling, &limits(1), &|_| ()).unwrap();
@@ -172,7 +172,7 @@ fn a_conversation_from_text_to_text() {
     assert_eq!(policy.end_token_id(), Some(379));
     let prompt_ids = policy.prompt_ids("What is 12 + 30?").unwrap();
     let streams: Vec<Stream> = (0..6u8).map(|i| Stream::at(3, &[&[i]])).collect();
-    let request = Request { prompt_ids: prompt_ids.into(), samples: streams };
+    let request = Request::new(prompt_ids, streams);
     let sampling = Sampling::plain(60, policy.eos_token_ids());
     let runner = policy.runner().unwrap();
     let samples = &generate(&runner, None, &[request], &sampling, &limits(2), &|_| ()).unwrap()[0];

@@ -122,10 +122,8 @@ fn pretokenized_rows_are_what_the_trainer_sees() {
 
     let handle = PolicyHandle::of_folder("base", Path::new("data/base-policy"), PolicyFiles::wants).unwrap();
     let unsigned = |ids: &[i64]| ids.iter().map(|id| *id as u32).collect::<Vec<u32>>();
-    let request = |(ids, prompt): (&Vec<i64>, &usize)| ScoreRequest {
-        prompt_ids: unsigned(&ids[..*prompt]).into(),
-        token_ids: unsigned(&ids[*prompt..]).into(),
-    };
+    let request =
+        |(ids, prompt): (&Vec<i64>, &usize)| ScoreRequest::new(unsigned(&ids[..*prompt]), unsigned(&ids[*prompt..]));
     let requests: Vec<ScoreRequest> = input_ids.iter().zip(&prompt_counts).map(request).collect();
     let cancel = AtomicBool::new(false);
     let limits = Limits { slots: 64, kv_budget_bytes: 1 << 30, threads: 2, cancel: &cancel };

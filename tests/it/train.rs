@@ -1,9 +1,14 @@
 //! Training through the binary, on a tiny random checkpoint: kills, evaluations, row weights, adapters, the paper's pipelines.
 
-use crate::support::{by_stage, fails, json, mindgap, ok, root};
+use crate::support::{by_stage, fails, json, mindgap, ok, root, summary};
+use mindgap::pipeline::execute::Options;
+use mindgap::pipeline::{Event, Pipeline};
+use mindgap_store::Store;
 use polars::prelude::*;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 fn checkpoint() -> String {
@@ -170,10 +175,17 @@ fn checkpoints(store: &Path) -> (usize, usize) {
     let files = families.flat_map(|f| std::fs::read_dir(f.unwrap().path()).unwrap()).map(|f| f.unwrap().path());
     let texts: Vec<String> = files.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
     let named = texts.iter().filter(|text| text.contains("trainer.safetensors")).count();
-    let folders = std::fs::read_dir(store.join("objects")).unwrap();
-    let objects = folders.flat_map(|f| std::fs::read_dir(f.unwrap().path()).unwrap()).map(|f| f.unwrap().path());
-    let is_checkpoint = |path: &PathBuf| std::fs::read(path).unwrap().windows(16).any(|w| w == b"trainer.counters");
-    (named, objects.filter(is_checkpoint).count())
+    (named, walk(&store.join("objects")).iter().filter(|path| is_checkpoint(path)).count())
+}
+
+/// Files two folders down.
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(folder).unwrap();
+    folders.flat_map(|f| std::fs::read_dir(f.unwrap().path()).unwrap()).map(|f| f.unwrap().path()).collect()
+}
+
+fn is_checkpoint(path: &Path) -> bool {
+    std::fs::read(path).unwrap().windows(16).any(|w| w == b"trainer.counters")
 }
 
 /// Goal: only the latest checkpoint stays if so wished, with the same results; a training that needs one that went takes its
@@ -266,6 +278,78 @@ fn adapters_and_types_give_a_policy() {
         let samples = ok(&store, &[&args[..], &["--max-new-tokens", "8", "--seed", "1"]].concat());
         assert_eq!(samples.lines().count(), 2, "{extra}");
     }
+}
+
+/// Goal: of several trainings of a matrix, an error says which one, at which step, and about which problem.
+#[test]
+fn an_error_says_which_training_step_and_problem() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let lines = "matrix.loss = [\"sft\", \"dft\"]\nmatrix.seed = [0, 1]\nloss = \"{loss}\"\nseed = \"{seed}\"\nsteps = 2\n\
+                 learning_rate = 1e-3\nmax_length = 8\ntoo_long = \"error\"";
+    let file = pipeline(folder.path(), lines);
+    let error = fails(&store, &["run", &file, "train-dft-1"], 3);
+    assert!(error.contains("tokens, more than 8"), "{error}");
+    let places: Vec<&str> = error.lines().skip_while(|line| !line.starts_with("   at: ")).collect();
+    assert_eq!(places[0], format!("   at: {file}"));
+    assert_eq!(places[1], "       stage `train-dft-1` (loss = dft, seed = 1)");
+    assert_eq!(places[2..4], ["       step 0", "       row 0 of the batch"]);
+    let id =
+        places[4].strip_prefix("       problem `").and_then(|rest| rest.strip_suffix("`, target 0")).expect(&error);
+    let rows = ok(&store, &["show", &file, "rows", "--json"]);
+    assert!(rows.contains(id), "no row is of problem `{id}`");
+}
+
+/// Goal: a part of a training goes on from the one before it in memory: between two parts neither the policy nor the checkpoint is
+/// read, and the result is that of a training that reads both.
+#[test]
+fn consecutive_parts_read_nothing_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = crate::support::TINY.replace("FIXTURES/model/qwen2", "policy").replace("steps = 2", "steps = 4");
+    let file = crate::support::pipeline(folder.path(), "p.toml", &text);
+    let policy = folder.path().join("policy");
+    let copy_policy = || {
+        std::fs::create_dir_all(&policy).unwrap();
+        for entry in std::fs::read_dir(checkpoint()).unwrap().map(Result::unwrap) {
+            std::fs::copy(entry.path(), policy.join(entry.file_name())).unwrap();
+        }
+    };
+    let run = |store: &str, observer: &(dyn Fn(Event) + Sync)| {
+        copy_policy();
+        let (device, cancel) = (&candle_core::Device::Cpu, &AtomicBool::new(false));
+        let options = Options { threads: 1, device, cancel, observer, share: None };
+        let pipeline = Pipeline::load(&file, &[])?;
+        mindgap::pipeline::run(&pipeline, &Store::open(folder.path().join(store))?, &[], &options)
+    };
+    // The policy's weights and all checkpoints are away while a part begins that is not the first; its step brings the latter back.
+    let away: Mutex<Vec<(PathBuf, PathBuf)>> = Mutex::default();
+    let hide = |event: Event| match event {
+        Event::PartStarted { stage: "train", index: 1.., .. } => {
+            let _ = std::fs::remove_file(policy.join("model.safetensors"));
+            let objects = walk(&folder.path().join("live/objects"));
+            for (number, path) in objects.into_iter().filter(|path| is_checkpoint(path)).enumerate() {
+                let hidden = folder.path().join(format!("hidden-{number}"));
+                std::fs::rename(&path, &hidden).unwrap();
+                away.lock().unwrap().push((hidden, path));
+            }
+            assert!(!away.lock().unwrap().is_empty());
+        }
+        Event::Progress { stage: "train", .. } => {
+            away.lock().unwrap().drain(..).for_each(|(hidden, path)| std::fs::rename(hidden, path).unwrap());
+        }
+        _ => (),
+    };
+    let live = summary(&run("live", &hide).unwrap());
+    assert!(!policy.join("model.safetensors").exists(), "nothing was hidden");
+    assert_eq!(live, summary(&run("plain", &|_| ()).unwrap()));
+
+    // A training that begins after a checkpoint reads it, and ends the same.
+    let shorter = text.replace("checkpoint_steps = 1", "checkpoint_steps = 1\nstop_step = 2");
+    let whole = std::fs::read_to_string(&file).unwrap();
+    crate::support::pipeline(folder.path(), "p.toml", &shorter);
+    run("resumed", &|_| ()).unwrap();
+    std::fs::write(&file, whole).unwrap();
+    assert_eq!(live.0, summary(&run("resumed", &|_| ()).unwrap()).0);
 }
 
 #[test]

@@ -44,7 +44,8 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: Kind,
     what: String,
-    at: Option<String>,
+    /// Outermost first.
+    at: Vec<String>,
     hint: Option<String>,
     report: Option<String>,
     damaged: Option<Address>,
@@ -54,7 +55,7 @@ struct Inner {
 impl Error {
     pub fn new(kind: Kind, what: impl Into<String>) -> Error {
         let what = what.into();
-        Error(Box::new(Inner { kind, what, at: None, hint: None, report: None, damaged: None, source: None }))
+        Error(Box::new(Inner { kind, what, at: Vec::new(), hint: None, report: None, damaged: None, source: None }))
     }
     pub fn check(what: impl Into<String>) -> Error {
         Error::new(Kind::Check, what)
@@ -75,12 +76,13 @@ impl Error {
         Error::new(Kind::Interrupted, what)
     }
 
-    /// Where: file and line, table, part, row or tensor. The innermost place said first wins.
+    /// Where: file and line, table, part, row or tensor. Whoever passes an error on adds the place around those it has: the
+    /// pipeline around the stage, the stage around the problem.
     pub fn at(mut self, place: impl Into<String>) -> Error {
-        self.0.at.get_or_insert(place.into());
+        self.0.at.insert(0, place.into());
         self
     }
-    /// How to fix it.
+    /// How to fix it. The first hint given stays.
     pub fn hint(mut self, hint: impl Into<String>) -> Error {
         self.0.hint.get_or_insert(hint.into());
         self
@@ -107,8 +109,13 @@ impl Error {
     pub fn what(&self) -> &str {
         &self.0.what
     }
+    /// The innermost place.
     pub fn place(&self) -> Option<&str> {
-        self.0.at.as_deref()
+        self.0.at.last().map(String::as_str)
+    }
+    /// All places, outermost first.
+    pub fn places(&self) -> &[String] {
+        &self.0.at
     }
     pub fn remedy(&self) -> Option<&str> {
         self.0.hint.as_deref()
@@ -130,8 +137,8 @@ impl fmt::Display for Error {
             write!(f, ": {error}")?;
             cause = error.source();
         }
-        if let Some(at) = &self.0.at {
-            write!(f, "\n   at: {at}")?;
+        for (index, place) in self.0.at.iter().enumerate() {
+            write!(f, "\n{} {place}", if index == 0 { "   at:" } else { "      " })?;
         }
         if let Some(report) = &self.0.report {
             write!(f, "\n{}", report.trim_end())?;
@@ -166,8 +173,10 @@ mod tests {
     }
 
     #[test]
-    fn innermost_place_wins() {
-        let error = Error::input("bad row").at("line 3").at("file a");
+    fn keeps_every_place_outermost_first() {
+        let error = Error::input("bad row").at("line 3").at("file a").at("stage `s`");
+        assert_eq!(error.places(), ["stage `s`", "file a", "line 3"]);
         assert_eq!(error.place(), Some("line 3"));
+        assert_eq!(error.to_string(), "bad row\n   at: stage `s`\n       file a\n       line 3");
     }
 }

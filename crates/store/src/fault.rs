@@ -49,7 +49,7 @@ pub enum Change<'a> {
     /// Bytes added to the end of a file.
     Append(&'a Path, &'a [u8]),
     SyncFile(&'a Path),
-    /// Within one folder, in one step.
+    /// In one step within a folder; from one folder to another, a power cut may leave both names, or none.
     Rename {
         from: &'a Path,
         to: &'a Path,

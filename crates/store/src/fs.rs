@@ -202,18 +202,43 @@ impl Drop for Temp {
     }
 }
 
+/// A file that is being written and has no name yet. It is removed unless it is published.
+pub struct Draft {
+    temp: Temp,
+    file: Appender,
+}
+
+impl Draft {
+    /// An empty file in the folder of `path`.
+    pub fn beside(path: &Path) -> Result<Draft> {
+        let (temp, file) = Temp::beside(path, "file", Appender::create_new)?;
+        Ok(Draft { temp, file })
+    }
+
+    /// Writes bytes; they are not durable yet.
+    pub fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.file.append(bytes)
+    }
+
+    /// Gives the file its name once it is durable: sync, rename, sync of the name's folder, which exists.
+    /// `name` is the fault point's prefix.
+    pub fn publish(self, path: &Path, name: &str) -> Result<()> {
+        fault::point(&format!("{name}.written"));
+        self.file.sync().map_err(|e| error("sync", path, e))?;
+        fault::point(&format!("{name}.synced"));
+        self.temp.rename(path).map_err(|e| error("rename into", path, e))?;
+        settle(path)?;
+        fault::point(&format!("{name}.renamed"));
+        Ok(())
+    }
+}
+
 /// Publishes `bytes` at `path` whole or not at all: temporary file, sync, rename, sync of the folder.
 /// `name` is the fault point's prefix.
 pub fn publish(path: &Path, bytes: &[u8], name: &str) -> Result<()> {
-    let (temp, mut file) = Temp::beside(path, "file", Appender::create_new)?;
-    file.append(bytes).map_err(|e| error("write", path, e))?;
-    fault::point(&format!("{name}.written"));
-    file.sync().map_err(|e| error("sync", path, e))?;
-    fault::point(&format!("{name}.synced"));
-    temp.rename(path).map_err(|e| error("rename into", path, e))?;
-    settle(path)?;
-    fault::point(&format!("{name}.renamed"));
-    Ok(())
+    let mut draft = Draft::beside(path)?;
+    draft.append(bytes).map_err(|e| error("write", path, e))?;
+    draft.publish(path, name)
 }
 
 /// Writes a file of the user's, whole or not at all. A file that is there already stays, and is an error.

@@ -25,6 +25,7 @@ pub use handle::{Parts, Table};
 pub use journal::Journal;
 pub use lease::Lease;
 pub use manifest::{Input, Manifest, Origin, PartRecord, PartRef, Pointer, Span};
+pub use object::ObjectWriter;
 pub use oplog::Oplog;
 pub use sort::{Sorted, Sorter};
 

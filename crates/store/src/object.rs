@@ -3,7 +3,7 @@
 use super::{Store, fs};
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 impl Store {
@@ -21,6 +21,13 @@ impl Store {
         }
         fs::publish(&path, bytes, "object")?;
         Ok(address)
+    }
+
+    /// An object whose bytes come one piece after the other, for what memory should not hold.
+    pub fn writer(&self) -> Result<ObjectWriter<'_>> {
+        // Which folder it belongs to is known when all of it is.
+        let draft = fs::Draft::beside(&self.root.join("object"))?;
+        Ok(ObjectWriter { store: self, draft, hasher: blake3::Hasher::new(), held: Vec::new(), written: 0 })
     }
 
     /// Reads and verifies. A damaged or missing object is an error that names it.
@@ -85,3 +92,107 @@ impl Store {
 const CLOCK_STEP: Duration = Duration::from_millis(20);
 
 const REPAIR: &str = "`mindgap run` makes it again";
+
+/// An object on its way into the store. Nothing is left of it unless [`ObjectWriter::finish`] is called.
+pub struct ObjectWriter<'a> {
+    store: &'a Store,
+    draft: fs::Draft,
+    hasher: blake3::Hasher,
+    /// Bytes that are not written yet.
+    held: Vec<u8>,
+    written: u64,
+}
+
+/// Bytes that are gathered for one write.
+const HELD_BYTES: usize = 1 << 20;
+
+impl ObjectWriter<'_> {
+    /// Adds bytes at the end.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
+        self.held.extend_from_slice(bytes);
+        if self.held.len() < HELD_BYTES { Ok(()) } else { self.flush() }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.draft.append(&self.held).map_err(|e| fs::error("write object", &self.store.root, e))?;
+        self.written += self.held.len() as u64;
+        self.held.clear();
+        Ok(())
+    }
+
+    /// Stores the object: its address, and its size in bytes. One that is there already stays, unless it is damaged.
+    pub fn finish(mut self) -> Result<(Address, u64)> {
+        self.flush()?;
+        let address: Address = self.hasher.finalize().into();
+        let path = self.store.object_path(&address);
+        if path.is_file() && fs::address(&path)? == address {
+            fs::settle(&path)?;
+            return Ok((address, self.written));
+        }
+        fs::create_dir(path.parent().expect("an object has a folder"))?;
+        self.draft.publish(&path, "object")?;
+        Ok((address, self.written))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn streamed(store: &Store, bytes: &[u8], piece: usize) -> Result<(Address, u64)> {
+        let mut writer = store.writer()?;
+        bytes.chunks(piece).try_for_each(|piece| writer.append(piece))?;
+        writer.finish()
+    }
+
+    fn files(store: &Store) -> Vec<String> {
+        fs::list(&store.root).unwrap().into_iter().filter(|name| name.starts_with(fs::TEMP_PREFIX)).collect()
+    }
+
+    /// Goal: an object that comes in pieces is the one that comes at once; one that is there stays unless it is damaged; one that
+    /// is given up leaves nothing.
+    #[test]
+    fn pieces_make_the_same_object() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let bytes: Vec<u8> = (0..3 * HELD_BYTES as u32 / 2).map(|i| (i % 251) as u8).collect();
+        for (length, piece) in [(0, 1), (1, 1), (1000, 7), (HELD_BYTES, HELD_BYTES), (bytes.len(), 4093)] {
+            let bytes = &bytes[..length];
+            let (address, size) = streamed(&store, bytes, piece).unwrap();
+            assert_eq!((&address, size), (&Address::of(bytes), length as u64));
+            assert_eq!(store.get(&address).unwrap(), bytes);
+            assert_eq!(store.put(bytes).unwrap(), address);
+            let path = store.object_path(&address);
+            let written = fs::modified(&path).unwrap();
+            streamed(&store, bytes, piece).unwrap();
+            assert_eq!(fs::modified(&path).unwrap(), written, "an object that is there is not written again");
+            std::fs::write(&path, b"damaged").unwrap();
+            streamed(&store, bytes, piece).unwrap();
+            assert_eq!(store.get(&address).unwrap(), bytes);
+        }
+        let mut given_up = store.writer().unwrap();
+        given_up.append(&bytes).unwrap();
+        assert_eq!(files(&store).len(), 1);
+        drop(given_up);
+        assert!(files(&store).is_empty());
+    }
+
+    /// Goal: a mapped object is verified as one that is read.
+    #[test]
+    fn mapped_objects_are_verified() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let address = store.put(b"some bytes").unwrap();
+        assert_eq!(&store.map(&address).unwrap()[..], b"some bytes");
+        let path = store.object_path(&address);
+        std::fs::write(&path, b"some bites").unwrap();
+        let (read, mapped) = (store.get(&address).unwrap_err(), store.map(&address).unwrap_err());
+        assert!(mapped.what().contains("its 10 bytes no longer hash to its name"), "{mapped}");
+        assert_eq!(mapped.to_string(), read.to_string());
+        std::fs::remove_file(&path).unwrap();
+        let (read, mapped) = (store.get(&address).unwrap_err(), store.map(&address).unwrap_err());
+        assert!(mapped.what().contains("missing from the store"), "{mapped}");
+        assert_eq!(mapped.to_string(), read.to_string());
+    }
+}

@@ -87,7 +87,8 @@ impl Data {
                 let rows = table.read_all()?.into_iter();
                 rows.map(|row| {
                     let weight = weights.map_or(Ok(1.0), |w| w.of(&row.example_id, None))?;
-                    Ok(TrainExample { weight, ..TrainExample::new(row.token_ids, row.loss_mask, NO_SOURCE) })
+                    let name = format!("example `{}`", row.example_id);
+                    Ok(TrainExample { name, weight, ..TrainExample::new(row.token_ids, row.loss_mask, NO_SOURCE) })
                 })
                 .collect()
             }
@@ -124,6 +125,7 @@ fn from_rewrite(row: &Rewrite, reference: Option<Vec<f32>>) -> TrainExample {
     let token_ids: Vec<u32> = row.prompt_ids.iter().chain(&row.token_ids).copied().collect();
     let loss_mask = (0..token_ids.len()).map(|i| i >= row.prompt_ids.len().max(1)).collect();
     let mut example = TrainExample::new(token_ids, loss_mask, row.source as u32);
+    example.name = format!("problem `{}`, target {}", row.problem_id, row.choice_index);
     // Columns over prompt and target; what the prompt's entries hold is never read.
     let whole = |target: Vec<f32>| {
         let mut column = vec![0.0; row.prompt_ids.len()];

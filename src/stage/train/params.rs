@@ -191,17 +191,21 @@ fn checkpoint_steps() -> u32 {
 
 impl StageParams for Params {
     fn validate(&self) -> Result<()> {
-        Loss::from_value(&self.loss)?;
-        self.lora.as_ref().map_or(Ok(()), LoraParams::check)?;
-        for (name, value) in [("batch_size", self.batch_size), ("checkpoint_steps", self.checkpoint_steps)] {
-            at_least_one(value, name)?;
-        }
-        if self.stop_step == Some(0) {
-            return Err(Error::usage("`stop_step` must be at least 1"));
-        }
         if self.epochs.is_some() == self.steps.is_some() {
             return Err(Error::usage("give either `epochs` or `steps`"));
         }
+        // TOML's infinity and what is not a number become null in JSON, which would pass for a parameter that is not given.
+        if let Some((name, _)) = self.loss.as_object().into_iter().flatten().find(|(_, value)| value.is_null()) {
+            return Err(Error::usage(format!("`{name}` of `loss` is not a finite number")));
+        }
+        self.plan_params(1).check()?;
+        if !(0.0..=1.0).contains(&self.warmup_ratio) {
+            return Err(Error::usage(format!("`warmup_ratio` is `{}`; it must be between 0 and 1", self.warmup_ratio)));
+        }
+        // How many steps the epochs take is not known before there are rows.
+        self.trainer(self.steps.unwrap_or(u32::MAX), &[])?.check()?;
+        at_least_one(self.checkpoint_steps, "checkpoint_steps")?;
+        at_least_one(self.stop_step.unwrap_or(1), "stop_step")?;
         if self.eval_data.is_none() && (self.eval_steps > 0 || self.publish == Publish::Best) {
             let error = Error::usage("`eval_steps` and `publish = \"best\"` need held-out rows");
             return Err(error.hint("name a rewrite or documents stage in `eval_data`"));
@@ -234,14 +238,18 @@ impl StageParams for Params {
 }
 
 impl Params {
-    /// The batch plan over so many rows.
-    pub(super) fn plan(&self, row_count: usize) -> Result<Vec<PlannedStep>> {
+    fn plan_params(&self, row_count: usize) -> PlanParams {
         let length = match (self.epochs, self.steps) {
             (Some(epochs), _) => PlanLength::Epochs(epochs),
             (None, steps) => PlanLength::Steps(steps.unwrap_or(0)),
         };
         let (batch_size, seed, drop_last) = (self.batch_size as usize, self.seed, self.drop_last);
-        plan(&PlanParams { row_count, batch_size, length, seed, drop_last }).map_err(|e| {
+        PlanParams { row_count, batch_size, length, seed, drop_last }
+    }
+
+    /// The batch plan over so many rows.
+    pub(super) fn plan(&self, row_count: usize) -> Result<Vec<PlannedStep>> {
+        plan(&self.plan_params(row_count)).map_err(|e| {
             e.at(format!("training data `{}`", self.data))
                 .hint("problems without an expert solution need a correct sample to be trained on; see the table `untargeted`")
         })
@@ -255,7 +263,9 @@ impl Params {
             schedule: Schedule {
                 peak: self.learning_rate,
                 total_steps,
-                warmup_steps: self.warmup_steps + (self.warmup_ratio * f64::from(total_steps)).round() as u32,
+                warmup_steps: self
+                    .warmup_steps
+                    .saturating_add((self.warmup_ratio * f64::from(total_steps)).round() as u32),
                 decay: self.schedule,
                 floor_share: self.floor_share,
                 decay_share: self.decay_share,

@@ -2,15 +2,19 @@
 
 use candle_core::{Device, Tensor};
 use mindgap_base::error::{Error, Result};
+use mindgap_lm::model::policy::Blob;
 use mindgap_lm::model::tensor_error;
-use mindgap_lm::train::{StepMetrics, TrainExample, Trainer};
+use mindgap_lm::model::tensors::{self, Put, TensorFile};
+use mindgap_lm::train::{PlannedStep, StepMetrics, TrainExample, Trainer};
 use mindgap_store::table::rewrites::Source;
 use mindgap_store::table::train_steps::{TrainEval, TrainStep};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-/// The trainer, and what the stage remembers beside it.
+/// The trainer, its rows, and what the stage remembers beside it.
 pub struct Run {
     pub trainer: Trainer,
+    pub examples: Vec<TrainExample>,
+    pub held_out: Option<Vec<TrainExample>>,
     pub best: Option<Best>,
 }
 
@@ -24,16 +28,26 @@ const BEST_NLL: &str = "best-nll";
 const BEST: &str = "best.";
 
 impl Run {
-    /// Measures held-out rows, and keeps the weights if they are the best so far.
-    pub fn evaluate(&mut self, held_out: &[TrainExample]) -> Result<TrainEval> {
+    pub fn steps_done(&self) -> usize {
+        self.trainer.steps_done() as usize
+    }
+
+    pub fn step(&mut self, planned: &PlannedStep) -> Result<StepMetrics> {
+        let batch: Vec<&TrainExample> = planned.rows.iter().map(|row| &self.examples[*row as usize]).collect();
+        self.trainer.step(&batch)
+    }
+
+    /// Measures held-out rows where there are some, and keeps the weights if they are the best so far.
+    pub fn evaluate(&mut self) -> Result<Option<TrainEval>> {
+        let Some(held_out) = &self.held_out else { return Ok(None) };
         let rows: Vec<&TrainExample> = held_out.iter().collect();
-        let metrics = self.trainer.evaluate(&rows)?;
+        let metrics = self.trainer.evaluate(&rows).map_err(|e| e.at("held-out rows"))?;
         let best = self.best.as_ref().is_none_or(|best| metrics.nll < best.nll);
         if best {
             self.best = Some(Best { nll: metrics.nll, weights: self.trainer.weights()? });
         }
         let of = |source: Source| nll_of(&metrics, source);
-        Ok(TrainEval {
+        Ok(Some(TrainEval {
             step: metrics.step,
             nll: metrics.nll,
             loss: (!self.trainer.needs_reference()).then_some(metrics.loss),
@@ -43,29 +57,27 @@ impl Run {
             nll_guided: of(Source::Guided),
             nll_expert: of(Source::Expert),
             best,
-        })
+        }))
     }
 
-    /// The checkpoint: the trainer's state, and the best weights where there are some.
-    pub fn save(&self) -> Result<Vec<u8>> {
-        let mut state: BTreeMap<String, Tensor> = self.trainer.state()?.into_iter().collect();
+    /// Writes the checkpoint: the trainer's state, and the best weights where there are some.
+    pub fn save(&self, put: &mut Put) -> Result<()> {
+        let mut state = self.trainer.state()?;
         if let Some(best) = &self.best {
             state.insert(BEST_NLL.to_string(), Tensor::new(&[best.nll], &Device::Cpu).map_err(tensor_error)?);
             state.extend(best.weights.iter().map(|(name, tensor)| (format!("{BEST}{name}"), tensor.clone())));
         }
-        safetensors::serialize(state, None).map_err(|e| Error::internal("cannot write a checkpoint").source(e))
+        tensors::write(&state, None, put)
     }
 
     /// Goes back to a checkpoint.
-    pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
-        let state: HashMap<String, Tensor> = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)
-            .map_err(|e| Error::input("checkpoint does not load").source(e))?;
-        self.trainer.restore(&state)?;
-        if let Some(nll) = state.get(BEST_NLL) {
-            let nll = nll.to_vec1::<f64>().map_err(tensor_error)?.first().copied();
+    pub fn restore(&mut self, saved: &dyn Blob) -> Result<()> {
+        let saved = TensorFile::open(saved)?;
+        self.trainer.restore(&saved)?;
+        if saved.contains(BEST_NLL) {
+            let nll = saved.tensor(BEST_NLL)?.to_vec1::<f64>().map_err(tensor_error)?.first().copied();
             let nll = nll.ok_or_else(|| Error::input(format!("saved `{BEST_NLL}` is empty")))?;
-            let own = |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix(BEST)?.to_string(), tensor.clone()));
-            self.best = Some(Best { nll, weights: state.iter().filter_map(own).collect() });
+            self.best = Some(Best { nll, weights: saved.with_prefix(BEST)? });
         }
         Ok(())
     }

@@ -33,6 +33,8 @@ pub enum Fault {
     Truncated,
     /// The completion was given up by the server.
     Abort,
+    /// The first token of the completion is another one.
+    Token(u32),
 }
 
 /// A request that was answered, or was to be.
@@ -226,6 +228,12 @@ impl Shared {
                 Program::Sglang => value["meta_info"]["finish_reason"] = json!({"type": "abort"}),
             }
         }
+        if let Some(Fault::Token(token)) = fault {
+            match self.manner.program {
+                Program::Vllm => value["choices"][0]["token_ids"][0] = token.into(),
+                Program::Sglang => value["meta_info"]["output_token_logprobs"][0][1] = token.into(),
+            }
+        }
         let body = value.to_string();
         if matches!(fault, Some(Fault::Truncated)) {
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}", body.len(), &body[..body.len() / 2]);
@@ -335,7 +343,7 @@ impl Shared {
 
     /// Log-probs of all tokens but the first.
     fn scores(&self, ids: &[u32]) -> Vec<f32> {
-        let request = ScoreRequest { prompt_ids: ids[..1].into(), token_ids: ids[1..].into() };
+        let request = ScoreRequest::new(&ids[..1], &ids[1..]);
         let scores = engine::score(runner(), &[request], &limits(), &|_| ()).unwrap().remove(0).logprob_policy;
         let before = self.seen.lock().unwrap().iter().filter(|seen| !seen.draws()).count();
         let error = if before % 2 == 0 { self.manner.score_error } else { 0.0 };
@@ -364,7 +372,7 @@ fn draw(prompt_ids: &[u32], params: &Value, max_tokens: &str, seed: &str) -> Ser
         eos: ids(&params["stop_token_ids"]),
     };
     let seed = number(seed) as u64;
-    let request = Request { prompt_ids: prompt_ids.into(), samples: vec![Stream::at(seed, &[b"served"])] };
+    let request = Request::new(prompt_ids, vec![Stream::at(seed, &[b"served"])]);
     static TOKENIZER: OnceLock<Policy> = OnceLock::new();
     let tokenizer = TOKENIZER.get_or_init(|| policy("data/base-policy")).tokenizer();
     let samples = engine::generate(runner(), Some(tokenizer), &[request], &sampling, &limits(), &|_| ()).unwrap();

@@ -90,6 +90,29 @@ fn lasting_faults_say_what_to_do() {
     }
 }
 
+/// Goal: a token that the policy does not have is refused when it comes: the error names the stage, the problem, the server, the
+/// token and the vocabulary, and no row holds the token.
+#[test]
+fn tokens_outside_the_vocabulary_are_refused() {
+    let config = std::fs::read(crate::support::root().join("data/base-policy/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    let size = config["vocab_size"].as_u64().unwrap() as u32;
+    let folder = tempfile::tempdir().unwrap();
+    for (program, token) in [(Program::Vllm, size), (Program::Sglang, size), (Program::Vllm, u32::MAX)] {
+        let misbehave = move |seen: &Seen| (seen.draws() && seen.number == 5).then_some(Fault::Token(token));
+        let fake = Fake::start(Manner { misbehave: Box::new(misbehave), ..Manner::good(program) });
+        let file = cascade(folder.path(), "foreign.toml", &policy(&[fake.url()], ", in_flight = 1"));
+        let store = folder.path().join(format!("{program:?}-{token}"));
+        let (drew, root) =
+            (format!("the server drew token {token}, outside the policy's vocabulary of {size}"), fake.url());
+        let root = root.trim_end_matches("/v1");
+        let says = [&drew, root, "served as `tiny`", "stage `rollouts`", "problem `", "from the same checkpoint"];
+        refused(run(&store, &file, &["rollouts"]), 4, &says);
+        let kept = Store::open(&store).unwrap();
+        assert!(kept.pointer("cascade", "rollouts").unwrap().is_none(), "{program:?}: no row is published");
+    }
+}
+
 /// Goal: a request that every server fails is given up, and so are servers that give no answer at all. What came before is kept.
 #[test]
 fn hopeless_requests_and_servers_are_given_up() {

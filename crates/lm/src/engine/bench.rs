@@ -88,10 +88,7 @@ pub fn bench(runner: &Runner, plan: &Plan, limits: &Limits, clock: &dyn Fn() -> 
     }
     if plan.score_sequences > 0 {
         let to_score: Vec<ScoreRequest> = (0..plan.score_sequences)
-            .map(|i| ScoreRequest {
-                prompt_ids: random_ids(runner, i, 1),
-                token_ids: random_ids(runner, i + 1000, plan.score_tokens),
-            })
+            .map(|i| ScoreRequest::new(random_ids(runner, i, 1), random_ids(runner, i + 1000, plan.score_tokens)))
             .collect();
         let start = clock();
         score(runner, &to_score, limits, &quiet)?;
@@ -108,9 +105,9 @@ fn requests(runner: &Runner, plan: &Plan, batch: usize, shared_prompt: bool) -> 
     let stream = |i: usize| Stream::at(0, &[b"bench", &i.to_le_bytes()]);
     let prompt = |i| random_ids(runner, i, plan.prompt_tokens);
     if shared_prompt {
-        return vec![Request { prompt_ids: prompt(0), samples: (0..batch).map(stream).collect() }];
+        return vec![Request::new(prompt(0), (0..batch).map(stream).collect())];
     }
-    (0..batch).map(|i| Request { prompt_ids: prompt(i), samples: vec![stream(i)] }).collect()
+    (0..batch).map(|i| Request::new(prompt(i), vec![stream(i)])).collect()
 }
 
 fn random_ids(runner: &Runner, index: usize, count: usize) -> Arc<[u32]> {

@@ -3,7 +3,7 @@
 
 use super::queue::Queue;
 use super::sampler::{Draw, Sampler, Sampling, draw_rows};
-use super::{Limits, Progress};
+use super::{Limits, Progress, locate};
 use crate::model::config::Config;
 use crate::model::runner::{Feed, Inference, Runner, Session};
 use crate::model::tokenizer::{StopWatch, Tokenizer};
@@ -19,8 +19,20 @@ use std::sync::atomic::Ordering;
 /// `stream.uniform(t)`.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// What it is about, for errors: a problem, say. Empty where nobody said.
+    pub name: String,
     pub prompt_ids: Arc<[u32]>,
     pub samples: Vec<Stream>,
+}
+
+impl Request {
+    pub fn new(prompt_ids: impl Into<Arc<[u32]>>, samples: Vec<Stream>) -> Request {
+        Request { name: String::new(), prompt_ids: prompt_ids.into(), samples }
+    }
+
+    pub fn named(self, name: impl Into<String>) -> Request {
+        Request { name: name.into(), ..self }
+    }
 }
 
 /// Why a completion ended.
@@ -100,22 +112,24 @@ fn generate_with<R: Inference>(
 }
 
 fn check_prompts(config: &Config, requests: &[Request]) -> Result<()> {
-    let longest = config.max_positions;
-    for (index, request) in requests.iter().enumerate() {
-        let length = request.prompt_ids.len();
-        if length == 0 {
-            return Err(Error::input("prompt is empty").at(format!("request {index}")));
-        }
-        if length >= longest {
-            return Err(Error::input(format!(
-                "prompt of {length} tokens leaves no room in the model's {longest} positions"
-            ))
-            .at(format!("request {index}"))
-            .hint("`max_position_embeddings` in `config.json` is the longest prompt and completion together"));
-        }
-        check_token_ids(config, &request.prompt_ids).map_err(|e| e.at(format!("request {index}")))?;
+    let check = |(index, request): (usize, &Request)| {
+        check_prompt(config, &request.prompt_ids).map_err(|e| locate(e, &request.name, index))
+    };
+    requests.iter().enumerate().try_for_each(check)
+}
+
+fn check_prompt(config: &Config, prompt_ids: &[u32]) -> Result<()> {
+    let (length, longest) = (prompt_ids.len(), config.max_positions);
+    if length == 0 {
+        return Err(Error::input("prompt is empty"));
     }
-    Ok(())
+    if length >= longest {
+        return Err(Error::input(format!(
+            "prompt of {length} tokens leaves no room in the model's {longest} positions"
+        ))
+        .hint("`max_position_embeddings` in `config.json` is the longest prompt and completion together"));
+    }
+    check_token_ids(config, prompt_ids)
 }
 
 /// Request, index of the sample in it, the sample.
@@ -233,7 +247,9 @@ impl<'a, R: Inference> Worker<'a, R> {
                     stop_reason: StopReason::MaxTokens,
                 },
             };
-            let draw = self.samplers[0].draw(&prompt.logits, request.samples[index].uniform(0))?;
+            let draw = self.samplers[0]
+                .draw(&prompt.logits, request.samples[index].uniform(0))
+                .map_err(|e| locate(e, &request.name, active.request))?;
             self.job.queue.new_tokens.fetch_add(1, Ordering::Relaxed);
             match active.push(draw, self.job.sampling)? {
                 true => self.retire(active),

@@ -24,7 +24,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Limits<'a> {
     /// Sequences decoded side by side by one thread, at most.
     pub slots: usize,
-    /// Bytes for keys and values, over all threads. Fewer slots are used when it would be exceeded.
+    /// Bytes for keys and values, over all threads. Fewer slots are used where it would be exceeded, and fewer threads where
+    /// not all of them could hold a sequence.
     pub kv_budget_bytes: usize,
     pub threads: usize,
     /// Set by someone else to stop the call, which then ends with an `Interrupted` error.
@@ -52,6 +53,14 @@ impl<'a> Limits<'a> {
             return Err(Error::interrupted("stopped before all sequences were done"));
         }
         Ok(())
+    }
+}
+
+/// Says of an error that it is about the request of this name or, where it has none, of this index.
+fn locate(error: Error, name: &str, index: usize) -> Error {
+    match name.is_empty() {
+        true => error.at(format!("request {index}")),
+        false => error.at(name),
     }
 }
 

@@ -35,27 +35,26 @@ pub struct Queue {
 impl Queue {
     pub fn new<R: Inference>(runner: &R, requests: &[Request], sampling: &Sampling, limits: &Limits) -> Result<Queue> {
         let total: usize = requests.iter().map(|r| r.samples.len()).sum();
-        let workers = runner.workers(limits.threads).clamp(1, total.max(1));
-        let wanted = limits.slots.min(total.div_ceil(workers)).max(1);
         let positions = runner.config().max_positions;
         let shortest = requests.iter().map(|r| r.prompt_ids.len()).min().unwrap_or(0);
         let longest = requests.iter().map(|r| r.prompt_ids.len()).max().unwrap_or(0);
         let capacity = (sampling.max_new_tokens as usize).min(positions - shortest.min(positions));
-        let slot_bytes = runner.slot_bytes(longest, capacity);
-        let slots = wanted.min(limits.kv_budget_bytes / workers / slot_bytes);
-        if slots == 0 {
+        let (budget, slot_bytes) = (limits.kv_budget_bytes, runner.slot_bytes(longest, capacity));
+        let fitting = budget / slot_bytes;
+        if fitting == 0 {
             return Err(Error::usage(format!(
-                "KV budget of {} bytes is below one sequence of {longest} + {capacity} tokens, {slot_bytes} bytes, on each of {workers} threads",
-                limits.kv_budget_bytes
+                "keys and values of one sequence of {longest} + {capacity} tokens take {slot_bytes} bytes; there are {budget} for all"
             ))
-            .hint("raise the budget, lower `max_new_tokens`, or use fewer threads"));
+            .hint("lower `max_new_tokens`, or leave out the longest prompts"));
         }
+        // Where not every thread's share holds a sequence, some threads go without.
+        let workers = runner.workers(limits.threads).clamp(1, total.max(1)).min(fitting);
+        let slots = limits.slots.min(total.div_ceil(workers)).max(1).min(fitting / workers);
         // A request with many samples is split, so that no thread waits while another holds all of them.
-        let chunk = slots.max(1);
         let units = requests.iter().enumerate().flat_map(|(request, r)| {
             (0..r.samples.len())
-                .step_by(chunk)
-                .map(move |first| Unit { request, samples: first..r.samples.len().min(first + chunk) })
+                .step_by(slots)
+                .map(move |first| Unit { request, samples: first..r.samples.len().min(first + slots) })
         });
         Ok(Queue {
             units: units.collect(),

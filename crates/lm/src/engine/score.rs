@@ -1,7 +1,7 @@
 //! Teacher-forced scoring: the log-prob of each given token, and the entropy of the distribution it came from. Rows are packed,
 //! and logits exist for a few rows and a part of the vocabulary at a time.
 
-use super::{Limits, Progress};
+use super::{Limits, Progress, locate};
 use crate::model::config::Config;
 use crate::model::runner::{Feed, Inference, Runner, Session};
 use crate::model::transformer::check_token_ids;
@@ -13,8 +13,20 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// A prompt and the tokens after it that are scored.
 #[derive(Clone, Debug)]
 pub struct ScoreRequest {
+    /// What it is about, for errors: a problem, say. Empty where nobody said.
+    pub name: String,
     pub prompt_ids: Arc<[u32]>,
     pub token_ids: Arc<[u32]>,
+}
+
+impl ScoreRequest {
+    pub fn new(prompt_ids: impl Into<Arc<[u32]>>, token_ids: impl Into<Arc<[u32]>>) -> ScoreRequest {
+        ScoreRequest { name: String::new(), prompt_ids: prompt_ids.into(), token_ids: token_ids.into() }
+    }
+
+    pub fn named(self, name: impl Into<String>) -> ScoreRequest {
+        ScoreRequest { name: name.into(), ..self }
+    }
 }
 
 /// One number per scored token.
@@ -47,7 +59,7 @@ fn score_with<R: Inference>(
     on_progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<TokenScores>> {
     for (index, request) in requests.iter().enumerate() {
-        check(runner.config(), request).map_err(|e| e.at(format!("request {index}")))?;
+        check(runner.config(), request).map_err(|e| locate(e, &request.name, index))?;
     }
     let workers = runner.workers(limits.threads).clamp(1, requests.len().max(1));
     let shared = Shared {
@@ -114,8 +126,9 @@ impl<R: Inference> Shared<'_, R> {
             if self.failed.load(Ordering::Relaxed) {
                 break; // the thread that failed says why
             }
-            let scores = self.batch(&mut session, batch.clone()).inspect_err(|_| {
+            let scores = self.batch(&mut session, batch.clone()).map_err(|e| {
                 self.failed.store(true, Ordering::Relaxed);
+                self.locate(e, &batch)
             })?;
             self.done.fetch_add(batch.len(), Ordering::Relaxed);
             results.extend(batch.zip(scores));
@@ -127,6 +140,15 @@ impl<R: Inference> Shared<'_, R> {
             });
         }
         Ok(results)
+    }
+
+    /// Says of an error in which requests it came up.
+    fn locate(&self, error: Error, batch: &Range<usize>) -> Error {
+        let error = locate(error, &self.requests[batch.start].name, batch.start);
+        match batch.len() {
+            1 => error,
+            count => error.at(format!("{count} sequences scored together, beginning with")),
+        }
     }
 
     /// Consecutive requests that fill one call, or one longer request. Threads agree through one counter; a batch depends on

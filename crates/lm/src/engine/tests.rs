@@ -5,7 +5,6 @@ use crate::model::policy::Policy;
 use crate::model::runner::Runner;
 use crate::model::testing::tiny_policy_files;
 use mindgap_base::rng::Stream;
-use std::sync::Arc;
 
 pub(super) struct Bench {
     pub policy: Policy,
@@ -24,7 +23,7 @@ pub(super) fn request(index: u64, samples: usize) -> Request {
     let length = 3 + (index as usize * 5) % 17;
     let prompt_ids: Vec<u32> = (0..length as u32).map(|i| (i * 31 + index as u32 * 7) % 260).collect();
     let stream = |sample: usize| Stream::at(1, &[&index.to_le_bytes(), &sample.to_le_bytes()]);
-    Request { prompt_ids: prompt_ids.into(), samples: (0..samples).map(stream).collect() }
+    Request::new(prompt_ids, (0..samples).map(stream).collect())
 }
 
 pub(super) fn sampling(max_new_tokens: u32) -> Sampling {
@@ -64,7 +63,7 @@ fn a_sample_is_the_same_alone_and_in_any_batch() {
         }
         for (index, request) in requests.iter().enumerate() {
             for (j, stream) in request.samples.iter().enumerate() {
-                let alone = Request { prompt_ids: request.prompt_ids.clone(), samples: vec![*stream] };
+                let alone = Request::new(request.prompt_ids.clone(), vec![*stream]);
                 assert_eq!(bench.run(&[alone], &sampling, 64, 2)[0][0], full[index][j]);
             }
         }
@@ -91,8 +90,7 @@ fn scores_equal_the_log_probs_of_decoding_bit_for_bit() {
     let mut to_score = Vec::new();
     for (request, samples) in requests.iter().zip(&samples) {
         for sample in samples {
-            let (prompt_ids, token_ids) = (request.prompt_ids.clone(), Arc::from(&sample.token_ids[..]));
-            to_score.push(ScoreRequest { prompt_ids, token_ids });
+            to_score.push(ScoreRequest::new(request.prompt_ids.clone(), &sample.token_ids[..]));
         }
     }
     for threads in [1, 2] {
@@ -157,7 +155,7 @@ fn bad_requests_are_errors() {
     let bench = small();
     let limits = Limits { slots: 4, kv_budget_bytes: 1 << 30, threads: 1, cancel: &GO };
     let run = |prompt: &[u32], limits: &Limits, sampling: &Sampling| {
-        let request = Request { prompt_ids: prompt.into(), samples: vec![Stream::at(1, &[])] };
+        let request = Request::new(prompt, vec![Stream::at(1, &[])]);
         generate(&bench.runner, None, &[request], sampling, limits, &|_| ()).unwrap_err().to_string()
     };
     let plain = sampling(5);
@@ -166,11 +164,11 @@ fn bad_requests_are_errors() {
     assert!(run(&[264], &limits, &plain).contains("token id 264"));
     assert!(run(&[1], &limits, &Sampling { top_p: 2.0, ..plain.clone() }).contains("`top_p`"));
     assert!(run(&[1], &limits, &Sampling { stop: vec!["x".into()], ..plain.clone() }).contains("tokenizer"));
-    assert!(run(&[1], &Limits { kv_budget_bytes: 100, ..limits }, &plain).contains("KV budget"));
+    assert!(run(&[1], &Limits { kv_budget_bytes: 100, ..limits }, &plain).contains("one sequence of 1 + 5 tokens"));
     let stop = AtomicBool::new(true);
     assert!(run(&[1], &Limits { cancel: &stop, ..limits }, &plain).contains("stopped"));
     let scored = |prompt: &[u32], ids: &[u32]| {
-        let request = ScoreRequest { prompt_ids: prompt.into(), token_ids: ids.into() };
+        let request = ScoreRequest::new(prompt, ids);
         score(&bench.runner, &[request], &limits, &|_| ()).map_err(|e| e.to_string())
     };
     assert!(scored(&[], &[1]).unwrap_err().contains("prompt is empty"));
@@ -189,6 +187,24 @@ fn a_small_budget_gives_the_same_samples() {
     let limits = Limits { slots: 64, kv_budget_bytes: bytes, threads: 1, cancel: &GO };
     let tight = generate(&bench.runner, None, &requests, &sampling(30), &limits, &|_| ()).unwrap();
     assert_eq!(tight, bench.run(&requests, &sampling(30), 64, 1));
+}
+
+/// More threads than sequences fit: some threads do nothing, and the samples are the same.
+#[test]
+fn a_budget_below_a_sequence_per_thread_uses_fewer_threads() {
+    let bench = small();
+    let requests: Vec<Request> = (0..40).map(|i| request(i, 2)).collect();
+    let shape = crate::model::kv_cache::KvShape::of(bench.policy.config());
+    let sequence = shape.bytes(19) + shape.bytes(30);
+    let of_budget = |kv_budget_bytes| {
+        let limits = Limits { slots: 64, kv_budget_bytes, threads: 16, cancel: &GO };
+        generate(&bench.runner, None, &requests, &sampling(30), &limits, &|_| ())
+    };
+    let expected = bench.run(&requests, &sampling(30), 64, 1);
+    for sequences in [1, 3, 15] {
+        assert_eq!(of_budget(sequences * sequence).unwrap(), expected, "room for {sequences}");
+    }
+    assert!(of_budget(sequence - 1).unwrap_err().what().contains("one sequence of 19 + 30 tokens"));
 }
 
 #[test]
@@ -219,6 +235,10 @@ fn a_policy_with_nan_is_an_error() {
     let limits = Limits { slots: 4, kv_budget_bytes: 1 << 30, threads: 2, cancel: &GO };
     let error = generate(&runner, None, &[request(1, 2)], &sampling(5), &limits, &|_| ()).unwrap_err();
     assert!(error.what().contains("not finite"));
+    assert_eq!(error.places(), ["request 0"]);
+    let named = request(1, 2).named("problem `p`");
+    let error = generate(&runner, None, &[named], &sampling(5), &limits, &|_| ()).unwrap_err();
+    assert_eq!(error.places(), ["problem `p`"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod device;
+pub mod tensors;
 pub mod weights;
 pub mod ops;
 pub mod transformer;

@@ -1,10 +1,12 @@
 //! Small random models for tests of this crate's own modules.
 
 use super::config::{Architecture, Config, Rope, RopeScaling};
+use super::tensors::Put;
 use super::weights::expected_tensors;
 use candle_core::{Device, Tensor};
+use mindgap_base::error::Result;
 use mindgap_base::rng::Stream;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Qwen2, tied, grouped heads; every size different, so that a swapped pair shows.
 pub fn tiny_config() -> Config {
@@ -64,6 +66,26 @@ pub fn tiny_tensors(config: &Config, seed: u64) -> HashMap<String, Tensor> {
     expected_tensors(config).into_iter().map(|spec| (spec.name.clone(), tensor(&spec.name, &spec.shape))).collect()
 }
 
+/// `model.safetensors` of these weights.
+pub fn policy_bytes(weights: &BTreeMap<String, Tensor>) -> Vec<u8> {
+    gathered(|put| super::weights::write(weights, put))
+}
+
+/// A file of these tensors.
+pub fn file_bytes(tensors: &BTreeMap<String, Tensor>) -> Vec<u8> {
+    gathered(|put| super::tensors::write(tensors, None, put))
+}
+
+fn gathered(write: impl FnOnce(&mut Put) -> Result<()>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut put = |more: &[u8]| {
+        bytes.extend_from_slice(more);
+        Ok(())
+    };
+    write(&mut put).expect("plain tensors");
+    bytes
+}
+
 /// tokenizer.json of a byte-level BPE without merges: one token per byte, after `<pad>`, `<|user|>`, `<|end|>`,
 /// `<|assistant|>` (ids 0 to 3).
 pub fn byte_tokenizer() -> Vec<u8> {
@@ -111,6 +133,6 @@ pub fn tiny_policy_files(seed: u64) -> super::policy::PolicyFiles {
     files.insert("tokenizer.json", byte_tokenizer());
     files.insert("tokenizer_config.json", tokenizer_config.to_string());
     let tensors = tiny_tensors(&config, seed).into_iter().collect();
-    files.insert("model.safetensors", super::weights::serialize(&tensors).expect("plain f32 tensors"));
+    files.insert("model.safetensors", policy_bytes(&tensors));
     files
 }

@@ -6,6 +6,7 @@
 use super::config::Config;
 use super::policy::Blob;
 use super::tensor_error;
+use super::tensors::{self, Put};
 use candle_core::{DType, Device, Tensor};
 use mindgap_base::error::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -227,68 +228,21 @@ fn check_index(index: &[u8], shards: &[Shard], views: &HashMap<String, View>) ->
     Ok(())
 }
 
-/// One safetensors file holding these tensors, in their own types, names sorted. The same tensors give the same bytes.
-pub fn serialize(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
-    let mut blobs = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        blobs.push((name.as_str(), written(tensor).map_err(|e| e.at(name.as_str()))?));
-    }
+/// Writes a policy's weights as one safetensors file, in their own types. The same tensors give the same bytes.
+pub fn write(weights: &BTreeMap<String, Tensor>, put: &mut Put) -> Result<()> {
     // `format: pt` is what transformers checks before it reads a file.
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::tensor::serialize(blobs, Some(metadata))
-        .map_err(|e| Error::internal("tensors could not be serialized").source(e))
-}
-
-struct Written {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-fn written(tensor: &Tensor) -> Result<Written> {
-    let flat = tensor.flatten_all().map_err(tensor_error)?;
-    let (dtype, bytes) = match tensor.dtype() {
-        DType::F32 => {
-            let values = flat.to_vec1::<f32>().map_err(tensor_error)?;
-            (Dtype::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect())
-        }
-        DType::BF16 => {
-            let values = flat.to_vec1::<half::bf16>().map_err(tensor_error)?;
-            (Dtype::BF16, values.iter().flat_map(|v| v.to_le_bytes()).collect())
-        }
-        DType::F16 => {
-            let values = flat.to_vec1::<half::f16>().map_err(tensor_error)?;
-            (Dtype::F16, values.iter().flat_map(|v| v.to_le_bytes()).collect())
-        }
-        other => return Err(Error::internal(format!("tensor of type {other:?} cannot be a weight"))),
-    };
-    Ok(Written { dtype, shape: tensor.dims().to_vec(), bytes })
-}
-
-impl safetensors::tensor::View for Written {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        (&self.bytes).into()
-    }
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
+    tensors::write(weights, Some(HashMap::from([("format".to_string(), "pt".to_string())])), put)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::testing::{tiny_config, tiny_tensors};
+    use crate::model::testing::{policy_bytes, tiny_config, tiny_tensors};
 
     fn bytes(change: impl FnOnce(&mut BTreeMap<String, Tensor>)) -> Vec<u8> {
         let mut tensors: BTreeMap<_, _> = tiny_tensors(&tiny_config(), 1).into_iter().collect();
         change(&mut tensors);
-        serialize(&tensors).unwrap()
+        policy_bytes(&tensors)
     }
 
     fn open(bytes: &Vec<u8>) -> Result<HashMap<String, Tensor>> {

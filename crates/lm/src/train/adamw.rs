@@ -3,11 +3,12 @@
 //! With g the clipped gradient: `m = m + (1 - b1)(g - m)`, `v = b2 v + (1 - b2) g^2`,
 //! `w = w (1 - lr decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)`. Matrices decay, vectors (norms, biases) do not.
 
+use crate::model::tensors::TensorFile;
 use crate::model::{ops, tensor_error};
-use candle_core::{CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Tensor, Var, bail};
+use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Tensor, Var, bail};
 use mindgap_base::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// Hyperparameters other than the learning rate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,12 +34,13 @@ impl AdamWParams {
     pub fn check(&self) -> Result<()> {
         for (name, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
             if !(0.0..1.0).contains(&beta) {
-                return Err(Error::usage(format!("`{name}` is `{beta}`, outside 0 to below 1")));
+                return Err(Error::usage(format!("`{name}` is `{beta}`; it must be at least 0 and below 1")));
             }
         }
-        let bad = |x: f64| !x.is_finite() || x < 0.0;
-        if bad(self.epsilon) || bad(self.weight_decay) {
-            return Err(Error::usage("`epsilon` and `weight_decay` must be non-negative"));
+        for (name, value) in [("epsilon", self.epsilon), ("weight_decay", self.weight_decay)] {
+            if !value.is_finite() || value < 0.0 {
+                return Err(Error::usage(format!("`{name}` is `{value}`; it must be non-negative")));
+            }
         }
         Ok(())
     }
@@ -103,43 +105,43 @@ impl AdamW {
         Ok(())
     }
 
-    /// Copies of the moments in the host's memory: `adamw.first.NAME` and `adamw.second.NAME`.
-    pub fn state(&self) -> Result<HashMap<String, Tensor>> {
-        let mut state = HashMap::new();
+    /// The moments, `adamw.first.NAME` and `adamw.second.NAME`: they share this optimizer's memory.
+    pub fn state(&self) -> BTreeMap<String, Tensor> {
+        let mut state = BTreeMap::new();
         for (name, moments) in &self.moments {
             for (kind, tensor) in [("first", &moments.first), ("second", &moments.second)] {
-                state.insert(format!("adamw.{kind}.{name}"), host_copy(tensor)?);
+                state.insert(moment(kind, name), tensor.clone());
             }
         }
-        Ok(state)
+        state
     }
 
-    /// Takes the moments out of a saved state. Errors name a missing tensor or a wrong shape; nothing is changed then.
-    pub fn restore(&mut self, state: &HashMap<String, Tensor>, updates: u32) -> Result<()> {
-        let take = |kind: &str, name: &str, like: &Tensor| -> Result<Tensor> {
-            let key = format!("adamw.{kind}.{name}");
-            let tensor = state.get(&key).ok_or_else(|| Error::input(format!("saved state has no tensor `{key}`")))?;
-            if tensor.shape() != like.shape() {
-                let (found, expected) = (tensor.dims(), like.dims());
-                return Err(Error::input(format!("saved `{key}` has shape {found:?} instead of {expected:?}")));
+    /// Errors: a saved state lacks a moment, or has one of another shape.
+    pub fn check_state(&self, saved: &TensorFile) -> Result<()> {
+        self.moments.iter().try_for_each(|(name, moments)| {
+            saved.check(&moment("first", name), moments.first.dims())?;
+            saved.check(&moment("second", name), moments.second.dims())
+        })
+    }
+
+    /// Takes the moments out of a saved state. Errors as [`AdamW::check_state`]; nothing is changed then.
+    pub fn restore(&mut self, saved: &TensorFile, updates: u32) -> Result<()> {
+        self.check_state(saved)?;
+        for (name, moments) in &mut self.moments {
+            for (kind, tensor) in [("first", &mut moments.first), ("second", &mut moments.second)] {
+                let restored = saved.tensor(&moment(kind, name))?;
+                *tensor =
+                    restored.to_dtype(DType::F32).and_then(|t| t.to_device(tensor.device())).map_err(tensor_error)?;
             }
-            let tensor = tensor.to_device(like.device()).and_then(|t| t.to_dtype(DType::F32)?.copy());
-            tensor.map_err(tensor_error)
-        };
-        let restored = self.moments.iter().map(|(name, old)| {
-            let first = take("first", name, &old.first)?;
-            Ok((name.clone(), Moments { first, second: take("second", name, &old.second)? }))
-        });
-        self.moments = restored.collect::<Result<_>>()?;
+        }
         self.updates = updates;
         Ok(())
     }
 }
 
-/// A copy in the host's memory: a device has none to spare for a second set of weights or moments.
-pub(super) fn host_copy(tensor: &Tensor) -> Result<Tensor> {
-    let copy = if tensor.device().is_cpu() { tensor.copy() } else { tensor.to_device(&Device::Cpu) };
-    copy.map_err(tensor_error)
+/// A moment's name in a saved state.
+fn moment(kind: &str, name: &str) -> String {
+    format!("adamw.{kind}.{name}")
 }
 
 /// Moving average of `(scale * gradient)^power`.
@@ -254,6 +256,8 @@ fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::testing::file_bytes;
+    use candle_core::Device;
 
     fn vars() -> BTreeMap<String, Var> {
         let matrix = Var::new(&[[1.0f32, -2.0], [0.5, 0.0]], &Device::Cpu).unwrap();
@@ -297,7 +301,8 @@ mod tests {
         (0..4).for_each(|i| before.update(&first_half, &gradients(i), 0.5, 0.01).unwrap());
         first_half.iter().for_each(|(name, var)| second_half[name].set(var).unwrap());
         let mut after = AdamW::new(PARAMS, &second_half).unwrap();
-        after.restore(&before.state().unwrap(), before.updates()).unwrap();
+        let saved = file_bytes(&before.state());
+        after.restore(&TensorFile::open(&saved).unwrap(), before.updates()).unwrap();
         (4..10).for_each(|i| after.update(&second_half, &gradients(i), 0.5, 0.01).unwrap());
         assert_eq!(values(&second_half), values(&straight));
     }
@@ -306,9 +311,11 @@ mod tests {
     fn bad_states_and_parameters_are_errors() {
         let vars = vars();
         let mut optimizer = AdamW::new(PARAMS, &vars).unwrap();
-        let mut state = optimizer.state().unwrap();
+        let mut state = optimizer.state();
         state.remove("adamw.second.norm");
-        assert!(optimizer.restore(&state, 1).unwrap_err().what().contains("`adamw.second.norm`"));
+        let saved = file_bytes(&state);
+        let error = optimizer.restore(&TensorFile::open(&saved).unwrap(), 1).unwrap_err();
+        assert!(error.what().contains("`adamw.second.norm`"));
         assert!(AdamW::new(AdamWParams { beta1: 1.0, ..PARAMS }, &vars).is_err());
         assert!(AdamW::new(AdamWParams { weight_decay: f64::NAN, ..PARAMS }, &vars).is_err());
     }

@@ -221,6 +221,9 @@ impl Loss {
             Loss::Dft { floor, .. } if !(0.0..=1.0).contains(&floor) => {
                 Err(Error::usage(format!("`floor` of loss `dft` is `{floor}`, outside 0 to 1")))
             }
+            Loss::Dft { eos_weight: Some(weight), .. } if !weight.is_finite() || weight < 0.0 => {
+                Err(Error::usage(format!("`eos_weight` of loss `dft` is `{weight}`; it must be 0 or more")))
+            }
             Loss::Importance { clip_low, clip_high, .. } => clip(clip_low, clip_high),
             Loss::IwSft { clip_low, clip_high, temperature, .. } => {
                 clip(clip_low, clip_high).and_then(|()| positive("temperature", temperature))

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 /// One training row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainExample {
+    /// Where it comes from, for errors: a problem, say. Empty where nobody said.
+    pub name: String,
     /// Prompt and target together.
     pub token_ids: Vec<u32>,
     /// Per token: it is a target. The first token never is, as nothing predicts it.
@@ -27,7 +29,21 @@ pub struct TrainExample {
 impl TrainExample {
     /// A row of weight 1 without stored log-probs.
     pub fn new(token_ids: Vec<u32>, loss_mask: Vec<bool>, source: u32) -> TrainExample {
-        TrainExample { token_ids, loss_mask, source, weight: 1.0, logprob_reference: None, logprob_behavior: None }
+        TrainExample {
+            name: String::new(),
+            token_ids,
+            loss_mask,
+            source,
+            weight: 1.0,
+            logprob_reference: None,
+            logprob_behavior: None,
+        }
+    }
+
+    /// Says of an error that it is about this example, the `index`th of its batch.
+    pub(super) fn locate(&self, error: Error, index: usize) -> Error {
+        let error = if self.name.is_empty() { error } else { error.at(&self.name) };
+        error.at(format!("row {index} of the batch"))
     }
 }
 
@@ -59,6 +75,20 @@ impl Default for PackingParams {
     }
 }
 
+impl PackingParams {
+    /// Errors: no room for tokens, or for a target after the token that predicts it.
+    pub fn check(&self) -> Result<()> {
+        for (name, value, least) in
+            [("micro_batch_tokens", self.micro_batch_tokens, 1), ("max_length", self.max_length, 2)]
+        {
+            if value < least {
+                return Err(Error::usage(format!("`{name}` is `{value}`; it must be at least {least}")));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Packed sequences and their targets.
 #[derive(Clone, Debug)]
 pub struct MicroBatch {
@@ -86,7 +116,7 @@ pub fn pack(examples: &[&TrainExample], params: &PackingParams) -> Result<Vec<Mi
     let mut batches = Vec::new();
     let mut open = Open::default();
     for (index, example) in examples.iter().enumerate() {
-        let length = input_length(example, params).map_err(|e| e.at(format!("row {index} of the batch")))?;
+        let length = input_length(example, params).map_err(|e| example.locate(e, index))?;
         if length == 0 {
             continue;
         }
@@ -213,7 +243,9 @@ mod tests {
         let mut wrong = example(4, 1);
         wrong.loss_mask.pop();
         let good = example(4, 1);
-        assert_eq!(pack(&[&good, &wrong], &params(8)).unwrap_err().place(), Some("row 1 of the batch"));
+        assert_eq!(pack(&[&good, &wrong], &params(8)).unwrap_err().places(), ["row 1 of the batch"]);
+        let named = TrainExample { name: "problem `p`".into(), ..wrong };
+        assert_eq!(pack(&[&good, &named], &params(8)).unwrap_err().places(), ["row 1 of the batch", "problem `p`"]);
         assert!(pack(&[&example(4, 0)], &params(8)).is_err());
         let nan = TrainExample { weight: f32::NAN, ..good };
         assert!(pack(&[&nan], &params(8)).is_err());

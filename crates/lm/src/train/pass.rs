@@ -110,9 +110,9 @@ impl Pass<'_> {
             let reference = example.logprob_reference.as_ref().map(|column| column[origin.token]);
             if reference.is_none() && self.params.loss.needs_reference() {
                 let name = self.params.loss.name();
-                return Err(Error::input(format!("loss `{name}` needs reference log-probs for every row"))
-                    .at(format!("row {} of the batch", origin.example))
-                    .hint("give the train stage a `logprobs` input made under the reference policy"));
+                let error = Error::input(format!("loss `{name}` needs reference log-probs for every row"))
+                    .hint("give the train stage a `logprobs` input made under the reference policy");
+                return Err(example.locate(error, origin.example));
             }
             tokens.push(Token {
                 example: origin.example,

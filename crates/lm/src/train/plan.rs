@@ -26,6 +26,20 @@ pub struct PlanParams {
     pub drop_last: bool,
 }
 
+impl PlanParams {
+    /// Errors: a batch without rows, a training without steps. How many rows there are does not matter.
+    pub fn check(&self) -> Result<()> {
+        let (name, value) = match self.length {
+            PlanLength::Epochs(epochs) => ("epochs", epochs as usize),
+            PlanLength::Steps(steps) => ("steps", steps as usize),
+        };
+        match [("batch_size", self.batch_size), (name, value)].iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(Error::usage(format!("`{name}` must be at least 1"))),
+            None => Ok(()),
+        }
+    }
+}
+
 /// One optimizer step of the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedStep {
@@ -37,16 +51,16 @@ pub struct PlannedStep {
 
 /// Each pass is a permutation of its own, drawn from (seed, epoch). Errors: no rows, no batch size, or a plan without steps.
 pub fn plan(params: &PlanParams) -> Result<Vec<PlannedStep>> {
+    params.check()?;
     let PlanParams { row_count, batch_size, length, seed, drop_last } = *params;
-    if row_count == 0 || batch_size == 0 {
-        return Err(Error::input(format!("cannot plan batches of {batch_size} from {row_count} rows")));
+    if row_count == 0 {
+        return Err(Error::input("there is no row to train on"));
     }
     if drop_last && row_count < batch_size {
         return Err(Error::input(format!("a pass over {row_count} rows has no full batch of {batch_size}"))
             .hint("lower `batch_size`, or set `drop_last = false`"));
     }
     let wanted = match length {
-        PlanLength::Epochs(0) | PlanLength::Steps(0) => return Err(Error::input("training of no length at all")),
         PlanLength::Epochs(_) => usize::MAX,
         PlanLength::Steps(steps) => steps as usize,
     };

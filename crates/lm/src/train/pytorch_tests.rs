@@ -1,6 +1,7 @@
 //! Against PyTorch's numbers on a tiny random Qwen2, and PEFT's with adapters on it; `tests/fixtures/train/make.py` and
 //! `make_lora.py` made them.
 
+use super::tests::{restore, saved};
 use super::*;
 use crate::model::config::Config;
 use crate::model::ops::{self, Segments};
@@ -107,7 +108,7 @@ fn every_gradient() {
     for loss in ["sft", "dft"] {
         let mut trainer = fixture.trainer(loss, 0.0);
         trainer.step(&rows.iter().collect::<Vec<_>>()).unwrap();
-        let state = trainer.state().unwrap();
+        let state = saved(&trainer);
         let gradients = fixture.starting_with(&format!("{loss}.gradients."));
         assert_eq!(gradients.len(), 26);
         for (name, want) in gradients {
@@ -150,19 +151,19 @@ fn adapters_beside_peft() {
     let batch: Vec<&TrainExample> = rows.iter().collect();
     let trainer = |clip_norm: f64| {
         let mut trainer = fixture.trainer_of("dft", clip_norm, Some(lora.clone()));
-        let mut state = trainer.state().unwrap();
+        let mut state = saved(&trainer);
         let given = peft.starting_with("weights.");
         assert_eq!(given.len(), 28);
         for (name, value) in given {
             let place = state.get_mut(&format!("weights.{name}")).unwrap_or_else(|| panic!("no adapter {name}"));
             *place = value;
         }
-        trainer.restore(&state).unwrap();
+        restore(&mut trainer, &state).unwrap();
         trainer
     };
     let mut unclipped = trainer(0.0);
     unclipped.step(&batch).unwrap();
-    let state = unclipped.state().unwrap();
+    let state = saved(&unclipped);
     for (name, want) in peft.starting_with("gradients.") {
         let got: Vec<f32> = flat(&state[&format!("adamw.first.{name}")]).iter().map(|m| m / 0.1).collect();
         assert_close(&got, &flat(&want), 1e-4, &format!("gradient of {name}"));
@@ -187,7 +188,7 @@ fn dft_descends_minus_the_probability() {
     let rows = fixture.examples();
     let mut trainer = fixture.trainer("dft", 0.0);
     trainer.step(&rows.iter().collect::<Vec<_>>()).unwrap();
-    let state = trainer.state().unwrap();
+    let state = saved(&trainer);
     let vars: HashMap<String, candle_core::Var> = fixture
         .starting_with("weights.")
         .into_iter()

@@ -38,11 +38,11 @@ impl Schedule {
     /// Errors: a peak that is not a positive number, shares outside 0 to 1, a warm-up longer than the training.
     pub fn check(&self) -> Result<()> {
         if !self.peak.is_finite() || self.peak <= 0.0 {
-            return Err(Error::usage(format!("learning rate `{}` is not a positive number", self.peak)));
+            return Err(Error::usage(format!("`learning_rate` is `{}`; it must be above 0", self.peak)));
         }
         for (name, share) in [("floor_share", self.floor_share), ("decay_share", self.decay_share)] {
             if !(0.0..=1.0).contains(&share) {
-                return Err(Error::usage(format!("`{name}` is `{share}`, outside 0 to 1")));
+                return Err(Error::usage(format!("`{name}` is `{share}`; it must be between 0 and 1")));
             }
         }
         if self.warmup_steps > self.total_steps {

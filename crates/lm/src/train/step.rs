@@ -3,7 +3,7 @@
 //! How a step is cut into micro-batches depends on its examples and parameters only, and sums run in a fixed order, so the
 //! number of threads cannot change a bit. Nothing else is remembered between steps than what [`Trainer::state`] returns.
 
-use super::adamw::{AdamW, AdamWParams, host_copy};
+use super::adamw::{AdamW, AdamWParams};
 use super::gradients::Gradients;
 use super::lora::LoraParams;
 use super::loss::{Loss, StepFacts, Talr, Token};
@@ -13,7 +13,8 @@ use super::pass::{Pass, Policies};
 use super::schedule::Schedule;
 use crate::model::config::Config;
 use crate::model::tensor_error;
-use crate::model::transformer::Transformer;
+use crate::model::tensors::TensorFile;
+use crate::model::transformer::{Transformer, check_token_ids};
 use crate::model::weights::expected_tensors;
 use candle_core::{DType, Device, Tensor, Var};
 use mindgap_base::error::{Error, Result};
@@ -56,6 +57,20 @@ pub struct TrainerParams {
 }
 
 impl TrainerParams {
+    /// Errors: a parameter outside its range.
+    pub fn check(&self) -> Result<()> {
+        self.loss.check()?;
+        self.optimizer.check()?;
+        self.schedule.check()?;
+        self.packing.check()?;
+        self.lora.as_ref().map_or(Ok(()), LoraParams::check)?;
+        match self.clip_norm.is_finite() && self.clip_norm >= 0.0 {
+            true => Ok(()),
+            false => Err(Error::usage(format!("`clip_norm` is `{}`; it must be 0 or more", self.clip_norm))
+                .hint("0 does not clip")),
+        }
+    }
+
     /// The paper's released trainer, quirks included: on each of its two GPUs accumulated gradients are not divided,
     /// micro-batches of four rows are weighed alike, moments are bf16, rows are truncated on the right at 2,048 tokens.
     pub fn with_reference_quirks(mut self) -> TrainerParams {
@@ -96,8 +111,7 @@ impl Trainer {
         params: TrainerParams,
         device: &Device,
     ) -> Result<Trainer> {
-        params.loss.check()?;
-        params.schedule.check()?;
+        params.check()?;
         let mut frozen = HashMap::new();
         for spec in expected_tensors(config) {
             let Some(tensor) = tensors.remove(&spec.name) else {
@@ -159,6 +173,11 @@ impl Trainer {
         copies(&self.vars)
     }
 
+    /// The same without a copy: it shares the trainer's memory, and the next step changes it.
+    pub fn live_weights(&self) -> BTreeMap<String, Tensor> {
+        self.vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
+    }
+
     /// A whole policy's weights, from what [`Trainer::weights`] gave: adapters are merged into theirs.
     pub fn policy_weights(&self, weights: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
         match &self.params.lora {
@@ -168,10 +187,16 @@ impl Trainer {
     }
 
     /// One optimizer step over these examples. A loss or gradient that is not finite, or a step without any target, makes
-    /// no update and says so in the metrics; after `skip_limit` such steps in a row it is an error.
+    /// no update and says so in the metrics; after `skip_limit` such steps in a row it is an error. Errors name the step, and
+    /// the example where it is one's.
     pub fn step(&mut self, examples: &[&TrainExample]) -> Result<StepMetrics> {
+        let step = self.step;
+        self.take_step(examples).map_err(|e| e.at(format!("step {step}")))
+    }
+
+    fn take_step(&mut self, examples: &[&TrainExample]) -> Result<StepMetrics> {
         self.refresh_old()?;
-        let batches = pack(examples, &self.params.packing)?;
+        let batches = self.pack(examples)?;
         let pass = self.pass(examples, &batches)?;
         let (mut sums, mut gradients) = (Sums::default(), None::<Gradients>);
         self.for_each(
@@ -192,6 +217,14 @@ impl Trainer {
         Ok(metrics)
     }
 
+    /// Micro-batches of examples whose tokens are all in the vocabulary.
+    fn pack(&self, examples: &[&TrainExample]) -> Result<Vec<MicroBatch>> {
+        for (index, example) in examples.iter().enumerate() {
+            check_token_ids(&self.config, &example.token_ids).map_err(|e| example.locate(e, index))?;
+        }
+        pack(examples, &self.params.packing)
+    }
+
     /// The loss compares with log-probs that every row must carry.
     pub fn needs_reference(&self) -> bool {
         self.params.loss.needs_reference()
@@ -200,7 +233,7 @@ impl Trainer {
     /// Loss and metrics of examples without an update, as if they were one step. Where the loss needs log-probs that some row
     /// lacks, they are those of `sft`.
     pub fn evaluate(&self, examples: &[&TrainExample]) -> Result<StepMetrics> {
-        let batches = pack(examples, &self.params.packing)?;
+        let batches = self.pack(examples)?;
         let mut plain = self.params.clone();
         plain.loss = Loss::Sft {};
         let lacking = self.needs_reference() && examples.iter().any(|row| row.logprob_reference.is_none());
@@ -247,41 +280,37 @@ impl Trainer {
         }
     }
 
-    /// Everything a resumed trainer needs: weights, moments, counters.
-    pub fn state(&self) -> Result<HashMap<String, Tensor>> {
-        let mut state = self.optimizer.state()?;
-        state.extend(self.weights()?.into_iter().map(|(name, tensor)| (format!("weights.{name}"), tensor)));
-        state.extend(self.old_weights.iter().map(|(name, tensor)| (format!("old.{name}"), tensor.clone())));
+    /// Everything a resumed trainer needs: weights, moments, counters. It shares the trainer's memory, and the next step changes
+    /// it: to be written now.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut state = self.optimizer.state();
+        state.extend(self.live_weights().into_iter().map(|(name, tensor)| (format!("weights.{name}"), tensor)));
+        state.extend(self.old_weights.iter().map(|(name, tensor)| (format!("{OLD}{name}"), tensor.clone())));
         let counters = [self.step, self.optimizer.updates(), self.skipped_in_a_row].map(i64::from);
         state.insert(COUNTERS.to_string(), Tensor::new(&counters, &Device::Cpu).map_err(tensor_error)?);
         Ok(state)
     }
 
-    /// Goes back to a saved state of a trainer with the same model and parameters. Errors name what is missing or misshapen.
-    pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
-        let counters = take(state, COUNTERS)?.to_vec1::<i64>().map_err(tensor_error)?;
+    /// Goes back to a saved state of a trainer with the same model and parameters, a tensor at a time. Errors name what is
+    /// missing or misshapen; nothing is changed then.
+    pub fn restore(&mut self, saved: &TensorFile) -> Result<()> {
+        let counters = saved.tensor(COUNTERS)?.to_vec1::<i64>().map_err(tensor_error)?;
         let counters: Vec<u32> = counters.iter().filter_map(|c| u32::try_from(*c).ok()).collect();
         let [step, updates, skipped] = counters[..] else {
             return Err(Error::input(format!("saved `{COUNTERS}` does not hold three counts")));
         };
-        let mut weights = Vec::new();
+        let key = |name: &String| format!("weights.{name}");
+        self.vars.iter().try_for_each(|(name, var)| saved.check(&key(name), var.dims()))?;
+        self.optimizer.restore(saved, updates)?;
         for (name, var) in &self.vars {
-            let key = format!("weights.{name}");
-            let tensor = take(state, &key)?;
-            if tensor.shape() != var.shape() {
-                let (found, expected) = (tensor.dims(), var.dims());
-                return Err(Error::input(format!("saved `{key}` has shape {found:?} instead of {expected:?}")));
-            }
-            let tensor = tensor.to_device(var.device()).and_then(|t| t.to_dtype(var.dtype()));
-            weights.push((var, tensor.map_err(tensor_error)?));
+            let tensor = saved.tensor(&key(name))?.to_dtype(var.dtype()).and_then(|t| t.to_device(var.device()));
+            tensor.and_then(|t| var.set(&t)).map_err(tensor_error)?;
         }
-        self.optimizer.restore(state, updates)?;
-        for (var, tensor) in weights {
-            var.set(&tensor).map_err(tensor_error)?;
-        }
-        let old: BTreeMap<String, Tensor> =
-            state.iter().filter_map(|(key, t)| Some((key.strip_prefix("old.")?.to_string(), t.clone()))).collect();
-        if self.params.loss.refresh_steps().is_some() && !old.is_empty() {
+        let old = match self.params.loss.refresh_steps() {
+            Some(_) => saved.with_prefix(OLD)?,
+            None => BTreeMap::new(),
+        };
+        if !old.is_empty() {
             self.set_old(old)?;
         }
         (self.step, self.skipped_in_a_row) = (step, skipped);
@@ -345,9 +374,8 @@ impl Trainer {
     fn skip(&mut self, metrics: &mut StepMetrics, reason: String) -> Result<()> {
         self.skipped_in_a_row += 1;
         if self.skipped_in_a_row >= self.params.skip_limit.max(1) {
-            let (count, step) = (self.skipped_in_a_row, self.step);
+            let count = self.skipped_in_a_row;
             return Err(Error::check(format!("{count} steps in a row made no update: {reason}"))
-                .at(format!("step {step}"))
                 .hint("lower the learning rate, or look for rows with extreme weights in this step's batch"));
         }
         metrics.skipped = Some(reason);
@@ -371,13 +399,15 @@ fn transformer(
     Ok(model)
 }
 
-/// Copies in the host's memory.
+/// Copies in the host's memory: a device has none to spare for a second set of weights.
 fn copies(vars: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Tensor>> {
-    vars.iter().map(|(name, var)| Ok((name.clone(), host_copy(&var.as_detached_tensor())?))).collect()
+    let copy = |var: &Var| match var.device() {
+        Device::Cpu => var.as_detached_tensor().copy(),
+        _ => var.as_detached_tensor().to_device(&Device::Cpu),
+    };
+    vars.iter().map(|(name, var)| Ok((name.clone(), copy(var).map_err(tensor_error)?))).collect()
 }
 
 const COUNTERS: &str = "trainer.counters";
-
-fn take<'a>(state: &'a HashMap<String, Tensor>, key: &str) -> Result<&'a Tensor> {
-    state.get(key).ok_or_else(|| Error::input(format!("saved state has no tensor `{key}`")))
-}
+/// How the names of the old policy's weights begin.
+const OLD: &str = "old.";

@@ -3,7 +3,8 @@
 use super::*;
 use crate::model::config::Config;
 use crate::model::ops::without_kernels;
-use crate::model::testing::{every_shape, tiny_config, tiny_tensors};
+use crate::model::tensors::TensorFile;
+use crate::model::testing::{every_shape, file_bytes, tiny_config, tiny_tensors};
 use candle_core::{DType, Device, Tensor};
 use mindgap_base::rng::Stream;
 use std::collections::{BTreeMap, HashMap};
@@ -50,6 +51,16 @@ fn examples(count: usize) -> Vec<TrainExample> {
 fn run(trainer: &mut Trainer, rows: &[TrainExample], steps: std::ops::Range<usize>) -> Vec<StepMetrics> {
     let batch = |i: usize| -> Vec<&TrainExample> { (0..5).map(|j| &rows[(i * 5 + j) % rows.len()]).collect() };
     steps.map(|i| trainer.step(&batch(i)).unwrap()).collect()
+}
+
+/// A trainer's state as it is now.
+pub(super) fn saved(trainer: &Trainer) -> BTreeMap<String, Tensor> {
+    TensorFile::open(&file_bytes(&trainer.state().unwrap())).unwrap().with_prefix("").unwrap()
+}
+
+/// Goes back to such a state, through a file.
+pub(super) fn restore(trainer: &mut Trainer, state: &BTreeMap<String, Tensor>) -> mindgap_base::error::Result<()> {
+    trainer.restore(&TensorFile::open(&file_bytes(state))?)
 }
 
 fn bits(weights: &BTreeMap<String, Tensor>) -> Vec<u32> {
@@ -114,10 +125,10 @@ fn a_saved_state_goes_on_to_the_bit() {
         let metrics = run(&mut straight, &rows, 0..12);
         let mut first = trainer(&tiny_config(), params(loss));
         run(&mut first, &rows, 0..5);
-        let state = first.state().unwrap();
+        let state = saved(&first);
         run(&mut first, &rows, 5..7);
         let mut second = trainer(&tiny_config(), params(loss));
-        second.restore(&state).unwrap();
+        restore(&mut second, &state).unwrap();
         assert_eq!(second.steps_done(), 5);
         assert_eq!(run(&mut second, &rows, 5..12), metrics[5..], "{loss}");
         assert_eq!(bits(&second.weights().unwrap()), bits(&straight.weights().unwrap()), "{loss}");
@@ -128,15 +139,15 @@ fn a_saved_state_goes_on_to_the_bit() {
 fn bad_states_are_errors_and_change_nothing() {
     let mut trainer = trainer(&tiny_config(), params("dft"));
     let before = bits(&trainer.weights().unwrap());
-    let state = trainer.state().unwrap();
+    let state = saved(&trainer);
     for key in ["trainer.counters", "weights.model.norm.weight", "adamw.first.model.norm.weight"] {
         let mut broken = state.clone();
         broken.remove(key);
-        assert!(trainer.restore(&broken).unwrap_err().what().contains(key));
+        assert!(restore(&mut trainer, &broken).unwrap_err().what().contains(key));
     }
     let mut broken = state.clone();
     broken.insert("weights.model.norm.weight".to_string(), Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap());
-    assert!(trainer.restore(&broken).unwrap_err().what().contains("shape [3]"));
+    assert!(restore(&mut trainer, &broken).unwrap_err().what().contains("shape [3]"));
     assert_eq!(bits(&trainer.weights().unwrap()), before);
 }
 
@@ -187,7 +198,45 @@ fn missing_reference_log_probs_are_named() {
     rows[1].logprob_reference = None;
     let mut trainer = trainer(&tiny_config(), params("iw-sft"));
     let error = trainer.step(&rows.iter().collect::<Vec<_>>()).unwrap_err();
-    assert_eq!(error.place(), Some("row 1 of the batch"));
+    assert_eq!(error.places(), ["step 0", "row 1 of the batch"]);
+    rows[1].name = "problem `p`".to_string();
+    let error = trainer.step(&rows.iter().collect::<Vec<_>>()).unwrap_err();
+    assert_eq!(error.places(), ["step 0", "row 1 of the batch", "problem `p`"]);
+}
+
+/// A token that the policy does not have is told with its row, though a micro-batch holds several and though nothing reads the
+/// last target.
+#[test]
+fn tokens_outside_the_vocabulary_are_told_with_their_row() {
+    for token in [0, 9] {
+        let mut rows = examples(3);
+        rows[2].name = "problem `p`".to_string();
+        rows[2].token_ids.truncate(10);
+        rows[2].loss_mask.truncate(10);
+        (rows[2].logprob_reference, rows[2].logprob_behavior) = (None, None);
+        let last = rows[2].token_ids.len() - 1;
+        rows[2].token_ids[token.min(last)] = 61;
+        let error = trainer(&tiny_config(), params("sft")).step(&rows.iter().collect::<Vec<_>>()).unwrap_err();
+        assert!(error.what().contains("token id 61 is outside the vocabulary of 61"), "{error}");
+        assert_eq!(error.places(), ["step 0", "row 2 of the batch", "problem `p`"]);
+    }
+}
+
+/// What no training can be told is refused before a weight is looked at.
+#[test]
+fn parameters_outside_their_range_are_named() {
+    let refused = |change: fn(&mut TrainerParams)| {
+        let mut params = params("sft");
+        change(&mut params);
+        Trainer::new(&tiny_config(), HashMap::new(), params, &Device::Cpu).err().unwrap().what().to_string()
+    };
+    assert!(refused(|p| p.clip_norm = -1.0).contains("`clip_norm` is `-1`"));
+    assert!(refused(|p| p.clip_norm = f64::NAN).contains("`clip_norm` is `NaN`"));
+    assert!(refused(|p| p.packing.max_length = 1).contains("`max_length` is `1`"));
+    assert!(refused(|p| p.packing.micro_batch_tokens = 0).contains("`micro_batch_tokens` is `0`"));
+    assert!(refused(|p| p.optimizer.beta2 = 1.0).contains("`beta2` is `1`"));
+    assert!(refused(|p| p.schedule.floor_share = f64::NAN).contains("`floor_share` is `NaN`"));
+    assert!(refused(|_| ()).contains("is missing"));
 }
 
 /// What runs on other devices, operators composed of candle's, gives the kernels' gradients: whole or by blocks, all weights or
@@ -208,7 +257,7 @@ fn compositions_agree_with_the_kernels() {
         let own = || {
             let mut trainer =
                 trainer(&config, TrainerParams { lora: lora.clone(), gradient_checkpointing, ..params(loss) });
-            (run(&mut trainer, &rows, 0..3), trainer.state().unwrap())
+            (run(&mut trainer, &rows, 0..3), saved(&trainer))
         };
         let (kernels, composed) = (own(), without_kernels(own));
         assert_ne!(kernels.0, composed.0, "other operations should round otherwise");
@@ -240,11 +289,11 @@ fn a_checkpoint_goes_on_elsewhere() {
     let first = || {
         let mut trainer = trainer(&tiny_config(), params("dft"));
         run(&mut trainer, &rows, 0..3);
-        trainer.state().unwrap()
+        saved(&trainer)
     };
-    let go_on = |state: HashMap<String, Tensor>| {
+    let go_on = |state: BTreeMap<String, Tensor>| {
         let mut trainer = trainer(&tiny_config(), params("dft"));
-        trainer.restore(&state).unwrap();
+        restore(&mut trainer, &state).unwrap();
         run(&mut trainer, &rows, 3..6)
     };
     let (there, here) = (first(), without_kernels(first));
@@ -318,7 +367,7 @@ fn reference_quirks_take_the_mean_per_micro_batch() {
 fn reference_quirks_round_moments_and_truncate() {
     let mut quirky = trainer(&tiny_config(), params("dft").with_reference_quirks());
     run(&mut quirky, &examples(5), 0..2);
-    let state = quirky.state().unwrap();
+    let state = saved(&quirky);
     let moments = state.iter().filter(|(name, _)| name.starts_with("adamw."));
     for value in moments.flat_map(|(_, t)| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()) {
         assert_eq!(value, half::bf16::from_f32(value).to_f32());

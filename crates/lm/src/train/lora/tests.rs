@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::testing::{every_shape, tiny_config, tiny_tensors};
+use crate::train::tests::{restore, saved};
 use crate::train::{Accumulation, AdamWParams, Loss, PackingParams, Schedule, StepMetrics};
 use crate::train::{TrainExample, Trainer, TrainerParams};
 
@@ -53,7 +54,7 @@ fn starts_as_the_base_and_trains_adapters_alone() {
         let (mut with, mut without) = (trainer(&config, "dft", Some(lora())), trainer(&config, "dft", None));
         let (first, base) = (step(&mut with, &rows()), step(&mut without, &rows()));
         assert_eq!((first.loss, first.nll), (base.loss, base.nll), "{:?}", config.architecture);
-        let state = with.state().unwrap();
+        let state = saved(&with);
         let adapters = 7 * 2 * config.layer_count;
         assert_eq!(state.keys().filter(|name| name.starts_with("weights.")).count(), adapters);
         assert_eq!(state.keys().filter(|name| name.starts_with("adamw.")).count(), 2 * adapters);
@@ -91,14 +92,14 @@ fn gradients_are_finite_differences() {
     // One plain gradient step: with momentum but no history the first moment is a tenth of the gradient.
     let at = |adapters: &BTreeMap<String, Tensor>| {
         let mut trainer = trainer(&config, "sft", Some(lora()));
-        let mut state = trainer.state().unwrap();
+        let mut state = saved(&trainer);
         state.extend(adapters.iter().map(|(name, tensor)| (format!("weights.{name}"), tensor.clone())));
-        trainer.restore(&state).unwrap();
+        restore(&mut trainer, &state).unwrap();
         trainer
     };
     let mut trainer = at(&adapters);
     step(&mut trainer, &rows());
-    let state = trainer.state().unwrap();
+    let state = saved(&trainer);
     for (name, tensor) in &adapters {
         let gradient: Vec<f32> = values(&state[&format!("adamw.first.{name}")]).iter().map(|m| m * 10.0).collect();
         let square: f64 = gradient.iter().map(|g| f64::from(*g) * f64::from(*g)).sum();
@@ -141,7 +142,7 @@ fn saved_adapters_go_on_to_the_bit() {
         let mut first = trainer(&tiny_config(), loss, Some(lora()));
         (0..3).for_each(|_| drop(step(&mut first, &rows())));
         let mut second = trainer(&tiny_config(), loss, Some(lora()));
-        second.restore(&first.state().unwrap()).unwrap();
+        restore(&mut second, &saved(&first)).unwrap();
         let rest: Vec<StepMetrics> = (3..6).map(|_| step(&mut second, &rows())).collect();
         assert_eq!(rest, metrics[3..], "{loss}");
     }

@@ -72,6 +72,7 @@ fn bad_losses_are_errors() {
     assert!(message(json!({"name": "dft", "flor": 0.1})).contains("flor"));
     assert!(message(json!({"name": "sft", "floor": 0.1})).contains("floor"));
     assert!(message(json!({"name": "dft", "floor": 2.0})).contains("outside 0 to 1"));
+    assert!(message(json!({"name": "dft", "eos_weight": -1.0})).contains("`eos_weight` of loss `dft` is `-1`"));
     assert!(message(json!({"name": "importance", "clip_low": 3.0})).contains("clips to"));
     assert!(message(json!({"name": "psft", "refresh_steps": 0})).contains("refresh_steps"));
     assert!(message(json!(3)).contains("unknown loss"));
