@@ -13,7 +13,7 @@ use mindgap_store::{PartRecord, PartRef, Span, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const RESAMPLES: u32 = 2000;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -149,7 +149,24 @@ struct Sample {
     correct: bool,
     no_answer: bool,
     truncated: bool,
-    extracted: Option<String>,
+    vote: Option<Vote>,
+}
+
+/// The answer a sample votes for. All correct ones are one answer, however they are written. Incorrect ones are the same
+/// answer if the verifier reads the same from them, or where it cannot read them, if they are the same text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Vote {
+    Correct,
+    Incorrect(String),
+}
+
+impl Vote {
+    fn new(extracted: String, correct: bool) -> Vote {
+        match correct {
+            true => Vote::Correct,
+            false => Vote::Incorrect(mindgap_math::canonical_print(&extracted).unwrap_or(extracted)),
+        }
+    }
 }
 
 impl Run {
@@ -168,11 +185,12 @@ impl Run {
         let mut samples: HashMap<String, Vec<Sample>> = HashMap::new();
         for row in judged {
             let key = (row.problem_id, row.sample_index);
+            let correct = row.verdict.is_correct();
             let sample = Sample {
-                correct: row.verdict.is_correct(),
+                correct,
                 no_answer: row.verdict == Verdict::NoAnswer,
                 truncated: truncated.contains(&key),
-                extracted: row.extracted,
+                vote: row.extracted.map(|extracted| Vote::new(extracted, correct)),
             };
             samples.entry(key.0).or_default().push(sample);
         }
@@ -196,7 +214,7 @@ impl Tally {
     fn add(&mut self, samples: &[Sample], k: u32) {
         let count = |test: fn(&Sample) -> bool| samples.iter().filter(|sample| test(sample)).count() as u64;
         let (n, correct) = (samples.len() as u64, count(|sample| sample.correct));
-        let votes = samples.iter().map(|sample| (sample.extracted.as_deref(), sample.correct));
+        let votes = samples.iter().map(|sample| (sample.vote.as_ref(), sample.correct));
         self.accuracy.push(correct as f64 / n as f64);
         self.pass_at_k += pass_at_k(n, correct, u64::from(k));
         self.maj_at_k += f64::from(u8::from(majority_correct(votes)));
@@ -223,5 +241,24 @@ impl Tally {
             truncated_share: share(self.truncated),
             no_answer_share: share(self.no_answer),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn majority(answers: &[(&str, bool)]) -> bool {
+        majority_correct(
+            answers.iter().map(|(answer, correct)| (Some(Vote::new(answer.to_string(), *correct)), *correct)),
+        )
+    }
+
+    /// Goal: votes are counted by answer, not by how it is written.
+    #[test]
+    fn one_answer_is_one_ballot_however_it_is_written() {
+        assert!(majority(&[("3", false), ("1/2", true), ("0.5", true)]), "correct answers are one");
+        assert!(!majority(&[("7", true), ("\\frac{1}{3}", false), ("1/3", false)]), "the verifier reads the same");
+        assert!(majority(&[("7", true), ("$$(", false), ("$$[", false)]), "unreadable texts are different answers");
     }
 }

@@ -36,8 +36,8 @@ pub fn pass_at_k(n: u64, c: u64, k: u64) -> f64 {
 }
 
 /// Whether the most frequent answer is correct; ties go to the answer given first. Samples without an answer do not vote.
-pub fn majority_correct<'a>(votes: impl IntoIterator<Item = (Option<&'a str>, bool)>) -> bool {
-    let mut ballots: BTreeMap<&str, (usize, usize, bool)> = BTreeMap::new();
+pub fn majority_correct<A: Ord>(votes: impl IntoIterator<Item = (Option<A>, bool)>) -> bool {
+    let mut ballots: BTreeMap<A, (usize, usize, bool)> = BTreeMap::new();
     for (order, (answer, correct)) in votes.into_iter().enumerate() {
         if let Some(answer) = answer {
             ballots.entry(answer).or_insert((0, order, correct)).0 += 1;
@@ -93,7 +93,7 @@ mod tests {
     fn majority_needs_votes_and_breaks_ties_by_order() {
         assert!(majority_correct([(Some("4"), true), (Some("5"), false), (Some("4"), true)]));
         assert!(!majority_correct([(Some("5"), false), (Some("4"), true)]));
-        assert!(!majority_correct([(None, false)]));
+        assert!(!majority_correct([(None::<&str>, false)]));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{Store, fs};
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 impl Store {

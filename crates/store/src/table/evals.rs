@@ -19,7 +19,7 @@ row! {
         mean_at_k: f64,
         /// Share of problems with at least one correct sample among k
         pass_at_k: f64,
-        /// Share of problems whose most frequent extracted answer is correct
+        /// Share of problems whose most frequent answer is correct; answers judged correct are one, others by what is read from them
         maj_at_k: f64,
         /// Lower end of the 95 % interval of mean_at_k, bootstrap over problems
         ci_low: f64,
