@@ -1,6 +1,6 @@
 //! mindgap: rewrite supervised fine-tuning data on-policy, then train with importance-type token weights.
 //!
-//! The modules below are in the order the data flows through the house, from people down to the network. A module may use
+//! The modules below are in the order the data flows, from people down to the network. A module may use
 //! only modules listed below it; `tests/it/tidy.rs` enforces it. Below them lie the crates: `mindgap-lm` (models),
 //! `mindgap-math` (the verifier), `mindgap-store` (tables and files), `mindgap-base` (errors, names, random numbers).
 

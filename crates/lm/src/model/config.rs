@@ -7,7 +7,7 @@
 use mindgap_base::error::{Error, Result};
 use serde_json::{Map, Value, json};
 
-/// The families this house implements; they differ only in biases and query/key norms.
+/// The families implemented here; they differ only in biases and query/key norms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
     Qwen2,
