@@ -7,6 +7,7 @@ mod inspect;
 mod judge;
 mod pipelines;
 mod policies;
+mod progress;
 mod render;
 mod report;
 mod results;

@@ -1,7 +1,8 @@
 //! run, plan, status.
 
 use super::args;
-use super::render::{self, Progress};
+use super::progress::Progress;
+use super::render;
 use crate::net::hub::{Transfer, Watch};
 use crate::pipeline::execute::Options;
 use crate::pipeline::{self, Pipeline};

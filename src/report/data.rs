@@ -52,6 +52,16 @@ pub struct Cascade {
     pub guided: Samples,
     /// `None` while the rewrites are not made.
     pub targets: Option<Targets>,
+    /// Correct samples that were refused as targets.
+    pub refused: Vec<RefusedSamples>,
+}
+
+/// Correct samples refused for one reason.
+#[derive(Serialize)]
+pub struct RefusedSamples {
+    pub source: String,
+    pub reason: String,
+    pub samples: u64,
 }
 
 #[derive(Default, Serialize)]
@@ -189,8 +199,9 @@ pub struct BrowsedSample {
     pub x: Option<String>,
     /// How equality was decided.
     pub m: String,
-    /// Fit to be a target, were it correct.
-    pub ok: bool,
+    /// Why it is not fit to be a target, were it correct.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r: Option<String>,
     pub stop: String,
     /// Coloured by the log-prob when it was sampled.
     #[serde(flatten)]

@@ -81,6 +81,14 @@ fn cascades(report: &Report) -> String {
             samples.correct
         );
     }
+    let refused = report.cascades.iter().flat_map(|cascade| cascade.refused.iter().map(move |r| (&cascade.stage, r)));
+    for (index, (stage, refused)) in refused.enumerate() {
+        if index == 0 {
+            text += "\n| correct samples refused in | source | reason | samples |\n|---|---|---|--:|\n";
+        }
+        let (source, reason) = (&refused.source, &refused.reason);
+        text += &format!("| {} | {source} | {reason} | {} |\n", cell(stage), refused.samples);
+    }
     text
 }
 

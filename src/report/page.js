@@ -165,7 +165,7 @@
     else if (sample.x !== undefined) parts.push(el("span", "", "says ", el("code", "", sample.x)));
     if (sample.m) { const how = el("small", "", method(sample.m)); how.dataset.tip = sample.m; parts.push(how); }
     if (sample.stop === "max_tokens") parts.push(el("small", "", "cut off at the token limit"));
-    if (sample.v === "correct" && !sample.ok) parts.push(el("small", "", "not fit to be a target"));
+    if (sample.v === "correct" && sample.r) parts.push(el("small", "", "refused as a target: " + sample.r));
     return parts;
   };
   const card = (sample, problem, source) => {

@@ -51,11 +51,6 @@ impl Loaded {
         Ok(Loaded { policy, backend, positions })
     }
 
-    /// Whether results come one by one and are dear: then they are worth keeping before a part is finished.
-    pub fn is_remote(&self) -> bool {
-        matches!(self.backend, Backend::Servers(_))
-    }
-
     /// Tokens that may follow a prompt.
     pub fn room(&self, prompt_ids: &[u32]) -> u32 {
         u32::try_from(self.positions.saturating_sub(prompt_ids.len())).unwrap_or(u32::MAX)
@@ -63,11 +58,12 @@ impl Loaded {
 
     /// Tokens that can be scored after a prompt: a server draws one more.
     pub fn scored_room(&self, prompt_ids: &[u32]) -> usize {
-        (self.positions - usize::from(self.is_remote())).saturating_sub(prompt_ids.len())
+        let one_more = usize::from(matches!(self.backend, Backend::Servers(_)));
+        (self.positions - one_more).saturating_sub(prompt_ids.len())
     }
 
-    /// Draws all samples of all requests. `take` gets each by the index of its request and its own index there: all together from
-    /// the engine, as they come from servers.
+    /// Draws all samples of all requests. `take` gets each by the index of its request and its own index there, soon after it is
+    /// complete: what it has taken is worth keeping, whatever becomes of the part.
     pub fn generate(
         &self,
         context: &Context,
@@ -75,15 +71,14 @@ impl Loaded {
         sampling: &Sampling,
         mut take: impl FnMut(Vec<((usize, usize), Sample)>) -> Result<()>,
     ) -> Result<()> {
-        let places =
-            requests.iter().enumerate().flat_map(|(i, request)| (0..request.samples.len()).map(move |j| (i, j)));
-        let places: Vec<(usize, usize)> = places.collect();
+        let longest = sampling.max_new_tokens;
         match &self.backend {
             Backend::Engine(runner) => {
-                let on_progress = |progress: Progress| (context.tick)(tick(progress, ""));
+                let on_progress = |progress: Progress| (context.tick)(drawn(progress, longest, ""));
                 let (tokenizer, limits) = (Some(self.policy.tokenizer()), context.limits()?);
-                let samples = engine::generate(runner, tokenizer, &requests, sampling, &limits, &on_progress)?;
-                take(places.into_iter().zip(samples.into_iter().flatten()).collect())
+                engine::generate_each(runner, tokenizer, &requests, sampling, &limits, &on_progress, |finished| {
+                    take(finished.into_iter().map(|(request, index, sample)| ((request, index), sample)).collect())
+                })
             }
             Backend::Servers(servers) => {
                 let single = |request: &Request, stream: &Stream| server::Request {
@@ -94,7 +89,10 @@ impl Loaded {
                     room: self.room(&request.prompt_ids),
                 };
                 let singles = requests.iter().flat_map(|r| r.samples.iter().map(move |stream| single(r, stream)));
-                let on_progress = |progress: Progress, note: &str| (context.tick)(tick(progress, note));
+                let places = requests.iter().enumerate();
+                let places: Vec<(usize, usize)> =
+                    places.flat_map(|(i, request)| (0..request.samples.len()).map(move |j| (i, j))).collect();
+                let on_progress = |progress: Progress, note: &str| (context.tick)(drawn(progress, longest, note));
                 let watch = Watch { cancel: context.cancel, on_progress: &on_progress };
                 servers.generate(singles.collect(), sampling, &watch, |samples| {
                     take(samples.into_iter().map(|(index, sample)| (places[index], sample)).collect())
@@ -111,14 +109,14 @@ impl Loaded {
         requests: Vec<ScoreRequest>,
         mut take: impl FnMut(Vec<(usize, TokenScores)>) -> Result<()>,
     ) -> Result<()> {
+        let expected = requests.iter().map(|request| request.token_ids.len() as u64).sum();
         match &self.backend {
             Backend::Engine(runner) => {
-                let on_progress = |progress: Progress| (context.tick)(tick(progress, ""));
-                let scores = engine::score(runner, &requests, &context.limits()?, &on_progress)?;
-                take(scores.into_iter().enumerate().collect())
+                let on_progress = |progress: Progress| (context.tick)(tick(progress, expected, ""));
+                engine::score_each(runner, &requests, &context.limits()?, &on_progress, take)
             }
             Backend::Servers(servers) => {
-                let on_progress = |progress: Progress, note: &str| (context.tick)(tick(progress, note));
+                let on_progress = |progress: Progress, note: &str| (context.tick)(tick(progress, expected, note));
                 let watch = Watch { cancel: context.cancel, on_progress: &on_progress };
                 let without_entropy =
                     |(index, logprob_policy)| (index, TokenScores { logprob_policy, entropy: Vec::new() });
@@ -128,11 +126,22 @@ impl Loaded {
     }
 }
 
-fn tick(progress: Progress, note: &str) -> Tick {
+/// Progress of drawing, with a guess at the tokens of it all: by the mean length so far, in which samples under way count with
+/// what they have, and by the longest there can be while none is complete.
+fn drawn(progress: Progress, longest: u32, note: &str) -> Tick {
+    let mean = match progress.done as u64 {
+        0 => u64::from(longest),
+        done => (progress.new_tokens as u64 / done).min(u64::from(longest)),
+    };
+    tick(progress, mean * progress.total as u64, note)
+}
+
+fn tick(progress: Progress, tokens_expected: u64, note: &str) -> Tick {
     Tick {
         rows_done: progress.done as u64,
         rows_total: progress.total as u64,
         tokens: progress.new_tokens as u64,
+        tokens_expected,
         note: note.to_string(),
     }
 }

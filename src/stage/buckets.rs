@@ -35,6 +35,29 @@ pub fn starts_range(id: &str, target: u32) -> bool {
     value.is_multiple_of(u64::from(target.max(1)))
 }
 
+/// Cuts the ids from `first` to `last` into `count` ranges, both ends inclusive, that follow each other without a gap. Ids are
+/// hashes, so each holds about as many; where the cuts lie follows from the two ends and the count alone.
+pub fn slices(first: &str, last: &str, count: u64) -> Vec<(String, String)> {
+    let ends = |id: &str| id.get(..ID_DIGITS).and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    let (Some(low), Some(high)) = (ends(first), ends(last)) else { return vec![(first.to_string(), last.to_string())] };
+    let width = u128::from(high.saturating_sub(low)) + 1;
+    let count = u128::from(count).clamp(1, width);
+    let start = |number: u128| low + (width * number / count) as u64;
+    let border = |number: u128| match number {
+        0 => (first.to_string(), String::new()),
+        number if number == count => (String::new(), last.to_string()),
+        number => (hex(start(number)), hex(start(number) - 1)),
+    };
+    (0..count).map(|number| (border(number).0, border(number + 1).1)).collect()
+}
+
+/// Hexadecimal digits of a problem's id.
+const ID_DIGITS: usize = 16;
+
+fn hex(value: u64) -> String {
+    format!("{value:0ID_DIGITS$x}")
+}
+
 /// Refuses a zero where a count is needed.
 pub fn at_least_one(value: u32, name: &str) -> Result<()> {
     match value {
@@ -81,6 +104,22 @@ mod tests {
         assert_eq!(rows(group(&parts, 64)), cut(&ids, |id| id, 64));
         // The table's own boundaries are the finest there are.
         assert_eq!(rows(group(&parts, 1)), fine);
+    }
+
+    #[test]
+    fn slices_hold_every_id_once() {
+        let ids = ids(500);
+        let (first, last) = (&ids[0], &ids[499]);
+        for count in [1, 2, 7, 64, 500] {
+            let slices = slices(first, last, count);
+            assert_eq!(slices.len() as u64, count);
+            assert_eq!((&slices[0].0, &slices[count as usize - 1].1), (first, last));
+            let held = |id: &String| slices.iter().filter(|(a, b)| a <= id && id <= b).count();
+            assert!(ids.iter().all(|id| held(id) == 1));
+            let most = slices.iter().map(|(a, b)| ids.iter().filter(|id| a <= *id && *id <= b).count()).max().unwrap();
+            assert!(most < 4 * 500 / count as usize + 12, "{most} of {count} slices");
+        }
+        assert_eq!(slices(first, first, 9), [(first.clone(), first.clone())]);
     }
 
     #[test]

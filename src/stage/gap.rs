@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use warnings::{SampleChecks, TargetChecks, Texts};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -194,7 +194,7 @@ impl GapStage {
 
     fn texts(&self, part: &PartRef) -> Result<Texts> {
         let (first, last) = (&part.first, &part.last);
-        let problems = self.problems.overlapping(first, last).select(&["problem_id", "solution"])?;
+        let problems = self.problems.overlapping(first, last).select(&["problem_id", "question", "solution"])?;
         let rewrites = self.rewrites.overlapping(first, last);
         Ok(Texts::new(problems, rewrites.select(&["problem_id", "choice_index", "completion"])?))
     }

@@ -1,16 +1,21 @@
 //! judge: rollouts + problems -> verdicts.  One part per part of rollouts; a new judge re-samples nothing.
+//!
+//! A verdict says two things: whether the answer is right, and whether the sample may become a training target.
+
+mod refuse;
 
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Tick, Wants};
 use clap::ValueEnum;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
-use mindgap_math::{Judge, boxed_count};
+use mindgap_math::Judge;
 use mindgap_store::table::Row;
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rollouts::Rollout;
-use mindgap_store::table::verdicts::{Verdict, VerdictRow};
+use mindgap_store::table::verdicts::{Refusal, Verdict, VerdictRow};
 use mindgap_store::{PartRecord, Span, Table};
 use rayon::prelude::*;
+use refuse::Refuse;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
@@ -29,6 +34,14 @@ pub struct Params {
     /// Absolute tolerance of the `numeric` judge.
     #[serde(default)]
     pub abs_tol: f64,
+    /// Why a correct sample is no training target, beyond what always refuses it (an answer that is cut off, given twice, or has
+    /// special tokens inside). `no_box` looks only where the rollouts' prompt template asks for a box; the others look only at
+    /// samples that were shown the expert's solution.
+    #[serde(default = "refuse::optional")]
+    pub refuse: Vec<Refusal>,
+    /// Share of a sample's wording that may be the expert's, before the sample counts as `copied`.
+    #[serde(default = "refuse::copied_limit")]
+    pub copied_limit: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -72,7 +85,8 @@ impl JudgeKind {
 
 impl StageParams for Params {
     fn validate(&self) -> Result<()> {
-        self.judge.with(self.rel_tol, self.abs_tol).map(drop)
+        self.judge.with(self.rel_tol, self.abs_tol)?;
+        refuse::check(&self.refuse, self.copied_limit)
     }
 
     fn references(&self) -> Vec<Reference> {
@@ -87,6 +101,7 @@ impl StageParams for Params {
             judge: self.judge.with(self.rel_tol, self.abs_tol)?,
             rollouts: inputs.table(&self.rollouts)?,
             problems: inputs.table(&self.problems)?,
+            refuse: Refuse::of(self, inputs)?,
         }))
     }
 
@@ -95,59 +110,74 @@ impl StageParams for Params {
     }
 }
 
+/// What a verdict needs of a problem.
 #[derive(Deserialize)]
-struct Gold {
+struct Known {
     problem_id: String,
     answer: String,
+    #[serde(default)]
+    question: String,
+    #[serde(default)]
+    solution: Option<String>,
 }
 
 pub struct JudgeStage {
     judge: Judge,
     rollouts: Table<Rollout>,
     problems: Table<Problem>,
+    refuse: Refuse,
 }
 
 impl Stage for JudgeStage {
     fn recipe(&self) -> Recipe {
-        Recipe::new("judge", VERSION).with("schema", VerdictRow::VERSION).with("judge", self.judge.name())
+        let recipe = Recipe::new("judge", VERSION).with("schema", VerdictRow::VERSION).with("judge", self.judge.name());
+        self.refuse.name_in(recipe)
     }
 
     fn main_table(&self) -> Option<&'static str> {
         Some(VerdictRow::TABLE)
     }
 
-    /// The gold answer is part of a problem's id, so verdicts depend on the rollouts' rows alone.
+    /// The question and the gold answer are a problem's id, so verdicts depend on the rollouts' rows, and on the problems only
+    /// where the expert's solutions are looked at.
     fn parts(&self) -> Result<Vec<Part>> {
-        let part = |(index, rollouts): (usize, &mindgap_store::PartRef)| Part {
-            span: Span { first: rollouts.first.clone(), last: rollouts.last.clone(), samples: None },
-            key: vec![rollouts.content.to_string()],
-            rows: rollouts.rows,
-            index,
+        let part = |(index, rollouts): (usize, &mindgap_store::PartRef)| {
+            let mut key = vec![rollouts.content.to_string()];
+            if self.refuse.reads_solutions() {
+                let problems = self.problems.overlapping(&rollouts.first, &rollouts.last);
+                key.extend(problems.contents().iter().map(|content| format!("problems {content}")));
+            }
+            let span = Span { first: rollouts.first.clone(), last: rollouts.last.clone(), samples: None };
+            Part { span, key, rows: rollouts.rows, index }
         };
         Ok(self.rollouts.parts().iter().enumerate().map(part).collect())
     }
 
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
         let rollouts = self.rollouts.read(&self.rollouts.parts()[part.index])?;
-        let mut answers = HashMap::new();
         let problems = self.problems.overlapping(&part.span.first, &part.span.last);
-        for Gold { problem_id, answer } in problems.select(&["problem_id", "answer"])? {
-            answers.insert(problem_id, answer);
-        }
+        let columns: &[&str] = match self.refuse.reads_solutions() {
+            true => &["problem_id", "answer", "question", "solution"],
+            false => &["problem_id", "answer"],
+        };
+        let problems: Vec<Known> = problems.select(columns)?;
+        let problems: HashMap<&str, &Known> = problems.iter().map(|known| (known.problem_id.as_str(), known)).collect();
         let judge_version = self.judge.name();
         let verdict = |rollout: &Rollout| -> Result<VerdictRow> {
-            let answer = answers.get(&rollout.problem_id).ok_or_else(|| {
+            let known = problems.get(rollout.problem_id.as_str()).ok_or_else(|| {
                 Error::input(format!("rollouts hold problem `{}`, the problems do not", rollout.problem_id))
                     .hint("judge with the problems the rollouts were drawn from")
             })?;
-            let judgement = self.judge.judge(answer, &rollout.completion);
+            let judgement = self.judge.judge(&known.answer, &rollout.completion);
+            let refused = self.refuse.reason(rollout, known, &judgement);
             Ok(VerdictRow {
                 problem_id: rollout.problem_id.clone(),
                 sample_index: rollout.sample_index,
                 verdict: word(judgement.verdict),
                 extracted: judgement.extracted,
                 method: judgement.method,
-                eligible: eligible(rollout),
+                eligible: refused.is_none(),
+                refused,
                 judge_version: judge_version.clone(),
             })
         };
@@ -166,12 +196,6 @@ fn word(verdict: mindgap_math::Verdict) -> Verdict {
         mindgap_math::Verdict::Unparsed => Verdict::Unparsed,
         mindgap_math::Verdict::BudgetExceeded => Verdict::BudgetExceeded,
     }
-}
-
-/// A sample with two boxed answers, a special token inside, or no end is never a training target, however right it is:
-/// it may have gone on past its answer and come out right by accident.
-fn eligible(rollout: &Rollout) -> bool {
-    rollout.stop_reason.is_complete() && rollout.special_count == 0 && boxed_count(&rollout.completion) <= 1
 }
 
 #[cfg(test)]

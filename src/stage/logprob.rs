@@ -92,10 +92,7 @@ impl Stage for LogprobStage {
         loaded.score(context, wanted.iter().map(request).collect(), |scores| {
             let first = rows.len();
             rows.extend(scores.into_iter().map(|(index, scores)| row(wanted[index], scores)));
-            match loaded.is_remote() {
-                true => context.journal.append(context.encode(&rows[first..])?),
-                false => Ok(()),
-            }
+            context.journal.append(context.encode(&rows[first..])?)
         })?;
         rows.sort_by(|a, b| (&a.problem_id, a.choice_index).cmp(&(&b.problem_id, b.choice_index)));
         context.store(&rows)

@@ -113,6 +113,8 @@ pub struct Tick {
     pub rows_total: u64,
     /// Tokens generated, scored or trained on since the part began.
     pub tokens: u64,
+    /// What `tokens` will be at the end of the part, as far as one can tell; 0 where nobody can.
+    pub tokens_expected: u64,
     /// The latest figures, for people: a loss, say.
     pub note: String,
 }

@@ -3,25 +3,27 @@
 //! Without any verdicts named, every target is the expert's: the off-policy baseline. A problem with neither a correct
 //! sample nor an expert solution is listed in `untargeted`, never dropped.
 
+mod samples;
+
 use super::buckets::{at_least_one, group};
 use super::template::{PLAIN, Template};
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::PolicyHandle;
 use crate::policy::load_policy;
-use mindgap_base::error::Result;
+use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_base::rng::Stream;
 use mindgap_lm::model::policy::Policy;
 use mindgap_store::table::Row;
+use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::problems::Problem;
-use mindgap_store::table::rewrites::{Rewrite, Source, Untargeted};
+use mindgap_store::table::rewrites::{Refused, Rewrite, Source, Untargeted};
 use mindgap_store::table::rollouts::Rollout;
-use mindgap_store::table::verdicts::VerdictRow;
 use mindgap_store::{PartRecord, Span, Table};
+use samples::{Candidate, Judged, Likelihoods, Samples};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +41,10 @@ pub struct Params {
     pub template: Option<String>,
     #[serde(default)]
     pub choice: Choice,
+    /// Log-probs, given the training prompt and under `policy`, of guided samples and of the expert's solutions: logprob stages.
+    /// Guided samples are ranked by them, and refused where they are no likelier per token than the expert's solution.
+    #[serde(default)]
+    pub logprobs: Vec<String>,
     /// Targets kept per problem, at most.
     #[serde(default = "one")]
     pub keep: u32,
@@ -61,6 +67,8 @@ pub enum Choice {
     First,
     /// Uniformly at random, keyed by the seed and the problem.
     Random,
+    /// Those the policy finds likeliest per token, given the training prompt.
+    Likeliest,
 }
 
 fn one() -> u32 {
@@ -83,6 +91,7 @@ impl StageParams for Params {
         ];
         references.extend(self.self_aligned.iter().map(|name| Reference::new("self_aligned", name, Wants::Verdicts)));
         references.extend(self.guided.iter().map(|name| Reference::new("guided", name, Wants::Verdicts)));
+        references.extend(self.logprobs.iter().map(|name| Reference::new("logprobs", name, Wants::Logprobs)));
         references
     }
 
@@ -98,20 +107,19 @@ impl StageParams for Params {
             problems: inputs.table(&self.problems)?,
             self_aligned: judged(&self.self_aligned)?,
             guided: judged(&self.guided)?,
+            logprobs: self.logprobs.iter().map(|name| inputs.table(name)).collect::<Result<_>>()?,
             template: Template::new(&inputs.template(self.template.as_deref(), PLAIN)?)?,
             policy: inputs.policy(&self.policy)?,
         }))
     }
 
     fn lists(&mut self) -> Vec<(&'static str, &mut Vec<String>)> {
-        vec![("self_aligned", &mut self.self_aligned), ("guided", &mut self.guided)]
+        vec![
+            ("self_aligned", &mut self.self_aligned),
+            ("guided", &mut self.guided),
+            ("logprobs", &mut self.logprobs),
+        ]
     }
-}
-
-/// Rollouts and what the judge said of them.
-struct Judged {
-    rollouts: Table<Rollout>,
-    verdicts: Table<VerdictRow>,
 }
 
 pub struct RewriteStage {
@@ -119,6 +127,7 @@ pub struct RewriteStage {
     problems: Table<Problem>,
     self_aligned: Vec<Judged>,
     guided: Vec<Judged>,
+    logprobs: Vec<Table<Logprob>>,
     template: Template,
     policy: PolicyHandle,
 }
@@ -154,6 +163,10 @@ impl Stage for RewriteStage {
                     key.extend(judged.verdicts.overlapping(&first, &last).contents().iter().map(ToString::to_string));
                 }
             }
+            for logprobs in &self.logprobs {
+                key.push("logprobs".to_string());
+                key.extend(logprobs.overlapping(&first, &last).contents().iter().map(ToString::to_string));
+            }
             let span = Span { first, last, samples: None };
             let rows = problems.iter().map(|part| part.rows).sum();
             parts.push(Part { span, key, rows, index: parts.len() });
@@ -169,11 +182,26 @@ impl Stage for RewriteStage {
         let policy = load_policy(&self.policy)?;
         let plain = Samples::read(&self.self_aligned, &part.span)?;
         let guided = Samples::read(&self.guided, &part.span)?;
+        let likelihoods = Likelihoods::read(&self.logprobs, &part.span)?;
         let problems = self.problems.overlapping(&part.span.first, &part.span.last);
-        let (mut rewrites, mut untargeted) = (Vec::new(), Vec::new());
+        let (mut rewrites, mut untargeted, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         for problem in &problems.read_all()? {
             let attempts = plain.attempts(problem) + guided.attempts(problem);
-            let rows = self.targets(&policy, problem, attempts, &plain, &guided)?;
+            let samples = [
+                (Source::SelfAligned, plain.correct(problem, Source::SelfAligned, &likelihoods)),
+                (Source::Guided, guided.correct(problem, Source::Guided, &likelihoods)),
+            ];
+            for (source, samples) in &samples {
+                refused.extend(samples.iter().filter_map(|sample| {
+                    Some(Refused {
+                        problem_id: problem.problem_id.clone(),
+                        source: *source,
+                        sample_index: sample.rollout.sample_index,
+                        reason: sample.refused?,
+                    })
+                }));
+            }
+            let rows = self.targets(&policy, problem, attempts, samples)?;
             if rows.is_empty() {
                 let reason = match attempts {
                     0 => "no samples and no expert solution",
@@ -185,7 +213,8 @@ impl Stage for RewriteStage {
             rewrites.extend(rows);
         }
         context.store(&rewrites)?;
-        context.store(&untargeted)
+        context.store(&untargeted)?;
+        context.store(&refused)
     }
 }
 
@@ -195,11 +224,11 @@ impl RewriteStage {
         policy: &Policy,
         problem: &Problem,
         attempts: u32,
-        plain: &Samples,
-        guided: &Samples,
+        samples: [(Source, Vec<Candidate>); 2],
     ) -> Result<Vec<Rewrite>> {
+        let place = || format!("problem `{}`", problem.problem_id);
         let prompt = self.template.render(problem)?;
-        let prompt_ids = policy.prompt_ids(&prompt).map_err(|e| e.at(format!("problem `{}`", problem.problem_id)))?;
+        let prompt_ids = policy.prompt_ids(&prompt).map_err(|e| e.at(place()))?;
         let row = |choice_index: usize, source: Source, completion: &str, token_ids: Vec<u32>| Rewrite {
             problem_id: problem.problem_id.clone(),
             choice_index: choice_index as u32,
@@ -213,8 +242,8 @@ impl RewriteStage {
             round: self.params.round,
             attempts,
         };
-        for (source, samples) in [(Source::SelfAligned, plain), (Source::Guided, guided)] {
-            let chosen = self.choose(problem, samples.correct(problem));
+        for (source, samples) in samples {
+            let chosen = self.choose(problem, samples).map_err(|e| e.at(place()))?;
             if !chosen.is_empty() {
                 let rewrite = |(index, rollout): (usize, &Rollout)| Rewrite {
                     logprob_behavior: Some(rollout.logprob_behavior.clone()),
@@ -230,44 +259,23 @@ impl RewriteStage {
         }
     }
 
-    fn choose<'a>(&self, problem: &Problem, mut correct: Vec<&'a Rollout>) -> Vec<&'a Rollout> {
-        if self.params.choice == Choice::Random {
-            Stream::at(self.params.seed, &[b"choice", problem.problem_id.as_bytes()]).cursor().shuffle(&mut correct);
-        }
-        correct.truncate(self.params.keep as usize);
-        correct
-    }
-}
-
-/// The samples of a span of problems, in order, and whether each may be chosen.
-struct Samples(BTreeMap<String, Vec<(Rollout, bool)>>);
-
-impl Samples {
-    fn read(judged: &[Judged], span: &Span) -> Result<Samples> {
-        let mut samples = Samples(BTreeMap::new());
-        for judged in judged {
-            let mut choosable = BTreeMap::new();
-            for row in judged.verdicts.overlapping(&span.first, &span.last).read_all()? {
-                let may = row.may_be_chosen();
-                choosable.insert((row.problem_id, row.sample_index), may);
+    fn choose<'a>(&self, problem: &Problem, correct: Vec<Candidate<'a>>) -> Result<Vec<&'a Rollout>> {
+        let mut fit: Vec<Candidate> = correct.into_iter().filter(|sample| sample.refused.is_none()).collect();
+        match self.params.choice {
+            Choice::First => {}
+            Choice::Random => {
+                Stream::at(self.params.seed, &[b"choice", problem.problem_id.as_bytes()]).cursor().shuffle(&mut fit);
             }
-            for row in judged.rollouts.overlapping(&span.first, &span.last).read_all()? {
-                let may = choosable.get(&(row.problem_id.clone(), row.sample_index)).copied().unwrap_or(false);
-                samples.0.entry(row.problem_id.clone()).or_default().push((row, may));
+            Choice::Likeliest => {
+                if let Some(sample) = fit.iter().find(|sample| sample.likelihood.is_none()) {
+                    let index = sample.rollout.sample_index;
+                    return Err(Error::input(format!("no log-probs of guided sample {index} are there to rank it by"))
+                        .hint("name in `logprobs` a logprob stage over a rewrite stage that keeps all guided samples"));
+                }
+                fit.sort_by(|a, b| b.likelihood.partial_cmp(&a.likelihood).expect("log-probs are finite"));
             }
         }
-        for rows in samples.0.values_mut() {
-            rows.sort_by_key(|(row, _)| row.sample_index);
-        }
-        Ok(samples)
-    }
-
-    fn attempts(&self, problem: &Problem) -> u32 {
-        self.0.get(&problem.problem_id).map_or(0, |rows| rows.len() as u32)
-    }
-
-    fn correct(&self, problem: &Problem) -> Vec<&Rollout> {
-        let rows = self.0.get(&problem.problem_id).map_or(&[][..], Vec::as_slice);
-        rows.iter().filter(|(_, may)| *may).map(|(row, _)| row).collect()
+        fit.truncate(self.params.keep as usize);
+        Ok(fit.into_iter().map(|sample| sample.rollout).collect())
     }
 }

@@ -5,7 +5,7 @@
 mod work;
 
 use super::backend::{Lazy, Loaded};
-use super::buckets::{at_least_one, group};
+use super::buckets::{at_least_one, group, slices};
 use super::template::{PLAIN, Template};
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants, Work};
 use crate::policy::PolicyHandle;
@@ -58,6 +58,9 @@ pub struct Params {
     /// Samples of a problem per part, at most.
     #[serde(default = "part_samples")]
     pub part_samples: u32,
+    /// Tokens a part may draw, at most: a part with more is cut into several.
+    #[serde(default = "part_tokens")]
+    pub part_tokens: u32,
 }
 
 fn plain() -> PromptKind {
@@ -71,6 +74,9 @@ fn part_problems() -> u32 {
 }
 fn part_samples() -> u32 {
     8
+}
+fn part_tokens() -> u32 {
+    131_072
 }
 
 impl Params {
@@ -93,6 +99,7 @@ impl StageParams for Params {
         at_least_one(self.samples, "samples")?;
         at_least_one(self.part_problems, "part_problems")?;
         at_least_one(self.part_samples, "part_samples")?;
+        at_least_one(self.part_tokens, "part_tokens")?;
         self.sampling(&[]).check()?;
         if self.prompt_kind == PromptKind::Guided && self.template.is_none() {
             let error = Error::usage("a guided rollout needs a `template` that shows the expert solution");
@@ -176,25 +183,34 @@ impl Stage for RolloutStage {
         Some(Rollout::TABLE)
     }
 
-    /// Groups of the problems table's parts, times ranges of samples. Nothing is read: what a part holds follows from its
-    /// problems' and their verdicts' content addresses.
+    /// Groups of the problems table's parts, cut where they are too large, times ranges of samples. Nothing is read: what a part
+    /// holds follows from its problems' and their verdicts' content addresses.
     fn parts(&self) -> Result<Vec<Part>> {
+        let p = &self.params;
         let mut parts = Vec::new();
-        for range in group(self.problems.parts(), self.params.part_problems) {
+        for range in group(self.problems.parts(), p.part_problems) {
             let problems = &self.problems.parts()[range];
             let (first, last) = (&problems[0].first, &problems[problems.len() - 1].last);
-            let mut contents: Vec<String> = problems.iter().map(|part| part.content.to_string()).collect();
-            for verdicts in &self.unsolved {
-                contents.push("unsolved".to_string());
-                contents.extend(verdicts.overlapping(first, last).contents().iter().map(ToString::to_string));
-            }
             let count: u64 = problems.iter().map(|part| part.rows).sum();
-            for from in (0..self.params.samples).step_by(self.params.part_samples as usize) {
-                let to = (from + self.params.part_samples).min(self.params.samples);
-                let span = Span { first: first.clone(), last: last.clone(), samples: Some((from, to)) };
-                let mut key = contents.clone();
-                key.push(samples_key(from, to));
-                parts.push(Part { span, key, rows: count * u64::from(to - from), index: parts.len() });
+            let tokens = count * u64::from(p.samples.min(p.part_samples)) * u64::from(p.max_new_tokens);
+            let slices = slices(first, last, tokens.div_ceil(u64::from(p.part_tokens)).clamp(1, count.max(1)));
+            for (number, (first, last)) in slices.iter().enumerate() {
+                let mut contents: Vec<String> = problems.iter().map(|part| part.content.to_string()).collect();
+                if slices.len() > 1 {
+                    contents.push(format!("slice {number} of {}", slices.len()));
+                }
+                for verdicts in &self.unsolved {
+                    contents.push("unsolved".to_string());
+                    contents.extend(verdicts.overlapping(first, last).contents().iter().map(ToString::to_string));
+                }
+                for from in (0..p.samples).step_by(p.part_samples as usize) {
+                    let to = (from + p.part_samples).min(p.samples);
+                    let span = Span { first: first.clone(), last: last.clone(), samples: Some((from, to)) };
+                    let mut key = contents.clone();
+                    key.push(samples_key(from, to));
+                    let rows = count * u64::from(to - from) / slices.len() as u64;
+                    parts.push(Part { span, key, rows, index: parts.len() });
+                }
             }
         }
         Ok(parts)
@@ -206,6 +222,7 @@ impl Stage for RolloutStage {
             .with("samples", p.samples)
             .with("part_problems", p.part_problems)
             .with("part_samples", p.part_samples)
+            .with("part_tokens", p.part_tokens)
     }
 
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<()> {
@@ -282,7 +299,7 @@ impl RolloutStage {
         let solved = solved(&self.unsolved, &part.span)?;
         let mut tasks = Vec::new();
         for problem in self.problems.overlapping(&part.span.first, &part.span.last).read_all()? {
-            if !solved.contains(&problem.problem_id) && self.can_be_prompted(problem.solution.is_some()) {
+            if part.span.holds(&problem.problem_id) && !solved.contains(&problem.problem_id) && self.can_be_prompted(problem.solution.is_some()) {
                 let prompt = self.template.render(&problem)?;
                 tasks.push(Task { problem_id: problem.problem_id, prompt });
             }
@@ -337,10 +354,7 @@ impl RolloutStage {
                 let row = self.row(loaded, task, index, prompt_ids, drawn);
                 rows.push(row.map_err(|e| e.at(format!("{place}, sample {index}")))?);
             }
-            match loaded.is_remote() {
-                true => context.journal.append(context.encode(&rows[first..])?),
-                false => Ok(()),
-            }
+            context.journal.append(context.encode(&rows[first..])?)
         })?;
         Ok(rows)
     }

@@ -219,10 +219,11 @@ impl Inputs<'_> {
 
     /// The rollouts a verdict stage judged.
     pub fn rollouts_of(&self, verdicts: &str) -> Result<&rollout::Params> {
-        let name = match self.params.get(verdicts) {
-            Some(Params::Judge(judge)) => &judge.rollouts,
-            _ => return Err(Error::internal(format!("`{verdicts}` is not a judge stage"))),
-        };
+        self.rollouts(self.rollouts_name(verdicts)?)
+    }
+
+    /// What a rollout stage was told.
+    pub fn rollouts(&self, name: &str) -> Result<&rollout::Params> {
         match self.params.get(name) {
             Some(Params::Rollout(rollout)) => Ok(rollout),
             _ => Err(Error::internal(format!("`{name}` is not a rollout stage"))),

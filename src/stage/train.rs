@@ -21,15 +21,19 @@ use mindgap_lm::train::{PlannedStep, Trainer, init};
 use mindgap_store::table::Row;
 use mindgap_store::table::train_steps::{BatchPlan, TrainEval, TrainStep};
 use mindgap_store::{PartRecord, Span, Store};
-use run::{Run, to_row};
+use run::{Run, Said, to_row};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 const VERSION: u32 = 1;
 /// Weights, moments and counters of a checkpoint that is not the last.
 const STATE_FILE: &str = "trainer.safetensors";
 /// The weights of the finished policy.
 const WEIGHTS_FILE: &str = "model.safetensors";
+
+/// How often a training is kept in the middle of a part, where its checkpoints are further apart. No result depends on it.
+const KEEP_EVERY: Duration = Duration::from_secs(300);
 
 /// The files of a finished train stage that make a policy.
 pub fn policy_files(files: BTreeMap<String, (Address, u64)>) -> BTreeMap<String, (Address, u64)> {
@@ -141,27 +145,36 @@ impl Stage for TrainStage {
         let first = part.index * self.params.checkpoint_steps as usize;
         let end = first + part.rows as usize;
         let mut run = self.run_before(first, context, earlier)?;
+        let mut said = run.take_up(context.journal)?.unwrap_or_default();
         let from = run.steps_done();
-        let (mut rows, mut evals, mut tokens, mut evaluated) = (Vec::new(), Vec::new(), 0, String::new());
+        let (mut tokens, mut evaluated, mut kept) = (0, String::new(), Instant::now());
         if from == 0 {
-            evals.extend(run.evaluate()?);
+            said.evals.extend(run.evaluate()?);
         }
         for step in from..end {
+            if context.check_cancelled().is_err() && step > from {
+                run.keep(&said, context)?;
+            }
             context.check_cancelled()?;
             let metrics = run.step(&self.steps[step])?;
             tokens += metrics.input_token_count;
             let note = format!("step {}  loss {:.4}  nll {:.4}", metrics.step, metrics.loss, metrics.nll);
-            rows.push(to_row(metrics));
+            said.rows.push(to_row(metrics));
             if self.evaluates_after(step + 1)
                 && let Some(eval) = run.evaluate()?
             {
                 evaluated = format!("  held-out nll {:.4}", eval.nll);
-                evals.push(eval);
+                said.evals.push(eval);
             }
             let note = format!("{note}{evaluated}");
             let (rows_done, rows_total) = ((step + 1 - from) as u64, (end - from) as u64);
-            (context.tick)(Tick { rows_done, rows_total, tokens, note });
+            (context.tick)(Tick { rows_done, rows_total, tokens, note, ..Tick::default() });
+            if kept.elapsed() > KEEP_EVERY && step + 1 < end {
+                run.keep(&said, context)?;
+                kept = Instant::now();
+            }
         }
+        let Said { mut rows, mut evals } = said;
         // Steps taken again on the way here belong to earlier parts.
         rows.retain(|row: &TrainStep| row.step as usize >= first);
         evals.retain(|eval: &TrainEval| first == 0 || eval.step as usize > first);

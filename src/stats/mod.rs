@@ -1,6 +1,6 @@
-//! Statistics of samples and tokens.
+//! Statistics of samples and tokens, and what texts give away.
 
 pub mod crossed;
 pub mod gap;
+pub mod leaks;
 pub mod metrics;
-pub mod text;

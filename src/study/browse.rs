@@ -170,7 +170,7 @@ impl<'a> Source<'a> {
             v: verdict.map(|v| v.verdict.to_string()).unwrap_or_default(),
             x: verdict.and_then(|v| v.extracted.clone()),
             m: verdict.map(|v| v.method.clone()).unwrap_or_default(),
-            ok: verdict.is_some_and(|v| v.eligible),
+            r: verdict.and_then(|v| v.refused).map(|reason| reason.to_string()),
             stop: rollout.stop_reason.to_string(),
             tokens,
         }

@@ -5,17 +5,20 @@ use super::frame;
 use super::made::{Made, is_baseline};
 use crate::pipeline::{Pipeline, StageSpec};
 use crate::policy::PolicySpec;
-use crate::report::{Cascade, EvalTable, GapTable, Histograms, Report, Run, Samples, Series, StageState, Targets};
+use crate::report::{
+    Cascade, EvalTable, GapTable, Histograms, RefusedSamples, Report, Run, Samples, Series, StageState, Targets,
+};
 use crate::stage::{Params, rewrite};
 use mindgap_base::error::Result;
 use mindgap_store::Manifest;
 use mindgap_store::table::Row;
 use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::problems::Problem;
-use mindgap_store::table::rewrites::{Rewrite, Source, Untargeted};
+use mindgap_store::table::rewrites::{Refused, Rewrite, Source, Untargeted};
 use mindgap_store::table::train_steps::TrainStep;
 use mindgap_store::table::verdicts::{Verdict, VerdictRow};
 use polars::prelude::DataFrame;
+use std::collections::BTreeMap;
 
 /// Gathers everything; the rows of the browser only where they are wanted.
 pub fn collect(made: &Made, with_rows: bool) -> Result<Report> {
@@ -108,7 +111,20 @@ fn cascade(made: &Made, name: &str, params: &rewrite::Params) -> Result<Cascade>
         None => made.table::<Problem>(&params.problems)?.row_count(),
     };
     let (plain, guided) = (samples(made, &params.self_aligned)?, samples(made, &params.guided)?);
-    Ok(Cascade { stage: name.to_string(), problems, plain, guided, targets })
+    let refused = refused(made, name)?;
+    Ok(Cascade { stage: name.to_string(), problems, plain, guided, targets, refused })
+}
+
+/// Correct samples that became no target, by source and reason.
+fn refused(made: &Made, name: &str) -> Result<Vec<RefusedSamples>> {
+    let table = made.table::<Refused>(name)?;
+    let rows = frame::read::<Refused>(made.store, table.parts(), &["source", "reason"])?;
+    let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
+    for (source, reason) in frame::texts(&rows, "source")?.zip(frame::texts(&rows, "reason")?) {
+        *counts.entry((source.to_string(), reason.to_string())).or_default() += 1;
+    }
+    let row = |((source, reason), samples)| RefusedSamples { source, reason, samples };
+    Ok(counts.into_iter().map(row).rev().collect())
 }
 
 /// Sources of the first target of each problem.

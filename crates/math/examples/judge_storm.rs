@@ -9,7 +9,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use mindgap_math::{Judge, Options, Verdict, boxed_count, canonical_print, last_boxed};
+use mindgap_math::{Judge, Options, Verdict, boxed_answers, canonical_print, last_boxed};
 
 /// Pieces that answers are made of.
 const PIECES: &[&str] = &[
@@ -196,7 +196,7 @@ fn exercise(mode: &str, gold: &str, response: &str) {
             let _ = Judge::Math(Options::default()).judge(gold, response);
         }
         _ => {
-            assert!(last_boxed(response).is_none() || boxed_count(response) > 0);
+            assert!(last_boxed(response).is_none() || !boxed_answers(response).is_empty());
             for judge in [Judge::Exact, Judge::Choice, Judge::Json, Judge::Numeric { rel_tol: 1e-6, abs_tol: 0.0 }] {
                 let judgement = judge.judge(gold, response);
                 assert!(judgement.verdict == Verdict::NoAnswer || judgement.extracted.is_some());

@@ -296,6 +296,7 @@ pub fn readable(answer: &str) -> bool {
 
 fn exact(gold: &str, response: &str) -> Judgement {
     let gold = super::last_boxed(gold).unwrap_or(gold).trim();
+    let response = extract::answer_part(response).unwrap_or_default();
     let (place, answer) = match extract::boxes(response).pop() {
         Some(span) if span.closed => ("boxed", response[span.content].trim()),
         Some(_) => return Judgement::new(Verdict::NoAnswer, None, "boxed/truncated", ""),
@@ -373,7 +374,7 @@ fn choice(gold: &str, response: &str) -> Judgement {
 
 /// JSON from the last fenced block, the last box, or the whole text.
 fn structured(gold: &str, response: &str) -> Judgement {
-    let (text, place) = json::located(response);
+    let (text, place) = json::located(extract::answer_part(response).unwrap_or_default());
     if text.trim().is_empty() {
         return Judgement::new(Verdict::NoAnswer, None, place, "empty");
     }

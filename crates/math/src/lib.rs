@@ -7,6 +7,8 @@
 // people ask here
 mod judge;
 mod options;
+// where thoughts end
+pub mod thoughts;
 // text -> tree
 mod read;
 // tree, tree -> equal?
@@ -22,7 +24,7 @@ pub use judge::{Judge, Judgement, Verdict};
 pub use options::Options;
 
 /// Bumped whenever a verdict can change; part of every verdict's fingerprint.
-pub const JUDGE_VERSION: u32 = 3;
+pub const JUDGE_VERSION: u32 = 4;
 
 /// The content of the last box of `text`, if its braces close.
 pub fn last_boxed(text: &str) -> Option<&str> {
@@ -30,9 +32,16 @@ pub fn last_boxed(text: &str) -> Option<&str> {
     last.closed.then(|| &text[last.content])
 }
 
-/// How many outermost boxes `text` has, unclosed ones included.
-pub fn boxed_count(text: &str) -> usize {
-    extract::boxes(text).len()
+/// What stands in the outermost boxes of `text`, each answer once, in order of appearance; unclosed ones included.
+pub fn boxed_answers(text: &str) -> Vec<&str> {
+    let mut answers = Vec::new();
+    for found in extract::boxes(text) {
+        let answer = text[found.content].trim();
+        if !answers.contains(&answer) {
+            answers.push(answer);
+        }
+    }
+    answers
 }
 
 /// Reads an answer and prints it in the judge's own notation; none when it cannot be read. Reading the print again gives

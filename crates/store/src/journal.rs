@@ -1,8 +1,11 @@
 //! Rows of a part that is not finished: appended as they come, durable when `append` returns, read again by whoever takes the
 //! part up, and gone once it is published. Only the holder of a part's lock touches its journal.
 //!
-//! A journal is a sequence of frames: the length of the bytes (u64, little-endian), their blake3, the bytes, which are the rows
-//! as Parquet. Reading ends at the first frame that is cut off or damaged; what comes after it is dropped.
+//! A journal of rows is a sequence of frames: the length of the bytes (u64, little-endian), their blake3, the bytes, which are
+//! the rows as Parquet. Reading ends at the first frame that is cut off or damaged; what comes after it is dropped.
+//!
+//! A journal of work that is one growing whole (a training) is a snapshot instead: bytes, and their blake3 behind them, replaced
+//! by the next.
 
 use super::parquet::{Encoded, decode_batches};
 use super::{Store, fault, fs};
@@ -60,9 +63,48 @@ impl Journal {
         Ok(())
     }
 
+    /// Replaces the journal by a snapshot: `write` gives its bytes, piece by piece. It is durable afterwards; until then the one
+    /// before stays.
+    pub fn replace(&self, write: &mut dyn FnMut(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>) -> Result<()> {
+        fs::create_dir(self.path.parent().expect("a journal lies in a folder"))?;
+        let mut draft = fs::Draft::beside(&self.path)?;
+        let mut hasher = blake3::Hasher::new();
+        let failed = |e| fs::error("write journal", &self.path, e);
+        write(&mut |bytes| {
+            hasher.update(bytes);
+            draft.append(bytes).map_err(failed)
+        })?;
+        draft.append(hasher.finalize().as_bytes()).map_err(failed)?;
+        draft.publish(&self.path, "snapshot")
+    }
+
+    /// The snapshot, if there is a whole one.
+    pub fn snapshot(&self) -> Result<Option<Snapshot>> {
+        if !self.path.exists() {
+            return Ok(None);
+        }
+        let mapped = fs::map(&self.path)?;
+        let is_whole = mapped.split_last_chunk::<{ blake3::OUT_LEN }>().is_some_and(|(bytes, hash)| {
+            let hash = blake3::Hash::from(*hash);
+            Address::of(bytes) == hash.into()
+        });
+        Ok(is_whole.then_some(Snapshot { mapped }))
+    }
+
     /// Forgets the rows: they are published.
     pub fn remove(&self) -> Result<()> {
         fs::remove(&self.path)
+    }
+}
+
+/// A snapshot's bytes.
+pub struct Snapshot {
+    mapped: memmap2::Mmap,
+}
+
+impl Snapshot {
+    pub fn bytes(&self) -> &[u8] {
+        &self.mapped[..self.mapped.len() - blake3::OUT_LEN]
     }
 }
 
@@ -81,6 +123,7 @@ mod tests {
     use crate::parquet::Footer;
     use crate::table::problems::Problem;
     use crate::table::verdicts::VerdictRow;
+    use mindgap_base::error::Error;
     use mindgap_base::fingerprint::Recipe;
 
     fn rows(ids: &[&str]) -> Vec<Problem> {
@@ -131,5 +174,33 @@ mod tests {
         journal.remove().unwrap();
         assert!(!journal.path.exists());
         journal.remove().unwrap();
+    }
+
+    /// Goal: a snapshot is there whole or not at all, and the next one takes its place.
+    #[test]
+    fn a_snapshot_is_whole_or_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let journal = store.journal(&Recipe::new("part", 1).fingerprint());
+        assert!(journal.snapshot().unwrap().is_none());
+        for pieces in [&[&b"some"[..], b" bytes"][..], &[], &[b"other bytes"]] {
+            journal.replace(&mut |put| pieces.iter().try_for_each(|piece| put(piece))).unwrap();
+            assert_eq!(journal.snapshot().unwrap().unwrap().bytes(), pieces.concat());
+        }
+        let failed = journal.replace(&mut |put| put(b"half").and_then(|()| Err(Error::internal("no"))));
+        assert!(failed.is_err());
+        assert_eq!(journal.snapshot().unwrap().unwrap().bytes(), b"other bytes");
+        let whole = std::fs::read(&journal.path).unwrap();
+        for length in [0, 5, whole.len() - 1] {
+            std::fs::write(&journal.path, &whole[..length]).unwrap();
+            assert!(journal.snapshot().unwrap().is_none(), "cut after {length} bytes");
+        }
+        let mut flipped = whole.clone();
+        flipped[3] ^= 1;
+        std::fs::write(&journal.path, flipped).unwrap();
+        assert!(journal.snapshot().unwrap().is_none());
+        // Rows and snapshots are not taken for each other.
+        std::fs::write(&journal.path, &whole).unwrap();
+        assert!(journal.read::<Problem>().unwrap().is_empty());
     }
 }

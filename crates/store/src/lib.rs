@@ -22,7 +22,7 @@ mod view;
 pub use check::{Checked, Finding, Problem};
 pub use gc::{Garbage, Rules};
 pub use handle::{Parts, Table};
-pub use journal::Journal;
+pub use journal::{Journal, Snapshot};
 pub use lease::Lease;
 pub use manifest::{Input, Manifest, Origin, PartRecord, PartRef, Pointer, Span};
 pub use object::ObjectWriter;

@@ -34,6 +34,13 @@ pub struct Span {
     pub samples: Option<(u32, u32)>,
 }
 
+impl Span {
+    /// Whether a problem lies between its first and its last.
+    pub fn holds(&self, problem_id: &str) -> bool {
+        self.first.as_str() <= problem_id && problem_id <= self.last.as_str()
+    }
+}
+
 /// A finished part of a stage: the unit of work, of durability and of reuse.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PartRecord {

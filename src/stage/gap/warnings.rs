@@ -2,7 +2,7 @@
 
 use super::Target;
 use crate::stats::gap::{PolicyGap, Scored};
-use crate::stats::text::{NGRAM_WORDS, copied_share, is_answer_only, meta_phrase};
+use crate::stats::leaks::{COPIED_LIMIT, copied_share, is_answer_only, speaks_of_source};
 use mindgap_store::table::gaps::{GapWarning, Group, Moment, Warning};
 use mindgap_store::table::rollouts::{PromptKind, StopReason};
 use mindgap_store::table::verdicts;
@@ -13,8 +13,6 @@ use std::collections::HashMap;
 const LOW_ESS: f64 = 0.1;
 /// Raised when the end of the sequence is less likely than this where it is the target.
 const EOS: f64 = 0.5;
-/// A target is copied when this share of its n-grams are the expert's.
-const COPIED_ROW: f64 = 0.5;
 /// Raised when more than this share of rows show it.
 const SHARE: f64 = 0.05;
 /// The same for what should not happen at all, but may once in a large set.
@@ -25,6 +23,7 @@ const EXAMPLES: usize = 10;
 #[derive(Deserialize)]
 pub struct Expert {
     problem_id: String,
+    question: String,
     solution: Option<String>,
 }
 
@@ -54,14 +53,15 @@ pub struct Verdict {
 
 /// The texts behind the targets of some problems.
 pub struct Texts {
-    experts: HashMap<String, String>,
+    /// Question and the expert's solution by problem.
+    experts: HashMap<String, (String, String)>,
     targets: HashMap<(String, u32), String>,
 }
 
 impl Texts {
     pub fn new(problems: Vec<Expert>, rewrites: Vec<Rewritten>) -> Texts {
         Texts {
-            experts: problems.into_iter().filter_map(|p| Some((p.problem_id, p.solution?))).collect(),
+            experts: problems.into_iter().map(|p| (p.problem_id, (p.question, p.solution.unwrap_or_default()))).collect(),
             targets: rewrites.into_iter().map(|r| ((r.problem_id, r.choice_index), r.completion)).collect(),
         }
     }
@@ -115,9 +115,10 @@ impl TargetChecks {
         self.truncated.add(id, !target.ended);
         if let Some(TextChecks { copied, meta, bare }) = &mut self.texts {
             let text = texts.targets.get(&(row.problem_id.clone(), row.choice_index));
-            let expert = texts.experts.get(id).map_or("", String::as_str);
-            copied.add(id, text.is_some_and(|text| copied_share(text, expert) >= COPIED_ROW));
-            meta.add(id, text.is_some_and(|text| meta_phrase(text).is_some()));
+            let (question, expert) =
+                texts.experts.get(id).map_or(("", ""), |(question, expert)| (question.as_str(), expert.as_str()));
+            copied.add(id, text.is_some_and(|text| copied_share(text, expert, question) > COPIED_LIMIT));
+            meta.add(id, text.is_some_and(|text| speaks_of_source(text, question)));
             bare.add(id, text.is_some_and(|text| is_answer_only(text)));
         }
     }
@@ -128,9 +129,7 @@ impl TargetChecks {
         found.extend(gap.eos_probability.map(|probability| check.eos(probability, gap.rows)));
         found.push(check.share(Warning::Truncated, SHARE, self.truncated, "targets have no end-of-sequence token"));
         if let Some(TextChecks { copied, meta, bare }) = self.texts {
-            let copied_says =
-                format!("targets share half of their {NGRAM_WORDS}-word n-grams with the expert's solution");
-            found.push(check.share(Warning::Copied, SHARE, copied, &copied_says));
+            found.push(check.share(Warning::Copied, SHARE, copied, "targets are in the expert's words"));
             found.push(check.share(Warning::MetaPhrase, RARE, meta, "targets speak of a solution they were shown"));
             found.push(check.share(Warning::AnswerOnly, SHARE, bare, "targets give the answer without work"));
         }
@@ -274,7 +273,7 @@ mod tests {
 
     fn texts(target: &str, expert: &str) -> Texts {
         let targets = ["a", "b"].map(|id| ((id.to_string(), 0), target.to_string()));
-        Texts { experts: [("a".to_string(), expert.to_string())].into(), targets: targets.into() }
+        Texts { experts: [("a".to_string(), (String::new(), expert.to_string()))].into(), targets: targets.into() }
     }
 
     fn raised(found: &[GapWarning]) -> Vec<&str> {

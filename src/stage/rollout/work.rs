@@ -35,6 +35,8 @@ impl RolloutStage {
     fn count_tasks(&self, part: &Part) -> Option<u64> {
         let (first, last) = (&part.span.first, &part.span.last);
         let problems = self.problems.overlapping(first, last);
+        let whole = |part: &PartRef| part.first >= *first && part.last <= *last;
+        problems.parts().iter().all(whole).then_some(())?;
         let rows: u64 = problems.parts().iter().map(|part| part.rows).sum();
         if self.params.prompt_kind == PromptKind::Guided {
             let has_solutions = |part: &PartRef| part.counts.get("with_solution") == Some(&part.rows);
@@ -45,7 +47,7 @@ impl RolloutStage {
             // What is solved by a part and what by another may be one problem, unless their ids tell them apart.
             [verdicts] if self.same_problems => {
                 let verdicts = verdicts.overlapping(first, last);
-                let within = verdicts.parts().iter().all(|part| part.first >= *first && part.last <= *last);
+                let within = verdicts.parts().iter().all(whole);
                 let apart = verdicts.parts().windows(2).all(|pair| pair[0].last < pair[1].first);
                 let solved =
                     verdicts.parts().iter().map(|part| part.counts.get("solved_problems")).sum::<Option<u64>>();
@@ -70,7 +72,9 @@ impl RolloutStage {
             PromptKind::Guided => &["problem_id", "solution"],
         };
         let rows: Vec<Id> = problems.select(columns)?;
-        let wanted = |row: &Id| !solved.contains(&row.problem_id) && self.can_be_prompted(row.solution.is_some());
+        let wanted = |row: &Id| {
+            part.span.holds(&row.problem_id) && !solved.contains(&row.problem_id) && self.can_be_prompted(row.solution.is_some())
+        };
         Ok(rows.into_iter().filter(wanted).map(|row| row.problem_id).collect())
     }
 

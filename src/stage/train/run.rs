@@ -1,13 +1,17 @@
 //! A training under way: steps, evaluations, the best weights so far, and the checkpoint that holds it all.
 
+use crate::stage::Context;
 use candle_core::{Device, Tensor};
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::model::policy::Blob;
 use mindgap_lm::model::tensor_error;
 use mindgap_lm::model::tensors::{self, Put, TensorFile};
 use mindgap_lm::train::{PlannedStep, StepMetrics, TrainExample, Trainer};
+use mindgap_store::parquet::decode_batches;
 use mindgap_store::table::rewrites::Source;
+use mindgap_store::table::{Row, from_batches};
 use mindgap_store::table::train_steps::{TrainEval, TrainStep};
+use mindgap_store::{Journal, Snapshot};
 use std::collections::BTreeMap;
 
 /// The trainer, its rows, and what the stage remembers beside it.
@@ -23,6 +27,30 @@ pub struct Best {
     nll: f64,
     pub weights: BTreeMap<String, Tensor>,
 }
+
+/// What a part has to say so far.
+#[derive(Default)]
+pub struct Said {
+    pub rows: Vec<TrainStep>,
+    pub evals: Vec<TrainEval>,
+}
+
+/// A checkpoint in the middle of a part.
+struct Kept(Snapshot);
+
+impl Blob for Kept {
+    fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+fn rows<R: Row>(bytes: Vec<u8>) -> Result<Vec<R>> {
+    from_batches(&decode_batches(bytes)?)
+}
+
+/// Tables as Parquet beside the tensors of a kept training.
+const STEPS: &str = "said.steps";
+const EVALS: &str = "said.evals";
 
 const BEST_NLL: &str = "best-nll";
 const BEST: &str = "best.";
@@ -62,12 +90,37 @@ impl Run {
 
     /// Writes the checkpoint: the trainer's state, and the best weights where there are some.
     pub fn save(&self, put: &mut Put) -> Result<()> {
+        tensors::write(&self.state()?, None, put)
+    }
+
+    /// The same in the middle of a part, with what the part has to say so far.
+    pub fn keep(&self, said: &Said, context: &Context) -> Result<()> {
+        let mut state = self.state()?;
+        for (name, rows) in [(STEPS, context.encode(&said.rows)?), (EVALS, context.encode(&said.evals)?)] {
+            let length = rows.bytes.len();
+            state.insert(name.to_string(), Tensor::from_vec(rows.bytes, length, &Device::Cpu).map_err(tensor_error)?);
+        }
+        context.journal.replace(&mut |put| tensors::write(&state, None, put))
+    }
+
+    /// Goes on from what an interrupted part kept, if that is further than this.
+    pub fn take_up(&mut self, journal: &Journal) -> Result<Option<Said>> {
+        let Some(kept) = journal.snapshot()?.map(Kept) else { return Ok(None) };
+        let file = TensorFile::open(&kept)?;
+        let bytes = |name: &str| file.tensor(name)?.to_vec1::<u8>().map_err(tensor_error);
+        let said =
+            Said { rows: rows(bytes(STEPS)?)?, evals: rows(bytes(EVALS)?)? };
+        self.restore(&kept)?;
+        Ok(Some(said))
+    }
+
+    fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut state = self.trainer.state()?;
         if let Some(best) = &self.best {
             state.insert(BEST_NLL.to_string(), Tensor::new(&[best.nll], &Device::Cpu).map_err(tensor_error)?);
             state.extend(best.weights.iter().map(|(name, tensor)| (format!("{BEST}{name}"), tensor.clone())));
         }
-        tensors::write(&state, None, put)
+        Ok(state)
     }
 
     /// Goes back to a checkpoint.

@@ -1,6 +1,7 @@
 //! Continuous batching: slots are filled from a queue, finished samples leave at once, new ones enter at once. A prompt is
 //! prefilled once, and its keys and values serve all its samples.
 
+use super::deliver::{Outbox, deliver};
 use super::queue::Queue;
 use super::sampler::{Draw, Sampler, Sampling, draw_rows};
 use super::{Limits, Progress, locate};
@@ -67,9 +68,33 @@ pub fn generate(
     limits: &Limits,
     on_progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<Vec<Sample>>> {
+    let mut results: Vec<Vec<Option<Sample>>> = requests.iter().map(|r| vec![None; r.samples.len()]).collect();
+    generate_each(runner, tokenizer, requests, sampling, limits, on_progress, |finished| {
+        for (request, index, sample) in finished {
+            results[request][index] = Some(sample);
+        }
+        Ok(())
+    })?;
+    let all = |samples: Vec<Option<Sample>>| {
+        samples.into_iter().map(|s| s.expect("every sample of the queue was finished")).collect()
+    };
+    Ok(results.into_iter().map(all).collect())
+}
+
+/// The same, with every sample handed to `take` soon after it is complete, by this thread and in no order. Where the call fails
+/// or is stopped, `take` has had all samples that were complete. An error of `take` ends the call.
+pub fn generate_each(
+    runner: &Runner,
+    tokenizer: Option<&Tokenizer>,
+    requests: &[Request],
+    sampling: &Sampling,
+    limits: &Limits,
+    on_progress: &(dyn Fn(Progress) + Sync),
+    take: impl FnMut(Vec<Finished>) -> Result<()>,
+) -> Result<()> {
     match runner {
-        Runner::Cpu(runner) => generate_with(runner, tokenizer, requests, sampling, limits, on_progress),
-        Runner::Device(runner) => generate_with(runner, tokenizer, requests, sampling, limits, on_progress),
+        Runner::Cpu(runner) => generate_with(runner, tokenizer, requests, sampling, limits, on_progress, take),
+        Runner::Device(runner) => generate_with(runner, tokenizer, requests, sampling, limits, on_progress, take),
     }
 }
 
@@ -80,7 +105,8 @@ fn generate_with<R: Inference>(
     sampling: &Sampling,
     limits: &Limits,
     on_progress: &(dyn Fn(Progress) + Sync),
-) -> Result<Vec<Vec<Sample>>> {
+    mut take: impl FnMut(Vec<Finished>) -> Result<()>,
+) -> Result<()> {
     sampling.check()?;
     let tokenizer = match (tokenizer, sampling.stop.is_empty()) {
         (None, false) => return Err(Error::usage("stop strings need a tokenizer")),
@@ -90,25 +116,14 @@ fn generate_with<R: Inference>(
     check_prompts(runner.config(), requests)?;
     let queue = Queue::new(runner, requests, sampling, limits)?;
     let job = Job { runner, tokenizer, requests, sampling, limits, queue: &queue, on_progress };
-    let worker = || Worker::new(&job)?.run();
-    let finished = if queue.workers <= 1 {
-        worker()?
-    } else {
-        let outcomes: Vec<Result<Vec<Finished>>> = std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..queue.workers).map(|_| scope.spawn(worker)).collect();
-            handles.into_iter().map(|h| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-        });
-        outcomes.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect()
-    };
+    deliver(queue.workers, &queue.failed, |outbox| Worker::new(&job, outbox)?.work(), |finished| {
+        let count = finished.len();
+        take(finished)?;
+        queue.done.fetch_add(count, Ordering::Relaxed);
+        Ok(())
+    })?;
     on_progress(queue.progress());
-    let mut results: Vec<Vec<Option<Sample>>> = requests.iter().map(|r| vec![None; r.samples.len()]).collect();
-    for (request, index, sample) in finished {
-        results[request][index] = Some(sample);
-    }
-    let all = |samples: Vec<Option<Sample>>| {
-        samples.into_iter().map(|s| s.expect("every sample of the queue was finished")).collect()
-    };
-    Ok(results.into_iter().map(all).collect())
+    Ok(())
 }
 
 fn check_prompts(config: &Config, requests: &[Request]) -> Result<()> {
@@ -132,8 +147,8 @@ fn check_prompt(config: &Config, prompt_ids: &[u32]) -> Result<()> {
     check_token_ids(config, prompt_ids)
 }
 
-/// Request, index of the sample in it, the sample.
-type Finished = (usize, usize, Sample);
+/// Index of the request, index of the sample in it, the sample.
+pub type Finished = (usize, usize, Sample);
 
 /// A prefilled prompt with samples still to start.
 struct Prompt<P> {
@@ -177,11 +192,11 @@ struct Worker<'a, R: Inference> {
     logits: Vec<f32>,
     prompts: VecDeque<Prompt<Prefix<'a, R>>>,
     active: Vec<Active<'a, Sequence<'a, R>>>,
-    finished: Vec<Finished>,
+    outbox: Outbox<Finished>,
 }
 
 impl<'a, R: Inference> Worker<'a, R> {
-    fn new(job: &'a Job<'a, R>) -> Result<Worker<'a, R>> {
+    fn new(job: &'a Job<'a, R>, outbox: Outbox<Finished>) -> Result<Worker<'a, R>> {
         let queue = job.queue;
         Ok(Worker {
             job,
@@ -190,19 +205,11 @@ impl<'a, R: Inference> Worker<'a, R> {
             logits: Vec::new(),
             prompts: VecDeque::new(),
             active: Vec::new(),
-            finished: Vec::new(),
+            outbox,
         })
     }
 
-    fn run(mut self) -> Result<Vec<Finished>> {
-        let outcome = self.work();
-        if outcome.is_err() {
-            self.job.queue.failed.store(true, Ordering::Relaxed);
-        }
-        outcome.map(|()| self.finished)
-    }
-
-    fn work(&mut self) -> Result<()> {
+    fn work(mut self) -> Result<()> {
         loop {
             self.job.limits.check_cancel()?;
             if self.job.queue.failed.load(Ordering::Relaxed) {
@@ -332,8 +339,8 @@ impl<'a, R: Inference> Worker<'a, R> {
     fn retire(&mut self, active: Active<'a, Sequence<'a, R>>) {
         let Active { request, index, sequence, sample, .. } = active;
         self.session.retire(sequence);
-        self.finished.push((request, index, sample));
-        self.job.queue.done.fetch_add(1, Ordering::Relaxed);
+        // Who takes it is there as long as there are workers.
+        let _ = self.outbox.send((request, index, sample));
     }
 }
 

@@ -5,14 +5,15 @@
 //! parameters only, to the last bit (CPU, f32).
 
 pub mod sampler;
+mod deliver;
 mod queue;
 pub mod generate;
 pub mod score;
 pub mod bench;
 
-pub use generate::{Request, Sample, StopReason, generate};
+pub use generate::{Request, Sample, StopReason, generate, generate_each};
 pub use sampler::Sampling;
-pub use score::{ScoreRequest, TokenScores, score};
+pub use score::{ScoreRequest, TokenScores, score, score_each};
 
 use crate::model::device::free_bytes;
 use candle_core::Device;
@@ -67,7 +68,7 @@ fn locate(error: Error, name: &str, index: usize) -> Error {
 /// Counters since the call began, over all threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Samples or scored rows that are complete.
+    /// Samples or scored rows that are complete and taken.
     pub done: usize,
     pub total: usize,
     /// Tokens drawn, or scored.

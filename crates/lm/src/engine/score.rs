@@ -1,6 +1,7 @@
 //! Teacher-forced scoring: the log-prob of each given token, and the entropy of the distribution it came from. Rows are packed,
 //! and logits exist for a few rows and a part of the vocabulary at a time.
 
+use super::deliver::{Outbox, deliver};
 use super::{Limits, Progress, locate};
 use crate::model::config::Config;
 use crate::model::runner::{Feed, Inference, Runner, Session};
@@ -46,9 +47,26 @@ pub fn score(
     limits: &Limits,
     on_progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<TokenScores>> {
+    let mut results = vec![TokenScores::default(); requests.len()];
+    score_each(runner, requests, limits, on_progress, |finished| {
+        finished.into_iter().for_each(|(index, scores)| results[index] = scores);
+        Ok(())
+    })?;
+    Ok(results)
+}
+
+/// The same, with the scores of every request handed to `take` by its index soon after they are there, by this thread and in no
+/// order. Where the call fails or is stopped, `take` has had all that were there. An error of `take` ends the call.
+pub fn score_each(
+    runner: &Runner,
+    requests: &[ScoreRequest],
+    limits: &Limits,
+    on_progress: &(dyn Fn(Progress) + Sync),
+    take: impl FnMut(Vec<(usize, TokenScores)>) -> Result<()>,
+) -> Result<()> {
     match runner {
-        Runner::Cpu(runner) => score_with(runner, requests, limits, on_progress),
-        Runner::Device(runner) => score_with(runner, requests, limits, on_progress),
+        Runner::Cpu(runner) => score_with(runner, requests, limits, on_progress, take),
+        Runner::Device(runner) => score_with(runner, requests, limits, on_progress, take),
     }
 }
 
@@ -57,7 +75,8 @@ fn score_with<R: Inference>(
     requests: &[ScoreRequest],
     limits: &Limits,
     on_progress: &(dyn Fn(Progress) + Sync),
-) -> Result<Vec<TokenScores>> {
+    mut take: impl FnMut(Vec<(usize, TokenScores)>) -> Result<()>,
+) -> Result<()> {
     for (index, request) in requests.iter().enumerate() {
         check(runner.config(), request).map_err(|e| locate(e, &request.name, index))?;
     }
@@ -73,21 +92,14 @@ fn score_with<R: Inference>(
         scored: AtomicUsize::new(0),
         prompted: AtomicUsize::new(0),
     };
-    let outcomes: Vec<Result<Vec<(usize, TokenScores)>>> = if workers == 1 {
-        vec![shared.work()]
-    } else {
-        std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..workers).map(|_| scope.spawn(|| shared.work())).collect();
-            handles.into_iter().map(|h| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-        })
-    };
-    let mut results = vec![TokenScores::default(); requests.len()];
-    for outcome in outcomes {
-        for (index, scores) in outcome? {
-            results[index] = scores;
-        }
-    }
-    Ok(results)
+    deliver(workers, &shared.failed, |outbox| shared.work(&outbox), |finished| {
+        let count = finished.len();
+        take(finished)?;
+        shared.done.fetch_add(count, Ordering::Relaxed);
+        Ok(())
+    })?;
+    on_progress(shared.progress());
+    Ok(())
 }
 
 fn check(config: &Config, request: &ScoreRequest) -> Result<()> {
@@ -118,28 +130,30 @@ struct Shared<'a, R> {
 }
 
 impl<R: Inference> Shared<'_, R> {
-    fn work(&self) -> Result<Vec<(usize, TokenScores)>> {
+    fn work(&self, outbox: &Outbox<(usize, TokenScores)>) -> Result<()> {
         let mut session = self.runner.session(0, 0, 0)?;
-        let mut results = Vec::new();
         while let Some(batch) = self.take() {
             self.limits.check_cancel()?;
             if self.failed.load(Ordering::Relaxed) {
                 break; // the thread that failed says why
             }
-            let scores = self.batch(&mut session, batch.clone()).map_err(|e| {
-                self.failed.store(true, Ordering::Relaxed);
-                self.locate(e, &batch)
-            })?;
-            self.done.fetch_add(batch.len(), Ordering::Relaxed);
-            results.extend(batch.zip(scores));
-            (self.on_progress)(Progress {
-                done: self.done.load(Ordering::Relaxed),
-                total: self.requests.len(),
-                new_tokens: self.scored.load(Ordering::Relaxed),
-                prompt_tokens: self.prompted.load(Ordering::Relaxed),
-            });
+            let scores = self.batch(&mut session, batch.clone()).map_err(|e| self.locate(e, &batch))?;
+            for finished in batch.zip(scores) {
+                // Who takes it is there as long as there are workers.
+                let _ = outbox.send(finished);
+            }
+            (self.on_progress)(self.progress());
         }
-        Ok(results)
+        Ok(())
+    }
+
+    fn progress(&self) -> Progress {
+        Progress {
+            done: self.done.load(Ordering::Relaxed),
+            total: self.requests.len(),
+            new_tokens: self.scored.load(Ordering::Relaxed),
+            prompt_tokens: self.prompted.load(Ordering::Relaxed),
+        }
     }
 
     /// Says of an error in which requests it came up.

@@ -51,6 +51,7 @@ fn dtype(of: DType) -> Result<Dtype> {
         DType::BF16 => Ok(Dtype::BF16),
         DType::F16 => Ok(Dtype::F16),
         DType::I64 => Ok(Dtype::I64),
+        DType::U8 => Ok(Dtype::U8),
         other => Err(Error::internal(format!("tensors of type {other:?} are not written"))),
     }
 }
@@ -66,6 +67,7 @@ fn values(tensor: &Tensor, put: &mut Put) -> Result<()> {
         CpuStorage::BF16(values) => bytes(&values[start..end], half::bf16::to_le_bytes, put),
         CpuStorage::F16(values) => bytes(&values[start..end], half::f16::to_le_bytes, put),
         CpuStorage::I64(values) => bytes(&values[start..end], i64::to_le_bytes, put),
+        CpuStorage::U8(values) => put(&values[start..end]),
         _ => Err(Error::internal("a type that was checked before")),
     }
 }

@@ -1,9 +1,11 @@
 //! extract: completion -> the span that holds the final answer.
 //!
-//! In order of trust: (1) the last `\boxed` or `\fbox`, with boxes joined when only a comma, "and" or the like stands between
+//! Only the answer behind a model's thoughts is looked at ([`crate::thoughts`]), and of that only what stands between the last
+//! `<answer>` tags, where there are some. In order of trust: (1) the last `\boxed` or `\fbox`, with boxes joined when only a comma, "and" or the like stands between
 //! them; (2) what follows the last "final answer is", "answer:" or `####`; (3) the whole text, when it is one short formula;
 //! (4) the last formula or number. A box that is cut off or empty is an answer withheld: nothing earlier replaces it.
 
+use crate::thoughts;
 use crate::read::spans::{Candidate, candidates, first_sentence, formulas, joins, words_in};
 
 /// The macros whose argument marks a final answer.
@@ -121,11 +123,11 @@ pub fn matching_brace(bytes: &[u8], open: usize) -> Option<usize> {
 
 /// Finds the final answer of a response. With `join`, boxes side by side are one answer.
 pub fn final_answer(text: &str, join: bool) -> Found {
+    let Some(text) = answer_part(text) else { return Found::Withheld(None, "thoughts/endless") };
     let spans = boxes(text);
     if let Some(last) = spans.last() {
         return boxed(text, &spans, last, join);
     }
-    let text = behind_thoughts(text);
     if let Some(found) = announced(text).or_else(|| whole(text)) {
         return found;
     }
@@ -134,6 +136,18 @@ pub fn final_answer(text: &str, join: bool) -> Found {
         None => Found::Nothing,
     }
 }
+
+/// The part of a response that answers: behind its thoughts, between its last `<answer>` tags. None where the thoughts never end.
+pub fn answer_part(text: &str) -> Option<&str> {
+    let text = thoughts::behind(text)?;
+    let Some(open) = text.rfind(ANSWER.0) else { return Some(text) };
+    let inner = &text[open + ANSWER.0.len()..];
+    let inner = inner.find(ANSWER.1).map_or(inner, |close| &inner[..close]);
+    Some(if inner.trim().is_empty() { text } else { inner })
+}
+
+/// The tags of an answer in R1-Zero's layout.
+const ANSWER: (&str, &str) = ("<answer>", "</answer>");
 
 fn boxed(text: &str, spans: &[BoxSpan], last: &BoxSpan, join: bool) -> Found {
     let content = &text[last.content.clone()];
@@ -196,14 +210,6 @@ pub fn percent_follows(text: &str) -> bool {
     let Some(last) = boxes(text).pop() else { return false };
     let rest = text[last.end..].trim_start_matches(['$', ' ', '\\', ')']);
     ["%", "percent"].iter().any(|sign| rest.starts_with(sign))
-}
-
-/// The part behind a model's thoughts, when there is one.
-pub fn behind_thoughts(text: &str) -> &str {
-    match text.rfind("</think>") {
-        Some(at) if !text[at + 8..].trim().is_empty() => &text[at + 8..],
-        _ => text,
-    }
 }
 
 /// A text that is nothing but a short answer.

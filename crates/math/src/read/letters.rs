@@ -1,6 +1,6 @@
 //! letters: multiple-choice answers.
 
-use crate::read::extract::behind_thoughts;
+use crate::read::extract::answer_part;
 
 /// The choice letter of an answer: `D`, `(D)`, `\textbf{(D) }25`, `D. because`.
 pub fn letter(answer: &str) -> Option<char> {
@@ -55,7 +55,7 @@ pub fn letter(answer: &str) -> Option<char> {
 
 /// The choice a response without a box ends with.
 pub fn chosen_letter(text: &str) -> Option<char> {
-    let text = behind_thoughts(text);
+    let text = answer_part(text)?;
     let lower = text.to_ascii_lowercase();
     const PHRASES: [&str; 9] =
         ["answer is", "answer:", "answer**", "answer", "option is", "choice is", "option", "choice", "choose"];

@@ -1,6 +1,7 @@
 //! rewrites: the training target of every problem, and where it came from.
 
 use super::row::row;
+use super::verdicts::Refusal;
 use super::words::words;
 
 words! {
@@ -52,5 +53,19 @@ row! {
         attempts: u32,
         /// Why it has no target
         reason: String,
+    }
+}
+
+row! {
+    /// One row per correct sample that was refused as a training target.
+    Refused in "refused" v 1 key [problem_id, source, sample_index] {
+        /// The problem
+        problem_id: String,
+        /// What it would have been a target of: `self` or `guided`
+        source: Source,
+        /// The sample
+        sample_index: u32,
+        /// Why it was refused
+        reason: Refusal,
     }
 }

@@ -19,9 +19,33 @@ words! {
     }
 }
 
+words! {
+    /// Why a sample is no training target, however right its answer is.
+    Refusal {
+        /// It ends at the token limit, not where the policy would end
+        CutOff = "cut_off",
+        /// A special token stands inside
+        SpecialToken = "special_token",
+        /// It gives more than one final answer
+        SeveralAnswers = "several_answers",
+        /// The prompt asks for a boxed answer, and there is none
+        NoBox = "no_box",
+        /// It speaks of the solution it was shown, or of the task of retelling one
+        MetaPhrase = "meta_phrase",
+        /// It repeats wording of the prompt template
+        PromptEcho = "prompt_echo",
+        /// It shares its wording with the expert's solution
+        Copied = "copied",
+        /// It gives the answer without the work
+        AnswerOnly = "answer_only",
+        /// Given the plain prompt, it is no likelier than the expert's solution
+        Unlikely = "unlikely",
+    }
+}
+
 row! {
     /// One row per problem and sample.
-    VerdictRow in "verdicts" v 1 key [problem_id, sample_index] {
+    VerdictRow in "verdicts" v 2 key [problem_id, sample_index] {
         /// The problem
         problem_id: String,
         /// The sample
@@ -32,8 +56,10 @@ row! {
         extracted: Option<String>,
         /// How equality was decided, or why not
         method: String,
-        /// The sample may be chosen as a training target: one boxed answer, no special token inside
+        /// The sample may be chosen as a training target if it is correct: nothing refuses it
         eligible: bool,
+        /// Why it may not be chosen; null where it may
+        refused: Option<Refusal>,
         /// The judge and its version
         judge_version: String,
     }

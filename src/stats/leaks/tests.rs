@@ -1,0 +1,70 @@
+use super::*;
+
+#[test]
+fn copies_are_told_from_rewrites() {
+    let question = "A box holds 16 pens. 27 more are put in and 8 are taken out. How many pens are in the box?";
+    let expert = "First 27 pens are put in, so that there are 16 + 27 = <<16+27=43>>43 pens. Then 8 are taken out of \
+                  it, which leaves 43 - 8 = <<43-8=35>>35 pens.";
+    let share = |text: &str| copied_share(text, expert, question);
+    assert_eq!(share(expert), 1.0);
+    assert_eq!(share(&expert.replace("<<16+27=43>>", "").to_uppercase()), 1.0, "marks and case do not tell");
+    assert_eq!(share("We start with 16. Adding 27 gives 16 + 27 = 43, and 43 - 8 = 35. So \\boxed{35}."), 0.0);
+    assert_eq!(share(question), 0.0, "the question's words are nobody's");
+    let half = share(&format!("{expert} And now for some words of my own, at long last, which nobody wrote before me, and more."));
+    assert!(half > 0.4 && half < 0.8, "{half}");
+    assert_eq!(share("leaves 43 - 8 = 35 pens"), 1.0, "a text shorter than a run counts as one run");
+    assert_eq!(share(""), 0.0);
+    assert_eq!(copied_share("a b c", "", ""), 0.0);
+}
+
+#[test]
+fn sources_are_spoken_of_in_many_ways() {
+    for text in [
+        "As the Teacher\u{2019}s solution says, we add.",
+        "The provided solution is right.",
+        "Based on the solution above, x = 4.",
+        "The expert first finds the cost.",
+        "The solution uses the total.",
+        "I will retell it in my own words.",
+        "The problem asks for the sum, and the solution tells us to add.",
+    ] {
+        assert!(speaks_of_source(text, "What is 2 + 2?"), "{text}");
+    }
+    for text in ["The solution is 4.", "The solution to the equation is x = 4.", "So the answer is 4."] {
+        assert!(!speaks_of_source(text, "What is 2 + 2?"), "{text}");
+    }
+    assert!(!speaks_of_source("The teacher has 4 pens.", "A teacher buys 4 pens."), "the question's own words");
+}
+
+#[test]
+fn echoes_are_of_the_template_alone() {
+    let template = "### Problem\n{{ question }}\n\n### Expert's solution\n{{ solution }}\n\nRetell the solution as your own, the way you would explain it to somebody.";
+    let shown = Shown::of(template);
+    let leak = |text: &str| shown.leak(text, "What is 2 + 2?", "4", 0.5, &[Refusal::PromptEcho]);
+    for text in [
+        "### Expert's solution\n2 + 2 = 4",
+        "**Expert's Solution:**\n4",
+        "I explain it the way you would explain it to somebody: 4",
+    ] {
+        assert_eq!(leak(text), Some(Refusal::PromptEcho), "{text}");
+    }
+    assert_eq!(leak("2 + 2 = 4\n\nThe sum is 4."), None);
+    assert_eq!(Shown::of("{{ question }}").leak("a b c d e f g", "q", "s", 0.5, &[Refusal::PromptEcho]), None);
+}
+
+#[test]
+fn work_is_more_than_an_answer() {
+    for text in ["The answer is \\boxed{25}.", "\\boxed{25}", "#### 25", "25"] {
+        assert!(is_answer_only(text), "{text}");
+    }
+    for text in ["16 + 9 = 25, so \\boxed{25}.", "We start with 16 and add the 9 we have left. \\boxed{25}"] {
+        assert!(!is_answer_only(text), "{text}");
+    }
+}
+
+#[test]
+fn only_what_is_wanted_is_refused() {
+    let text = "The expert's solution is right.";
+    assert_eq!(Shown::default().leak(text, "", "", 0.5, &[Refusal::MetaPhrase]), Some(Refusal::MetaPhrase));
+    assert_eq!(Shown::default().leak(text, "", "", 0.5, &[Refusal::Copied]), None);
+}
