@@ -2,6 +2,7 @@
 
 use super::{args, policies, render};
 use candle_core::{DType, Device};
+use crate::pipeline::Speed;
 use mindgap_base::error::Result;
 use mindgap_lm::engine::Limits;
 use mindgap_lm::engine::bench::{
@@ -9,7 +10,9 @@ use mindgap_lm::engine::bench::{
 };
 use mindgap_lm::model::policy::Policy;
 use mindgap_lm::train;
+use mindgap_store::{Oplog, Store};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -17,7 +20,7 @@ use std::time::Instant;
 /// Parameters up to which training is measured: weights, gradients and moments take 16 bytes each.
 const TRAINABLE: usize = 1_000_000_000;
 
-pub fn bench(args: args::Bench, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
+pub fn bench(store: &Path, args: args::Bench, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
     let device = args.compute.device()?;
     let policy = policies::load(&args.policy)?;
     let started = Instant::now();
@@ -31,6 +34,7 @@ pub fn bench(args: args::Bench, threads: usize, cancel: Arc<AtomicBool>) -> Resu
         measure(&runner, &Plan::default(), &Limits::on(&device, threads, &cancel)?, &clock)?
     };
     runs.extend(training(&policy, threads, &device, &clock)?);
+    keep(store, &runs, policy.config().parameter_count() as u64)?;
     if args.json {
         let runs: Vec<Value> = runs.iter().map(|run| as_json(run, &ceilings)).collect();
         return render::json(
@@ -56,6 +60,23 @@ pub fn bench(args: args::Bench, threads: usize, cancel: Arc<AtomicBool>) -> Resu
         let read = read_share(run, &ceilings).map_or("-".to_string(), percent);
         let (rate, gemm) = (run.tokens as f64 / run.seconds, percent(gemm_share(run, &ceilings)));
         render::out(&format!("{:<9} {:>6} {prompts:>8} {rate:>12.0} {gemm:>17} {read:>17}", run.what, run.batch))?;
+    }
+    Ok(())
+}
+
+/// Writes the speeds down in the store's log, for plans to go by: of generation that of the largest batch with prompts of their
+/// own.
+fn keep(store: &Path, runs: &[Measured], parameters: u64) -> Result<()> {
+    let mut log = Store::open(store)?.start_log()?;
+    let generation = runs.iter().filter(|run| run.what == "generate" && !run.shared_prompt).max_by_key(|run| run.batch);
+    let of = |kind: &str, run: Option<&Measured>| {
+        run.map(|run| Speed { kind: kind.to_string(), parameters, tokens: run.tokens as u64, seconds: run.seconds })
+    };
+    let named = |what: &str| runs.iter().find(|run| run.what == what);
+    let speeds = [of("rollout", generation), of("logprob", named("score")), of("train", named("train"))];
+    for speed in speeds.into_iter().flatten() {
+        log.append(&json!({"event": "bench", "time": Oplog::now(), "kind": speed.kind, "parameters": speed.parameters,
+            "tokens": speed.tokens, "seconds": speed.seconds}))?;
     }
     Ok(())
 }

@@ -57,7 +57,7 @@ fn dispatch(args: Args) -> Result<()> {
         Command::Judge(command) => judge::judge(command),
         Command::Score(command) => policies::score(command, threads, cancel_on_signal()?),
         Command::Generate(command) => policies::generate(command, threads, cancel_on_signal()?),
-        Command::Bench(command) => bench::bench(command, threads, cancel_on_signal()?),
+        Command::Bench(command) => bench::bench(&args.store, command, threads, cancel_on_signal()?),
         Command::Completions { shell } => {
             args::completions(shell);
             Ok(())

@@ -7,13 +7,14 @@ use crate::net::hub::{Transfer, Watch};
 use crate::pipeline::execute::Options;
 use crate::pipeline::{self, Pipeline};
 use crate::study;
+use indicatif::{HumanCount, HumanDuration};
 use mindgap_base::error::Result;
 use mindgap_store::Store;
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub fn load(args: &args::Pipeline) -> Result<Pipeline> {
     Pipeline::load(&args.pipeline, &args.settings)
@@ -61,11 +62,29 @@ pub fn plan(store: &Path, args: args::Stages) -> Result<()> {
             (true, missing) => format!("{missing} of {} parts to compute", plan.parts_hit + missing),
         };
         render::out(&format!("{:<28} {state}", plan.name))?;
+        if let Some(takes) = takes(plan) {
+            render::out(&format!("{:<28}   takes {takes}", ""))?;
+        }
         for why in &plan.why {
             render::out(&format!("{:<28}   {why}", ""))?;
         }
     }
+    if plans.iter().any(|plan| plan.estimate.as_ref().is_some_and(|estimate| estimate.seconds.is_none())) {
+        render::note("how long it takes is not known here yet: `mindgap bench --policy DIR` measures it in a minute");
+    }
     Ok(())
+}
+
+/// Tokens, time and memory of what is missing, where they are known.
+fn takes(plan: &pipeline::StagePlan) -> Option<String> {
+    let mut takes = Vec::new();
+    if let Some(estimate) = &plan.estimate {
+        let at_most = if estimate.is_upper_bound { "at most" } else { "about" };
+        takes.push(format!("{at_most} {} tokens", HumanCount(estimate.tokens)));
+        takes.extend(estimate.seconds.map(|s| format!("{at_most} {}", HumanDuration(Duration::from_secs_f64(s.max(1.0))))));
+    }
+    takes.extend(plan.least_memory.map(|bytes| format!("at least {} of memory", render::size(bytes))));
+    (!takes.is_empty()).then(|| takes.join(", "))
 }
 
 pub fn status(store: &Path, args: args::Status) -> Result<()> {

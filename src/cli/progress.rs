@@ -1,6 +1,6 @@
 //! How a run is going: a bar on a terminal, a line now and then in a log.
 
-use super::render::note;
+use super::render::{note, size};
 use crate::net::hub::Transfer;
 use crate::pipeline::Event;
 use crate::stage::Tick;
@@ -205,13 +205,6 @@ impl State {
 /// What the process holds in memory, for the progress line.
 fn memory() -> String {
     fs::resident_bytes().map_or(String::new(), |bytes| format!("{}  ", size(bytes)))
-}
-
-fn size(bytes: u64) -> String {
-    match bytes as f64 / 1e6 {
-        megabytes if megabytes < 1000.0 => format!("{megabytes:.0} MB"),
-        megabytes => format!("{:.1} GB", megabytes / 1e3),
-    }
 }
 
 #[cfg(test)]

@@ -37,6 +37,14 @@ pub fn date(seconds: f64) -> String {
     date.map_or_else(|| format!("{seconds:.0}"), |date| format!("{date} UTC"))
 }
 
+/// Bytes, for people.
+pub fn size(bytes: u64) -> String {
+    match bytes as f64 / 1e6 {
+        megabytes if megabytes < 1000.0 => format!("{megabytes:.0} MB"),
+        megabytes => format!("{:.1} GB", megabytes / 1e3),
+    }
+}
+
 /// How much of a known number of things is done: a bar on a terminal, nothing in a log.
 pub struct Counter {
     bar: ProgressBar,

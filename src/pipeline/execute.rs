@@ -3,23 +3,24 @@
 //! Order of publishing, so that nothing ever reads as complete but isn't: objects, then the part's record, then the stage's
 //! manifest, then its pointer and view.
 
+use super::estimate::{Speed, check_memory};
 use super::plan::{StagePlan, stage_plan};
 use super::session::{Bound, Session, manifest};
 use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::{Transfer, Watch};
-use crate::stage::{Context, Sink, Tick};
+use crate::stage::{Context, Part, Sink, Tick};
 use candle_core::Device;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Kind, Result};
 use mindgap_base::fingerprint::Fingerprint;
 use mindgap_lm::model::tensors::Put;
-use mindgap_store::fs::Gate;
+use mindgap_store::fs::{self, Gate};
 use mindgap_store::parquet::{Encoded, Footer};
 use mindgap_store::{Lease, Oplog, PartRecord, PartRef, Pointer, Store};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -163,6 +164,11 @@ fn partial(spec: &StageSpec, bound: &Bound, computed_parts: usize, started: Inst
     }
 }
 
+/// Parameters of the policy a part runs; 0 where it runs none.
+fn part_parameters(bound: &Bound, part: &Part) -> Result<u64> {
+    Ok(bound.stage.cost(&[part], part.rows, &[])?.map_or(0, |cost| cost.parameters))
+}
+
 /// What a part has made so far, in the store. From the first object on the gate is passed, so that no collection takes what no
 /// record names yet.
 struct Made<'a> {
@@ -221,18 +227,37 @@ impl<'a> Runner<'a, '_> {
         for spec in self.session.pipeline.select(names)? {
             self.check_cancelled()?;
             let share = self.options.share.filter(|_| targets.contains(&spec.name));
-            let outcome = self.stage(spec, share).map_err(|e| self.session.locate(e, spec))?;
+            let outcome = self.stage(spec, names, share).map_err(|e| self.session.locate(e, spec))?;
             (self.options.observer)(Event::StageDone { outcome: &outcome });
             self.outcomes.push(outcome);
         }
         Ok(())
     }
 
+    /// Refuses to begin a stage that this machine's memory cannot hold, or that such a stage waits for.
+    fn check_memory(&self, spec: &StageSpec, names: &[String]) -> Result<()> {
+        let (pipeline, available) = (self.session.pipeline, fs::available_bytes());
+        let mut waiting: BTreeSet<&str> = BTreeSet::from([spec.name.as_str()]);
+        for stage in pipeline.select(names)? {
+            if stage.name != spec.name && !pipeline.needs(stage).iter().any(|need| waiting.contains(need)) {
+                continue;
+            }
+            waiting.insert(&stage.name);
+            if let Some(needed) = self.session.least_memory(stage)? {
+                check_memory(stage.params.kind(), needed, available).map_err(|e| self.session.locate(e, stage))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Computes what is missing of a stage and publishes it, again where parts were removed in between.
-    fn stage(&mut self, spec: &StageSpec, share: Option<Share>) -> Result<Outcome> {
+    fn stage(&mut self, spec: &StageSpec, names: &[String], share: Option<Share>) -> Result<Outcome> {
         let started = Instant::now();
         let (mut bound, lease) = self.take(spec)?;
         let plan = stage_plan(&self.session, spec, &bound)?;
+        if plan.parts_miss > 0 {
+            self.check_memory(spec, names)?;
+        }
         (self.options.observer)(Event::StageStarted { plan: &plan });
         let mut computed_parts = 0;
         for _ in 0..=REPAIRS {
@@ -378,7 +403,9 @@ impl<'a> Runner<'a, '_> {
         let started = Instant::now();
         let observer = self.options.observer;
         let made = Made::new(self.session.store);
+        let tokens = AtomicU64::new(0);
         let tick = |tick: Tick| {
+            tokens.store(tick.tokens, Ordering::Relaxed);
             // What cannot be marked is kept by the lease; should it go, publishing finds out.
             let _ = lease.renew(earlier);
             observer(Event::Progress { stage: &spec.name, tick });
@@ -397,8 +424,18 @@ impl<'a> Runner<'a, '_> {
         bound.stage.run_part(&context, &part.part, earlier)?;
         let record = self.publish_part(bound, index, made)?;
         journal.remove()?;
-        self.log.append(&json!({"event": "part", "time": Oplog::now(), "stage": spec.name, "part": index,
-            "fingerprint": part.fingerprint, "seconds": started.elapsed().as_secs_f64()}))?;
+        let speed = Speed {
+            kind: spec.params.kind().to_string(),
+            parameters: part_parameters(bound, &part.part)?,
+            tokens: tokens.into_inner(),
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        let mut event = json!({"event": "part", "time": Oplog::now(), "stage": spec.name, "part": index,
+            "fingerprint": part.fingerprint});
+        if let (Value::Object(event), Ok(Value::Object(speed))) = (&mut event, serde_json::to_value(&speed)) {
+            event.extend(speed);
+        }
+        self.log.append(&event)?;
         Ok(record)
     }
 

@@ -1,5 +1,6 @@
 //! Pipelines: a TOML file of named stages, what of it is already done, and doing the rest.
 
+mod estimate;
 mod excerpt;
 pub mod execute;
 pub mod explain;
@@ -9,6 +10,7 @@ pub mod session;
 pub mod spec;
 mod stale;
 
+pub use estimate::Speed;
 pub use excerpt::did_you_mean;
 pub use execute::{Event, run};
 pub use plan::{StagePlan, plan, plan_at_hand};

@@ -1,10 +1,11 @@
 //! What would run, and why. Computes nothing and changes nothing in the store.
 
+use super::estimate::Estimate;
 use super::explain::why;
 use super::session::{Bound, LookedUp, Session, manifest};
 use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::Watch;
-use crate::stage::Work;
+use crate::stage::{Part, Work};
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Fingerprint;
 use mindgap_store::{PartRecord, Store};
@@ -22,6 +23,10 @@ pub struct StagePlan {
     pub parts_miss: usize,
     pub rows_hit: u64,
     pub rows_miss: u64,
+    /// What is missing would take so much; absent where that is hardly anything, or cannot be told.
+    pub estimate: Option<Estimate>,
+    /// Bytes of memory it cannot do without, where a policy runs in this process.
+    pub least_memory: Option<u64>,
     /// Stages it waits for.
     pub waits_for: Vec<String>,
     pub why: Vec<String>,
@@ -42,7 +47,7 @@ fn plans(mut session: Session, names: &[String]) -> Result<Vec<StagePlan>> {
     for spec in session.pipeline.select(names)? {
         let waits_for: Vec<String> = session.waiting_for(spec).into_iter().map(str::to_string).collect();
         if !waits_for.is_empty() {
-            plans.push(waiting(spec, waits_for));
+            plans.push(StagePlan { least_memory: session.least_memory(spec)?, ..waiting(spec, waits_for) });
             continue;
         }
         let bound = session.bind(spec).map_err(|e| session.locate(e, spec))?;
@@ -63,6 +68,8 @@ fn waiting(spec: &StageSpec, waits_for: Vec<String>) -> StagePlan {
         parts_miss: 0,
         rows_hit: 0,
         rows_miss: 0,
+        estimate: None,
+        least_memory: None,
         why: vec![format!("waits for {}", waits_for.join(", "))],
         waits_for,
     }
@@ -89,6 +96,14 @@ pub fn stage_plan(session: &Session, spec: &StageSpec, bound: &Bound) -> Result<
         rows_hit += reusable;
         rows_miss += rows - reusable.min(rows);
     }
+    let estimate = match parts_miss {
+        0 => None,
+        _ => {
+            let parts: Vec<&Part> = missing.iter().map(|missing| &missing.part).collect();
+            let cost = bound.stage.cost(&parts, rows_miss, &earlier)?;
+            cost.map(|cost| Ok(session.speeds()?.estimate(spec.params.kind(), &cost))).transpose()?
+        }
+    };
     let why = match parts_miss {
         0 => Vec::new(),
         _ => why(session, spec, bound)?,
@@ -101,6 +116,8 @@ pub fn stage_plan(session: &Session, spec: &StageSpec, bound: &Bound) -> Result<
         parts_miss,
         rows_hit,
         rows_miss,
+        estimate,
+        least_memory: if parts_miss > 0 { session.least_memory(spec)? } else { None },
         waits_for: Vec::new(),
         why,
     })

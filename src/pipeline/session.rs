@@ -1,9 +1,9 @@
 //! One pass over a pipeline: the stages found finished so far, and the policies they resolve to.
 
+use super::estimate::Speeds;
 use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::{Hub, Watch};
-use crate::policy::PolicyHandle;
-use crate::policy::{PolicySpec, hub_policy, served_policy};
+use crate::policy::{PolicyHandle, PolicySpec, hub_policy, policy_config, served_policy};
 use crate::stage::{Inputs, Params, Part, Stage, policy_files};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
@@ -11,6 +11,7 @@ use mindgap_lm::model::policy::PolicyFiles;
 use mindgap_store::{Input, Manifest, Origin, PartRecord, Store};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::OnceLock;
 
 pub struct Session<'a> {
     pub pipeline: &'a Pipeline,
@@ -18,6 +19,8 @@ pub struct Session<'a> {
     manifests: BTreeMap<String, Manifest>,
     policies: BTreeMap<String, PolicyHandle>,
     params: BTreeMap<String, Params>,
+    /// Read when they are asked for.
+    speeds: OnceLock<Speeds>,
 }
 
 /// A stage with its inputs resolved and its parts looked up.
@@ -84,7 +87,8 @@ impl<'a> Session<'a> {
             policies.insert(name.clone(), handle.map_err(locate)?);
         }
         let params = pipeline.stages.iter().map(|stage| (stage.name.clone(), stage.params.clone())).collect();
-        Ok(Session { pipeline, store, manifests: BTreeMap::new(), policies, params })
+        let speeds = OnceLock::new();
+        Ok(Session { pipeline, store, manifests: BTreeMap::new(), policies, params, speeds })
     }
 
     /// Says of an error which stage of which pipeline it is about.
@@ -95,6 +99,39 @@ impl<'a> Session<'a> {
     /// Stages that `stage` reads from and that are not finished.
     pub fn waiting_for(&self, stage: &StageSpec) -> Vec<&'a str> {
         self.pipeline.needs(stage).into_iter().filter(|name| !self.manifests.contains_key(*name)).collect()
+    }
+
+    /// Bytes of memory the stage cannot do without: what runs in this process of a policy that is here, or of the one it is trained
+    /// from. None where that is not known, or servers hold the weights.
+    pub fn least_memory(&self, spec: &StageSpec) -> Result<Option<u64>> {
+        let Some(footprint) = spec.params.footprint() else { return Ok(None) };
+        let Some(policy) = self.origin_of(footprint.policy).filter(|policy| policy.served().is_none()) else {
+            return Ok(None);
+        };
+        let parameters = policy_config(policy)?.parameter_count() as u64;
+        Ok(Some(parameters * footprint.bytes_per_parameter))
+    }
+
+    /// The policy of this name, or the one that the stage of this name starts from: it has the same shape.
+    fn origin_of(&self, name: &str) -> Option<&PolicyHandle> {
+        if let Some(policy) = self.policies.get(name) {
+            return Some(policy);
+        }
+        let stage = match self.pipeline.policies.get(name) {
+            Some(PolicySpec::Stage(stage)) => stage,
+            _ => name,
+        };
+        let trained = self.params.get(stage).filter(|params| params.trains())?;
+        self.origin_of(trained.footprint()?.policy)
+    }
+
+    /// What is known of this machine's speed.
+    pub fn speeds(&self) -> Result<&Speeds> {
+        if let Some(speeds) = self.speeds.get() {
+            return Ok(speeds);
+        }
+        let speeds = Speeds::of(self.store)?;
+        Ok(self.speeds.get_or_init(|| speeds))
     }
 
     /// Resolves a stage's inputs, cuts it into parts and looks each up. All it needs must be finished.

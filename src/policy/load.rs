@@ -3,6 +3,7 @@
 use super::{PolicyHandle, Served};
 use crate::net::hub::{Hub, HubModel, Watch};
 use mindgap_base::error::{Error, Result};
+use mindgap_lm::model::config::Config;
 use mindgap_lm::model::policy::{Policy, PolicyFiles};
 use mindgap_store::fs;
 use std::path::{Path, PathBuf};
@@ -93,6 +94,11 @@ fn handle(name: &str, folder: &Path, files: &PolicyFiles) -> Result<PolicyHandle
 
 fn is_weights(name: &str) -> bool {
     name.ends_with(".safetensors")
+}
+
+/// What kind of transformer a policy is, read from its small files.
+pub fn policy_config(handle: &PolicyHandle) -> Result<Config> {
+    Config::from_json(&handle.read("config.json")?).map_err(|e| e.at(format!("policy `{}`", handle.name)))
 }
 
 /// Loads a policy from its files, all read and verified.

@@ -1,6 +1,7 @@
 //! logprob: rewrites + policy -> logprobs.  Teacher-forced, per token, given the plain training prompt.
 
 use super::backend::Lazy;
+use super::cost::{Cost, ENGINE_BYTES, Footprint, tokens};
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::PolicyHandle;
 use mindgap_base::error::Result;
@@ -35,6 +36,10 @@ impl StageParams for Params {
         ]
     }
 
+    fn footprint(&self) -> Option<Footprint<'_>> {
+        Some(Footprint { policy: &self.policy, bytes_per_parameter: ENGINE_BYTES })
+    }
+
     fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
         Ok(Box::new(LogprobStage {
             rewrites: inputs.table(&self.rewrites)?,
@@ -67,6 +72,11 @@ impl Stage for LogprobStage {
             index,
         };
         Ok(self.rewrites.parts().iter().enumerate().map(part).collect())
+    }
+
+    fn cost(&self, missing: &[&Part], _rows: u64, _earlier: &[PartRecord]) -> Result<Option<Cost>> {
+        let tokens = tokens(missing.iter().map(|part| &self.rewrites.parts()[part.index]));
+        tokens.map(|tokens| Cost::new(&self.policy, tokens, false)).transpose()
     }
 
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {

@@ -3,6 +3,7 @@
 
 mod backend;
 mod buckets;
+mod cost;
 pub mod documents;
 pub mod evaluate;
 pub mod gap;
@@ -16,6 +17,7 @@ mod spec;
 mod template;
 pub mod train;
 
+pub use cost::{Cost, Footprint};
 pub use spec::{Inputs, KINDS, Params, Reference, StageParams, Wants};
 pub use train::policy_files;
 
@@ -51,6 +53,11 @@ pub trait Stage: Sync {
     /// What a missing part would take. `family` is the fingerprint of the recipe.
     fn work(&self, _family: &Fingerprint, part: &Part, _earlier: &[PartRecord]) -> Result<Work> {
         Ok(Work { rows: part.rows, reusable: 0 })
+    }
+
+    /// What missing parts would cost that have so many rows to make; none where it is hardly anything, or cannot be told.
+    fn cost(&self, _missing: &[&Part], _rows: u64, _earlier: &[PartRecord]) -> Result<Option<Cost>> {
+        Ok(None)
     }
 
     /// A file of the parts before this one that nothing needs any more once this one is published.

@@ -6,6 +6,7 @@ mod work;
 
 use super::backend::{Lazy, Loaded};
 use super::buckets::{at_least_one, group, slices};
+use super::cost::{Cost, ENGINE_BYTES, Footprint, tokens};
 use super::template::{PLAIN, Template};
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants, Work};
 use crate::policy::PolicyHandle;
@@ -17,7 +18,7 @@ use mindgap_store::table::Row;
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rollouts::{PromptKind, Rollout, StopReason};
 use mindgap_store::table::verdicts::{Verdict, VerdictRow};
-use mindgap_store::{PartRecord, Span, Store, Table};
+use mindgap_store::{PartRecord, PartRef, Span, Store, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use work::overlaps;
@@ -131,6 +132,10 @@ impl StageParams for Params {
             loaded: Lazy::default(),
             store: inputs.store.clone(),
         }))
+    }
+
+    fn footprint(&self) -> Option<Footprint<'_>> {
+        Some(Footprint { policy: &self.policy, bytes_per_parameter: ENGINE_BYTES })
     }
 
     fn lists(&mut self) -> Vec<(&'static str, &mut Vec<String>)> {
@@ -252,6 +257,16 @@ impl Stage for RolloutStage {
         rows.extend(self.sample(context, &loaded, wanted)?);
         rows.sort_by(|a, b| (&a.problem_id, a.sample_index).cmp(&(&b.problem_id, b.sample_index)));
         context.store(&rows)
+    }
+
+    fn cost(&self, _missing: &[&Part], rows: u64, earlier: &[PartRecord]) -> Result<Option<Cost>> {
+        let drawn: Vec<&PartRef> = earlier.iter().filter_map(|r| r.tables.get(Rollout::TABLE)).flatten().collect();
+        let count: u64 = drawn.iter().map(|part| part.rows).sum();
+        let (tokens, is_upper_bound) = match tokens(drawn).filter(|_| count > 0) {
+            Some(tokens) => (tokens * rows / count, false),
+            None => (u64::from(self.params.max_new_tokens) * rows, true),
+        };
+        Cost::new(&self.policy, tokens, is_upper_bound).map(Some)
     }
 
     fn work(&self, family: &Fingerprint, part: &Part, earlier: &[PartRecord]) -> Result<Work> {

@@ -1,6 +1,6 @@
 //! Stage parameters as written in a pipeline file, what they refer to, and how they become a stage.
 
-use super::{Stage, documents, evaluate, gap, ingest, judge, logprob, rewrite, rollout, train};
+use super::{Footprint, Stage, documents, evaluate, gap, ingest, judge, logprob, rewrite, rollout, train};
 use crate::params::{Misfit, typed};
 use crate::policy::PolicyHandle;
 use mindgap_base::address::Address;
@@ -73,6 +73,11 @@ pub trait StageParams {
 
     /// A stage that is read along by whoever reads this one: the rollouts behind verdicts.
     fn read_along(&self) -> Option<&str> {
+        None
+    }
+
+    /// The memory it cannot do without, where a policy runs in this process.
+    fn footprint(&self) -> Option<Footprint<'_>> {
         None
     }
 

@@ -8,9 +8,8 @@ mod run;
 pub use params::{Dtype, Keep, Params, Publish, RowWeights};
 
 use super::spec::SourceFile;
-use super::{Context, Inputs, Part, Stage, Tick};
-use crate::policy::PolicyHandle;
-use crate::policy::load_policy;
+use super::{Context, Cost, Inputs, Part, Stage, Tick};
+use crate::policy::{PolicyHandle, load_policy};
 use candle_core::Device;
 use data::{Data, Weights};
 use mindgap_base::address::Address;
@@ -134,6 +133,16 @@ impl Stage for TrainStage {
 
     fn cut(&self) -> Recipe {
         Recipe::default().with("stop_step", self.params.stop_step).with("publish", self.params.publish)
+    }
+
+    fn cost(&self, missing: &[&Part], _rows: u64, _earlier: &[PartRecord]) -> Result<Option<Cost>> {
+        let (Some(tokens), rows) = (self.data.tokens(), self.data.row_count()?) else { return Ok(None) };
+        let steps = missing.iter().flat_map(|part| {
+            let first = part.index * self.params.checkpoint_steps as usize;
+            &self.steps[first..first + part.rows as usize]
+        });
+        let trained: u64 = steps.map(|step| step.rows.len() as u64).sum();
+        Cost::new(&self.policy, tokens * trained / rows.max(1) as u64, false).map(Some)
     }
 
     fn superseded(&self, part: &Part) -> Option<&'static str> {

@@ -18,6 +18,7 @@ mod explain;
 mod export;
 mod hub;
 mod inspect;
+mod interrupted;
 #[cfg(feature = "oracle")]
 mod oracle;
 mod power;

@@ -268,6 +268,17 @@ pub fn resident_bytes() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
+/// Bytes of memory that processes may still take: of the machine, or of this process's group where that is less. None where the
+/// system does not tell.
+pub fn available_bytes() -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let number = |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse::<u64>().ok();
+    let of_group = number("memory.max").map(|limit| limit.saturating_sub(number("memory.current").unwrap_or(0)));
+    Some((kibibytes * 1024).min(of_group.unwrap_or(u64::MAX)))
+}
+
 /// Points `link` at `target` (relative to the link's folder), replacing what was there in one step.
 pub fn publish_link(link: &Path, target: &Path) -> Result<()> {
     let (temp, ()) = Temp::beside(link, "link", |path| symlink(path, target))?;

@@ -1,6 +1,7 @@
 //! The rows a train stage reads: rewrites or documents, with the columns that losses ask for.
 
 use super::super::Inputs;
+use super::super::cost::tokens;
 use super::super::spec::SourceFile;
 use super::{Params, RowWeights};
 use mindgap_base::address::Address;
@@ -92,6 +93,14 @@ impl Data {
                 })
                 .collect()
             }
+        }
+    }
+
+    /// Tokens of all rows, of other sources too, if their parts say.
+    pub fn tokens(&self) -> Option<u64> {
+        match self {
+            Data::Examples(table) => tokens(table.parts()),
+            Data::Rewrites { rewrites, .. } => tokens(rewrites.parts()),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a train stage may be told, checked before anything runs.
 
 use super::super::buckets::at_least_one;
-use super::super::{Inputs, Reference, Stage, StageParams, Wants};
+use super::super::{Footprint, Inputs, Reference, Stage, StageParams, Wants};
 use super::TrainStage;
 use candle_core::DType;
 use mindgap_base::error::{Error, Result};
@@ -232,12 +232,26 @@ impl StageParams for Params {
         Ok(Box::new(TrainStage::bind(self, inputs)?))
     }
 
+    fn footprint(&self) -> Option<Footprint<'_>> {
+        Some(Footprint { policy: &self.policy, bytes_per_parameter: self.bytes_per_weight() })
+    }
+
     fn trains(&self) -> bool {
         true
     }
 }
 
 impl Params {
+    /// Bytes that a training cannot do without, for each weight: itself, and its gradient and two f32 moments unless it is
+    /// frozen.
+    fn bytes_per_weight(&self) -> u64 {
+        let weight = DType::from(self.dtype).size_in_bytes() as u64;
+        match self.lora {
+            Some(_) => weight,
+            None => 2 * weight + 8,
+        }
+    }
+
     fn plan_params(&self, row_count: usize) -> PlanParams {
         let length = match (self.epochs, self.steps) {
             (Some(epochs), _) => PlanLength::Epochs(epochs),

@@ -22,4 +22,7 @@ row! {
         let (n, m) = (self.token_ids.len(), self.loss_mask.len());
         Err(Error::internal(format!("{n} tokens but {m} mask entries")).at(format!("example `{}`", self.example_id)))
     }
+    count "tokens"(rows) {
+        rows.iter().map(|row| row.token_ids.len()).sum::<usize>()
+    }
 }

@@ -42,6 +42,9 @@ row! {
         /// Samples drawn for this problem before the choice, plain and guided
         attempts: u32,
     }
+    count "tokens"(rows) {
+        rows.iter().map(|row| row.prompt_ids.len() + row.token_ids.len()).sum::<usize>()
+    }
 }
 
 row! {

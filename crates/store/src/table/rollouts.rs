@@ -67,6 +67,9 @@ row! {
         }
         Ok(())
     }
+    count "tokens"(rows) {
+        rows.iter().map(|row| row.token_ids.len()).sum::<usize>()
+    }
 }
 
 impl StopReason {

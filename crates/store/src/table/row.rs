@@ -86,7 +86,7 @@ macro_rules! row {
             $(#[doc = $doc:literal] $field:ident: $ty:ty,)+
         }
         $(check($self:ident) $check:block)?
-        $(count $count:literal($rows:ident) $counted:block)?
+        $(count $count:literal($rows:ident) $counted:block)*
     ) => {
         #[doc = $table_doc]
         #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -107,9 +107,12 @@ macro_rules! row {
                 }),+]
             }
             $(fn check(&$self) -> mindgap_base::error::Result<()> $check)?
-            $(fn counts($rows: &[Self]) -> std::collections::BTreeMap<String, u64> {
-                std::collections::BTreeMap::from([($count.to_string(), $counted as u64)])
-            })?
+            fn counts(_rows: &[Self]) -> std::collections::BTreeMap<String, u64> {
+                std::collections::BTreeMap::from([$({
+                    let $rows = _rows;
+                    ($count.to_string(), $counted as u64)
+                }),*])
+            }
         }
     };
 }

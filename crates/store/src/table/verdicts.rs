@@ -67,6 +67,9 @@ row! {
         let problems = rows.chunk_by(|a, b| a.problem_id == b.problem_id);
         problems.filter(|samples| samples.iter().any(VerdictRow::may_be_chosen)).count()
     }
+    count "refused_correct"(rows) {
+        rows.iter().filter(|row| row.verdict.is_correct() && !row.eligible).count()
+    }
 }
 
 impl Verdict {

@@ -1,0 +1,39 @@
+//! What work costs, told before it is done: tokens and memory. How long tokens take is the machine's business.
+
+use crate::policy::{PolicyHandle, policy_config};
+use mindgap_base::error::Result;
+use mindgap_store::PartRef;
+
+/// The cost of missing parts. A pass over a token costs about as much as the policy has parameters, so tokens times parameters
+/// compare across policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Tokens drawn, scored (prompts included) or trained on.
+    pub tokens: u64,
+    /// No sample of this recipe is known: each counts with the longest it may be.
+    pub is_upper_bound: bool,
+    pub parameters: u64,
+}
+
+impl Cost {
+    pub fn new(policy: &PolicyHandle, tokens: u64, is_upper_bound: bool) -> Result<Cost> {
+        Ok(Cost { tokens, is_upper_bound, parameters: policy_config(policy)?.parameter_count() as u64 })
+    }
+}
+
+/// The memory a stage cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint<'a> {
+    /// The policy that is held.
+    pub policy: &'a str,
+    /// For each of its parameters.
+    pub bytes_per_parameter: u64,
+}
+
+/// The engine holds weights once, in f32.
+pub const ENGINE_BYTES: u64 = 4;
+
+/// Tokens of a table's parts, if all of them say.
+pub fn tokens<'a>(parts: impl IntoIterator<Item = &'a PartRef>) -> Option<u64> {
+    parts.into_iter().map(|part| part.counts.get("tokens").copied()).sum()
+}

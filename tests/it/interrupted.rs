@@ -1,0 +1,136 @@
+//! Work that ends inside a part: what was finished is kept, and the resumed part has the bytes of one that was never stopped.
+
+use crate::support::{SMALL, TINY, by_stage, fails, json, mindgap, ok, pipeline};
+use mindgap_base::fingerprint::Fingerprint;
+use mindgap_store::Store;
+use mindgap_store::table::Row;
+use mindgap_store::table::logprobs::Logprob;
+use mindgap_store::table::rollouts::Rollout;
+use serde_json::Value;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+fn journals(store: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(store.join("journals")) else { return Vec::new() };
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// What the journals hold, in the order it came.
+fn kept<R: Row>(store: &Path) -> Vec<R> {
+    let opened = Store::open(store).unwrap();
+    let part = |path: PathBuf| -> Fingerprint {
+        serde_json::from_value(path.file_name().unwrap().to_str().unwrap().into()).unwrap()
+    };
+    journals(store).into_iter().flat_map(|path| opened.journal(&part(path)).read::<R>().unwrap()).collect()
+}
+
+fn address(done: &Value, stage: &str) -> Value {
+    by_stage(done, "address").into_iter().find(|(name, _)| name == stage).expect("the stage ran").1
+}
+
+/// Kills runs of `stage` whenever something finished was written down, until one gets through. Each must keep what those before
+/// it had finished, add to it, and the last must give what one that nobody killed gives.
+fn killed_at_every_write<R: Row + PartialEq + std::fmt::Debug>(file: &str, stage: &str, folder: &Path, rows: usize) {
+    let expected = address(&json(&ok(&folder.join("whole"), &["run", file, stage, "--json"])), stage);
+    let store = folder.join("killed");
+    let needs: &[&str] = if stage == "logprobs" { &["rewrites"] } else { &["problems"] };
+    ok(&store, &[&["run", file], needs].concat());
+    let mut before: Vec<R> = Vec::new();
+    for kills in 0.. {
+        assert!(kills <= rows, "{kills} kills for {rows} rows: something was made twice");
+        let mut run = mindgap(&store, &["run", file, stage, "--json"]);
+        let output = run.env("MINDGAP_FAULT", "journal.synced:1").output().unwrap();
+        if output.status.success() {
+            assert!(kills > 1, "the run was killed {kills} times only");
+            assert_eq!(address(&json(&String::from_utf8(output.stdout).unwrap()), stage), expected);
+            break;
+        }
+        assert_eq!(output.status.signal(), Some(9), "{}", String::from_utf8_lossy(&output.stderr));
+        let now: Vec<R> = kept(&store);
+        assert!(now.len() > before.len(), "a run added nothing");
+        assert_eq!(now[..before.len()], before[..], "what was finished was made again");
+        before = now;
+    }
+    assert!(journals(&store).is_empty(), "a published part needs no journal");
+    ok(&store, &["check"]);
+}
+
+#[test]
+fn a_killed_engine_draws_no_finished_sample_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = SMALL.replace("limit = 24\npart_problems = 8", "limit = 8");
+    let file = pipeline(folder.path(), "p.toml", &text);
+    killed_at_every_write::<Rollout>(file.to_str().unwrap(), "rollouts", folder.path(), 16);
+}
+
+#[test]
+fn a_killed_engine_scores_no_finished_row_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = pipeline(folder.path(), "p.toml", &SMALL.replace("part_problems = 8", ""));
+    killed_at_every_write::<Logprob>(file.to_str().unwrap(), "logprobs", folder.path(), 24);
+}
+
+/// Goal: a training that is told to stop loses no step, however far its checkpoints are apart.
+#[test]
+fn a_training_told_to_stop_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = TINY.replace("steps = 2\ncheckpoint_steps = 1", "steps = 800\ncheckpoint_steps = 800");
+    let file = pipeline(folder.path(), "p.toml", &text);
+    let file = file.to_str().unwrap();
+    let expected = address(&json(&ok(&folder.path().join("whole"), &["run", file, "--json"])), "train");
+    let store = folder.path().join("stopped");
+    ok(&store, &["run", file, "rewrites"]);
+    let mut stops = 0;
+    let done = loop {
+        let child = mindgap(&store, &["run", file, "train", "--json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(400));
+        let _ = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
+        let output = child.wait_with_output().unwrap();
+        match output.status.code() {
+            Some(130) => stops += 1,
+            Some(0) => break json(&String::from_utf8(output.stdout).unwrap()),
+            other => panic!("{other:?}: {}", String::from_utf8_lossy(&output.stderr)),
+        }
+        assert_eq!(journals(&store).len(), 1, "the training is kept");
+        assert!(stops < 100, "the training makes no way");
+    };
+    assert!(stops > 0, "it was through before it was told to stop");
+    assert_eq!(address(&done, "train"), expected);
+    assert!(journals(&store).is_empty());
+}
+
+/// Goal: how parts are cut changes no row, and cutting them otherwise draws nothing again.
+#[test]
+fn parts_with_fewer_tokens_hold_the_same_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = SMALL.replace("part_problems = 8", "");
+    let coarse = pipeline(folder.path(), "coarse.toml", &whole);
+    let fine = pipeline(
+        folder.path(),
+        "fine.toml",
+        &whole.replace("max_new_tokens = 60", "max_new_tokens = 60\npart_tokens = 500"),
+    );
+    let (coarse, fine) = (coarse.to_str().unwrap(), fine.to_str().unwrap());
+    let store = folder.path().join("store");
+    let rows = |store: &Path, file: &str| ok(store, &["show", file, "rollouts", "--json", "--limit", "1000"]);
+    let parts = |done: &Value| by_stage(done, "parts").into_iter().find(|(name, _)| name == "rollouts").unwrap().1;
+    let done = json(&ok(&store, &["run", coarse, "rollouts", "--json"]));
+    let expected = rows(&store, coarse);
+    assert_eq!((parts(&done), expected.lines().count()), (1.into(), 48));
+    let plan = json(&ok(&store, &["plan", fine, "rollouts", "--json"]));
+    let counted = |field: &str| by_stage(&plan, field).pop().unwrap().1;
+    assert_eq!((counted("parts_miss"), counted("rows_hit"), counted("rows_miss")), (6.into(), 48.into(), 0.into()));
+    let done = json(&ok(&store, &["run", fine, "verdicts", "--json"]));
+    assert_eq!((parts(&done), rows(&store, fine)), (6.into(), expected.clone()));
+    let fresh = folder.path().join("fresh");
+    ok(&fresh, &["run", fine, "rollouts"]);
+    assert_eq!(rows(&fresh, fine), expected);
+    let error = fails(&store, &["plan", pipeline(folder.path(), "none.toml", &SMALL.replace("samples = 2", "samples = 2\npart_tokens = 0")).to_str().unwrap()], 2);
+    assert!(error.contains("`part_tokens` must be at least 1"), "{error}");
+}
