@@ -1,5 +1,6 @@
 //! rewrites: the training target of every problem, and where it came from.
 
+use super::by_reason;
 use super::row::row;
 use super::words::words;
 
@@ -53,4 +54,5 @@ row! {
         /// Why it has no target
         reason: String,
     }
+    counts(rows) { by_reason(rows.iter().map(|row| row.reason.as_str())) }
 }

@@ -36,7 +36,7 @@ pub trait Row: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Counts kept beside a part, for plans that must not read it. The rows are sorted by the key.
+    /// Counts kept beside a part, for plans that must not read it and for people. The rows are sorted by the key.
     fn counts(_rows: &[Self]) -> BTreeMap<String, u64> {
         BTreeMap::new()
     }
@@ -87,6 +87,7 @@ macro_rules! row {
         }
         $(check($self:ident) $check:block)?
         $(count $count:literal($rows:ident) $counted:block)?
+        $(counts($all:ident) $counts:block)?
     ) => {
         #[doc = $table_doc]
         #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -110,6 +111,7 @@ macro_rules! row {
             $(fn counts($rows: &[Self]) -> std::collections::BTreeMap<String, u64> {
                 std::collections::BTreeMap::from([($count.to_string(), $counted as u64)])
             })?
+            $(fn counts($all: &[Self]) -> std::collections::BTreeMap<String, u64> $counts)?
         }
     };
 }
