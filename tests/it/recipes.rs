@@ -38,6 +38,7 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("ingest", "fields.answer", r#"["gold"]"#),
     ("ingest", "fields.id", r#"["key"]"#),
     ("ingest", "fields.source", r#"["origin"]"#),
+    ("ingest", "clean", r#"[["calculator_marks"], ["notes"]]"#),
     ("ingest", "files.path", r#"["../data/world/test-long.parquet"]"#),
     ("documents", "files", r#"["../data/world/test-long.parquet"]"#),
     ("documents", "policy", r#"["other"]"#),
@@ -82,6 +83,7 @@ const VALUES: &[(&str, &str, &str)] = &[
 
 /// Kind, parameter and every word it may be: a word is part of recipes, so none may be renamed.
 const WORDS: &[(&str, &str, &str)] = &[
+    ("ingest", "clean", "calculator_marks asymptote pleasantries signatures notes boxed_answer"),
     ("judge", "judge", "math exact numeric choice json"),
     ("rewrite", "choice", "first random"),
     ("rollout", "prompt_kind", "plain guided"),

@@ -51,7 +51,7 @@ pub fn is_bare_answer(text: &str) -> bool {
     let text = text.trim();
     match extract::final_answer(text, true) {
         Found::Answer(answer, "math" | "whole") => {
-            let is_letter = answer.trim_matches(['(', ')', '.']).len() == 1;
+            let is_letter = matches!(answer.trim_matches(['(', ')', '.']).as_bytes(), [b'A'..=b'J']);
             let is_word = matches!(answer.to_ascii_lowercase().as_str(), "yes" | "no" | "true" | "false");
             (is_mathematics(text) || is_letter || is_word) && !is_computation(&answer)
         }

@@ -3,7 +3,7 @@
 use super::answers::{NoAnswer, is_prose, no_answer};
 use super::fields::{self, Field};
 use super::{Input, Mapping, choices, clean, values};
-use mindgap_math::{concluded_answer, is_bare_answer, stated_answer};
+use mindgap_math::{boxed_count, concluded_answer, is_bare_answer, stated_answer};
 use mindgap_store::table::problems::Problem;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -74,7 +74,8 @@ pub fn problem(input: &Input, row: &Map<String, Value>) -> Result<Problem, Strin
 /// What a row has of an expert's.
 struct Expert {
     solution: Option<String>,
-    /// A text in a solution's place that is an answer and no work.
+    /// A text in a solution's place that is an answer and no work. One in a box counts as a solution: samples of it end as
+    /// they should, and the gap stage warns of answers alone.
     bare: Option<String>,
 }
 
@@ -87,7 +88,7 @@ fn expert<'r>(
     let (mut bare, mut refused) = (None, None);
     for ((name, value), is_spelled) in fields::solutions(row, mapping.solution.as_deref()) {
         match values::solution_text(value) {
-            Ok(Some(text)) if is_bare_answer(&text) => {
+            Ok(Some(text)) if is_bare_answer(&text) && boxed_count(&text) == 0 => {
                 used.extend(is_spelled.then_some(name));
                 bare = bare.or(is_spelled.then_some(text));
             }

@@ -231,7 +231,8 @@ fn gzip_is_recognised() {
 }
 
 fn parquet_bytes(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
-    let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
+    let columns = columns.into_iter().map(|(name, column)| (name, column, true));
+    let batch = RecordBatch::try_from_iter_with_nullable(columns).expect("columns of one length");
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).expect("a schema Parquet knows");
     writer.write(&batch).expect("to memory");
     writer.into_inner().expect("to memory")
@@ -269,8 +270,7 @@ fn parquet_of_all_codecs() {
 /// Goal: cleaning changes the solution alone, and says what it did; the id stays.
 #[test]
 fn cleaning_is_told_in_meta() {
-    let line = br#"{"question":"Q <<1+1=2>>","answer":"1+1=<<1+1=2>>2
-#### 2","idx":4}"#;
+    let line = br#"{"question":"Q <<1+1=2>>","answer":"1+1=<<1+1=2>>2\n#### 2","idx":4}"#;
     let rules = BTreeSet::from([Rule::CalculatorMarks, Rule::BoxedAnswer, Rule::Notes]);
     let files = [("a.jsonl", &line[..])];
     let out = ingest_clean(&files, Format::Jsonl, &Mapping::default(), &rules).expect("can be read");

@@ -40,13 +40,16 @@ row! {
 }
 
 impl Problem {
-    /// What ingest says in `meta` that it did with the row: rules that changed the solution, a solution that was none.
+    /// What ingest says in `meta` that it did with the row: rules that changed the solution, a solution that was none, a system
+    /// turn that is no part of the question.
     fn notes(&self) -> Vec<String> {
-        let is_noted = |meta: &&String| [r#""bare_solution""#, r#""cleaned""#].iter().any(|key| meta.contains(key));
+        let keys = [r#""bare_solution""#, r#""cleaned""#, r#""system""#];
+        let is_noted = |meta: &&String| keys.iter().any(|key| meta.contains(key));
         let meta = self.meta.as_ref().filter(is_noted).and_then(|meta| serde_json::from_str::<Value>(meta).ok());
         let Some(meta) = meta else { return Vec::new() };
         let rules = meta["cleaned"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        rules.chain(meta["bare_solution"].as_str().map(|_| "bare_solution")).map(str::to_string).collect()
+        let keys = ["bare_solution", "system"].into_iter().filter(|key| meta[key].is_string());
+        rules.chain(keys).map(str::to_string).collect()
     }
 
     /// The id of a problem: derived from its content alone.
