@@ -15,7 +15,7 @@ use mindgap_base::fingerprint::Fingerprint;
 use mindgap_lm::model::tensors::Put;
 use mindgap_store::fs::Gate;
 use mindgap_store::parquet::{Encoded, Footer};
-use mindgap_store::{LeftOut, Lease, Oplog, PartRecord, PartRef, Pointer, Store};
+use mindgap_store::{Lease, LeftOut, Oplog, PartRecord, PartRef, Pointer, Store};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};

@@ -100,7 +100,7 @@ const WORDS: &[(&str, &str, &str)] = &[
 /// under "Recomputes" in CHANGELOG.md. The stages are those whose recipes name no sampled or trained content, which is the
 /// same on one instruction set only.
 const PINNED: &[(&str, &str, &str)] = &[
-    ("ingest", "problems", "73736b7c907c"),
+    ("ingest", "problems", "ff3c5b95f4c7"),
     ("documents", "documents", "0672b0300d83"),
     ("rollout", "rollouts", "c0db947ab35e"),
     ("judge", "verdicts", "8fb739da9df3"),

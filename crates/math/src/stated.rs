@@ -49,34 +49,29 @@ pub fn concluded_answer(text: &str) -> Option<String> {
 /// True for a text that is an answer and no work: `34`, `$x = 3$`, `\boxed{34}`, `(B)`, `The answer is 34.`
 pub fn is_bare_answer(text: &str) -> bool {
     let text = text.trim();
-    match extract::final_answer(text, true) {
-        Found::Answer(answer, "math" | "whole") => {
-            let is_letter = matches!(answer.trim_matches(['(', ')', '.']).as_bytes(), [b'A'..=b'J']);
-            let is_word = matches!(answer.to_ascii_lowercase().as_str(), "yes" | "no" | "true" | "false");
-            (is_mathematics(text) || is_letter || is_word) && !is_computation(&answer)
-        }
-        Found::Answer(_, "boxed" | "boxes" | "boxed_unclosed") => {
-            let mut at = 0;
-            let is_outside = |range: std::ops::Range<usize>| text[range].contains(char::is_alphanumeric);
-            extract::boxes(text).iter().all(|span| {
-                let before = at..span.start;
-                at = span.end;
-                !is_outside(before)
-            }) && !is_outside(at..text.len())
-        }
-        Found::Answer(_, "answer") => {
-            let lower = text.trim_start_matches(['*', '#', ' ']).to_ascii_lowercase();
-            let announces = ["answer", "the answer", "final answer", "the final answer"];
-            let is_announcement = text.starts_with("####") || announces.iter().any(|start| lower.starts_with(start));
-            is_announcement && !text.contains('\n') && words_in(text) <= ANNOUNCING_WORDS
-        }
-        _ => false,
+    let boxes = extract::boxes(text);
+    if !boxes.is_empty() {
+        let starts = std::iter::once(0).chain(boxes.iter().map(|span| span.end));
+        let ends = boxes.iter().map(|span| span.start).chain(std::iter::once(text.len()));
+        return starts.zip(ends).all(|(start, end)| !text[start..end].contains(char::is_alphanumeric));
     }
+    if let Some(Found::Answer(answer, _)) = extract::whole(text) {
+        let is_letter = matches!(answer.trim_matches(['(', ')', '.']).as_bytes(), [b'A'..=b'J']);
+        let is_word = matches!(answer.to_ascii_lowercase().as_str(), "yes" | "no" | "true" | "false");
+        return (is_mathematics(text) || is_letter || is_word) && !is_computation(&answer);
+    }
+    let lower = text.trim_start_matches(['*', '#', ' ']).to_ascii_lowercase();
+    let announces = ["answer", "the answer", "final answer", "the final answer"];
+    let is_announcement = text.starts_with("####") || announces.iter().any(|start| lower.starts_with(start));
+    is_announcement
+        && !text.contains('\n')
+        && words_in(text) <= ANNOUNCING_WORDS
+        && matches!(extract::final_answer(text, true), Found::Answer(_, "answer"))
 }
 
 /// True where a number or LaTeX is in the text.
 fn is_mathematics(text: &str) -> bool {
-    text.contains(|c: char| c.is_ascii_digit() || matches!(c, '\\' | '$'))
+    text.contains(|c: char| c.is_ascii_digit() || matches!(c, '\\' | '$' | '^' | '=' | '\u{221e}' | '\u{3c0}'))
 }
 
 /// True for a formula that computes: something more than a name on the left of an equals sign.
@@ -105,7 +100,8 @@ fn last_sentence(text: &str) -> &str {
     let mut rest = &text[start..];
     loop {
         let sentence = first_sentence(rest);
-        let next = rest[sentence.len()..].trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '.' | '!' | '?'));
+        let next =
+            rest[sentence.len()..].trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '.' | '!' | '?'));
         if next.is_empty() {
             return sentence;
         }
@@ -184,7 +180,19 @@ mod tests {
         {
             assert!(is_bare_answer(text), "{text}");
         }
-        for text in ["", "s", "so 4", "as said", "1 + 1 = 2", "so \\boxed{4}", "so. The answer is 4", "We add.\n#### 5"] {
+        let worked = [
+            "",
+            "s",
+            "so 4",
+            "as said",
+            "1 + 1 = 2",
+            "so \\boxed{4}",
+            "so. The answer is 4",
+            "We add.\n#### 5",
+            "We add $x$ to $y$ and so we get $x + y$.",
+            "There are 5 of them, and 3 more.",
+        ];
+        for text in worked {
             assert!(!is_bare_answer(text), "{text}");
         }
     }

@@ -134,7 +134,8 @@ impl LeftOut {
     pub fn why(&self) -> String {
         let mut reasons: Vec<(&String, &u64)> = self.reasons.iter().collect();
         reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        let named: Vec<String> = reasons.iter().take(NAMED).map(|(reason, count)| format!("{reason} ({count})")).collect();
+        let named: Vec<String> =
+            reasons.iter().take(NAMED).map(|(reason, count)| format!("{reason} ({count})")).collect();
         let more = if reasons.len() > NAMED { ", ..." } else { "" };
         named.join(", ") + more
     }

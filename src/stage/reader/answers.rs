@@ -17,17 +17,26 @@ const PROOF: &str = "\
 
 /// The same of what is not there.
 const MISSING: &str = "\
-    none|null|nil|nan|n/a|na|n.a|#n/a|not applicable|not available|not found|notfound|not provided|not given|\
+    none|null|nil|nan|n/a|na|n.a|#n/a|not applicable|not found|notfound|not given|\
     not specified|not stated|not known|not answered|not extracted|no answer|noanswer|no answer found|\
     no answer given|no answer provided|no answer available|no answer extracted|no final answer|no response|\
-    no solution provided|no solution given|answer not found|answer not provided|answer not given|\
-    answer not available|answer unknown|answer missing|answer omitted|none given|none provided|none found|unknown|\
+    no solution provided|no solution given|answer unknown|answer missing|answer omitted|none given|none provided|none found|unknown|\
     unspecified|unavailable|unanswered|unsolved|missing|missing answer|blank|tbd|to be determined|todo|pending|\
-    error|omitted|solution omitted|see solution|see solutions|see the solution|see solution above|\
-    see solution below|see explanation|see the explanation|see above|see below|see answer|see text|see attached|\
-    see image|see figure|see diagram|see graph|see picture|refer to solution|refer to the solution|in solution|\
-    in the solution|as above|placeholder|answer|your answer|answer here|final answer|idk|i dont know|dont know|\
+    error|omitted|solution omitted|in solution|in the solution|as above|placeholder|answer|your answer|answer here|final answer|idk|i dont know|dont know|\
     extraction failed|failed to extract|略|见解析|无|无答案";
+
+/// How longer texts that say the same begin.
+const BEGINS: [(&str, NoAnswer); 9] = [
+    ("proof ", NoAnswer::Proof),
+    ("proof-", NoAnswer::Proof),
+    ("proof:", NoAnswer::Proof),
+    ("this is a proof", NoAnswer::Proof),
+    ("see ", NoAnswer::Missing),
+    ("refer to ", NoAnswer::Missing),
+    ("not provided", NoAnswer::Missing),
+    ("not available", NoAnswer::Missing),
+    ("answer not ", NoAnswer::Missing),
+];
 
 /// Fonts and boxes that a word may stand in.
 const MACROS: [&str; 9] =
@@ -43,7 +52,7 @@ pub fn no_answer(text: &str) -> Option<NoAnswer> {
     match word.as_str() {
         word if is_among(PROOF, word) => Some(NoAnswer::Proof),
         word if word.is_empty() || is_among(MISSING, word) => Some(NoAnswer::Missing),
-        _ => None,
+        word => BEGINS.iter().find(|(begin, _)| word.starts_with(begin)).map(|(_, why)| *why),
     }
 }
 
@@ -90,20 +99,70 @@ mod tests {
 
     #[test]
     fn words_for_no_answer() {
-        for text in ["proof", "Proof.", "\\text{proof}", "$\\boxed{\\text{Proof}}$", "\"proof\"", "See proof", "Q.E.D."] {
+        for text in [
+            "proof",
+            "Proof.",
+            "\\text{proof}",
+            "$\\boxed{\\text{Proof}}$",
+            "\"proof\"",
+            "See proof",
+            "Q.E.D.",
+            "Proof by induction",
+        ] {
             assert_eq!(no_answer(text), Some(NoAnswer::Proof), "{text}");
         }
         let missing = [
-            "notfound", "Not Found", "not_found", "N/A", "n/a.", "NA", "\\text{N/A}", "unknown", "[]", "{}", "()", "?", "???",
-            "-", "--", "\u{2014}", "...", "See solution", "Not provided", "(none)", "'None'", "<none>", "**N/A**", "NaN",
-            "\\boxed{}", "\\text{}", "I don't know",
+            "notfound",
+            "Not Found",
+            "not_found",
+            "N/A",
+            "n/a.",
+            "NA",
+            "\\text{N/A}",
+            "unknown",
+            "[]",
+            "{}",
+            "()",
+            "?",
+            "???",
+            "-",
+            "--",
+            "\u{2014}",
+            "...",
+            "See solution",
+            "Not provided",
+            "(none)",
+            "'None'",
+            "<none>",
+            "**N/A**",
+            "NaN",
+            "\\boxed{}",
+            "\\text{}",
+            "I don't know",
         ];
         for text in missing {
             assert_eq!(no_answer(text), Some(NoAnswer::Missing), "{text}");
         }
         let answers = [
-            "None of the above", "no solution", "\\emptyset", "\\{\\}", "0", "-1", "<", "*", "undefined", "does not exist",
-            "cannot be determined", "n", "N", "a", "\\text{yes}", "\\varnothing", "+\\infty", "(0)", "",
+            "None of the above",
+            "no solution",
+            "\\emptyset",
+            "\\{\\}",
+            "0",
+            "-1",
+            "<",
+            "*",
+            "undefined",
+            "does not exist",
+            "cannot be determined",
+            "n",
+            "N",
+            "a",
+            "\\text{yes}",
+            "\\varnothing",
+            "+\\infty",
+            "(0)",
+            "",
         ];
         for text in answers {
             assert_eq!(no_answer(text), None, "{text}");
@@ -115,7 +174,9 @@ mod tests {
         for text in ["There are 6 apples. He eats 2. So 4 are left.", "He therefore has 6 - 2 = 4 apples left."] {
             assert!(is_prose(text), "{text}");
         }
-        for text in ["None of the above", "x = 5 or y = 3 where n is an integer", "9 apples.", "\\text{all real numbers.}"] {
+        for text in
+            ["None of the above", "x = 5 or y = 3 where n is an integer", "9 apples.", "\\text{all real numbers.}"]
+        {
             assert!(!is_prose(text), "{text}");
         }
     }

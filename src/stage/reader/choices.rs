@@ -24,7 +24,8 @@ pub struct Whole<'r> {
 /// Joins the question found under `name` with the row's other fields. What stands in the question already is not repeated.
 pub fn whole<'r>(row: &'r Map<String, Value>, name: &str, question: String) -> Result<Whole<'r>, String> {
     let mut whole = Whole { question, choices: Vec::new(), used: Vec::new() };
-    let text = |found: fields::Found<'r>| Some((found.0, found.1.as_str()?.trim())).filter(|(_, text)| !text.is_empty());
+    let text =
+        |found: fields::Found<'r>| Some((found.0, found.1.as_str()?.trim())).filter(|(_, text)| !text.is_empty());
     if let Some((field, context)) = fields::find(row, Field::Context, None).and_then(text) {
         whole.used.push(field);
         if !whole.question.contains(context) {
@@ -66,7 +67,8 @@ fn lines(choices: &[Choice], value: &Value) -> String {
 
 /// True where the question names every choice by its label.
 fn shows(question: &str, choices: &[Choice]) -> bool {
-    let names = |choice: &Choice| [')', '.', ':'].iter().any(|sign| question.contains(&format!("{}{sign}", choice.label)));
+    let names =
+        |choice: &Choice| [')', '.', ':'].iter().any(|sign| question.contains(&format!("{}{sign}", choice.label)));
     choices.iter().all(|choice| names(choice) && question.contains(&choice.text))
 }
 
@@ -122,7 +124,9 @@ fn labelled_by_name(fields: &Map<String, Value>) -> Option<Vec<Choice>> {
         return None;
     }
     let there = fields.iter().filter(|(_, text)| !text.is_null());
-    there.map(|(name, text)| Some(Choice { label: name.clone(), text: scalar_text(text).ok()?.trim().to_string() })).collect()
+    there
+        .map(|(name, text)| Some(Choice { label: name.clone(), text: scalar_text(text).ok()?.trim().to_string() }))
+        .collect()
 }
 
 /// Texts that begin with the letters in order lose them; others get them.
@@ -195,7 +199,8 @@ mod tests {
         for nothing in [json!([]), json!(""), json!(null)] {
             assert_eq!(shown(nothing).as_deref(), Some(""));
         }
-        for other in [json!("21 or 22"), json!(4), json!({"text": "a", "why": "b"}), json!([["a", "b"]]), json!([null])] {
+        for other in [json!("21 or 22"), json!(4), json!({"text": "a", "why": "b"}), json!([["a", "b"]]), json!([null])]
+        {
             assert_eq!(shown(other), None);
         }
     }

@@ -76,7 +76,8 @@ fn without_marks(text: &str) -> String {
     let mut rest = text;
     while let Some(start) = rest.find("<<") {
         let inside = &rest[start + 2..];
-        let is_mark = |inside: &&str| inside.len() <= MARK_BYTES && inside.contains('=') && !inside.contains(['<', '\n']);
+        let is_mark =
+            |inside: &&str| inside.len() <= MARK_BYTES && inside.contains('=') && !inside.contains(['<', '\n']);
         match inside.split_once(">>").map(|(inside, _)| inside).filter(is_mark) {
             Some(mark) => {
                 out.push_str(&rest[..start]);
@@ -127,7 +128,8 @@ fn without_pleasantries(text: &str) -> String {
     loop {
         let ending = left.trim_end();
         let body = ending.trim_end_matches(['.', '!', '?', ')', ':']);
-        let start = [". ", "! ", "? ", "\n"].iter().filter_map(|end| Some(body.rfind(end)? + end.len())).max().unwrap_or(0);
+        let start =
+            [". ", "! ", "? ", "\n"].iter().filter_map(|end| Some(body.rfind(end)? + end.len())).max().unwrap_or(0);
         let sentence = ending[start..].trim_start_matches(['(', '*', ' ']).to_lowercase();
         let is_one = PLEASANTRIES.iter().any(|begin| sentence.starts_with(begin));
         if !is_one || sentence.contains(['\\', '$']) {

@@ -2,8 +2,8 @@
 
 use super::tests::{only, out_of_parquet, reason};
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, FixedSizeBinaryArray, LargeBinaryArray, ListArray, MapBuilder, NullArray, StringArray,
-    StringBuilder, StructArray,
+    Array, ArrayRef, BinaryArray, FixedSizeBinaryArray, LargeBinaryArray, ListArray, MapBuilder, NullArray,
+    StringArray, StringBuilder, StructArray,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field as ArrowField};
@@ -66,7 +66,12 @@ fn of_word_problems() {
     );
     let prose = "He has 6 apples and eats 2. Therefore, there are 6 - 2 = 4 apples left.";
     check(&format!(r#"{{"question":"Q","answer":"{prose}"}}"#), "Q", "4", Some(prose));
-    check(r#"{"question":"Q","answer":"work\n#### 3\nNote: checked."}"#, "Q", "3", Some("work\n#### 3\nNote: checked."));
+    check(
+        r#"{"question":"Q","answer":"work\n#### 3\nNote: checked."}"#,
+        "Q",
+        "3",
+        Some("work\n#### 3\nNote: checked."),
+    );
     check(
         r#"{"ID":"c","Body":"There are 3.","Question":"How many?","Equation":"( 3 + 1 )","Answer":"4.0","Type":"Addition"}"#,
         "There are 3.\n\nHow many?",
@@ -91,9 +96,10 @@ fn of_reasoning_traces() {
     check(r#"{"prompt":[{"role":"user","content":"Q"}],"solution":"7"}"#, "Q", "7", None);
     check(r#"{"prompt":[{"role":"user","content":"Q"}],"solution":7}"#, "Q", "7", None);
     check(r#"{"prompt":[{"role":"user","content":"Q"}],"solution":"$-\\frac{2}{3}$"}"#, "Q", "$-\\frac{2}{3}$", None);
+    check(r#"{"question":"Q","solution":"Monday","answer":"Monday"}"#, "Q", "Monday", None);
     let skywork = r#"{"prompt":[{"role":"user","content":"Q"}],"reward_model":{"style":"rule","ground_truth":"[\"\\\\frac{1}{2}\"]"}}"#;
     check(skywork, "Q", "\\frac{1}{2}", None);
-    for name in ["deepseek_reasoning", "cot", "model-response", "reasoning", "qwen_solution_2", "generations"] {
+    for name in ["deepseek_reasoning", "cot", "model-response", "reasoning", "qwen_solution_2", "reasoning_content"] {
         let line = format!(r#"{{"question":"Q","answer":"4","{name}":"We add and get 4."}}"#);
         check(&line, "Q", "4", Some("We add and get 4."));
     }
@@ -155,7 +161,12 @@ fn solutions_are_correct_against_their_own_reference() {
 #[test]
 fn the_next_spelling_where_one_says_nothing() {
     check(r#"{"question":"","problem":"Q","answer":"4"}"#, "Q", "4", None);
-    check(r#"{"question":"Q","answer":"4","solution":" ","response":"so \\boxed{4}"}"#, "Q", "4", Some("so \\boxed{4}"));
+    check(
+        r#"{"question":"Q","answer":"4","solution":" ","response":"so \\boxed{4}"}"#,
+        "Q",
+        "4",
+        Some("so \\boxed{4}"),
+    );
     check(r#"{"question":"Q","answer":"","final_answer":[],"ground_truth":"4"}"#, "Q", "4", None);
     check(r#"{"question":"Q","answer":"notfound","expected_answer":"4"}"#, "Q", "4", None);
     check(r#"{"question":"Q","answer":"See solution","solution":"so \\boxed{4}"}"#, "Q", "4", Some("so \\boxed{4}"));

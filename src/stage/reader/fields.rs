@@ -98,19 +98,26 @@ impl Field {
 
 /// The last word of names that expert texts go by where no spelling is there, best first: `r1_solution_1`,
 /// `generated_solution`, `deepseek_attempt`, `cot`.
-const SOLUTION_WORDS: [&str; 12] = [
+const SOLUTION_WORDS: [&str; 19] = [
     "solution",
     "solutions",
     "attempt",
     "response",
+    "responses",
     "generation",
     "generations",
     "completion",
+    "output",
     "explanation",
     "rationale",
+    "analysis",
+    "derivation",
     "reasoning",
     "cot",
+    "thought",
+    "thoughts",
     "thinking",
+    "trajectory",
 ];
 
 /// Words in names of texts that are no expert's.
@@ -119,7 +126,8 @@ const NO_EXPERT_WORDS: [&str; 8] = ["rejected", "wrong", "incorrect", "negative"
 /// How good a name is for an expert's solution, from 0; `None` for other names.
 fn solution_rank(name: &str) -> Option<usize> {
     let name = name.to_ascii_lowercase();
-    let words: Vec<&str> = name.split(['_', '-', ' ']).filter(|word| word.parse::<u32>().is_err()).collect();
+    let says_something = |word: &&str| word.parse::<u32>().is_err() && !matches!(*word, "text" | "content");
+    let words: Vec<&str> = name.split(['_', '-', ' ']).filter(says_something).collect();
     if words.iter().any(|word| NO_EXPERT_WORDS.contains(word)) {
         return None;
     }

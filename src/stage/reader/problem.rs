@@ -47,6 +47,11 @@ pub fn problem(input: &Input, row: &Map<String, Value>) -> Result<Problem, Strin
         },
     };
     let (answer, solution) = reference(given, solution, bare.as_deref(), mapping)?;
+    let is_answer = |text: &String| text.trim() == answer;
+    let (solution, bare) = match solution {
+        Some(text) if is_answer(&text) => (None, bare.or(Some(text))),
+        other => (other, bare),
+    };
     let source = match source {
         Some((_, Value::String(name))) if !name.trim().is_empty() => name.clone(),
         Some(_) => return Err(format!("`{}` does not name a source", mapping.source.as_deref().unwrap_or_default())),
@@ -80,11 +85,7 @@ struct Expert {
 }
 
 /// The first text that is a worked solution, and the first that is only an answer.
-fn expert<'r>(
-    row: &'r Map<String, Value>,
-    mapping: &Mapping,
-    used: &mut BTreeSet<&'r str>,
-) -> Result<Expert, String> {
+fn expert<'r>(row: &'r Map<String, Value>, mapping: &Mapping, used: &mut BTreeSet<&'r str>) -> Result<Expert, String> {
     let (mut bare, mut refused) = (None, None);
     for ((name, value), is_spelled) in fields::solutions(row, mapping.solution.as_deref()) {
         match values::solution_text(value) {
@@ -93,7 +94,7 @@ fn expert<'r>(
                 bare = bare.or(is_spelled.then_some(text));
             }
             // What only its name speaks for has to look like a text.
-            Ok(Some(text)) if is_spelled || text.trim().contains(char::is_whitespace) => {
+            Ok(Some(text)) if is_spelled || is_text(&text) => {
                 used.insert(name);
                 return Ok(Expert { solution: Some(text), bare });
             }
@@ -105,6 +106,12 @@ fn expert<'r>(
         Some(reason) if bare.is_none() => Err(reason),
         _ => Ok(Expert { solution: None, bare }),
     }
+}
+
+/// True for words with spaces between them that are no JSON.
+fn is_text(text: &str) -> bool {
+    let text = text.trim();
+    text.contains(char::is_whitespace) && serde_json::from_str::<Value>(text).is_err()
 }
 
 /// The reference answer, and the expert's solution where the answer's field held it.
@@ -161,7 +168,9 @@ pub fn gold(text: &str) -> String {
 fn missing(mapping: &Mapping, has_solution: bool) -> String {
     let wanted = Field::Answer.wanted(mapping.answer.as_deref());
     match has_solution {
-        true => format!("no gold answer: no {wanted}, and the solution has no `\\boxed{{}}`, no `####` and announces none"),
+        true => {
+            format!("no gold answer: no {wanted}, and the solution has no `\\boxed{{}}`, no `####` and announces none")
+        }
         false => format!("no gold answer: no {wanted}, and no solution to take it from"),
     }
 }
