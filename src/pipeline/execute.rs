@@ -65,8 +65,10 @@ pub struct Outcome {
     pub address: Option<Address>,
     pub rows: u64,
     /// What is counted beside the main table, by name; nothing while only a share of the parts is there.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub counts: BTreeMap<String, u64>,
     /// Rows of the input that became none of the main table.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub left_out: Option<LeftOut>,
     pub parts: usize,
     pub computed_parts: usize,

@@ -83,7 +83,7 @@ const VALUES: &[(&str, &str, &str)] = &[
 
 /// Kind, parameter and every word it may be: a word is part of recipes, so none may be renamed.
 const WORDS: &[(&str, &str, &str)] = &[
-    ("ingest", "clean", "calculator_marks asymptote pleasantries signatures notes boxed_answer"),
+    ("ingest", "clean", "calculator_marks asymptote pleasantries signatures notes repeated_answer boxed_answer"),
     ("judge", "judge", "math exact numeric choice json"),
     ("rewrite", "choice", "first random"),
     ("rollout", "prompt_kind", "plain guided"),

@@ -18,6 +18,8 @@ pub enum Rule {
     Signatures,
     /// Remarks behind the answer go: `(Note: ...)`, lines that begin with `Note:` or `Remark:`.
     Notes,
+    /// Lines at the end that say the answer again go: `The answer is: 12` behind a box or behind `#### 12`.
+    RepeatedAnswer,
     /// An answer that is announced at the end is boxed: the lines `#### 12` and `The answer is: 12` become
     /// `The final answer is $\boxed{12}$.` Only where there is no box yet and the answer is the row's reference.
     BoxedAnswer,
@@ -31,6 +33,7 @@ impl Rule {
             Rule::Pleasantries => "pleasantries",
             Rule::Signatures => "signatures",
             Rule::Notes => "notes",
+            Rule::RepeatedAnswer => "repeated_answer",
             Rule::BoxedAnswer => "boxed_answer",
         }
     }
@@ -43,6 +46,7 @@ impl Rule {
             Rule::Pleasantries => without_pleasantries(text),
             Rule::Signatures => without_signatures(text),
             Rule::Notes => without_notes(text),
+            Rule::RepeatedAnswer => without_repeats(text),
             Rule::BoxedAnswer => with_box(text, answer),
         }
     }
@@ -176,6 +180,19 @@ fn without_notes(text: &str) -> String {
     left.into_iter().find(states_the_same).unwrap_or(text).to_string()
 }
 
+fn without_repeats(text: &str) -> String {
+    let mut left = text;
+    while let Some((before, line)) = left.trim_end().rsplit_once('\n') {
+        let before = before.trim_end();
+        let says_it = |answer: String| judged_correct(&answer, line);
+        if boxed_count(line) > 0 || !is_announcement(line) || !stated_answer(before).is_some_and(says_it) {
+            break;
+        }
+        left = before;
+    }
+    left.to_string()
+}
+
 fn with_box(text: &str, answer: &str) -> String {
     let is_reference = |stated: String| judged_correct(answer, &stated);
     if boxed_count(text) > 0 || !stated_answer(text).is_some_and(is_reference) {
@@ -284,6 +301,15 @@ mod tests {
         check("#### 5\nNote: checked", Some("#### 5"));
         check("Note: x > 0.\nSo \\boxed{5}.", None);
         check("We try 4.\nNote: 4 fails.\nSo \\boxed{5}.", None);
+    }
+
+    #[test]
+    fn repeated_answers_go() {
+        let check = |text, expected| check(Rule::RepeatedAnswer, text, "5", expected);
+        check("So $x = \\boxed{5}$.\nThe answer is: 5", Some("So $x = \\boxed{5}$."));
+        check("We add.\n#### 5\nThe answer is: 5\n", Some("We add.\n#### 5"));
+        check("We add.\n#### 5\nThe answer is: 6", None);
+        check("We add.\nThe answer is: 5", None);
     }
 
     #[test]
