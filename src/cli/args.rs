@@ -192,6 +192,7 @@ pub struct Stage {
 #[command(after_help = "Examples:
   mindgap show pipelines/demo.toml rewrites --where source=guided --limit 3
   mindgap show pipelines/demo.toml verdicts --where verdict!=correct --columns problem_id,extracted,method
+  mindgap show pipelines/demo.toml problems --table rejects     rows of the files that became no problem, and why
   mindgap show pipelines/demo.toml --row 1f0c    one problem through all tables, by the start of its id
   mindgap show stray.parquet                     what a file says of itself, and its rows")]
 pub struct Show {
@@ -199,6 +200,9 @@ pub struct Show {
     pub pipeline: Pipeline,
     /// The stage; none where a Parquet file is named instead of a pipeline.
     pub stage: Option<String>,
+    /// Another table of the stage than its main one: rejects of ingest, untargeted of rewrite, gap_warnings of gap.
+    #[arg(long, requires = "stage", conflicts_with = "row")]
+    pub table: Option<String>,
     /// Start of a problem id: print its whole lineage.
     #[arg(long)]
     pub row: Option<String>,

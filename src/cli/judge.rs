@@ -2,6 +2,7 @@
 //! what has arrived is judged before more is waited for, so it may stand in a pipe.
 
 use super::{args, policies, render};
+use crate::stage::ingest;
 use crate::stage::judge::{JudgeKind, rel_tol};
 use mindgap_base::error::{Error, Result};
 use mindgap_math::Judge;
@@ -25,7 +26,8 @@ type Line = (usize, Vec<u8>);
 struct Pair {
     #[serde(default)]
     id: Value,
-    gold: String,
+    /// Text, a number, a list, or a whole solution.
+    gold: Value,
     response: String,
 }
 
@@ -35,7 +37,7 @@ pub fn judge(args: args::Judge) -> Result<()> {
     }
     let judge = args.judge.with(args.rel_tol.unwrap_or_else(rel_tol), args.abs_tol.unwrap_or(0.0))?;
     if let (Some(gold), Some(response)) = (args.gold, args.answer) {
-        return render::json(&verdict(&judge, &Pair { id: Value::Null, gold, response }));
+        return render::json(&verdict(&judge, &Pair { id: Value::Null, gold: Value::from(gold), response })?);
     }
     let file = args.file.expect("clap requires a file or a pair");
     let source: Box<dyn Read> =
@@ -47,7 +49,8 @@ pub fn judge(args: args::Judge) -> Result<()> {
             let line = std::str::from_utf8(line)
                 .map_err(|_| Error::input("not UTF-8").at(format!("{}:{}", file.display(), number + 1)))?;
             let pair = policies::parse_line(&file, *number, line)?;
-            Ok(verdict(&judge, &pair).to_string())
+            let judged = verdict(&judge, &pair);
+            Ok(judged.map_err(|e| e.at(format!("{}:{}", file.display(), number + 1)))?.to_string())
         };
         let answers: Vec<Result<String>> = lines.par_iter().map(answer).collect();
         // the verdicts in front of a bad line still come out
@@ -60,10 +63,20 @@ pub fn judge(args: args::Judge) -> Result<()> {
     Ok(())
 }
 
-fn verdict(judge: &Judge, pair: &Pair) -> Value {
-    let judgement = judge.judge(&pair.gold, &pair.response);
-    json!({"id": pair.id, "verdict": judgement.verdict.as_str(), "extracted": judgement.extracted,
-        "method": judgement.method, "judge_version": judge.name()})
+fn verdict(judge: &Judge, pair: &Pair) -> Result<Value> {
+    let judgement = judge.judge(&gold(judge, &pair.gold)?, &pair.response);
+    Ok(json!({"id": pair.id, "verdict": judgement.verdict.as_str(), "extracted": judgement.extracted,
+        "method": judgement.method, "judge_version": judge.name()}))
+}
+
+/// The reference in a line's `gold`, as ingest reads an answer; texts and JSON values that are compared as such stay as they are.
+fn gold(judge: &Judge, gold: &Value) -> Result<String> {
+    match (judge, gold) {
+        (Judge::Exact | Judge::Json, Value::String(text)) => Ok(text.clone()),
+        (Judge::Json, value) => Ok(value.to_string()),
+        (Judge::Exact, value) => ingest::answer(value).map_err(Error::input),
+        (_, value) => ingest::gold(value).map_err(Error::input),
+    }
 }
 
 /// The lines that have arrived, at least one, with their numbers from 0 and without empty ones; none at the end.

@@ -143,8 +143,9 @@ fn read_lines<T: DeserializeOwned>(file: &Path) -> Result<Vec<T>> {
     lines.map(|(number, line)| parse_line(file, number, line)).collect()
 }
 
-/// One line of a file; `number` counts from 0.
+/// One line of a file; `number` counts from 0. A byte order mark in front of the first is passed over.
 pub fn parse_line<T: DeserializeOwned>(file: &Path, number: usize, line: &str) -> Result<T> {
+    let line = if number == 0 { line.trim_start_matches('\u{feff}') } else { line };
     serde_json::from_str(line)
         .map_err(|e| Error::input(format!("bad JSON line: {e}")).at(format!("{}:{}", file.display(), number + 1)))
 }

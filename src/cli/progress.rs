@@ -114,7 +114,15 @@ impl Progress {
                     0 => "cached".to_string(),
                     n => format!("computed {n} of {} parts in {:.1} s", outcome.parts, outcome.seconds),
                 };
-                note(&format!("{}: {} rows, {how}", outcome.name, outcome.rows));
+                let counts: Vec<String> =
+                    outcome.counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+                let counts = if counts.is_empty() { String::new() } else { format!(" ({})", counts.join(", ")) };
+                note(&format!("{}: {} rows{counts}, {how}", outcome.name, outcome.rows));
+                if let Some(left_out) = &outcome.left_out {
+                    let (rows, table) = (left_out.rows, left_out.table);
+                    note(&format!("  {rows} more are in `{table}`: {}", left_out.why()));
+                    note(&format!("  mindgap show PIPELINE {} --table {table} shows them", outcome.name));
+                }
             }
             Event::Repairing { address } => {
                 note(&format!("object {} is damaged; dropped, to be made again", address.short()))

@@ -38,7 +38,9 @@ pub fn show(store: &Path, args: args::Show) -> Result<()> {
     }
     let stage = args.stage.as_deref().expect("checked above");
     let made = Made::new(&store, &pipeline, &[stage.to_string()])?;
-    let seen = rows_of_stage(&made, stage, &query(&args), &mut |number, row| print(&args, number, &row))?;
+    let seen = rows_of_stage(&made, stage, args.table.as_deref(), &query(&args), &mut |number, row| {
+        print(&args, number, &row)
+    })?;
     render::notes(&made.notes([stage]));
     close(&args, &seen);
     Ok(())

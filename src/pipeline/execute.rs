@@ -16,7 +16,7 @@ use mindgap_base::fingerprint::Fingerprint;
 use mindgap_lm::model::tensors::Put;
 use mindgap_store::fs::{self, Gate};
 use mindgap_store::parquet::{Encoded, Footer};
-use mindgap_store::{Lease, Oplog, PartRecord, PartRef, Pointer, Store};
+use mindgap_store::{Lease, LeftOut, Oplog, PartRecord, PartRef, Pointer, Store};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,6 +65,12 @@ pub struct Outcome {
     /// Absent while only a share of the parts is there.
     pub address: Option<Address>,
     pub rows: u64,
+    /// What is counted beside the main table, by name; nothing while only a share of the parts is there.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub counts: BTreeMap<String, u64>,
+    /// Rows of the input that became none of the main table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<LeftOut>,
     pub parts: usize,
     pub computed_parts: usize,
     pub seconds: f64,
@@ -158,6 +164,8 @@ fn partial(spec: &StageSpec, bound: &Bound, computed_parts: usize, started: Inst
         fingerprint: bound.fingerprint(),
         address: None,
         rows,
+        counts: BTreeMap::new(),
+        left_out: None,
         parts: bound.parts.len(),
         computed_parts,
         seconds: started.elapsed().as_secs_f64(),
@@ -167,6 +175,15 @@ fn partial(spec: &StageSpec, bound: &Bound, computed_parts: usize, started: Inst
 /// Parameters of the policy a part runs; 0 where it runs none.
 fn part_parameters(bound: &Bound, part: &Part) -> Result<u64> {
     Ok(bound.stage.cost(&[part], part.rows, &[])?.map_or(0, |cost| cost.parameters))
+}
+
+/// Error where a stage made nothing of any row of its input: what follows it would run over nothing, or fail without the cause.
+fn check_any_left(outcome: &Outcome) -> Result<()> {
+    let Some(left_out) = outcome.left_out.as_ref().filter(|_| outcome.rows == 0) else { return Ok(()) };
+    let (count, table, name) = (left_out.rows, left_out.table, &outcome.name);
+    let whole = if count == 1 { "the only row is".to_string() } else { format!("all {count} rows are") };
+    Err(Error::input(format!("{whole} in `{table}`: {}", left_out.why()))
+        .hint(format!("mindgap show PIPELINE {name} --table {table} shows them")))
 }
 
 /// What a part has made so far, in the store. From the first object on the gate is passed, so that no collection takes what no
@@ -229,6 +246,7 @@ impl<'a> Runner<'a, '_> {
             let share = self.options.share.filter(|_| targets.contains(&spec.name));
             let outcome = self.stage(spec, names, share).map_err(|e| self.session.locate(e, spec))?;
             (self.options.observer)(Event::StageDone { outcome: &outcome });
+            check_any_left(&outcome).map_err(|e| self.session.locate(e, spec))?;
             self.outcomes.push(outcome);
         }
         Ok(())
@@ -475,6 +493,8 @@ impl<'a> Runner<'a, '_> {
             fingerprint,
             address: Some(manifest.content()),
             rows: manifest.rows(),
+            counts: manifest.main_table.as_deref().map(|table| manifest.counts(table)).unwrap_or_default(),
+            left_out: manifest.left_out(),
             parts: manifest.parts.len(),
             computed_parts,
             seconds: started.elapsed().as_secs_f64(),

@@ -1,7 +1,7 @@
 //! sources: files -> problems and rejects.  Hands the files to `ingest`, cuts the problems it shows into parts.
 
 use super::buckets::{at_least_one, starts_range};
-use super::reader::{self, Format, Ingest, Input, Mapping};
+use super::reader::{self, Format, Ingest, Input, Mapping, Rule};
 use super::spec::SourceFile;
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Tick};
 use mindgap_base::error::{Error, Result};
@@ -9,8 +9,13 @@ use mindgap_base::fingerprint::Recipe;
 use mindgap_store::table::Row;
 use mindgap_store::table::problems::{Problem, Reject};
 use mindgap_store::{PartRecord, Span, Store};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+pub use super::reader::{answer, gold};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,6 +24,9 @@ pub struct Params {
     pub files: Vec<File>,
     #[serde(default)]
     pub fields: Mapping,
+    /// What is done to the experts' solutions; nothing by default. What a rule changed is told in `meta`.
+    #[serde(default)]
+    pub clean: BTreeSet<Rule>,
     /// At most this many problems of each source, the first by id; 0 takes all.
     #[serde(default)]
     pub limit: u32,
@@ -28,24 +36,54 @@ pub struct Params {
 }
 
 /// A file, alone or with a name for its problems' `source`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum File {
     Path(String),
-    Named { path: String, source: String },
+    Named(Named),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Named {
+    path: String,
+    source: String,
+}
+
+/// By hand, so that an error names the key that is wrong.
+impl<'de> Deserialize<'de> for File {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<File, D::Error> {
+        struct FileVisitor;
+        impl<'de> Visitor<'de> for FileVisitor {
+            type Value = File;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a path, or a table with `path` and `source`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<File, E> {
+                Ok(File::Path(path.to_string()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<File, A::Error> {
+                Named::deserialize(MapAccessDeserializer::new(map)).map(File::Named)
+            }
+        }
+        deserializer.deserialize_any(FileVisitor)
+    }
 }
 
 impl File {
     fn path(&self) -> &str {
         match self {
-            File::Path(path) | File::Named { path, .. } => path,
+            File::Path(path) | File::Named(Named { path, .. }) => path,
         }
     }
 
     /// The name given, or the file's name up to its first dot.
     fn source(&self) -> String {
         match self {
-            File::Named { source, .. } => source.clone(),
+            File::Named(named) => named.source.clone(),
             File::Path(path) => {
                 let name = path.rsplit('/').next().unwrap_or(path);
                 name.split('.').next().unwrap_or(name).to_string()
@@ -98,12 +136,16 @@ impl Stage for SourcesStage {
             .zip(&self.files)
             .map(|(file, found)| format!("{} {}", file.source(), found.address))
             .collect();
-        Recipe::new("ingest", reader::VERSION)
+        let recipe = Recipe::new("ingest", reader::VERSION)
             .with("schema", (Problem::VERSION, Reject::VERSION))
             .with("files", files)
             .with("fields", &p.fields)
             .with("limit", p.limit)
-            .with("part_problems", p.part_problems)
+            .with("part_problems", p.part_problems);
+        match p.clean.is_empty() {
+            true => recipe,
+            false => recipe.with("clean", &p.clean),
+        }
     }
 
     fn main_table(&self) -> Option<&'static str> {
@@ -121,8 +163,9 @@ impl Stage for SourcesStage {
         for (index, (file, found)) in self.params.files.iter().zip(&self.files).enumerate() {
             let source = file.source();
             found.with(|content| {
-                let (format, mapping) = (file.format(), &self.params.fields);
-                let input = Input { file: file.path(), source: &source, content, format, mapping };
+                let Params { fields: mapping, clean, .. } = &self.params;
+                let input =
+                    Input { file: file.path(), source: &source, content, format: file.format(), mapping, clean };
                 ingest.read(index, &input, &mut || {
                     rows_read += 1;
                     self.tell(context, rows_read, 0)

@@ -5,8 +5,15 @@
 //! with its line and reason; a file in which a named field exists nowhere, or in which no row has a question, is an error:
 //! every row would be rejected for the same reason.
 
+mod answers;
+mod choices;
+mod clean;
 mod fields;
+mod problem;
 mod rows;
+mod values;
+
+pub use clean::Rule;
 
 use fields::Field;
 use mindgap_base::error::{Error, Result};
@@ -15,15 +22,14 @@ use mindgap_store::table::problems::{Problem, Reject};
 use mindgap_store::{Sorter, Store};
 use rows::{Row, Visit};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// Bumped whenever the same bytes would give other rows.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
-/// How a source file is laid out. Gzip around either is recognised by its magic bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// What the name of a source file says of its layout. A Parquet file is recognised under any name, and so is gzip around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// One JSON object per line.
     Jsonl,
@@ -35,12 +41,15 @@ pub enum Format {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mapping {
-    /// The problem as shown to the policy: text, or chat messages with one user turn.
+    /// The problem as shown to the policy: text, or chat messages with one user turn. Where it is guessed, the row's context
+    /// and choices become part of it; a field that is named is taken as it is.
     pub question: Option<String>,
-    /// The expert's worked solution: text, a list of which the first is taken, or chat messages.
+    /// The expert's worked solution: text, a list of which the first is taken, or chat messages. A text that is an answer and
+    /// no work is no solution.
     pub solution: Option<String>,
     /// The gold final answer: text, a number, or a list that is joined with commas. Text that holds a whole solution
-    /// (one that ends in `#### 18`, or with a `\boxed{}`) counts as solution and answer.
+    /// (one that boxes an answer, announces it as in `#### 18`, or is prose) counts as solution and answer. Text that says
+    /// there is no answer (`proof`, `N/A`) is none.
     pub answer: Option<String>,
     /// The source's own id, kept in `meta`.
     pub id: Option<String>,
@@ -59,6 +68,8 @@ pub struct Input<'a> {
     pub content: &'a File,
     pub format: Format,
     pub mapping: &'a Mapping,
+    /// What is done to the experts' solutions.
+    pub clean: &'a BTreeSet<Rule>,
 }
 
 /// Rows on their way from the inputs to the two tables: each ends up in one of them.
@@ -104,7 +115,7 @@ impl<'a> Ingest<'a> {
                 Row::Object(object) => {
                     object_count += 1;
                     fields::collect_names(object, &mut columns);
-                    problem(input, object)
+                    problem::problem(input, object)
                 }
                 Row::Refused(reason) => Err(reason.clone()),
             };
@@ -188,75 +199,6 @@ impl Rejects {
     }
 }
 
-/// One row to one problem, or the reason why not.
-fn problem(input: &Input, row: &Map<String, Value>) -> Result<Problem, String> {
-    let mapping = input.mapping;
-    let mut used = BTreeSet::new();
-    let mut find = |field: Field, named: &Option<String>| {
-        let (path, value) = fields::find(row, field, named.as_deref())?;
-        used.insert(path.split('.').next().unwrap_or(path).to_string());
-        used.insert(path.to_string());
-        Some(value)
-    };
-    let question_value = find(Field::Question, &mapping.question);
-    let solution_value = find(Field::Solution, &mapping.solution);
-    let answer_value = find(Field::Answer, &mapping.answer);
-    let id = find(Field::Id, &mapping.id).cloned();
-    let source = mapping.source.as_ref().and_then(|name| find(Field::Source, &Some(name.clone())));
-
-    let question = match question_value {
-        None => return Err(format!("no {}", Field::Question.wanted(mapping.question.as_deref()))),
-        Some(value) => fields::question_text(value)?,
-    };
-    if question.trim().is_empty() {
-        return Err("empty question".to_string());
-    }
-    let mut solution = solution_value.map(fields::solution_text).transpose()?.flatten();
-    let given = answer_value.map(fields::answer_text).transpose()?.flatten();
-    let answer = match given {
-        Some(text) => match final_answer(&text) {
-            // The field held a worked solution, of which the final answer is a part.
-            Some(answer) => {
-                let answer = answer.to_string();
-                if solution.is_none() && text.trim() != format!("\\boxed{{{answer}}}") {
-                    solution = Some(text);
-                }
-                answer
-            }
-            None => text,
-        },
-        None => solution.as_deref().and_then(final_answer).unwrap_or_default().to_string(),
-    };
-    let answer = answer.trim().to_string();
-    match answer.to_ascii_lowercase().trim_start_matches(['+', '-']) {
-        "" => return Err(no_answer(mapping, solution.is_some())),
-        "nan" => return Err("the answer is not a number (`NaN`)".to_string()),
-        "none" | "null" => return Err(format!("no gold answer: it says `{answer}`")),
-        _ => {}
-    }
-    let source = match source {
-        Some(Value::String(name)) if !name.trim().is_empty() => name.clone(),
-        Some(_) => return Err(format!("`{}` does not name a source", mapping.source.as_deref().unwrap_or_default())),
-        None => input.source.to_string(),
-    };
-    let meta = fields::meta(row, id, &used, &question);
-    Ok(Problem { problem_id: Problem::id(&question, &answer), source, question, solution, answer, meta })
-}
-
-/// The final answer inside a worked solution: after the last `####` that starts a line, else in the last box.
-fn final_answer(text: &str) -> Option<&str> {
-    let marked = text.trim_end().lines().next_back().and_then(|line| line.trim().strip_prefix("####"));
-    marked.map(str::trim).or_else(|| mindgap_math::last_boxed(text).map(str::trim))
-}
-
-fn no_answer(mapping: &Mapping, has_solution: bool) -> String {
-    let wanted = Field::Answer.wanted(mapping.answer.as_deref());
-    match has_solution {
-        true => format!("no gold answer: no {wanted}, and no `\\boxed{{}}` or `####` in the solution"),
-        false => format!("no gold answer: no {wanted}, and no solution to take it from"),
-    }
-}
-
 /// A file of which nothing at all could be read.
 fn check_whole(input: &Input, line_count: u64, object_count: u64, first_reason: Option<String>) -> Result<()> {
     if line_count == 0 {
@@ -266,7 +208,7 @@ fn check_whole(input: &Input, line_count: u64, object_count: u64, first_reason: 
         let reason = first_reason.unwrap_or_default();
         return Err(Error::input(format!("no line is a JSON object: {reason}"))
             .at(input.file)
-            .hint("`jsonl` is one object per line; for Parquet say `format = \"parquet\"`"));
+            .hint("a file of problems has one JSON object per line, or is a Parquet file"));
     }
     Ok(())
 }
@@ -296,5 +238,17 @@ fn check_columns(input: &Input, columns: &BTreeSet<String>, kept_any: bool) -> R
     Err(Error::input(format!("no field looks like the {what}")).at(input.file).hint(hint))
 }
 
+/// The text of a value that stands for an answer: text, a number, or a list; empty where it is blank. Or why it is none.
+pub fn answer(value: &Value) -> Result<String, String> {
+    Ok(values::answer_text(value)?.unwrap_or_default())
+}
+
+/// The same, and of a whole solution the answer it states: what ingest makes the reference.
+pub fn gold(value: &Value) -> Result<String, String> {
+    Ok(problem::gold(&answer(value)?))
+}
+
+#[cfg(test)]
+mod data_sets;
 #[cfg(test)]
 mod tests;

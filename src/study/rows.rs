@@ -28,11 +28,18 @@ pub struct Seen {
 /// Takes a row, and its number in the table.
 pub type Take<'a> = &'a mut dyn FnMut(u64, JsonRow) -> Result<()>;
 
-/// Passes rows of a stage's main table on, up to the limit. Parts behind it are not read, but for the columns that conditions
-/// compare: the rows that fit are counted to the end.
-pub fn rows_of_stage(made: &Made, stage: &str, query: &Query, take: Take) -> Result<Seen> {
+/// Passes rows of a stage's table on, its main one unless another is named, up to the limit. Parts behind it are not read, but
+/// for the columns that conditions compare: the rows that fit are counted to the end.
+///
+/// Errors: a table that the stage did not make.
+pub fn rows_of_stage(made: &Made, stage: &str, table: Option<&str>, query: &Query, take: Take) -> Result<Seen> {
     let manifest = made.finished(stage)?;
-    let table = manifest.main_table.as_deref().unwrap_or(TrainStep::TABLE);
+    let names = manifest.table_names();
+    if let Some(table) = table.filter(|table| !names.contains(table)) {
+        let hint = did_you_mean(table, names.iter().copied());
+        return Err(Error::usage(format!("stage `{stage}` has no table `{table}`")).hint(hint));
+    }
+    let table = table.or(manifest.main_table.as_deref()).unwrap_or(TrainStep::TABLE);
     let known = declared().into_iter().find(|known| known.name == table).map(|known| known.columns);
     let known: Vec<&str> = known.iter().flatten().map(|column| column.name).collect();
     let mut scan = Scan::new(table, &known, query, take)?;

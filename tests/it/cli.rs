@@ -33,6 +33,33 @@ fn judge_answers_line_by_line_in_order() {
     assert_eq!(out.lines().count(), 100);
 }
 
+/// Goal: a reference is read as ingest reads an answer: a number, a list, a whole solution, behind a byte order mark.
+#[test]
+fn judge_takes_what_ingest_takes() {
+    let lines = concat!(
+        "\u{feff}",
+        r#"{"gold": 5, "response": "\\boxed{5}"}"#,
+        "\n",
+        r#"{"gold": 27.0, "response": "\\boxed{27}"}"#,
+        "\n",
+        r#"{"gold": ["1", "2"], "response": "\\boxed{1} and \\boxed{2}"}"#,
+        "\n",
+        r#"{"gold": "['1', '2']", "response": "\\boxed{1, 2}"}"#,
+        "\n",
+        r#"{"gold": "We add.\n#### 5\nDone.", "response": "\\boxed{5}"}"#,
+        "\n",
+        r#"{"gold": "So $x=\\boxed{2}$ or $x=\\boxed{3}$.", "response": "\\boxed{2,3}"}"#,
+    );
+    for line in with_stdin(&["judge", "-"], lines).lines() {
+        assert_eq!(json(line)["verdict"], "correct", "{line}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.jsonl");
+    std::fs::write(&file, r#"{"gold": {"a": 1}, "response": "1"}"#).unwrap();
+    let error = fails(folder.path(), &["judge", file.to_str().unwrap()], 3);
+    assert!(error.contains("the answer is an object") && error.contains("rows.jsonl:1"), "{error}");
+}
+
 #[test]
 fn judge_takes_one_pair() {
     let store = tempfile::tempdir().unwrap();

@@ -38,6 +38,7 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("ingest", "fields.answer", r#"["gold"]"#),
     ("ingest", "fields.id", r#"["key"]"#),
     ("ingest", "fields.source", r#"["origin"]"#),
+    ("ingest", "clean", r#"[["calculator_marks"], ["notes"]]"#),
     ("ingest", "files.path", r#"["../data/world/test-long.parquet"]"#),
     ("documents", "files", r#"["../data/world/test-long.parquet"]"#),
     ("documents", "policy", r#"["other"]"#),
@@ -82,6 +83,7 @@ const VALUES: &[(&str, &str, &str)] = &[
 
 /// Kind, parameter and every word it may be: a word is part of recipes, so none may be renamed.
 const WORDS: &[(&str, &str, &str)] = &[
+    ("ingest", "clean", "calculator_marks asymptote pleasantries signatures notes repeated_answer boxed_answer"),
     ("judge", "judge", "math exact numeric choice json"),
     ("rewrite", "choice", "first random"),
     ("rollout", "prompt_kind", "plain guided"),
@@ -98,7 +100,7 @@ const WORDS: &[(&str, &str, &str)] = &[
 /// under "Recomputes" in CHANGELOG.md. The stages are those whose recipes name no sampled or trained content, which is the
 /// same on one instruction set only.
 const PINNED: &[(&str, &str, &str)] = &[
-    ("ingest", "problems", "73736b7c907c"),
+    ("ingest", "problems", "ff3c5b95f4c7"),
     ("documents", "documents", "0672b0300d83"),
     ("rollout", "rollouts", "c0db947ab35e"),
     ("judge", "verdicts", "8fb739da9df3"),

@@ -130,3 +130,43 @@ fn a_parquet_file_says_where_it_came_from() {
     let error = fails(&store, &["show", folder.path().join("bad.parquet").to_str().unwrap()], 3);
     assert!(error.contains("not a readable Parquet file") && error.contains("bad.parquet"), "{error}");
 }
+
+/// Goal: what became no problem is counted by the run and shown by name; and where nothing became one, the run fails with the
+/// cause and the rows are there all the same.
+#[test]
+fn refused_rows_are_counted_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let good = r#"{"question":"Q","answer":"1+1=<<1+1=2>>2\n#### 2"}"#;
+    let bad = "{\"question\":\"P\",\"answer\":\"proof\"}\n{\"question\":\"R\",\"answer\":\"proof\"}";
+    let file = pipeline(
+        folder.path(),
+        "p.toml",
+        "[stages.problems]\nkind = \"ingest\"\nfiles = [\"rows.jsonl\"]\nclean = [\"calculator_marks\", \"notes\"]\n",
+    );
+    let file = file.display().to_string();
+    let write = |text: &str| std::fs::write(folder.path().join("rows.jsonl"), text).unwrap();
+
+    write(&format!("{bad}\n{good}\n{good}\n"));
+    let output = run(&store, &["run", &file, "--json"]);
+    let stage = &json(std::str::from_utf8(&output.stdout).unwrap().trim())["stages"][0];
+    assert_eq!((&stage["rows"], &stage["left_out"]["rows"]), (&1.into(), &3.into()));
+    assert_eq!(stage["left_out"]["reasons"]["no gold answer: it says `proof`"], 2);
+    assert_eq!(stage["counts"], json(r#"{"calculator_marks":1,"with_solution":1}"#));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("problems: 1 rows (calculator_marks 1, with_solution 1), computed 1 of 1 parts"), "{said}");
+    let counted = "3 more are in `rejects`: no gold answer: it says `proof` (2), duplicate of line N (1)";
+    assert!(said.contains(counted), "{said}");
+    let rejects = ok(&store, &["show", &file, "problems", "--table", "rejects", "--json"]);
+    assert_eq!(rejects.lines().map(|line| json(line)["line"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 4]);
+    let error = fails(&store, &["show", &file, "problems", "--table", "reject"], 2);
+    assert!(error.contains("has no table `reject`") && error.contains("did you mean `rejects`?"), "{error}");
+
+    write(bad);
+    for _ in 0..2 {
+        let error = fails(&store, &["run", &file], 3);
+        assert!(error.contains("all 2 rows are in `rejects`: no gold answer: it says `proof` (2)"), "{error}");
+        assert!(error.contains("stage `problems`") && error.contains("--table rejects"), "{error}");
+    }
+    assert_eq!(ok(&store, &["show", &file, "problems", "--table", "rejects", "--json"]).lines().count(), 2);
+}

@@ -121,7 +121,7 @@ fn answer_of(response: &str, join: bool) -> Result<(String, &'static str), Judge
 }
 
 /// The text of a reference: bare, in dollars, or a solution with a box.
-fn reference(gold: &str, join: bool) -> String {
+pub(crate) fn reference(gold: &str, join: bool) -> String {
     if extract::boxes(gold).is_empty() {
         let gold = gold.trim();
         return gold.to_string();

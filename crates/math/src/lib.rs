@@ -7,6 +7,7 @@
 // people ask here
 mod judge;
 mod options;
+mod stated;
 // where thoughts end
 pub mod thoughts;
 // text -> tree
@@ -22,6 +23,7 @@ use read::{extract, lex, parse, print};
 
 pub use judge::{Judge, Judgement, Verdict};
 pub use options::Options;
+pub use stated::{concluded_answer, is_bare_answer, stated_answer};
 
 /// Bumped whenever a verdict can change; part of every verdict's fingerprint.
 pub const JUDGE_VERSION: u32 = 4;

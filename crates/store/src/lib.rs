@@ -24,7 +24,7 @@ pub use gc::{Garbage, Rules};
 pub use handle::{Parts, Table};
 pub use journal::{Journal, Snapshot};
 pub use lease::Lease;
-pub use manifest::{Input, Manifest, Origin, PartRecord, PartRef, Pointer, Span};
+pub use manifest::{Input, LeftOut, Manifest, Origin, PartRecord, PartRef, Pointer, Span};
 pub use object::ObjectWriter;
 pub use oplog::Oplog;
 pub use sort::{Sorted, Sorter};

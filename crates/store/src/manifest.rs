@@ -1,5 +1,6 @@
 //! What a stage produced: the parts of its tables and its files, by address.
 
+use super::table::LEFT_OUT;
 use super::{Store, check_name, fs};
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
@@ -93,6 +94,26 @@ impl Manifest {
         self.main_table.as_deref().map_or(0, |table| self.table(table).iter().map(|part| part.rows).sum())
     }
 
+    /// [`Row::counts`](crate::table::Row::counts) of a table. Empty where a part with rows has none: it is of an earlier build.
+    pub fn counts(&self, table: &str) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for part in self.table(table).into_iter().filter(|part| part.rows > 0) {
+            if part.counts.is_empty() {
+                return BTreeMap::new();
+            }
+            part.counts.into_iter().for_each(|(name, count)| *counts.entry(name).or_default() += count);
+        }
+        counts
+    }
+
+    /// What became no row of the main table.
+    pub fn left_out(&self) -> Option<LeftOut> {
+        LEFT_OUT.into_iter().find_map(|table| {
+            let rows = self.table(table).iter().map(|part| part.rows).sum();
+            (rows > 0).then(|| LeftOut { table, rows, reasons: self.counts(table) })
+        })
+    }
+
     /// The address of what was made, apart from how: equal rows and files give equal addresses.
     pub fn content(&self) -> Address {
         let tables: BTreeMap<&str, Vec<Address>> = self
@@ -104,6 +125,31 @@ impl Manifest {
         Address::of(&bytes)
     }
 }
+
+/// Rows of a stage's input that it made nothing of.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LeftOut {
+    /// The table that has them, and says why.
+    pub table: &'static str,
+    pub rows: u64,
+    /// How many for which reason.
+    pub reasons: BTreeMap<String, u64>,
+}
+
+impl LeftOut {
+    /// The commonest reasons with their counts, as people read them.
+    pub fn why(&self) -> String {
+        let mut reasons: Vec<(&String, &u64)> = self.reasons.iter().collect();
+        reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let named: Vec<String> =
+            reasons.iter().take(NAMED).map(|(reason, count)| format!("{reason} ({count})")).collect();
+        let more = if reasons.len() > NAMED { ", ..." } else { "" };
+        named.join(", ") + more
+    }
+}
+
+/// Reasons named to people, at most.
+const NAMED: usize = 3;
 
 /// Where a pipeline's stage stands: its newest manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

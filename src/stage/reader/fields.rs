@@ -1,5 +1,6 @@
-//! Which field of a row holds what, and what text it stands for.
+//! Which field of a row holds what.
 
+use super::answers;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -11,11 +12,15 @@ pub enum Field {
     Answer,
     Id,
     Source,
+    /// A text in front of the question: OlympiadBench's `context`, SVAMP's `Body`.
+    Context,
+    /// What is to be chosen from.
+    Choices,
 }
 
 impl Field {
-    /// Spellings of well-known data sets, the first one present wins: MATH, GSM8K, OlympiadBench, AIME, AMC, Minerva,
-    /// NuminaMath, and rows laid out for trainers (verl, TRL, OpenAI messages, ShareGPT).
+    /// Spellings of well-known data sets, the first one that holds something wins: MATH, GSM8K, OlympiadBench, AIME, AMC,
+    /// Minerva, NuminaMath, AQuA, MMLU, and rows laid out for trainers (verl, TRL, OpenAI messages, ShareGPT).
     fn spellings(self) -> &'static [&'static str] {
         match self {
             Field::Question => &[
@@ -47,9 +52,16 @@ impl Field {
                 "expected_answer",
                 "gold",
                 "target",
+                "correct_answer",
+                "reference_answer",
+                "gold_answer",
+                "answerKey",
+                "correct",
             ],
             Field::Id => &["id", "unique_id", "uuid", "idx", "index", "extra_info.index"],
             Field::Source => &[],
+            Field::Context => &["context", "body"],
+            Field::Choices => &["choices", "options", "answer_choices", "answer_option_list"],
         }
     }
 
@@ -62,25 +74,115 @@ impl Field {
     }
 
     pub fn is_among(self, columns: &BTreeSet<String>) -> bool {
-        self.spellings().iter().any(|spelling| columns.contains(*spelling))
+        let spelled = |name: &String| self.spellings().iter().any(|spelling| name.eq_ignore_ascii_case(spelling));
+        columns.iter().any(|name| spelled(name) || self == Field::Solution && solution_rank(name).is_some())
+    }
+
+    /// Whether a value may stand for the field: AQuA's `correct` is a letter, other data sets' a verdict.
+    fn may_be(self, name: &str, value: &Value) -> bool {
+        !value.is_null() && (self != Field::Answer || name != "correct" || value.is_string())
+    }
+
+    /// Whether a value says something. Null and blank text say nothing, and nor does an answer that says there is none.
+    fn is_said(self, value: &Value) -> bool {
+        match value {
+            Value::Null => false,
+            Value::String(text) => {
+                !text.trim().is_empty() && (self != Field::Answer || answers::no_answer(text).is_none())
+            }
+            Value::Array(items) => items.iter().any(|item| self.is_said(item)),
+            _ => true,
+        }
     }
 }
 
-/// The value of a field and the name it was found under. Null counts as absent.
-pub fn find<'r, 'n>(row: &'r Map<String, Value>, field: Field, named: Option<&'n str>) -> Option<(&'n str, &'r Value)> {
-    let get = |path: &'n str| lookup(row, path).filter(|value| !value.is_null()).map(|value| (path, value));
-    match named {
-        Some(path) => get(path),
-        None => field.spellings().iter().find_map(|spelling| get(spelling)),
+/// The last word of names that expert texts go by where no spelling is there, best first: `r1_solution_1`,
+/// `generated_solution`, `deepseek_attempt`, `cot`.
+const SOLUTION_WORDS: [&str; 19] = [
+    "solution",
+    "solutions",
+    "attempt",
+    "response",
+    "responses",
+    "generation",
+    "generations",
+    "completion",
+    "output",
+    "explanation",
+    "rationale",
+    "analysis",
+    "derivation",
+    "reasoning",
+    "cot",
+    "thought",
+    "thoughts",
+    "thinking",
+    "trajectory",
+];
+
+/// Words in names of texts that are no expert's.
+const NO_EXPERT_WORDS: [&str; 8] = ["rejected", "wrong", "incorrect", "negative", "bad", "student", "user", "original"];
+
+/// How good a name is for an expert's solution, from 0; `None` for other names.
+fn solution_rank(name: &str) -> Option<usize> {
+    let name = name.to_ascii_lowercase();
+    let says_something = |word: &&str| word.parse::<u32>().is_err() && !matches!(*word, "text" | "content");
+    let words: Vec<&str> = name.split(['_', '-', ' ']).filter(says_something).collect();
+    if words.iter().any(|word| NO_EXPERT_WORDS.contains(word)) {
+        return None;
     }
+    SOLUTION_WORDS.iter().position(|word| words.last() == Some(word))
+}
+
+/// A field of a row: its name there, that of the outer one where the value lies in an object, and the value.
+pub type Found<'r> = (&'r str, &'r Value);
+
+/// The value of a field: under the name given, else under the first spelling that says something. Where none does, what is
+/// there all the same.
+pub fn find<'r>(row: &'r Map<String, Value>, field: Field, named: Option<&str>) -> Option<Found<'r>> {
+    let all = found(row, field, named);
+    all.iter().find(|(_, value)| field.is_said(value)).or(all.first()).copied()
+}
+
+/// Texts that may be the expert's solution, the likeliest first. The flag says that the name alone speaks for it.
+pub fn solutions<'r>(row: &'r Map<String, Value>, named: Option<&str>) -> Vec<(Found<'r>, bool)> {
+    let spelled = found(row, Field::Solution, named).into_iter().map(|found| (found, true));
+    let mut ranked: Vec<(usize, Found)> = Vec::new();
+    if named.is_none() {
+        let texts = row.iter().filter(|(_, value)| value.is_string() || value.is_array());
+        ranked.extend(texts.filter_map(|(name, value)| Some((solution_rank(name)?, (name.as_str(), value)))));
+        ranked.sort_by_key(|(rank, _)| *rank);
+    }
+    let guessed = ranked.into_iter().map(|(_, found)| (found, false));
+    spelled.chain(guessed).filter(|((_, value), _)| Field::Solution.is_said(value)).collect()
+}
+
+/// Everything that is not null under the field's names: as they are spelled, then in other case.
+fn found<'r>(row: &'r Map<String, Value>, field: Field, named: Option<&str>) -> Vec<Found<'r>> {
+    let exact = |path: &str| lookup(row, path);
+    let all: Vec<Found> = match named {
+        Some(path) => exact(path).into_iter().collect(),
+        None => {
+            let spellings = field.spellings();
+            let other_case = |spelling: &&str| {
+                let mut names = row.iter().filter(|(name, _)| !spellings.contains(&name.as_str()));
+                names.find(|(name, _)| name.eq_ignore_ascii_case(spelling)).map(|(name, value)| (name.as_str(), value))
+            };
+            let spelled = spellings.iter().filter_map(|spelling| exact(spelling));
+            spelled.chain(spellings.iter().filter_map(other_case)).collect()
+        }
+    };
+    all.into_iter().filter(|(name, value)| named.is_some() && !value.is_null() || field.may_be(name, value)).collect()
 }
 
 /// `a.b` is field `b` of the object in field `a`, unless a field of that very name exists.
-fn lookup<'r>(row: &'r Map<String, Value>, path: &str) -> Option<&'r Value> {
-    row.get(path).or_else(|| {
-        let (first, rest) = path.split_once('.')?;
-        lookup(row.get(first)?.as_object()?, rest)
-    })
+fn lookup<'r>(row: &'r Map<String, Value>, path: &str) -> Option<Found<'r>> {
+    if let Some((name, value)) = row.get_key_value(path) {
+        return Some((name, value));
+    }
+    let (first, rest) = path.split_once('.')?;
+    let (name, value) = row.get_key_value(first)?;
+    Some((name, lookup(value.as_object()?, rest)?.1))
 }
 
 /// Adds the names of a row's fields, and `a.b` for the fields of an object in it.
@@ -95,109 +197,6 @@ pub fn collect_names(row: &Map<String, Value>, names: &mut BTreeSet<String>) {
         }
     }
     walk(row, "", 0, names);
-}
-
-/// A question: text, or the only user turn of a conversation.
-pub fn question_text(value: &Value) -> Result<String, String> {
-    match value {
-        Value::String(text) => Ok(text.clone()),
-        Value::Array(turns) => {
-            let users = turns_of(turns, &["user", "human"])?;
-            match users[..] {
-                [only] => Ok(only.to_string()),
-                _ => Err(format!("the conversation has {} user turns, not one", users.len())),
-            }
-        }
-        other => Err(format!("the question is {}, not text", kind(other))),
-    }
-}
-
-/// A solution: text, the first of several, or the only assistant turn of a conversation. `None` where it is blank.
-pub fn solution_text(value: &Value) -> Result<Option<String>, String> {
-    let text = match value {
-        Value::String(text) => Some(text.as_str()),
-        Value::Array(items) if items.iter().any(Value::is_object) => {
-            let answers = turns_of(items, &["assistant", "gpt"])?;
-            match answers[..] {
-                [] => None,
-                [only] => Some(only),
-                _ => return Err(format!("the conversation has {} assistant turns, not one", answers.len())),
-            }
-        }
-        Value::Array(items) => items.iter().filter_map(Value::as_str).find(|text| !text.trim().is_empty()),
-        other => return Err(format!("the solution is {}, not text", kind(other))),
-    };
-    Ok(text.filter(|text| !text.trim().is_empty()).map(str::to_string))
-}
-
-/// An answer: text, a number, or several of them, joined with commas. `None` where it is blank.
-pub fn answer_text(value: &Value) -> Result<Option<String>, String> {
-    let text = match value {
-        Value::Array(items) => {
-            let parts = items.iter().map(scalar_text).collect::<Result<Vec<_>, _>>()?;
-            parts.into_iter().filter(|part| !part.trim().is_empty()).collect::<Vec<_>>().join(", ")
-        }
-        scalar => scalar_text(scalar)?,
-    };
-    Ok(Some(text).filter(|text| !text.trim().is_empty()))
-}
-
-fn scalar_text(value: &Value) -> Result<String, String> {
-    match value {
-        Value::String(text) => Ok(text.clone()),
-        Value::Bool(flag) => Ok(flag.to_string()),
-        Value::Number(number) => match number.as_f64() {
-            _ if number.is_i64() || number.is_u64() => Ok(number.to_string()),
-            // Whole numbers are often stored as floats (27.0). Above 2^53 a float no longer says which one was meant.
-            Some(float) if float.fract() == 0.0 && float.abs() < 9_007_199_254_740_992.0 => {
-                Ok(format!("{}", float as i64))
-            }
-            Some(float) if float.fract() != 0.0 => Ok(format!("{float}")),
-            _ => Err(format!("the answer `{number}` is too large to be read exactly; write it as text")),
-        },
-        other => Err(format!("the answer is {}, not text or a number", kind(other))),
-    }
-}
-
-/// The texts of the turns of one role, in OpenAI (`role`, `content`) or ShareGPT (`from`, `value`) layout.
-fn turns_of<'v>(turns: &'v [Value], roles: &[&str]) -> Result<Vec<&'v str>, String> {
-    let mut texts = Vec::new();
-    for turn in turns {
-        let field = |a: &str, b: &str| turn.get(a).or_else(|| turn.get(b)).and_then(Value::as_str);
-        let (Some(role), Some(content)) = (field("role", "from"), field("content", "value")) else {
-            return Err("a turn of the conversation has no role or no text".to_string());
-        };
-        if roles.contains(&role) {
-            texts.push(content);
-        }
-    }
-    Ok(texts)
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a truth value",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// Longest remaining field that is kept in `meta`, in bytes of JSON.
-const META_FIELD_BYTES: usize = 256;
-
-/// The source's own id, then what remains of the row, as far as it is small and does not repeat the question.
-pub fn meta(row: &Map<String, Value>, id: Option<Value>, used: &BTreeSet<String>, question: &str) -> Option<String> {
-    let mut meta: Map<String, Value> = id.map(|id| ("id".to_string(), id)).into_iter().collect();
-    for (name, value) in row {
-        let news = !value.is_null() && value.as_str() != Some(question) && value.to_string().len() <= META_FIELD_BYTES;
-        if news && !used.contains(name) && !meta.contains_key(name) {
-            meta.insert(name.clone(), value.clone());
-        }
-    }
-    (!meta.is_empty()).then(|| Value::Object(meta).to_string())
 }
 
 /// The known name most like `name`, if any is.

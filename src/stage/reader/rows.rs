@@ -1,5 +1,6 @@
 //! Source bytes -> rows as JSON objects, one at a time.
 
+use super::values::BINARY;
 use super::{Format, Input};
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
@@ -12,6 +13,7 @@ use mindgap_store::{
     fs::{self, File},
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::Compression;
 use serde_json::{Map, Number, Value};
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
@@ -76,20 +78,17 @@ pub fn rows(input: &Input, store: &Store, visit: &mut Visitor) -> Result<()> {
     let is_parquet = start == b"PAR1";
     let mut bytes = start.as_slice().chain(bytes);
     match input.format {
-        Format::Jsonl if is_parquet => {
-            Err(Error::input("a Parquet file, not JSON lines").at(input.file).hint("say `format = \"parquet\"`"))
-        }
-        Format::Parquet if !is_parquet => Err(Error::input("not a Parquet file: the magic bytes `PAR1` are missing")
-            .at(input.file)
-            .hint("for one JSON object per line say `format = \"jsonl\"`")),
-        Format::Jsonl => jsonl(input, &mut bytes, &failed, visit),
         // A Parquet file is read from its end.
-        Format::Parquet if is_gzip => {
+        _ if is_parquet && is_gzip => {
             let mut whole = store.nameless_file()?;
             std::io::copy(&mut bytes, &mut whole).map_err(failed)?;
             parquet(input, whole, visit)
         }
-        Format::Parquet => parquet(input, input.content.try_clone().map_err(failed)?, visit),
+        _ if is_parquet => parquet(input, input.content.try_clone().map_err(failed)?, visit),
+        Format::Parquet => Err(Error::input("not a Parquet file: the magic bytes `PAR1` are missing")
+            .at(input.file)
+            .hint("name a file of JSON lines `.jsonl`")),
+        Format::Jsonl => jsonl(input, &mut bytes, &failed, visit),
     }
 }
 
@@ -165,6 +164,12 @@ fn parquet(input: &Input, file: File, visit: &mut Visitor) -> Result<()> {
         Error::input("the Parquet file is damaged or of an unknown kind").at(input.file).source(e)
     };
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.into()))?;
+    let mut columns = builder.metadata().row_groups().iter().flat_map(|group| group.columns());
+    if columns.any(|column| column.compression() == Compression::LZO) {
+        return Err(Error::input("the Parquet file is compressed with LZO, which is not read")
+            .at(input.file)
+            .hint("write it again with zstd, snappy, gzip, brotli or lz4"));
+    }
     let reader = builder.with_batch_size(PARQUET_BATCH_ROWS).build().map_err(|e| damaged(e.into()))?;
     let mut line = 0;
     for batch in reader {
@@ -180,19 +185,32 @@ fn parquet(input: &Input, file: File, visit: &mut Visitor) -> Result<()> {
     Ok(())
 }
 
-/// One cell as JSON. What JSON has no word for (NaN, dates, decimals) becomes text.
+/// One cell as JSON. What JSON has no word for (NaN, dates, decimals) becomes text, and so do bytes that are UTF-8.
 fn cell(array: &ArrayRef, index: usize) -> Value {
     if array.is_null(index) {
         return Value::Null;
     }
     let shown = || array_value_to_string(array, index).map_or(Value::Null, Value::String);
     let casted = |to: &DataType| cast(&array.slice(index, 1), to).ok().filter(|one| one.is_valid(0));
+    let bytes = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(text) => Value::String(text.to_string()),
+        Err(_) => Value::Object(Map::from_iter([(BINARY.to_string(), shown())])),
+    };
     let list = |items: ArrayRef| Value::Array((0..items.len()).map(|i| cell(&items, i)).collect());
     match array.data_type() {
+        DataType::Null => Value::Null,
         DataType::Boolean => Value::Bool(array.as_boolean().value(index)),
         DataType::Utf8 => Value::String(array.as_string::<i32>().value(index).to_string()),
         DataType::LargeUtf8 => Value::String(array.as_string::<i64>().value(index).to_string()),
         DataType::Utf8View => Value::String(array.as_string_view().value(index).to_string()),
+        DataType::Binary => bytes(array.as_binary::<i32>().value(index)),
+        DataType::LargeBinary => bytes(array.as_binary::<i64>().value(index)),
+        DataType::BinaryView => bytes(array.as_binary_view().value(index)),
+        // What is shorter than the width is filled up with zeros.
+        DataType::FixedSizeBinary(_) => {
+            let cell = array.as_fixed_size_binary().value(index);
+            bytes(&cell[..cell.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)])
+        }
         DataType::List(_) => list(array.as_list::<i32>().value(index)),
         DataType::LargeList(_) => list(array.as_list::<i64>().value(index)),
         DataType::FixedSizeList(_, _) => list(array.as_fixed_size_list().value(index)),
@@ -200,7 +218,13 @@ fn cell(array: &ArrayRef, index: usize) -> Value {
             let columns = array.as_struct().columns();
             Value::Object(fields.iter().zip(columns).map(|(f, c)| (f.name().clone(), cell(c, index))).collect())
         }
-        DataType::Dictionary(_, values) => casted(values).map_or_else(shown, |one| cell(&one, 0)),
+        DataType::Map(_, _) => {
+            let entries = array.as_map().value(index);
+            let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+            let entry = |i: usize| (text(cell(entries.column(0), i)), cell(entries.column(1), i));
+            Value::Object((0..entries.len()).map(entry).collect())
+        }
+        DataType::Dictionary(_, values) => casted(values).map_or(Value::Null, |one| cell(&one, 0)),
         DataType::UInt64 => Value::from(array.as_primitive::<UInt64Type>().value(index)),
         kind if kind.is_integer() => {
             casted(&DataType::Int64).map_or_else(shown, |one| Value::from(one.as_primitive::<Int64Type>().value(0)))

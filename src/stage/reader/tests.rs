@@ -1,21 +1,33 @@
 use super::*;
 use arrow::array::{ArrayRef, Float32Array, Float64Array, ListArray, RecordBatch, StringArray, StructArray};
 use arrow::datatypes::{Field as ArrowField, Int32Type, UInt32Type};
-use flate2::{Compression, write::GzEncoder};
+use flate2::write::GzEncoder;
+use mindgap_store::table::Row as _;
 use parquet::arrow::ArrowWriter;
+use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
+use parquet::file::properties::WriterProperties;
 use proptest::prelude::*;
 use std::io::{Seek, Write};
 use std::sync::Arc;
 
 /// The two tables.
 #[derive(Debug, PartialEq)]
-struct Ingested {
-    problems: Vec<Problem>,
-    rejects: Vec<Reject>,
+pub struct Ingested {
+    pub problems: Vec<Problem>,
+    pub rejects: Vec<Reject>,
 }
 
 /// Ingests files of these names and bytes.
 fn ingest(files: &[(&str, &[u8])], format: Format, mapping: &Mapping) -> Result<Ingested> {
+    ingest_clean(files, format, mapping, &BTreeSet::new())
+}
+
+fn ingest_clean(
+    files: &[(&str, &[u8])],
+    format: Format,
+    mapping: &Mapping,
+    clean: &BTreeSet<Rule>,
+) -> Result<Ingested> {
     // Nothing but nameless files is made in it.
     let store = Store::look(std::env::temp_dir())?;
     let mut ingest = Ingest::new(&store, files.iter().map(|(file, _)| *file).collect());
@@ -23,7 +35,7 @@ fn ingest(files: &[(&str, &[u8])], format: Format, mapping: &Mapping) -> Result<
         let mut content = store.nameless_file()?;
         content.write_all(bytes).expect("the scratch folder is writable");
         content.rewind().expect("a file has a front");
-        let input = Input { file, source: "test", content: &content, format, mapping };
+        let input = Input { file, source: "test", content: &content, format, mapping, clean };
         ingest.read(index, &input, &mut || Ok(()))?;
     }
     let mut problems = Vec::new();
@@ -43,7 +55,7 @@ fn jsonl(text: &str) -> Result<Ingested> {
 }
 
 /// The only problem of one line.
-fn only(line: &str) -> Problem {
+pub fn only(line: &str) -> Problem {
     let out = jsonl(line).expect("can be read");
     assert_eq!(out.rejects, []);
     let [problem] = &out.problems[..] else { panic!("{} problems", out.problems.len()) };
@@ -51,7 +63,7 @@ fn only(line: &str) -> Problem {
 }
 
 /// The reason why the last of these lines was rejected.
-fn reason(lines: &str) -> String {
+pub fn reason(lines: &str) -> String {
     let good = r#"{"question":"good","answer":"1"}"#;
     let out = jsonl(&format!("{good}\n{lines}")).expect("can be read");
     out.rejects.last().expect("rejected").reason.clone()
@@ -149,17 +161,25 @@ fn every_bad_row_has_its_reason() {
         (r#"{"question":"Q"}"#, "no gold answer: no `answer` or `final_answer`, and no solution to take it from"),
         (
             r#"{"question":"Q","solution":"as said","answer":" "}"#,
-            "no gold answer: no `answer` or `final_answer`, and no `\\boxed{}` or `####` in the solution",
+            "no gold answer: no `answer` or `final_answer`, and the solution has no `\\boxed{}`, no `####` and announces none",
         ),
         (
             r#"{"question":"Q","solution":"\\boxed{1"}"#,
-            "no gold answer: no `answer` or `final_answer`, and no `\\boxed{}` or `####` in the solution",
+            "no gold answer: no `answer` or `final_answer`, and the solution has no `\\boxed{}`, no `####` and announces none",
         ),
         (r#"{"question":"Q","answer":"nan"}"#, "the answer is not a number (`NaN`)"),
         (r#"{"question":"Q","answer":"None"}"#, "no gold answer: it says `None`"),
         (r#"{"question":"Q","answer":{"a":1}}"#, "the answer is an object, not text or a number"),
         (r#"{"question":"Q","answer":1e300}"#, "the answer `1e+300` is too large to be read exactly; write it as text"),
-        (r#"{"question":"Q","solution":3,"answer":"1"}"#, "the solution is a number, not text"),
+        (r#"{"question":"Q","solution":{"a":3},"answer":"1"}"#, "the solution is an object, not text"),
+        (r#"{"question":"Q","answer":"proof","solution":"So \\boxed{1}."}"#, "no gold answer: it says `proof`"),
+        (r#"{"question":"Q","answer":"\\text{N/A}","solution":"Done."}"#, "no gold answer: it says `\\text{N/A}`"),
+        (r#"{"question":"Q","solution":"So \\boxed{\\text{proof}}."}"#, "no gold answer: it says `\\text{proof}`"),
+        (
+            r#"{"question":"Q","answer":"He ate 3 more apples than she did. She ate 5, he ate 8."}"#,
+            "no gold answer: the answer is a worked text that states none, and its last sentence has not one number",
+        ),
+        (r#"{"question":"Q","answer":"A","choices":4}"#, "`choices` cannot be read as choices"),
         (r#"{"question":"good","answer":"1","id":9}"#, "duplicate of line 1"),
         (
             r#"{"question":[{"role":"user","content":"a"},{"role":"user","content":"b"}],"answer":"1"}"#,
@@ -201,7 +221,7 @@ fn order_of_rows_does_not_change_the_table() {
 
 #[test]
 fn gzip_is_recognised() {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(br#"{"question":"Q","answer":"1"}"#).expect("to memory");
     let packed = encoder.finish().expect("to memory");
     let mapping = Mapping::default();
@@ -211,10 +231,58 @@ fn gzip_is_recognised() {
 }
 
 fn parquet_bytes(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
-    let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
+    let columns = columns.into_iter().map(|(name, column)| (name, column, true));
+    let batch = RecordBatch::try_from_iter_with_nullable(columns).expect("columns of one length");
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).expect("a schema Parquet knows");
     writer.write(&batch).expect("to memory");
     writer.into_inner().expect("to memory")
+}
+
+/// What becomes of these columns.
+pub fn out_of_parquet(columns: Vec<(&str, ArrayRef)>) -> Ingested {
+    one(&parquet_bytes(columns), Format::Parquet, &Mapping::default()).expect("can be read")
+}
+
+/// Goal: every way to compress that writers offer is read.
+#[test]
+fn parquet_of_all_codecs() {
+    let codecs = [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::GZIP(GzipLevel::default()),
+        Compression::BROTLI(BrotliLevel::default()),
+        Compression::ZSTD(ZstdLevel::default()),
+        Compression::LZ4,
+        Compression::LZ4_RAW,
+    ];
+    let column = || Arc::new(StringArray::from(vec!["5"])) as ArrayRef;
+    for codec in codecs {
+        let batch = RecordBatch::try_from_iter([("question", column()), ("answer", column())]).expect("one length");
+        let properties = WriterProperties::builder().set_compression(codec).build();
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).expect("a codec");
+        writer.write(&batch).expect("to memory");
+        let bytes = writer.into_inner().expect("to memory");
+        let out = one(&bytes, Format::Parquet, &Mapping::default()).expect("can be read");
+        assert_eq!(out.problems[0].answer, "5", "{codec}");
+    }
+}
+
+/// Goal: cleaning changes the solution alone, and says what it did; the id stays.
+#[test]
+fn cleaning_is_told_in_meta() {
+    let line = br#"{"question":"Q <<1+1=2>>","answer":"1+1=<<1+1=2>>2\n#### 2","idx":4}"#;
+    let rules = BTreeSet::from([Rule::CalculatorMarks, Rule::BoxedAnswer, Rule::Notes]);
+    let files = [("a.jsonl", &line[..])];
+    let out = ingest_clean(&files, Format::Jsonl, &Mapping::default(), &rules).expect("can be read");
+    let plain = ingest(&files, Format::Jsonl, &Mapping::default()).expect("can be read");
+    let (cleaned, plain) = (&out.problems[0], &plain.problems[0]);
+    assert_eq!(cleaned.solution.as_deref(), Some("1+1=2\nThe final answer is $\\boxed{2}$."));
+    let meta = r#"{"id":4,"original_solution":"1+1=<<1+1=2>>2\n#### 2","cleaned":["calculator_marks","boxed_answer"]}"#;
+    assert_eq!(cleaned.meta.as_deref(), Some(meta));
+    assert_eq!((&cleaned.problem_id, &cleaned.question), (&plain.problem_id, &plain.question));
+    let counts = Problem::counts(&out.problems);
+    let counts: Vec<(&str, u64)> = counts.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+    assert_eq!(counts, [("boxed_answer", 1), ("calculator_marks", 1), ("with_solution", 1)]);
 }
 
 #[test]
@@ -280,7 +348,7 @@ fn a_file_of_another_schema_is_an_error() {
     let column: ArrayRef = Arc::new(StringArray::from(vec!["Q"]));
     let bytes = parquet_bytes(vec![("text", column)]);
     assert_eq!(whole(&bytes, Format::Parquet, &Mapping::default()).0, "no field looks like the question");
-    assert_eq!(whole(&bytes, Format::Jsonl, &Mapping::default()).0, "a Parquet file, not JSON lines");
+    assert_eq!(whole(&bytes, Format::Jsonl, &Mapping::default()).0, "no field looks like the question");
     let mut damaged = bytes.clone();
     let end = damaged.len() - 12;
     damaged[end - 40..end].fill(0xAA);

@@ -2,11 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mindgap_math::{Judge, Verdict, boxed_count, last_boxed};
+use mindgap_math::{Judge, Verdict, boxed_answers, last_boxed};
 
 fuzz_target!(|text: &str| {
     let boxed = last_boxed(text);
-    assert!(boxed.is_none() || boxed_count(text) > 0);
+    assert!(boxed.is_none() || !boxed_answers(text).is_empty());
     for (judge, gold) in [
         (Judge::Exact, "x"),
         (Judge::Choice, "A"),

@@ -213,7 +213,7 @@ pub fn percent_follows(text: &str) -> bool {
 }
 
 /// A text that is nothing but a short answer.
-fn whole(text: &str) -> Option<Found> {
+pub fn whole(text: &str) -> Option<Found> {
     let mut bare = tidy(text);
     for opening in ["Therefore", "therefore", "Thus", "Hence", "So"] {
         if let Some(rest) =

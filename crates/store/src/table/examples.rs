@@ -1,5 +1,6 @@
 //! examples: ready-made training rows from text segments, for pre-training.
 
+use super::named;
 use super::row::row;
 use mindgap_base::error::Error;
 
@@ -22,7 +23,5 @@ row! {
         let (n, m) = (self.token_ids.len(), self.loss_mask.len());
         Err(Error::internal(format!("{n} tokens but {m} mask entries")).at(format!("example `{}`", self.example_id)))
     }
-    count "tokens"(rows) {
-        rows.iter().map(|row| row.token_ids.len()).sum::<usize>()
-    }
+    counts(rows) { named("tokens", rows.iter().map(|row| row.token_ids.len()).sum::<usize>()) }
 }

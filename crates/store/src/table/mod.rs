@@ -19,6 +19,34 @@ pub(crate) use row::misfit;
 pub use row::{Column, ColumnType, Row, from_batches, to_batch};
 pub use words::Word;
 
+use std::collections::BTreeMap;
+
+/// Tables of what became no row of its stage's main table. Their column `reason` says why.
+pub const LEFT_OUT: [&str; 2] = [problems::Reject::TABLE, rewrites::Untargeted::TABLE];
+
+/// Reasons that are counted, at most: the commonest.
+const REASONS: usize = 32;
+
+/// Rows by reason. Numbers in a reason are written as N: what is a duplicate of which line makes no difference.
+fn by_reason<'r>(reasons: impl Iterator<Item = &'r str>) -> BTreeMap<String, u64> {
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for reason in reasons {
+        let digits = |c: char| c.is_ascii_digit();
+        let words = reason.split(digits).filter(|words| !words.is_empty()).collect::<Vec<_>>().join("N");
+        let last = if reason.ends_with(digits) { "N" } else { "" };
+        let first = if reason.starts_with(digits) { "N" } else { "" };
+        *counts.entry(format!("{first}{words}{last}")).or_default() += 1;
+    }
+    let mut sorted: Vec<(String, u64)> = counts.into_iter().collect();
+    sorted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    sorted.into_iter().take(REASONS).collect()
+}
+
+/// One count.
+fn named(name: &str, count: usize) -> BTreeMap<String, u64> {
+    BTreeMap::from([(name.to_string(), count as u64)])
+}
+
 /// A table as its row type declares it: what a file that calls itself one must look like.
 pub struct Declared {
     pub name: &'static str,
@@ -43,6 +71,7 @@ pub fn declared() -> Vec<Declared> {
         Declared::of::<verdicts::VerdictRow>(),
         Declared::of::<rewrites::Rewrite>(),
         Declared::of::<rewrites::Untargeted>(),
+        Declared::of::<rewrites::Refused>(),
         Declared::of::<logprobs::Logprob>(),
         Declared::of::<examples::Example>(),
         Declared::of::<train_steps::TrainStep>(),
@@ -52,4 +81,19 @@ pub fn declared() -> Vec<Declared> {
         Declared::of::<gaps::Gap>(),
         Declared::of::<gaps::GapWarning>(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_counted_whatever_their_numbers() {
+        let reasons = ["duplicate of line 1", "duplicate of line 27", "12 turns, not one", "no answer"];
+        let counts = by_reason(reasons.into_iter());
+        let counts: Vec<(&str, u64)> = counts.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
+        assert_eq!(counts, [("N turns, not one", 1), ("duplicate of line N", 2), ("no answer", 1)]);
+        let many: Vec<String> = (b'a'..=b'z').flat_map(|a| ["x", "y"].map(|b| format!("{}{b}", a as char))).collect();
+        assert_eq!(by_reason(many.iter().map(String::as_str)).len(), REASONS);
+    }
 }

@@ -1,7 +1,10 @@
 //! problems: what is to be solved, with the expert's solution where there is one. And what was refused on the way in.
 
+use super::by_reason;
 use super::row::row;
 use mindgap_base::error::Error;
+use serde_json::Value;
+use std::collections::BTreeMap;
 
 row! {
     /// One row per distinct problem.
@@ -16,7 +19,7 @@ row! {
         solution: Option<String>,
         /// The gold final answer
         answer: String,
-        /// The source's own id and other fields, as JSON
+        /// The source's own id and other fields, and what was done to the row, as JSON
         meta: Option<String>,
     }
     check(self) {
@@ -26,12 +29,29 @@ row! {
             _ => Ok(()),
         }
     }
-    count "with_solution"(rows) {
-        rows.iter().filter(|row| row.solution.is_some()).count()
+    counts(rows) {
+        let with_solution = rows.iter().filter(|row| row.solution.is_some()).count() as u64;
+        let mut counts = BTreeMap::from([("with_solution".to_string(), with_solution)]);
+        for row in rows {
+            row.notes().into_iter().for_each(|note| *counts.entry(note).or_default() += 1);
+        }
+        counts
     }
 }
 
 impl Problem {
+    /// What ingest says in `meta` that it did with the row: rules that changed the solution, a solution that was none, a system
+    /// turn that is no part of the question.
+    fn notes(&self) -> Vec<String> {
+        let keys = [r#""bare_solution""#, r#""cleaned""#, r#""system""#];
+        let is_noted = |meta: &&String| keys.iter().any(|key| meta.contains(key));
+        let meta = self.meta.as_ref().filter(is_noted).and_then(|meta| serde_json::from_str::<Value>(meta).ok());
+        let Some(meta) = meta else { return Vec::new() };
+        let rules = meta["cleaned"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let keys = ["bare_solution", "system"].into_iter().filter(|key| meta[key].is_string());
+        rules.chain(keys).map(str::to_string).collect()
+    }
+
     /// The id of a problem: derived from its content alone.
     pub fn id(question: &str, answer: &str) -> String {
         let mut hasher = blake3::Hasher::new_derive_key("mindgap 2026 problem id v1");
@@ -55,4 +75,5 @@ row! {
         /// The start of the row, to recognise it by
         excerpt: String,
     }
+    counts(rows) { by_reason(rows.iter().map(|row| row.reason.as_str())) }
 }

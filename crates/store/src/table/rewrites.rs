@@ -1,5 +1,6 @@
 //! rewrites: the training target of every problem, and where it came from.
 
+use super::{by_reason, named};
 use super::row::row;
 use super::verdicts::Refusal;
 use super::words::words;
@@ -42,9 +43,7 @@ row! {
         /// Samples drawn for this problem before the choice, plain and guided
         attempts: u32,
     }
-    count "tokens"(rows) {
-        rows.iter().map(|row| row.prompt_ids.len() + row.token_ids.len()).sum::<usize>()
-    }
+    counts(rows) { named("tokens", rows.iter().map(|row| row.prompt_ids.len() + row.token_ids.len()).sum::<usize>()) }
 }
 
 row! {
@@ -57,6 +56,7 @@ row! {
         /// Why it has no target
         reason: String,
     }
+    counts(rows) { by_reason(rows.iter().map(|row| row.reason.as_str())) }
 }
 
 row! {
@@ -71,4 +71,5 @@ row! {
         /// Why it was refused
         reason: Refusal,
     }
+    counts(rows) { by_reason(rows.iter().map(|row| row.reason.as_str())) }
 }

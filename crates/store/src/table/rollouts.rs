@@ -1,5 +1,6 @@
 //! rollouts: sampled completions with the log-probs of every token.
 
+use super::named;
 use super::row::row;
 use super::words::words;
 use mindgap_base::error::Error;
@@ -67,9 +68,7 @@ row! {
         }
         Ok(())
     }
-    count "tokens"(rows) {
-        rows.iter().map(|row| row.token_ids.len()).sum::<usize>()
-    }
+    counts(rows) { named("tokens", rows.iter().map(|row| row.token_ids.len()).sum::<usize>()) }
 }
 
 impl StopReason {

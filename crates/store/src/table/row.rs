@@ -36,7 +36,7 @@ pub trait Row: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Counts kept beside a part, for plans that must not read it. The rows are sorted by the key.
+    /// Counts kept beside a part, for plans that must not read it and for people. The rows are sorted by the key.
     fn counts(_rows: &[Self]) -> BTreeMap<String, u64> {
         BTreeMap::new()
     }
@@ -86,7 +86,7 @@ macro_rules! row {
             $(#[doc = $doc:literal] $field:ident: $ty:ty,)+
         }
         $(check($self:ident) $check:block)?
-        $(count $count:literal($rows:ident) $counted:block)*
+        $(counts($rows:ident) $counts:block)?
     ) => {
         #[doc = $table_doc]
         #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -107,12 +107,7 @@ macro_rules! row {
                 }),+]
             }
             $(fn check(&$self) -> mindgap_base::error::Result<()> $check)?
-            fn counts(_rows: &[Self]) -> std::collections::BTreeMap<String, u64> {
-                std::collections::BTreeMap::from([$({
-                    let $rows = _rows;
-                    ($count.to_string(), $counted as u64)
-                }),*])
-            }
+            $(fn counts($rows: &[Self]) -> std::collections::BTreeMap<String, u64> $counts)?
         }
     };
 }

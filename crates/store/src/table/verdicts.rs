@@ -1,5 +1,6 @@
 //! verdicts: what the judge said of each rollout, and why.
 
+use super::named;
 use super::row::row;
 use super::words::words;
 
@@ -63,12 +64,16 @@ row! {
         /// The judge and its version
         judge_version: String,
     }
-    count "solved_problems"(rows) {
+    counts(rows) {
         let problems = rows.chunk_by(|a, b| a.problem_id == b.problem_id);
-        problems.filter(|samples| samples.iter().any(VerdictRow::may_be_chosen)).count()
-    }
-    count "refused_correct"(rows) {
-        rows.iter().filter(|row| row.verdict.is_correct() && !row.eligible).count()
+        let solved = problems.filter(|samples| samples.iter().any(VerdictRow::may_be_chosen)).count();
+        let correct = rows.iter().filter(|row| row.verdict.is_correct());
+        let mut counts = named("solved_problems", solved);
+        counts.extend(named("correct", correct.clone().count()));
+        for reason in correct.filter_map(|row| row.refused) {
+            *counts.entry(format!("refused_{reason}")).or_default() += 1;
+        }
+        counts
     }
 }
 
