@@ -334,10 +334,10 @@ pub struct Judge {
     #[arg(required_unless_present = "gold", conflicts_with_all = ["gold", "answer"])]
     pub file: Option<PathBuf>,
     /// Gold answer, for one pair.
-    #[arg(long, requires = "answer")]
+    #[arg(long, requires = "answer", allow_hyphen_values = true)]
     pub gold: Option<String>,
     /// Response to judge, for one pair.
-    #[arg(long, requires = "gold")]
+    #[arg(long, requires = "gold", allow_hyphen_values = true)]
     pub answer: Option<String>,
     /// How answers are compared.
     #[arg(long, value_enum, default_value_t)]

@@ -21,7 +21,9 @@ pub fn stated_answer(text: &str) -> Option<String> {
     let answer = match extract::final_answer(text, true) {
         Found::Answer(_, "boxed" | "boxes" | "boxed_unclosed") => reference(text, true),
         Found::Answer(answer, "answer") if is_mathematics(&answer) || words_in(&answer) <= WORDS_MAX => {
-            if is_heading(text) {
+            // half a formula: what was found reaches from one into another
+            let dollars = answer.matches('$').count() - answer.matches("\\$").count();
+            if is_heading(text) || dollars % 2 == 1 && !answer.starts_with('$') {
                 return None;
             }
             answer
@@ -88,7 +90,8 @@ fn is_heading(text: &str) -> bool {
     let mut lines = behind.lines();
     let line = lines.next().unwrap_or_default().trim();
     let following = lines.filter(|line| !line.trim().is_empty()).count();
-    following > LINES_BEHIND_MAX || following > 0 && !is_mathematics(line) || line.ends_with(':')
+    let is_word = line.bytes().take_while(u8::is_ascii_alphabetic).count() > 1;
+    following > LINES_BEHIND_MAX || line.ends_with(':') || is_word && (following > 0 || is_mathematics(line))
 }
 
 fn last_sentence(text: &str) -> &str {
@@ -150,6 +153,8 @@ mod tests {
             "\\boxed{}",
             "#### Step 3: add\nWe add 5 and 6.\nThat is much.\nMuch indeed.",
             "#### Conclusion\nIt converges to 5.",
+            "#### Step 2\nwe get 7",
+            "Hence, the answer is $12$ apples and 3 pears.",
             "The answer is that both of the series converge.",
         ];
         for text in cases {

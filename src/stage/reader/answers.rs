@@ -11,22 +11,20 @@ pub enum NoAnswer {
 
 /// Separated by bars.
 const PROOF: &str = "\
-    proof|proofs|a proof|the proof|see proof|see the proof|proof required|proof needed|proof problem|proof question|\
-    proof below|proof above|proof given|proof provided|proof omitted|proof in solution|converted proof|prove|\
-    to prove|to be proved|to be proven|proved|proven|qed|q.e.d|证明|证明题|证明略|见证明|доказательство";
+    proof|proofs|a proof|the proof|see proof|see the proof|converted proof|prove|to prove|to be proved|to be proven|\
+    proved|proven|qed|q.e.d|证明|证明题|证明略|见证明|доказательство";
 
 /// The same of what is not there.
 const MISSING: &str = "\
-    none|null|nil|nan|n/a|na|n.a|#n/a|not applicable|not found|notfound|not given|\
-    not specified|not stated|not known|not answered|not extracted|no answer|noanswer|no answer found|\
-    no answer given|no answer provided|no answer available|no answer extracted|no final answer|no response|\
-    no solution provided|no solution given|answer unknown|answer missing|answer omitted|none given|none provided|none found|unknown|\
+    none|null|nil|nan|n/a|na|n.a|#n/a|not applicable|not found|notfound|not given|not specified|not stated|\
+    not known|not answered|not extracted|no answer|noanswer|no final answer|no response|no solution provided|\
+    no solution given|answer unknown|answer missing|answer omitted|none given|none provided|none found|unknown|\
     unspecified|unavailable|unanswered|unsolved|missing|missing answer|blank|tbd|to be determined|todo|pending|\
-    error|omitted|solution omitted|in solution|in the solution|as above|placeholder|answer|your answer|answer here|final answer|idk|i dont know|dont know|\
-    extraction failed|failed to extract|略|见解析|无|无答案";
+    error|omitted|solution omitted|in solution|in the solution|as above|placeholder|answer|your answer|answer here|\
+    final answer|idk|i dont know|dont know|extraction failed|failed to extract|略|见解析|无|无答案";
 
 /// How longer texts that say the same begin.
-const BEGINS: [(&str, NoAnswer); 9] = [
+const BEGINS: [(&str, NoAnswer); 11] = [
     ("proof ", NoAnswer::Proof),
     ("proof-", NoAnswer::Proof),
     ("proof:", NoAnswer::Proof),
@@ -36,6 +34,8 @@ const BEGINS: [(&str, NoAnswer); 9] = [
     ("not provided", NoAnswer::Missing),
     ("not available", NoAnswer::Missing),
     ("answer not ", NoAnswer::Missing),
+    ("solution not ", NoAnswer::Missing),
+    ("no answer ", NoAnswer::Missing),
 ];
 
 /// Fonts and boxes that a word may stand in.

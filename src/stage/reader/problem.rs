@@ -162,7 +162,8 @@ fn worked(text: String, solution: Option<String>) -> Result<(String, Option<Stri
 
 /// The reference in a text that is one, or a whole solution.
 pub fn gold(text: &str) -> String {
-    stated_answer(text).unwrap_or_else(|| text.to_string())
+    let concluded = || concluded_answer(text).filter(|_| is_prose(text));
+    stated_answer(text).or_else(concluded).unwrap_or_else(|| text.to_string())
 }
 
 fn missing(mapping: &Mapping, has_solution: bool) -> String {

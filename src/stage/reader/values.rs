@@ -53,19 +53,25 @@ pub fn solution_text(value: &Value) -> Result<Option<String>, String> {
 
 /// An answer: text, a number, or several of them, joined with commas. `None` where it is blank.
 pub fn answer_text(value: &Value) -> Result<Option<String>, String> {
-    let text = match value {
-        Value::Array(items) => joined(items.iter().map(scalar_text).collect::<Result<Vec<_>, _>>()?),
-        Value::String(text) => match listed(text) {
-            Some(items) => joined(items),
-            None => text.clone(),
-        },
-        scalar => scalar_text(scalar)?,
-    };
+    let mut parts = Vec::new();
+    add_parts(value, &mut parts)?;
+    let text = parts.into_iter().filter(|part| !is_blank(part)).collect::<Vec<_>>().join(", ");
     Ok(Some(text).filter(|text| !is_blank(text)))
 }
 
-fn joined(parts: Vec<String>) -> String {
-    parts.into_iter().filter(|part| !is_blank(part)).collect::<Vec<_>>().join(", ")
+/// The answers in a value, in order; those in lists of lists too. What is null in a list is not there.
+fn add_parts(value: &Value, parts: &mut Vec<String>) -> Result<(), String> {
+    match value {
+        Value::Array(items) => {
+            items.iter().filter(|item| !item.is_null()).try_for_each(|item| add_parts(item, parts))?
+        }
+        Value::String(text) => match listed(text) {
+            Some(items) => parts.extend(items),
+            None => parts.push(text.clone()),
+        },
+        scalar => parts.push(scalar_text(scalar)?),
+    }
+    Ok(())
 }
 
 fn is_blank(text: &str) -> bool {
@@ -89,8 +95,8 @@ pub fn scalar_text(value: &Value) -> Result<String, String> {
     }
 }
 
-/// The items of a list that is written as text, as JSON or Python prints it: `["1","2"]`, `['2']`. All items are quoted:
-/// `[1,2]` may be an interval. A backslash stands for itself unless it escapes a quote or another backslash.
+/// The items of a list that is written as text, as JSON, Python or numpy prints it: `["1","2"]`, `['2']`, `['1' '2']`. All
+/// items are quoted: `[1,2]` may be an interval. A list in a list is taken for it. A backslash stands for itself unless it escapes a quote or another backslash.
 pub fn listed(text: &str) -> Option<Vec<String>> {
     let text = text.trim();
     let close = match text.chars().next()? {
@@ -100,6 +106,9 @@ pub fn listed(text: &str) -> Option<Vec<String>> {
         _ => return None,
     };
     let mut rest = text.get(1..)?.strip_suffix(close)?.trim();
+    if rest.starts_with('[') {
+        return listed(rest);
+    }
     let mut items = Vec::new();
     while !rest.is_empty() {
         let quote = rest.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
@@ -108,7 +117,7 @@ pub fn listed(text: &str) -> Option<Vec<String>> {
         let behind = behind.trim_start();
         rest = match behind.strip_prefix(',') {
             Some(next) => next.trim_start(),
-            None if behind.is_empty() => behind,
+            None if behind.is_empty() || behind.starts_with(['\'', '"']) => behind,
             None => return None,
         };
     }
@@ -198,7 +207,11 @@ mod tests {
             (r#"["\\frac{1}{2}"]"#, Some("\\frac{1}{2}")),
             (r"['\frac{1}{2}', 'it\'s']", Some("\\frac{1}{2}|it's")),
             (r#"["(1,2)", '[0,1]']"#, Some("(1,2)|[0,1]")),
+            ("['1' '2']", Some("1|2")),
+            (r#"[["1","2"]]"#, Some("1|2")),
             ("[1,2]", None),
+            ("[[1,2]]", None),
+            ("['1'], ['2']", None),
             ("[]", None),
             ("{'k': 'v'}", None),
             ("['1'", None),
@@ -207,6 +220,20 @@ mod tests {
         ];
         for (text, items) in cases {
             assert_eq!(listed(text).map(|items| items.join("|")).as_deref(), items, "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_of_answers() {
+        let cases = [
+            (json!(["1", 2, 3.0]), Some("1, 2, 3")),
+            (json!([["1"], ["2"]]), Some("1, 2")),
+            (json!([null, "", "3"]), Some("3")),
+            (json!(["['1']"]), Some("1")),
+            (json!([]), None),
+        ];
+        for (value, answer) in cases {
+            assert_eq!(answer_text(&value), Ok(answer.map(str::to_string)), "{value}");
         }
     }
 
