@@ -65,6 +65,9 @@ pub fn plan(store: &Path, args: args::Stages) -> Result<()> {
         if let Some(takes) = takes(plan) {
             render::out(&format!("{:<28}   takes {takes}", ""))?;
         }
+        for remark in &plan.remarks {
+            render::out(&format!("{:<28}   {remark}", ""))?;
+        }
         for why in &plan.why {
             render::out(&format!("{:<28}   {why}", ""))?;
         }

@@ -103,6 +103,7 @@ impl Progress {
                     plan.parts_miss,
                     plan.parts_hit + plan.parts_miss
                 ));
+                plan.remarks.iter().for_each(|remark| note(&format!("  {remark}")));
             }
             Event::StageStarted { .. } => {}
             Event::PartStarted { stage, index, count } => state.start_part(stage, index, count, self.terminal),

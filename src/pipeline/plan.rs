@@ -30,6 +30,8 @@ pub struct StagePlan {
     /// Stages it waits for.
     pub waits_for: Vec<String>,
     pub why: Vec<String>,
+    /// What people should know before what is missing is computed.
+    pub remarks: Vec<String>,
 }
 
 /// Plans the selected stages. A policy of the hub is fetched if it is not there: its bytes are part of every recipe.
@@ -72,6 +74,7 @@ fn waiting(spec: &StageSpec, waits_for: Vec<String>) -> StagePlan {
         least_memory: None,
         why: vec![format!("waits for {}", waits_for.join(", "))],
         waits_for,
+        remarks: Vec::new(),
     }
 }
 
@@ -120,5 +123,6 @@ pub fn stage_plan(session: &Session, spec: &StageSpec, bound: &Bound) -> Result<
         least_memory: if parts_miss > 0 { session.least_memory(spec)? } else { None },
         waits_for: Vec::new(),
         why,
+        remarks: if parts_miss > 0 { bound.stage.remarks()? } else { Vec::new() },
     })
 }

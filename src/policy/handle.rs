@@ -83,6 +83,14 @@ impl PolicyHandle {
         }
     }
 
+    /// What its makers recommend for sampling, where they do.
+    pub fn generation_config(&self) -> Result<Option<serde_json::Map<String, serde_json::Value>>> {
+        match self.files.contains_key("generation_config.json") {
+            true => Ok(serde_json::from_slice(&self.read("generation_config.json")?).ok()),
+            false => Ok(None),
+        }
+    }
+
     /// Maps one file, verified: weights, which would otherwise be in memory twice.
     pub fn map(&self, file: &str) -> Result<memmap2::Mmap> {
         let address = self.find(file)?;

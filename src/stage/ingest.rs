@@ -30,6 +30,9 @@ pub struct Params {
     /// At most this many problems of each source, the first by id; 0 takes all.
     #[serde(default)]
     pub limit: u32,
+    /// Only problems whose ids lie in this share of all there can be: `[0.0, 0.9]` is nine tenths of a file and `[0.9, 1.0]` the
+    /// rest of it. Which problem falls where depends on nothing else.
+    pub share: Option<[f64; 2]>,
     /// Problems per part, on average.
     #[serde(default = "part_problems")]
     pub part_problems: u32,
@@ -108,6 +111,12 @@ impl StageParams for Params {
         if self.files.is_empty() {
             return Err(Error::usage("`files` is empty").hint("name at least one file of problems"));
         }
+        if let Some([from, to]) = self.share
+            && !(0.0 <= from && from < to && to <= 1.0)
+        {
+            return Err(Error::usage(format!("`share` is [{from}, {to}]; it begins at 0 or later, ends at 1 or earlier"))
+                .hint("`share = [0.0, 0.9]` trains on what `share = [0.9, 1.0]` holds out"));
+        }
         at_least_one(self.part_problems, "part_problems")
     }
 
@@ -136,16 +145,19 @@ impl Stage for SourcesStage {
             .zip(&self.files)
             .map(|(file, found)| format!("{} {}", file.source(), found.address))
             .collect();
-        let recipe = Recipe::new("ingest", reader::VERSION)
+        let mut recipe = Recipe::new("ingest", reader::VERSION)
             .with("schema", (Problem::VERSION, Reject::VERSION))
             .with("files", files)
             .with("fields", &p.fields)
             .with("limit", p.limit)
             .with("part_problems", p.part_problems);
-        match p.clean.is_empty() {
-            true => recipe,
-            false => recipe.with("clean", &p.clean),
+        if !p.clean.is_empty() {
+            recipe = recipe.with("clean", &p.clean);
         }
+        if let Some(share) = p.share {
+            recipe = recipe.with("share", share);
+        }
+        recipe
     }
 
     fn main_table(&self) -> Option<&'static str> {
@@ -176,7 +188,7 @@ impl Stage for SourcesStage {
         let rejects = ingest.problems(&mut |problem| {
             rows_done += 1;
             self.tell(context, rows_done, rows_read)?;
-            if !self.is_within_limit(&mut taken, &problem) {
+            if !self.is_in_share(&problem) || !self.is_within_limit(&mut taken, &problem) {
                 return Ok(());
             }
             if !problems.is_empty() && starts_range(&problem.problem_id, self.params.part_problems) {
@@ -214,6 +226,13 @@ impl SourcesStage {
         let note = if rows_total == 0 { "rows read".to_string() } else { String::new() };
         (context.tick)(Tick { rows_done, rows_total, note, ..Tick::default() });
         context.check_cancelled()
+    }
+
+    fn is_in_share(&self, problem: &Problem) -> bool {
+        let Some([from, to]) = self.params.share else { return true };
+        let id = u64::from_str_radix(&problem.problem_id, 16).expect("ids are 16 hexadecimal digits");
+        let at = id as f64 / 2f64.powi(64);
+        from <= at && (at < to || to == 1.0)
     }
 
     /// Counts a problem of its source; false once there are as many as are wanted.

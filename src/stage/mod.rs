@@ -60,6 +60,11 @@ pub trait Stage: Sync {
         Ok(None)
     }
 
+    /// What people should know before missing parts are computed.
+    fn remarks(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// A file of the parts before this one that nothing needs any more once this one is published.
     fn superseded(&self, _part: &Part) -> Option<&'static str> {
         None

@@ -45,6 +45,9 @@ pub struct Params {
     /// Guided samples are ranked by them, and refused where they are no likelier per token than the expert's solution.
     #[serde(default)]
     pub logprobs: Vec<String>,
+    /// Take the expert's solution where no sample is fit. Without, such a problem has no target and is listed in `untargeted`.
+    #[serde(default = "yes")]
+    pub fallback: bool,
     /// Targets kept per problem, at most.
     #[serde(default = "one")]
     pub keep: u32,
@@ -73,6 +76,9 @@ pub enum Choice {
 
 fn one() -> u32 {
     1
+}
+fn yes() -> bool {
+    true
 }
 fn part_problems() -> u32 {
     1024
@@ -136,14 +142,18 @@ impl Stage for RewriteStage {
     /// Of the policy only tokenizer and template matter: rewrites do not change when it is trained further.
     fn recipe(&self) -> Recipe {
         let p = &self.params;
-        Recipe::new("rewrite", VERSION)
+        let recipe = Recipe::new("rewrite", VERSION)
             .with("schema", Rewrite::VERSION)
             .with("tokenizer", self.policy.tokenizer_digest())
             .with("template", self.template.text())
             .with("choice", p.choice)
             .with("keep", p.keep)
             .with("seed", p.seed)
-            .with("round", p.round)
+            .with("round", p.round);
+        match p.fallback {
+            true => recipe,
+            false => recipe.with("fallback", false),
+        }
     }
 
     fn main_table(&self) -> Option<&'static str> {
@@ -203,9 +213,10 @@ impl Stage for RewriteStage {
             }
             let rows = self.targets(&policy, problem, attempts, samples)?;
             if rows.is_empty() {
-                let reason = match attempts {
-                    0 => "no samples and no expert solution",
-                    _ => "no correct sample and no expert solution",
+                let reason = match (self.params.fallback, attempts) {
+                    (true, 0) => "no samples and no expert solution",
+                    (true, _) => "no sample to choose and no expert solution",
+                    (false, _) => "no sample to choose, and no fallback to the expert's solution",
                 };
                 let problem_id = problem.problem_id.clone();
                 untargeted.push(Untargeted { problem_id, attempts, reason: reason.to_string() });
@@ -253,7 +264,7 @@ impl RewriteStage {
                 return Ok(chosen.into_iter().enumerate().map(rewrite).collect());
             }
         }
-        match &problem.solution {
+        match problem.solution.as_ref().filter(|_| self.params.fallback) {
             Some(solution) => Ok(vec![row(0, Source::Expert, solution, policy.target_ids(solution)?)]),
             None => Ok(Vec::new()),
         }

@@ -269,6 +269,35 @@ impl Stage for RolloutStage {
         Cost::new(&self.policy, tokens, is_upper_bound).map(Some)
     }
 
+    /// Sampling settings that the policy's makers recommend are not taken: they would change the distribution unseen.
+    fn remarks(&self) -> Result<Vec<String>> {
+        let p = &self.params;
+        let Some(recommended) = self.policy.generation_config()? else { return Ok(Vec::new()) };
+        let used = [
+            ("temperature", f64::from(p.temperature), 1.0),
+            ("top_p", f64::from(p.top_p), 1.0),
+            ("top_k", f64::from(p.top_k), 0.0),
+            ("min_p", f64::from(p.min_p), 0.0),
+            ("repetition_penalty", 1.0, 1.0),
+        ];
+        let differing = used.into_iter().filter_map(|(name, used, neutral)| {
+            let value = recommended.get(name)?.as_f64()?;
+            ((value - used).abs() > 1e-6).then(|| match used == neutral {
+                true => format!("{name} {value}"),
+                false => format!("{name} {value} (here {used})"),
+            })
+        });
+        let differing: Vec<String> = differing.collect();
+        Ok(match differing.is_empty() {
+            true => Vec::new(),
+            false => vec![format!(
+                "not taken from `generation_config.json` of policy `{}`: {}",
+                self.policy.name,
+                differing.join(", ")
+            )],
+        })
+    }
+
     fn work(&self, family: &Fingerprint, part: &Part, earlier: &[PartRecord]) -> Result<Work> {
         self.count(family, part, earlier)
     }

@@ -82,14 +82,15 @@ fn a_training_told_to_stop_goes_on_where_it_was() {
     let expected = address(&json(&ok(&folder.path().join("whole"), &["run", file, "--json"])), "train");
     let store = folder.path().join("stopped");
     ok(&store, &["run", file, "rewrites"]);
-    let mut stops = 0;
+    let mut stops: u64 = 0;
     let done = loop {
         let child = mindgap(&store, &["run", file, "train", "--json"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_millis(400));
+        // A busy machine takes a while to begin.
+        std::thread::sleep(Duration::from_millis(400 * (1 + stops)));
         let _ = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
         let output = child.wait_with_output().unwrap();
         match output.status.code() {
@@ -98,7 +99,7 @@ fn a_training_told_to_stop_goes_on_where_it_was() {
             other => panic!("{other:?}: {}", String::from_utf8_lossy(&output.stderr)),
         }
         assert_eq!(journals(&store).len(), 1, "the training is kept");
-        assert!(stops < 100, "the training makes no way");
+        assert!(stops < 20, "the training makes no way");
     };
     assert!(stops > 0, "it was through before it was told to stop");
     assert_eq!(address(&done, "train"), expected);

@@ -15,7 +15,6 @@ use std::sync::atomic::AtomicBool;
 
 /// Kind, parameter, and why no result of the stage depends on it.
 const IRRELEVANT: &[(&str, &str, &str)] = &[
-    ("judge", "problems", "a gold answer is part of its problem's id, which the rollouts hold"),
     ("rollout", "label", "evals tell it, samples do not depend on it"),
     ("train", "gradient_checkpointing", "the same result with less memory"),
     ("train", "keep_checkpoints", "says what stays in the store, not what is made"),
@@ -24,6 +23,9 @@ const IRRELEVANT: &[(&str, &str, &str)] = &[
 /// Kind, parameter, and where no result depends on it.
 const SOMETIMES: &[(&str, &str, &str)] = &[
     ("judge", "abs_tol", "only the judge `numeric` knows tolerances"),
+    ("judge", "copied_limit", "only samples that were shown a solution may have copied it"),
+    ("judge", "problems", "a gold answer is part of its problem's id, which the rollouts hold; solutions are looked at for copies"),
+    ("judge", "refuse", "most reasons look at guided samples alone"),
     ("judge", "rel_tol", "only the judge `numeric` knows tolerances"),
     ("train", "eval_steps", "nothing is evaluated without `eval_data`"),
     ("train", "logprobs", "they are of rewrites, and documents have none"),
@@ -38,6 +40,7 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("ingest", "fields.answer", r#"["gold"]"#),
     ("ingest", "fields.id", r#"["key"]"#),
     ("ingest", "fields.source", r#"["origin"]"#),
+    ("ingest", "share", "[[0.0, 0.5]]"),
     ("ingest", "clean", r#"[["calculator_marks"], ["notes"]]"#),
     ("ingest", "files.path", r#"["../data/world/test-long.parquet"]"#),
     ("documents", "files", r#"["../data/world/test-long.parquet"]"#),
@@ -50,6 +53,7 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("rollout", "stop", r#"[["\n\n"]]"#),
     ("rollout", "part_problems", "[1048576]"),
     ("rollout", "part_samples", "[1]"),
+    ("rollout", "part_tokens", "[100]"),
     ("judge", "rollouts", r#"["rollouts", "guided"]"#),
     ("judge", "problems", r#"["problems", "benchmarks"]"#),
     ("rewrite", "problems", r#"["problems", "benchmarks"]"#),
@@ -57,6 +61,7 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("rewrite", "self_aligned", r#"[["verdicts"], "exact_verdicts"]"#),
     ("rewrite", "guided", r#"[["guided_verdicts"], "verdicts"]"#),
     ("rewrite", "template", r#"["templates/boxed.j2", "templates/guided.j2"]"#),
+    ("rewrite", "logprobs", r#"[["logprobs-expert"], "logprobs-rewrites"]"#),
     ("rewrite", "part_problems", "[24]"),
     ("logprob", "rewrites", r#"["rewrites", "expert"]"#),
     ("logprob", "policy", r#"["other"]"#),
@@ -84,8 +89,9 @@ const VALUES: &[(&str, &str, &str)] = &[
 /// Kind, parameter and every word it may be: a word is part of recipes, so none may be renamed.
 const WORDS: &[(&str, &str, &str)] = &[
     ("ingest", "clean", "calculator_marks asymptote pleasantries signatures notes repeated_answer boxed_answer"),
+    ("judge", "refuse", "cut_off special_token several_answers no_box meta_phrase prompt_echo copied answer_only unlikely"),
     ("judge", "judge", "math exact numeric choice json"),
-    ("rewrite", "choice", "first random"),
+    ("rewrite", "choice", "first random likeliest"),
     ("rollout", "prompt_kind", "plain guided"),
     ("train", "dtype", "f32 bf16"),
     ("train", "keep_checkpoints", "all last"),
@@ -103,10 +109,10 @@ const PINNED: &[(&str, &str, &str)] = &[
     ("ingest", "problems", "ff3c5b95f4c7"),
     ("documents", "documents", "0672b0300d83"),
     ("rollout", "rollouts", "c0db947ab35e"),
-    ("judge", "verdicts", "8fb739da9df3"),
-    ("rewrite", "rewrites", "30f0fb832857"),
+    ("judge", "verdicts", "86584cec9387"),
+    ("rewrite", "rewrites", "056026e4623c"),
     ("logprob", "logprobs-rewrites", "cdcd2c3484eb"),
-    ("gap", "gap", "9590affafcc9"),
+    ("gap", "gap", "328075ac26a4"),
     ("train", "pretrain", "0204603ab109"),
     ("evaluate", "evals", "f6cdb5931e56"),
 ];

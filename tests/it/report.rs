@@ -2,7 +2,7 @@
 
 use crate::support::root;
 use mindgap::report::{
-    BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Cascade, EvalTable, GapTable, Histograms, Report, Run,
+    BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Cascade, EvalTable, GapTable, Histograms, RefusedSamples, Report, Run,
     Samples, Series, StageState, Targets, Tokens, html, markdown, quantise,
 };
 use mindgap_store::table::evals::Eval;
@@ -96,7 +96,7 @@ fn sample(index: u32, verdict: &str, extracted: &str, text: &str) -> BrowsedSamp
         v: verdict.to_string(),
         x: Some(extracted.to_string()),
         m: "boxed/rational".to_string(),
-        ok: true,
+        r: None,
         stop: "eos".to_string(),
         tokens: tokens(text),
     }
@@ -140,6 +140,7 @@ fn example() -> Report {
         },
         guided: Samples::default(),
         targets: Some(Targets { own: 4, guided: 2, expert: 1, none: 1 }),
+        refused: vec![RefusedSamples { source: "guided".into(), reason: "copied".into(), samples: 3 }],
     };
     let mut series = Series::new("self");
     series.add(&[-0.1, -2.0, -20.0]);

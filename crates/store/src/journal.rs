@@ -93,7 +93,11 @@ impl Journal {
 
     /// Forgets the rows: they are published.
     pub fn remove(&self) -> Result<()> {
-        fs::remove(&self.path)
+        if !self.path.exists() {
+            return Ok(());
+        }
+        fs::remove(&self.path)?;
+        fs::sync_dir(self.path.parent().expect("a journal lies in a folder"))
     }
 }
 

@@ -164,7 +164,7 @@ pub(crate) fn misfit<R: Row>(batch: &RecordBatch, error: serde_arrow::Error) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::verdicts::{Verdict, VerdictRow};
+    use crate::table::verdicts::{Refusal, Verdict, VerdictRow};
 
     fn batch(verdict: &str) -> RecordBatch {
         let row = VerdictRow {
@@ -174,6 +174,7 @@ mod tests {
             extracted: None,
             method: "steps".to_string(),
             eligible: false,
+            refused: Some(Refusal::NoBox),
             judge_version: "math-1".to_string(),
         };
         let batch = to_batch(&[row]).unwrap();
