@@ -4,7 +4,7 @@
 use candle_core::{DType, Device};
 use mindgap_base::rng::Stream;
 use mindgap_lm::engine::{Limits, Request, Sampling, ScoreRequest, StopReason, generate, score};
-use mindgap_lm::model::chat::Message;
+use mindgap_lm::model::chat::{Conversation, Message};
 use mindgap_lm::model::policy::{Policy, PolicyFiles};
 use mindgap_lm::model::runner::Runner;
 use mindgap_lm::model::runner::device::DeviceRunner;
@@ -96,7 +96,8 @@ fn token_ids_agree_with_transformers() {
             let messages: Vec<Message> = turns.map(|t| Message { role: t.role, content: t.content }).collect();
             let template = policy.chat().unwrap();
             assert_eq!(template.render(&messages, true, &serde_json::Value::Null).unwrap(), chat.text, "{name}");
-            assert_eq!(policy.conversation_ids(&messages).unwrap(), chat.ids, "{name}");
+            let shown = Conversation { messages, ..Conversation::default() };
+            assert_eq!(policy.prompt(&shown).unwrap().ids, chat.ids, "{name}");
         }
     }
 }
