@@ -140,7 +140,7 @@ impl Stage for JudgeStage {
                 Error::input(format!("rollouts hold problem `{}`, the problems do not", rollout.problem_id))
                     .hint("judge with the problems the rollouts were drawn from")
             })?;
-            let judgement = self.judge.judge(answer, &rollout.completion);
+            let judgement = self.judge.judge(answer, &rollout.said());
             Ok(VerdictRow {
                 problem_id: rollout.problem_id.clone(),
                 sample_index: rollout.sample_index,
@@ -171,7 +171,7 @@ fn word(verdict: mindgap_math::Verdict) -> Verdict {
 /// A sample with two boxed answers, a special token inside, or no end is never a training target, however right it is:
 /// it may have gone on past its answer and come out right by accident.
 fn eligible(rollout: &Rollout) -> bool {
-    rollout.stop_reason.is_complete() && rollout.special_count == 0 && boxed_count(&rollout.completion) <= 1
+    rollout.stop_reason.is_complete() && rollout.special_count == 0 && boxed_count(&rollout.said()) <= 1
 }
 
 #[cfg(test)]

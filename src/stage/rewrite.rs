@@ -4,13 +4,14 @@
 //! sample nor an expert solution is listed in `untargeted`, never dropped.
 
 use super::buckets::{at_least_one, group};
-use super::template::{PLAIN, Template};
+use super::template::Template;
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::PolicyHandle;
 use crate::policy::load_policy;
-use mindgap_base::error::Result;
+use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_base::rng::Stream;
+use mindgap_lm::model::chat::Conversation;
 use mindgap_lm::model::policy::Policy;
 use mindgap_store::table::Row;
 use mindgap_store::table::problems::Problem;
@@ -98,7 +99,7 @@ impl StageParams for Params {
             problems: inputs.table(&self.problems)?,
             self_aligned: judged(&self.self_aligned)?,
             guided: judged(&self.guided)?,
-            template: Template::new(&inputs.template(self.template.as_deref(), PLAIN)?)?,
+            template: inputs.template(self.template.as_deref())?,
             policy: inputs.policy(&self.policy)?,
         }))
     }
@@ -127,14 +128,14 @@ impl Stage for RewriteStage {
     /// Of the policy only tokenizer and template matter: rewrites do not change when it is trained further.
     fn recipe(&self) -> Recipe {
         let p = &self.params;
-        Recipe::new("rewrite", VERSION)
+        let recipe = Recipe::new("rewrite", VERSION)
             .with("schema", Rewrite::VERSION)
             .with("tokenizer", self.policy.tokenizer_digest())
-            .with("template", self.template.text())
             .with("choice", p.choice)
             .with("keep", p.keep)
             .with("seed", p.seed)
-            .with("round", p.round)
+            .with("round", p.round);
+        self.template.name_in(recipe)
     }
 
     fn main_table(&self) -> Option<&'static str> {
@@ -198,24 +199,28 @@ impl RewriteStage {
         plain: &Samples,
         guided: &Samples,
     ) -> Result<Vec<Rewrite>> {
-        let prompt = self.template.render(problem)?;
-        let prompt_ids = policy.prompt_ids(&prompt).map_err(|e| e.at(format!("problem `{}`", problem.problem_id)))?;
+        let place = || format!("problem `{}`", problem.problem_id);
+        let shown = self.template.render(problem)?;
+        let prompt = policy.prompt(&shown).map_err(|e| e.at(place()))?;
+        let conversation = (!shown.is_plain()).then(|| serde_json::to_string(&shown).expect("plain data"));
         let row = |choice_index: usize, source: Source, completion: &str, token_ids: Vec<u32>| Rewrite {
             problem_id: problem.problem_id.clone(),
             choice_index: choice_index as u32,
             source,
-            prompt: prompt.clone(),
+            prompt: shown.question().to_string(),
             completion: completion.to_string(),
-            prompt_ids: prompt_ids.clone(),
+            prompt_ids: prompt.ids.clone(),
             token_ids,
             logprob_behavior: None,
             sample_index: None,
             round: self.params.round,
             attempts,
+            conversation: conversation.clone(),
         };
         for (source, samples) in [(Source::SelfAligned, plain), (Source::Guided, guided)] {
             let chosen = self.choose(problem, samples.correct(problem));
             if !chosen.is_empty() {
+                chosen.iter().try_for_each(|sample| fits(sample, &shown)).map_err(|e| e.at(place()))?;
                 let rewrite = |(index, rollout): (usize, &Rollout)| Rewrite {
                     logprob_behavior: Some(rollout.logprob_behavior.clone()),
                     sample_index: Some(rollout.sample_index),
@@ -225,7 +230,11 @@ impl RewriteStage {
             }
         }
         match &problem.solution {
-            Some(solution) => Ok(vec![row(0, Source::Expert, solution, policy.target_ids(solution)?)]),
+            Some(solution) => {
+                let rest = solution.strip_prefix(&shown.prefill).unwrap_or(solution);
+                let token_ids = policy.target_ids(&prompt, rest).map_err(|e| e.at(place()))?;
+                Ok(vec![row(0, Source::Expert, rest, token_ids)])
+            }
             None => Ok(Vec::new()),
         }
     }
@@ -236,6 +245,19 @@ impl RewriteStage {
         }
         correct.truncate(self.params.keep as usize);
         correct
+    }
+}
+
+/// A sample's tokens stand behind the prefill it was drawn with, and can be trained on behind no other.
+fn fits(sample: &Rollout, shown: &Conversation) -> Result<()> {
+    let drawn = sample.prefill.as_deref().unwrap_or_default();
+    match drawn == shown.prefill {
+        true => Ok(()),
+        false => Err(Error::usage(format!(
+            "sample {} begins with the prefill `{drawn}`, the training prompt with `{}`",
+            sample.sample_index, shown.prefill
+        ))
+        .hint("give the rewrite stage and the rollouts templates with the same `prefill`")),
     }
 }
 
