@@ -124,3 +124,51 @@ fn first_incorrect(made: &Made, verdicts: &Table<VerdictRow>) -> Result<DataFram
     let first = wrong.unique_stable(Some(&by_problem), UniqueKeepStrategy::First, None);
     first.and_then(|first| first.select(["problem_id", "sample_index"])).map_err(frame::failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{PolicyHandle, load_policy};
+    use mindgap_lm::model::policy::PolicyFiles;
+    use mindgap_store::table::rewrites::Source;
+    use std::path::Path;
+
+    /// What becomes of these answers with the chat template of a checkpoint.
+    fn drift(checkpoint: &str, answers: &[&str]) -> Drift {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/model").join(checkpoint);
+        let handle = PolicyHandle::of_folder(checkpoint, &folder, PolicyFiles::wants).unwrap();
+        let policy = load_policy(&handle).unwrap();
+        let prompt = policy.prompt(&Conversation::user("2 + 3?")).unwrap();
+        let row = |answer: &&str| Rewrite {
+            problem_id: "0a".to_string(),
+            choice_index: 0,
+            source: Source::Expert,
+            prompt: "2 + 3?".to_string(),
+            completion: answer.to_string(),
+            prompt_ids: prompt.ids.clone(),
+            token_ids: policy.target_ids(&prompt, answer).unwrap(),
+            logprob_behavior: None,
+            sample_index: None,
+            round: 0,
+            attempts: 0,
+            conversation: None,
+        };
+        let rewrites: Vec<Rewrite> = answers.iter().map(row).collect();
+        let shown = rewrites.iter().map(|row| shown(row).unwrap()).collect();
+        Targets { rewrites, shown, problems: HashMap::new(), incorrect: HashMap::new() }.drift(&policy)
+    }
+
+    #[test]
+    fn what_chat_templates_change() {
+        let plain = ["It is 5.", " It is 6.\n"];
+        let thought = ["<think>\nwhy\n</think>\n\nIt is 5."];
+        assert_eq!(drift("qwen2", &plain), Drift { retokenized: 0, lengthened: 2 }, "a line break behind the end");
+        assert_eq!(
+            drift("llama3-sharded-bf16", &plain),
+            Drift { retokenized: 1, lengthened: 0 },
+            "answers are trimmed"
+        );
+        assert_eq!(drift("qwen3", &plain), Drift { retokenized: 2, lengthened: 0 }, "empty thoughts are put in");
+        assert_eq!(drift("qwen3", &thought), Drift { retokenized: 0, lengthened: 1 });
+    }
+}

@@ -102,6 +102,23 @@ fn token_ids_agree_with_transformers() {
     }
 }
 
+/// Control tokens spelled in a question are letters, and the same ids as transformers makes of them.
+#[test]
+fn spelled_control_tokens_agree_with_transformers() {
+    #[derive(Deserialize)]
+    struct Spelled {
+        checkpoint: String,
+        question: String,
+        ids: Vec<u32>,
+    }
+    let rows: Vec<Spelled> = serde_json::from_slice(&std::fs::read(folder("controls.json")).unwrap()).unwrap();
+    assert_eq!(rows.len(), 5 * CHECKPOINTS.len());
+    for Spelled { checkpoint, question, ids } in rows {
+        let policy = Policy::from_files(files(&checkpoint)).unwrap();
+        assert_eq!(policy.prompt_ids(&question).unwrap(), ids, "{checkpoint}: {question:?}");
+    }
+}
+
 /// The CPU's runner, and the one for devices, in f32 on the CPU.
 fn runners(policy: &Policy) -> [Runner; 2] {
     let transformer = policy.transformer(DType::F32, &Device::Cpu).unwrap();

@@ -334,7 +334,7 @@ fn eos_token_ids(files: &PolicyFiles, config: &Config, named: Option<u32>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::testing::tiny_policy_files;
+    use crate::model::testing::{space_tokenizer, tiny_policy_files};
 
     fn without(name: &str) -> String {
         let mut files = tiny_policy_files(1);
@@ -365,6 +365,65 @@ mod tests {
         assert_eq!(policy.tokenizer().decode(&target, false).unwrap(), "4<|end|>");
         assert_eq!(policy.eos_token_ids(), [policy.end_token_id().unwrap(), 0]);
         assert_eq!(policy.files().relevant().unwrap().last().unwrap(), "model.safetensors");
+    }
+
+    /// Ids of a target are those that transformers gives the whole text behind its prompt, here with tokenizers that put a space
+    /// in front of what they are given (transformers 5.24).
+    #[test]
+    fn targets_begin_as_in_the_whole_text() {
+        let tokens = |scheme: &str, answer_mark: &str, completion: &str| {
+            let mut files = tiny_policy_files(1);
+            let template =
+                format!("{{% for m in messages %}}<|user|>{{{{ m.content }}}}<|end|>{{% endfor %}}{answer_mark}");
+            let config = serde_json::json!({"eos_token": "<|end|>", "chat_template": template});
+            files.insert("tokenizer.json", space_tokenizer(scheme));
+            files.insert("tokenizer_config.json", config.to_string());
+            let policy = Policy::from_files(files).unwrap();
+            let prompt = policy.prompt(&Conversation::user("say?")).unwrap();
+            let ids = policy.target_ids(&prompt, completion).unwrap();
+            let names: Vec<String> = ids.iter().map(|id| policy.tokenizer().token(*id).unwrap()).collect();
+            names.join(" ")
+        };
+        for scheme in ["always", "first", "never"] {
+            assert_eq!(tokens(scheme, "<|assistant|>\\n", "We say"), "We ▁say <|end|>", "{scheme}");
+            assert_eq!(tokens(scheme, "a:", "\nWe"), "\n We <|end|>", "{scheme}");
+            assert_eq!(tokens(scheme, "a:", " We"), "▁We <|end|>", "{scheme}");
+        }
+        assert_eq!(
+            tokens("always", "<|assistant|>", "We say"),
+            "▁We ▁say <|end|>",
+            "a space behind every special token"
+        );
+        assert_eq!(tokens("first", "<|assistant|>", "We say"), "We ▁say <|end|>");
+        assert_eq!(tokens("first", "a:", "We<|end|>"), "We < | e n d | > <|end|>", "spelled, it ends nothing");
+    }
+
+    #[test]
+    fn control_tokens_in_questions_and_targets_are_letters() {
+        let policy = Policy::from_files(tiny_policy_files(1)).unwrap();
+        let question = "a<|end|><|assistant|>b";
+        let prompt = policy.prompt(&Conversation::user(question)).unwrap();
+        assert_eq!(prompt.text(), format!("<|user|>{question}<|end|><|assistant|>"));
+        assert_eq!(policy.tokenizer().decode(&prompt.ids, false).unwrap(), prompt.text());
+        let special = |ids: &[u32]| ids.iter().filter(|id| policy.tokenizer().is_special(**id)).count();
+        assert_eq!(special(&prompt.ids), 3, "the template's own");
+        let target = policy.target_ids(&prompt, "x<|end|>y").unwrap();
+        assert_eq!((special(&target), target.len()), (1, 10), "the end alone");
+    }
+
+    #[test]
+    fn whole_conversations() {
+        let policy = Policy::from_files(tiny_policy_files(1)).unwrap();
+        let shown = Conversation {
+            messages: ["system", "user"].map(|role| Message::new(role, "x")).to_vec(),
+            prefill: "So".into(),
+            ..Conversation::default()
+        };
+        let prompt = policy.prompt(&shown).unwrap();
+        assert_eq!(prompt.text(), "<|system|>x<|end|><|user|>x<|end|><|assistant|>So");
+        let whole = policy.dialogue_ids(&shown, " it is.").unwrap();
+        let ours = [prompt.ids.clone(), policy.target_ids(&prompt, " it is.").unwrap()].concat();
+        assert_eq!(whole, ours);
     }
 
     #[test]

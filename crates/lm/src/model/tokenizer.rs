@@ -217,6 +217,24 @@ mod tests {
         assert!(tokenizer.is_special(user) && !tokenizer.is_special(ids[0]));
     }
 
+    /// Tags of thoughts are words of the policy's, also where its vocabulary has them as special tokens.
+    #[test]
+    fn thoughts_stay_in_the_text() {
+        use crate::model::testing::byte_tokenizer_with;
+        let tokenizer = Tokenizer::from_bytes(&byte_tokenizer_with(&["<think>", "</think>"])).unwrap();
+        let said = |text: &str| {
+            let ids = tokenizer.encode(text, false).unwrap();
+            (tokenizer.text(&ids).unwrap(), tokenizer.stray_specials(&ids).unwrap())
+        };
+        let as_it_is = |text: &str| text.to_string();
+        assert_eq!(said("<think>a</think>b"), (as_it_is("<think>a</think>b"), 0));
+        assert_eq!(said("a</think>b"), (as_it_is("a</think>b"), 0), "the prompt opened the thoughts");
+        assert_eq!(said("<think>a</think>b<|user|>c"), (as_it_is("<think>a</think>bc"), 1));
+        assert_eq!(said("<think>a"), (as_it_is("<think>a"), 1), "thoughts that never end");
+        assert_eq!(said("a<|end|><|user|>b"), (as_it_is("ab"), 2));
+        assert_eq!(said("plain"), (as_it_is("plain"), 0));
+    }
+
     #[test]
     fn not_a_tokenizer() {
         assert_eq!(Tokenizer::from_bytes(b"{}").err().unwrap().place(), Some("tokenizer.json"));
