@@ -47,14 +47,12 @@ impl Role {
     }
 }
 
-/// A conversation file.
+/// A conversation file, `template_kwargs` aside.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     system: Option<String>,
     prefill: Option<String>,
-    #[serde(default)]
-    template_kwargs: toml::Table,
     #[serde(default)]
     messages: Vec<Turn>,
 }
@@ -85,13 +83,14 @@ impl Template {
 
     /// A whole conversation, from a TOML file. What can be known of it is checked: keys, roles, syntax, names of variables.
     pub fn conversation(text: &str) -> Result<Template> {
-        let table = toml::from_str::<toml::Table>(text)
+        let mut table = toml::from_str::<toml::Table>(text)
             .map_err(|e| Error::usage("conversation file is not TOML").report(e.to_string()))?;
+        let template_kwargs = table.remove("template_kwargs");
         let file: File = typed(toml::Value::Table(table)).map_err(|misfit| {
             Error::usage(format!("`{}`: {}", misfit.path, misfit.message))
                 .hint("keys: `system`, `prefill`, `template_kwargs`, and `[[messages]]` with `role` and `content`")
         })?;
-        let File { system, prefill, template_kwargs, mut messages } = file;
+        let File { system, prefill, mut messages } = file;
         if messages.is_empty() {
             messages.push(Turn { role: Role::User, content: PLAIN.to_string() });
         }
@@ -104,7 +103,7 @@ impl Template {
             environment: environment(),
             roles,
             has_prefill: prefill.is_some(),
-            template_kwargs: json_object(template_kwargs)?,
+            template_kwargs: kwargs(template_kwargs)?,
             text: text.to_string(),
             field: "conversation",
         };
@@ -211,15 +210,19 @@ fn check_prefill(prefill: &str) -> Result<()> {
 
 const RESERVED: [&str; 5] = ["messages", "add_generation_prompt", "tools", "documents", "continue_final_message"];
 
-fn json_object(table: toml::Table) -> Result<Map<String, Json>> {
+/// Variables of the chat template.
+fn kwargs(value: Option<toml::Value>) -> Result<Map<String, Json>> {
+    let table = match value {
+        None => return Ok(Map::new()),
+        Some(toml::Value::Table(table)) => table,
+        Some(_) => return Err(Error::usage("`template_kwargs` is not a table")),
+    };
     let wrong = |key: &str, why: &str| Error::usage(format!("`template_kwargs.{key}` {why}"));
-    table
-        .into_iter()
-        .map(|(key, value)| match key {
-            key if RESERVED.contains(&key.as_str()) => Err(wrong(&key, "is given by the program")),
-            key => json(value).map(|value| (key.clone(), value)).ok_or_else(|| wrong(&key, "has no JSON value")),
-        })
-        .collect()
+    let variable = |(key, value): (String, toml::Value)| match RESERVED.contains(&key.as_str()) {
+        true => Err(wrong(&key, "is given by the program")),
+        false => json(value).ok_or_else(|| wrong(&key, "has no JSON value")).map(|value| (key, value)),
+    };
+    table.into_iter().map(variable).collect()
 }
 
 /// A TOML value as JSON; there is none for dates, NaN and infinity.

@@ -17,6 +17,8 @@ const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
 pub struct Controls {
     /// Longer ones first, as one may be part of another.
     tokens: Vec<(String, u32)>,
+    /// What tokens begin with: `<`, usually. Vocabularies have thousands of tokens, texts few such letters.
+    firsts: Vec<char>,
 }
 
 impl Controls {
@@ -27,13 +29,17 @@ impl Controls {
         tokens.retain(|(token, _)| !token.trim().is_empty() && !thoughts::is_tag(token));
         tokens.sort_by(|a, b| (b.0.len(), &a.0).cmp(&(a.0.len(), &b.0)));
         tokens.dedup();
-        Controls { tokens }
+        let mut firsts: Vec<char> = tokens.iter().filter_map(|(token, _)| token.chars().next()).collect();
+        firsts.sort_unstable();
+        firsts.dedup();
+        Controls { tokens, firsts }
     }
 
     /// Where the next control token stands in a text, and which it is.
     fn next(&self, text: &str) -> Option<(usize, &(String, u32))> {
-        let found = self.tokens.iter().filter_map(|token| Some((text.find(&token.0)?, token)));
-        found.min_by_key(|(at, token)| (*at, usize::MAX - token.0.len()))
+        let at =
+            |at: usize| self.tokens.iter().find(|(token, _)| text[at..].starts_with(token)).map(|token| (at, token));
+        text.match_indices(&self.firsts[..]).find_map(|(start, _)| at(start))
     }
 
     /// The text with marks around every control token it spells.
@@ -54,26 +60,49 @@ impl Controls {
 
     /// Ids of a text in which what is not meant as a control token is marked.
     pub fn encode(&self, tokenizer: &Tokenizer, marked: &str) -> Result<Vec<u32>> {
-        let mut pieces = marked.split(MARKS);
-        let mut ids = tokenizer.encode(pieces.next().unwrap_or_default(), false)?;
-        for piece in pieces.filter(|piece| !piece.is_empty()) {
-            match self.tokens.iter().find(|(token, _)| token == piece) {
-                None => ids.extend(tokenizer.encode_behind_line(piece)?),
-                Some((token, id)) => {
-                    let mut spelled = tokenizer.spell(token)?;
-                    // A vocabulary may make the token of its very letters: then they go in one by one.
-                    if spelled.contains(id) {
-                        spelled.clear();
-                        for letter in token.chars() {
-                            spelled.extend(tokenizer.spell(letter.encode_utf8(&mut [0; 4]))?);
-                        }
-                    }
-                    ids.extend(spelled);
-                }
+        let mut ids = Vec::new();
+        let mut rest = marked;
+        while let Some(at) = rest.find(MARKS) {
+            self.add(tokenizer, &rest[..at], &mut ids)?;
+            let behind = &rest[at + MARKS[0].len_utf8()..];
+            let token = self.marked_token(&rest[at..]);
+            if let Some((token, id)) = token {
+                ids.extend(letters(tokenizer, token, *id)?);
             }
+            // A mark that the template parted from its token is dropped.
+            rest = token.map_or(behind, |(token, _)| &behind[token.len() + MARKS[1].len_utf8()..]);
         }
+        self.add(tokenizer, rest, &mut ids)?;
         Ok(ids)
     }
+
+    /// Adds the ids of a piece in which control tokens are meant, behind others or first of all.
+    fn add(&self, tokenizer: &Tokenizer, piece: &str, ids: &mut Vec<u32>) -> Result<()> {
+        ids.extend(match ids.is_empty() {
+            true => tokenizer.encode(piece, false)?,
+            false => tokenizer.encode_behind_line(piece)?,
+        });
+        Ok(())
+    }
+
+    /// The token between the mark that a text begins with and the next.
+    fn marked_token(&self, text: &str) -> Option<&(String, u32)> {
+        let (token, _) = text.strip_prefix(MARKS[0])?.split_once(MARKS[1])?;
+        self.tokens.iter().find(|known| known.0 == token)
+    }
+}
+
+/// The letters of a control token.
+fn letters(tokenizer: &Tokenizer, token: &str, id: u32) -> Result<Vec<u32>> {
+    let mut ids = tokenizer.spell(token)?;
+    // A vocabulary may make the token of its very letters: then they go in one by one.
+    if ids.contains(&id) {
+        ids.clear();
+        for letter in token.chars() {
+            ids.extend(tokenizer.spell(letter.encode_utf8(&mut [0; 4]))?);
+        }
+    }
+    Ok(ids)
 }
 
 /// A marked text as people read it.
@@ -116,6 +145,17 @@ mod tests {
         }
         let text = "plain 数学\n";
         assert_eq!(controls.encode(&tokenizer, text).unwrap(), tokenizer.encode(text, false).unwrap());
+    }
+
+    /// A template may cut a text in two: what is left of a mark joins nothing.
+    #[test]
+    fn parted_marks() {
+        let (tokenizer, controls) = controls();
+        let marked = controls.mark("<|end|>x").into_owned();
+        for cut in [&marked[3..], &marked[..marked.len() - 4], "<|en\u{fdd0}d|>", "\u{fdd0}\u{fdd1}"] {
+            let ids = controls.encode(&tokenizer, cut).unwrap();
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), unmarked(cut));
+        }
     }
 
     #[test]
