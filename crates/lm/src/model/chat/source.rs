@@ -47,7 +47,7 @@ struct Tag<'a> {
 }
 
 fn tag(text: &str) -> Option<Tag<'_>> {
-    let length = text.find("%}")? + 2;
+    let length = 2 + text[2..].find("%}")? + 2;
     let inner = &text[2..length - 2];
     let inner = inner.strip_prefix(['-', '+']).unwrap_or(inner);
     let name = inner.strip_suffix(['-', '+']).unwrap_or(inner).trim();

@@ -184,6 +184,19 @@ fn constructs() {
     }
 }
 
+/// Templates that break off anywhere are for the compiler to refuse.
+#[test]
+fn any_piece_of_a_template_can_be_read() {
+    let golden: Json = serde_json::from_str(include_str!("constructs.json")).unwrap();
+    let sources = golden["cases"].as_array().unwrap().iter().map(|case| case["template"].as_str().unwrap());
+    for source in sources.chain(["{%}{{}}{%%}{#}", "{{ 'é' % ('\\", "{% 'a' % %}"]) {
+        for (at, _) in source.char_indices() {
+            source::prepare(&source[at..]);
+            source::prepare(&source[..at]);
+        }
+    }
+}
+
 #[test]
 fn lines_keep_their_numbers() {
     let source = "{{ 'a\\\n\\\nb' }}\r\n{% generation %}\n{{ nope() }}{% endgeneration %}";
