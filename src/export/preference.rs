@@ -27,7 +27,10 @@ impl Rejected {
         match self {
             Rejected::Incorrect => target.incorrect.map(|completion| target.answer(completion)),
             Rejected::Expert if target.rewrite.source == Source::Expert => None,
-            Rejected::Expert => target.problem.solution.as_deref().map(Cow::Borrowed),
+            Rejected::Expert => target.problem.solution.as_deref().map(|solution| {
+                let rest = solution.strip_prefix(&target.shown.prefill).unwrap_or(solution);
+                target.answer(rest)
+            }),
         }
     }
 }

@@ -202,6 +202,8 @@ impl RewriteStage {
         let place = || format!("problem `{}`", problem.problem_id);
         let shown = self.template.render(problem)?;
         let prompt = policy.prompt(&shown).map_err(|e| e.at(place()))?;
+        let mut samples = plain.all(problem).iter().chain(guided.all(problem));
+        samples.try_for_each(|(sample, _)| fits(sample, &shown)).map_err(|e| e.at(place()))?;
         let conversation = (!shown.is_plain()).then(|| serde_json::to_string(&shown).expect("plain data"));
         let row = |choice_index: usize, source: Source, completion: &str, token_ids: Vec<u32>| Rewrite {
             problem_id: problem.problem_id.clone(),
@@ -220,7 +222,6 @@ impl RewriteStage {
         for (source, samples) in [(Source::SelfAligned, plain), (Source::Guided, guided)] {
             let chosen = self.choose(problem, samples.correct(problem));
             if !chosen.is_empty() {
-                chosen.iter().try_for_each(|sample| fits(sample, &shown)).map_err(|e| e.at(place()))?;
                 let rewrite = |(index, rollout): (usize, &Rollout)| Rewrite {
                     logprob_behavior: Some(rollout.logprob_behavior.clone()),
                     sample_index: Some(rollout.sample_index),
@@ -284,12 +285,15 @@ impl Samples {
         Ok(samples)
     }
 
+    fn all(&self, problem: &Problem) -> &[(Rollout, bool)] {
+        self.0.get(&problem.problem_id).map_or(&[], Vec::as_slice)
+    }
+
     fn attempts(&self, problem: &Problem) -> u32 {
-        self.0.get(&problem.problem_id).map_or(0, |rows| rows.len() as u32)
+        self.all(problem).len() as u32
     }
 
     fn correct(&self, problem: &Problem) -> Vec<&Rollout> {
-        let rows = self.0.get(&problem.problem_id).map_or(&[][..], Vec::as_slice);
-        rows.iter().filter(|(_, may)| *may).map(|(row, _)| row).collect()
+        self.all(problem).iter().filter(|(_, may)| *may).map(|(row, _)| row).collect()
     }
 }

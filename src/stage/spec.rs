@@ -257,9 +257,10 @@ impl Inputs<'_> {
         let file = self.file(path)?;
         let place = file.path.display().to_string();
         let text = String::from_utf8(file.read()?).map_err(|_| Error::input("template is not UTF-8").at(&place))?;
-        match file.path.extension().is_some_and(|extension| extension == "toml") {
-            true => Template::conversation(&text).map_err(|e| e.at(place)),
+        let template = match file.path.extension().is_some_and(|extension| extension == "toml") {
+            true => Template::conversation(&text),
             false => Template::new(&text),
-        }
+        };
+        template.map_err(|e| e.at(place))
     }
 }

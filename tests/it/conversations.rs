@@ -1,6 +1,6 @@
 //! Templates that are whole conversations: what the policy is shown, what is judged, and what other trainers get.
 
-use crate::support::{SMALL, fails, json, ok, pipeline};
+use crate::support::{SMALL, fails, json, ok, pipeline, root};
 use mindgap_store::parquet::decode_batches;
 use serde_json::Value;
 use std::path::Path;
@@ -87,6 +87,17 @@ fn the_prefill_is_judged() {
     ok(&store, &["run", &file, "verdicts"]);
     let correct = rows(&store, "verdicts").iter().filter(|row| row["verdict"] == "correct").count();
     assert_eq!(correct, 48, "one token more takes nothing back");
+}
+
+/// Goal: the file that shows how it is done is right.
+#[test]
+fn the_example_can_be_planned() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let text = std::fs::read_to_string(root().join("pipelines/templates/conversation.toml")).unwrap();
+    let file = whole(folder.path(), &text);
+    ok(&store, &["run", &file, "problems"]);
+    ok(&store, &["plan", &file]);
 }
 
 /// Goal: mistakes in the file are told by `plan`, with the file's name and place; those that only rows show, by `run`.
