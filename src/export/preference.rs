@@ -28,8 +28,8 @@ impl Rejected {
             Rejected::Incorrect => target.incorrect.map(|completion| target.answer(completion)),
             Rejected::Expert if target.rewrite.source == Source::Expert => None,
             Rejected::Expert => target.problem.solution.as_deref().map(|solution| {
-                let rest = solution.strip_prefix(&target.shown.prefill).unwrap_or(solution);
-                target.answer(rest)
+                let behind = target.shown.behind_prefill(solution);
+                if target.shown.prefill.is_empty() { behind } else { [&target.shown.prefill, &*behind].concat().into() }
             }),
         }
     }

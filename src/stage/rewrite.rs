@@ -202,8 +202,6 @@ impl RewriteStage {
         let place = || format!("problem `{}`", problem.problem_id);
         let shown = self.template.render(problem)?;
         let prompt = policy.prompt(&shown).map_err(|e| e.at(place()))?;
-        let mut samples = plain.all(problem).iter().chain(guided.all(problem));
-        samples.try_for_each(|(sample, _)| fits(sample, &shown)).map_err(|e| e.at(place()))?;
         let conversation = (!shown.is_plain()).then(|| serde_json::to_string(&shown).expect("plain data"));
         let row = |choice_index: usize, source: Source, completion: &str, token_ids: Vec<u32>| Rewrite {
             problem_id: problem.problem_id.clone(),
@@ -222,6 +220,7 @@ impl RewriteStage {
         for (source, samples) in [(Source::SelfAligned, plain), (Source::Guided, guided)] {
             let chosen = self.choose(problem, samples.correct(problem));
             if !chosen.is_empty() {
+                chosen.iter().try_for_each(|sample| fits(sample, &shown)).map_err(|e| e.at(place()))?;
                 let rewrite = |(index, rollout): (usize, &Rollout)| Rewrite {
                     logprob_behavior: Some(rollout.logprob_behavior.clone()),
                     sample_index: Some(rollout.sample_index),
@@ -232,9 +231,9 @@ impl RewriteStage {
         }
         match &problem.solution {
             Some(solution) => {
-                let rest = solution.strip_prefix(&shown.prefill).unwrap_or(solution);
-                let token_ids = policy.target_ids(&prompt, rest).map_err(|e| e.at(place()))?;
-                Ok(vec![row(0, Source::Expert, rest, token_ids)])
+                let solution = shown.behind_prefill(solution);
+                let token_ids = policy.target_ids(&prompt, &solution).map_err(|e| e.at(place()))?;
+                Ok(vec![row(0, Source::Expert, &solution, token_ids)])
             }
             None => Ok(Vec::new()),
         }
@@ -285,15 +284,12 @@ impl Samples {
         Ok(samples)
     }
 
-    fn all(&self, problem: &Problem) -> &[(Rollout, bool)] {
-        self.0.get(&problem.problem_id).map_or(&[], Vec::as_slice)
-    }
-
     fn attempts(&self, problem: &Problem) -> u32 {
-        self.all(problem).len() as u32
+        self.0.get(&problem.problem_id).map_or(0, |rows| rows.len() as u32)
     }
 
     fn correct(&self, problem: &Problem) -> Vec<&Rollout> {
-        self.all(problem).iter().filter(|(_, may)| *may).map(|(row, _)| row).collect()
+        let rows = self.0.get(&problem.problem_id).map_or(&[][..], Vec::as_slice);
+        rows.iter().filter(|(_, may)| *may).map(|(row, _)| row).collect()
     }
 }

@@ -14,6 +14,7 @@ use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// One turn of a conversation.
@@ -59,6 +60,17 @@ impl Conversation {
     pub fn is_plain(&self) -> bool {
         let [only] = &self.messages[..] else { return false };
         only.role == "user" && self.prefill.is_empty() && self.template_kwargs.is_empty()
+    }
+
+    /// An answer written by somebody who was given no prefill, as it stands behind it: without the prefill where it begins with
+    /// that, and a space apart from it.
+    pub fn behind_prefill<'a>(&self, answer: &'a str) -> Cow<'a, str> {
+        let rest = answer.strip_prefix(&self.prefill).unwrap_or(answer);
+        let apart = |text: &str, c: Option<char>| text.is_empty() || c.is_none_or(char::is_whitespace);
+        match apart(&self.prefill, self.prefill.chars().last()) || apart(rest, rest.chars().next()) {
+            true => Cow::Borrowed(rest),
+            false => Cow::Owned(format!(" {rest}")),
+        }
     }
 
     /// The user's last turn.

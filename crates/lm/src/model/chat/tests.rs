@@ -198,6 +198,20 @@ fn any_piece_of_a_template_can_be_read() {
 }
 
 #[test]
+fn answers_behind_a_prefill() {
+    let behind = |prefill: &str, answer: &str| {
+        let shown = Conversation { prefill: prefill.to_string(), ..Conversation::user("x") };
+        shown.behind_prefill(answer).into_owned()
+    };
+    assert_eq!(behind("", "So it is."), "So it is.");
+    assert_eq!(behind("So", "So it is."), " it is.");
+    assert_eq!(behind("Well.", "So it is."), " So it is.");
+    assert_eq!(behind("<think>\n", "So it is."), "So it is.");
+    assert_eq!(behind("Well.", "\nSo it is."), "\nSo it is.");
+    assert_eq!(behind("Well.", "Well."), "");
+}
+
+#[test]
 fn lines_keep_their_numbers() {
     let source = "{{ 'a\\\n\\\nb' }}\r\n{% generation %}\n{{ nope() }}{% endgeneration %}";
     let error = render(source, &[], Json::Null).unwrap_err();
