@@ -5,6 +5,8 @@
 //! date is fixed. A prompt that changes with the day would make the same recipe mean something else tomorrow; the date is the
 //! one Llama 3's own template falls back to.
 
+mod json;
+mod methods;
 mod python;
 mod source;
 
