@@ -2,6 +2,7 @@
 //! fixtures are made by `tests/fixtures/model/make.py`.
 
 use candle_core::{DType, Device};
+use mindgap::policy::PolicyHandle;
 use mindgap_base::rng::Stream;
 use mindgap_lm::engine::{Limits, Request, Sampling, ScoreRequest, StopReason, generate, score};
 use mindgap_lm::model::chat::{Conversation, Message};
@@ -117,6 +118,23 @@ fn spelled_control_tokens_agree_with_transformers() {
         let policy = Policy::from_files(files(&checkpoint)).unwrap();
         assert_eq!(policy.prompt_ids(&question).unwrap(), ids, "{checkpoint}: {question:?}");
     }
+}
+
+/// A file that repeats what another says changes no recipe; one that says more does.
+#[test]
+fn a_map_of_special_tokens_counts_where_it_says_something_new() {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(folder("qwen2")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    let names = |map: &str| {
+        std::fs::write(copy.path().join("special_tokens_map.json"), map).unwrap();
+        let handle = PolicyHandle::of_folder("copy", copy.path(), PolicyFiles::wants).unwrap();
+        handle.file_names().any(|name| name == "special_tokens_map.json")
+    };
+    assert!(!names(r#"{"eos_token": {"content": "<|im_end|>"}}"#));
+    assert!(names(r#"{"eos_token": "<|im_end|>", "bos_token": "<|endoftext|>"}"#));
 }
 
 /// The CPU's runner, and the one for devices, in f32 on the CPU.

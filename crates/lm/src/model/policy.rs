@@ -427,6 +427,31 @@ mod tests {
     }
 
     #[test]
+    fn special_tokens_may_have_a_file_of_their_own() {
+        let mut files = tiny_policy_files(1);
+        let config =
+            serde_json::json!({"eos_token": "<|end|>", "chat_template": "{{ bos_token }}{{ messages[0].content }}"});
+        files.insert("tokenizer_config.json", config.to_string());
+        let prompt = |files: &PolicyFiles| Policy::from_files(files.clone()).unwrap().prompt_ids("x").unwrap();
+        assert_eq!(prompt(&files).len(), 1);
+        files.insert("special_tokens_map.json", br#"{"bos_token": {"content": "<|user|>"}}"#);
+        assert_eq!(prompt(&files)[..1], [1]);
+        assert_eq!(prompt(&files).len(), 2);
+    }
+
+    #[test]
+    fn a_template_without_system_turns_says_so() {
+        let mut files = tiny_policy_files(1);
+        let template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}";
+        let config = serde_json::json!({"eos_token": "<|end|>", "chat_template": template});
+        files.insert("tokenizer_config.json", config.to_string());
+        let shown = Conversation { messages: vec![Message::new("system", "x")], ..Conversation::default() };
+        let error = Policy::from_files(files).unwrap().prompt(&shown).err().unwrap();
+        assert!(error.what().contains("no system turns"), "{error}");
+        assert!(error.remedy().is_some_and(|hint| hint.contains("the user's turn")), "{error}");
+    }
+
+    #[test]
     fn eos_precedence() {
         let mut files = tiny_policy_files(1);
         files.insert("generation_config.json", b"{\"eos_token_id\": [7, 9]}");

@@ -87,7 +87,11 @@ impl Dump {
     }
 
     fn text(&self, scalar: &Json, out: &mut String) {
-        let text = scalar.to_string();
+        let mut text = scalar.to_string();
+        // Python writes two digits of an exponent at least.
+        if let (Json::Number(_), Some(at)) = (scalar, text.find("e-").filter(|at| at + 3 == text.len())) {
+            text.insert(at + 2, '0');
+        }
         for c in text.chars() {
             match c {
                 c if self.ascii && !c.is_ascii() => {
