@@ -188,6 +188,7 @@ fn sample(row: &Asked, index: u32) -> Rollout {
         stop_reason: StopReason::Eos,
         special_count: 0,
         seed: 0,
+        prefill: None,
     }
 }
 

@@ -31,7 +31,7 @@ fn main() -> Result<()> {
 
     let judge = Judge::Math(Options::default());
     for sample in drawn.into_iter().flatten() {
-        let text = policy.tokenizer().decode(&sample.token_ids, true)?;
+        let text = policy.tokenizer().text(&sample.token_ids)?;
         let judgement = judge.judge(reference, &text);
         let logprob: f32 = sample.logprob_policy.iter().sum();
         println!("{} ({logprob:.2} nats): {}", judgement.verdict.as_str(), text.trim());

@@ -358,7 +358,10 @@ pub struct Score {
     /// Take prompt and completion as they are: no chat template, no end-of-sequence token.
     #[arg(long)]
     pub raw: bool,
-    /// JSON lines; `-` reads stdin.
+    /// System turn in front of every prompt.
+    #[arg(long, conflicts_with = "raw")]
+    pub system: Option<String>,
+    /// JSON lines {"id","prompt","completion"}, or "messages" for "prompt"; `-` reads stdin.
     pub file: PathBuf,
     #[command(flatten)]
     pub compute: Compute,
@@ -369,7 +372,7 @@ pub struct Generate {
     /// Folder in Hugging Face layout, or `hub:org/name[@revision]`.
     #[arg(long)]
     pub policy: String,
-    /// JSON lines {"id","prompt"}; `-` reads stdin.
+    /// JSON lines {"id","prompt"}, or "messages" for "prompt"; `-` reads stdin.
     #[arg(required_unless_present = "prompt", conflicts_with = "prompt")]
     pub file: Option<PathBuf>,
     /// One prompt.
@@ -378,6 +381,9 @@ pub struct Generate {
     /// Take the prompt as it is: no chat template.
     #[arg(long)]
     pub raw: bool,
+    /// System turn in front of every prompt.
+    #[arg(long, conflicts_with = "raw")]
+    pub system: Option<String>,
     /// Samples per prompt.
     #[arg(short = 'n', long, default_value_t = 1)]
     pub samples: u32,

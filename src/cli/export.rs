@@ -5,7 +5,7 @@ use super::{args, render};
 use crate::export::{self, Content, Export, Format, Lineage, Options, Rejected};
 use crate::pipeline::Pipeline;
 use crate::stage::Params;
-use crate::study::{self, Made, Targets};
+use crate::study::{self, Drift, Made, Targets};
 use mindgap_base::error::{Error, Result};
 use mindgap_store::parquet::{Footer, encode_foreign};
 use mindgap_store::{Store, fs};
@@ -39,28 +39,44 @@ pub fn export(store: &Path, args: args::Export) -> Result<()> {
     let options = Options { weights: args.weights.into_iter().collect(), rejected: args.rejected };
     let export = export::export(args.format, &targets.list()?, &options, &lineage)?;
     let files = write(&args.to, &export, &Footer { stage, fingerprint: fingerprint.as_str() })?;
-    let drifting = match args.format {
-        Format::Pretokenized => Some(0),
-        _ => study::tokenizer(&made, &params.policy)?.map(|tokenizer| targets.drifting(&tokenizer)).transpose()?,
+    let drift = match args.format {
+        Format::Pretokenized => Some(Drift::default()),
+        _ => study::speaker(&made, &params.policy)?.filter(|policy| policy.chat().is_some()).map(|p| targets.drift(&p)),
     };
     render::notes(&made.notes([stage]));
     if args.json {
         return render::json(&json!({"files": files, "rows": export.rows, "format": args.format.name(),
-            "fingerprint": fingerprint, "address": address, "retokenized_rows": drifting, "stale": lineage.stale}));
+            "fingerprint": fingerprint, "address": address, "retokenized_rows": drift.map(|drift| drift.retokenized),
+            "lengthened_rows": drift.map(|drift| drift.lengthened), "stale": lineage.stale}));
     }
     render::note(&format!("{} rows of {}", export.rows, targets.rewrites.len()));
-    match drifting {
-        Some(0) => {}
-        Some(rows) => render::note(&format!(
-            "{rows} targets were sampled as other tokens than their text encodes to; \
-             `--format pretokenized` keeps the tokens"
-        )),
+    match drift {
+        Some(drift) => drift_notes(drift).iter().for_each(|note| render::note(note)),
         None => render::note(&format!(
-            "the tokenizer of policy `{}` is not on this machine: it was not counted how many targets encode to other tokens",
+            "tokenizer and chat template of policy `{}` are not on this machine: it was not counted how many rows come out as \
+             other tokens",
             params.policy
         )),
     }
     files.iter().try_for_each(|file| render::out(&file.display().to_string()))
+}
+
+fn drift_notes(drift: Drift) -> Vec<String> {
+    let mut notes = Vec::new();
+    if drift.retokenized > 0 {
+        notes.push(format!(
+            "{} rows come out as other tokens than were sampled, once the policy's chat template is applied to their text; \
+             `--format pretokenized` keeps the tokens",
+            drift.retokenized
+        ));
+    }
+    if drift.lengthened > 0 {
+        notes.push(format!(
+            "in {} rows the chat template writes more behind the end-of-sequence token",
+            drift.lengthened
+        ));
+    }
+    notes
 }
 
 fn no_samples() -> Error {

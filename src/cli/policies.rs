@@ -8,6 +8,7 @@ use crate::stage::rollout::stop_reason;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::rng::Stream;
 use mindgap_lm::engine::{self, Limits, Request, Sampling, ScoreRequest};
+use mindgap_lm::model::chat::{Conversation, Message};
 use mindgap_lm::model::policy::{Policy, PolicyFiles};
 use mindgap_store::fs;
 use serde::Deserialize;
@@ -20,17 +21,42 @@ use std::sync::atomic::AtomicBool;
 
 #[derive(Deserialize)]
 struct Scored {
-    #[serde(default)]
-    id: Value,
-    prompt: String,
+    #[serde(flatten)]
+    prompt: Prompt,
     completion: String,
 }
 
+/// A row of a file: `prompt`, or `messages`.
 #[derive(Deserialize)]
 struct Prompt {
     #[serde(default)]
     id: Value,
-    prompt: String,
+    prompt: Option<String>,
+    messages: Option<Vec<Message>>,
+    #[serde(default)]
+    template_kwargs: serde_json::Map<String, Value>,
+}
+
+impl Prompt {
+    /// What the policy is shown. Where the last message is the assistant's, the policy goes on with it.
+    fn shown(&self, system: Option<&str>) -> Result<Conversation> {
+        let mut messages = match (&self.prompt, &self.messages) {
+            (Some(prompt), None) => vec![Message::user(prompt)],
+            (None, Some(messages)) if !messages.is_empty() => messages.clone(),
+            _ => return Err(Error::input("a row needs either `prompt` or `messages`")),
+        };
+        let prefill = match messages.pop_if(|last| last.role == "assistant") {
+            Some(last) => last.content,
+            None => String::new(),
+        };
+        messages.splice(0..0, system.map(|system| Message::new("system", system)));
+        Ok(Conversation { messages, prefill, template_kwargs: self.template_kwargs.clone() })
+    }
+
+    /// The prompt as it is, for `--raw`.
+    fn raw(&self) -> Result<&str> {
+        self.prompt.as_deref().ok_or_else(|| Error::usage("`--raw` takes rows with `prompt`"))
+    }
 }
 
 pub fn score(args: args::Score, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
@@ -41,10 +67,12 @@ pub fn score(args: args::Score, threads: usize, cancel: Arc<AtomicBool>) -> Resu
     for (index, row) in rows.iter().enumerate() {
         let tokens = || -> Result<(Vec<u32>, Vec<u32>)> {
             if !args.raw {
-                return Ok((policy.prompt_ids(&row.prompt)?, policy.target_ids(&row.completion)?));
+                let prompt = policy.prompt(&row.prompt.shown(args.system.as_deref())?)?;
+                let token_ids = policy.target_ids(&prompt, &row.completion)?;
+                return Ok((prompt.ids, token_ids));
             }
             let tokenizer = policy.tokenizer();
-            Ok((tokenizer.encode(&row.prompt, false)?, tokenizer.encode(&row.completion, false)?))
+            Ok((tokenizer.encode(row.prompt.raw()?, false)?, tokenizer.encode(&row.completion, false)?))
         };
         let place = format!("row {} of {}", index + 1, args.file.display());
         let (prompt_ids, token_ids) = tokens().map_err(|e| e.at(&place))?;
@@ -55,7 +83,7 @@ pub fn score(args: args::Score, threads: usize, cancel: Arc<AtomicBool>) -> Resu
     let scores = counted("scored", |watch| engine::score(&runner, &requests, &limits, watch))?;
     for ((row, request), scores) in rows.iter().zip(&requests).zip(scores) {
         let ids: &[u32] = &request.token_ids;
-        render::json(&json!({"id": row.id, "token_ids": ids, "logprob_policy": scores.logprob_policy,
+        render::json(&json!({"id": row.prompt.id, "token_ids": ids, "logprob_policy": scores.logprob_policy,
             "entropy": scores.entropy, "prompt_token_count": request.prompt_ids.len()}))?;
     }
     Ok(())
@@ -65,7 +93,12 @@ pub fn generate(args: args::Generate, threads: usize, cancel: Arc<AtomicBool>) -
     let device = args.compute.device()?;
     let policy = load(&args.policy)?;
     let rows: Vec<Prompt> = match (&args.prompt, &args.file) {
-        (Some(prompt), _) => vec![Prompt { id: Value::from(0), prompt: prompt.clone() }],
+        (Some(prompt), _) => vec![Prompt {
+            id: Value::from(0),
+            prompt: Some(prompt.clone()),
+            messages: None,
+            template_kwargs: Default::default(),
+        }],
         (None, Some(file)) => read_lines(file)?,
         (None, None) => unreachable!("clap requires a file or a prompt"),
     };
@@ -79,12 +112,17 @@ pub fn generate(args: args::Generate, threads: usize, cancel: Arc<AtomicBool>) -
         eos: policy.eos_token_ids().to_vec(),
     };
     let mut requests = Vec::new();
-    for row in &rows {
+    for (index, row) in rows.iter().enumerate() {
         let prompt_ids = match args.raw {
-            true => policy.tokenizer().encode(&row.prompt, false)?,
-            false => policy.prompt_ids(&row.prompt)?,
+            true => row.raw().and_then(|prompt| policy.tokenizer().encode(prompt, false)),
+            false => row.shown(args.system.as_deref()).and_then(|shown| Ok(policy.prompt(&shown)?.ids)),
         };
-        let stream = |sample: u32| Stream::at(args.seed, &[b"generate", row.prompt.as_bytes(), &sample.to_le_bytes()]);
+        let prompt_ids = prompt_ids.map_err(|e| e.at(format!("row {}", index + 1)))?;
+        let key = match (&row.prompt, &row.messages) {
+            (Some(prompt), _) => prompt.clone(),
+            (None, messages) => json!(messages).to_string(),
+        };
+        let stream = |sample: u32| Stream::at(args.seed, &[b"generate", key.as_bytes(), &sample.to_le_bytes()]);
         requests.push(Request::new(prompt_ids, (0..args.samples).map(stream).collect()));
     }
     let runner = policy.runner_on(&device)?;
@@ -95,7 +133,7 @@ pub fn generate(args: args::Generate, threads: usize, cancel: Arc<AtomicBool>) -
     for (row, samples) in rows.iter().zip(results) {
         for (sample_index, sample) in samples.into_iter().enumerate() {
             render::json(&json!({"id": row.id, "sample_index": sample_index,
-                "completion": policy.tokenizer().decode(&sample.token_ids, true)?, "token_ids": sample.token_ids,
+                "completion": policy.tokenizer().text(&sample.token_ids)?, "token_ids": sample.token_ids,
                 "logprob_behavior": sample.logprob_behavior, "logprob_policy": sample.logprob_policy,
                 "stop_reason": stop_reason(sample.stop_reason)}))?;
         }

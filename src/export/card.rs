@@ -31,14 +31,45 @@ pub fn card(format: Format, targets: &[Target], lineage: &Lineage) -> String {
         "---\nconfigs:\n- config_name: default\n  data_files: {file}\n---\n# {name}\n\n\
          {rows} rows ({own} self, {guided} guided, {expert} expert) in the layout `{format}`.\n\n\
          Written by `mindgap export` {version} from stage `{stage}` of pipeline `{pipeline}`.\n\n\
-         - address: `{address}`\n- fingerprint: `{fingerprint}`\n{stale}\n{usage}\n",
+         - address: `{address}`\n- fingerprint: `{fingerprint}`\n{stale}\n{usage}\n{conversations}",
         file = format.file(),
         name = lineage.dataset_name(),
         rows = targets.len(),
         format = format.name(),
         version = env!("CARGO_PKG_VERSION"),
         usage = usage(format, lineage),
+        conversations = conversations(format, targets),
     )
+}
+
+/// What a trainer must know of prompts that are more than the user's turn.
+fn conversations(format: Format, targets: &[Target]) -> String {
+    let mut notes = String::new();
+    let turns = targets.iter().map(|target| target.shown.messages.len()).max().unwrap_or(0);
+    if turns > 1 {
+        notes.push_str(&format!("\nThe prompt has up to {turns} turns; the answer to the last is the target.\n"));
+    }
+    let mut kwargs: Vec<&String> = targets.iter().flat_map(|target| target.shown.template_kwargs.keys()).collect();
+    kwargs.sort();
+    kwargs.dedup();
+    if !kwargs.is_empty() {
+        let names: Vec<String> = kwargs.iter().map(|name| format!("`{name}`")).collect();
+        let carried = match format {
+            Format::Trl | Format::Preference => "the column `chat_template_kwargs` does",
+            Format::Pretokenized => "`input_ids` are made with them",
+            Format::Verl => "the column `enable_thinking` does for that one; set others in the trainer",
+            _ => "this layout cannot: set them in the trainer",
+        };
+        notes.push_str(&format!("\nThe chat template is to be given {}: {carried}.\n", names.join(", ")));
+    }
+    if targets.iter().any(|target| !target.shown.prefill.is_empty()) {
+        let trained = match format {
+            Format::Pretokenized => "its labels are -100, as the prompt's are",
+            _ => "a trainer of texts trains on it too",
+        };
+        notes.push_str(&format!("\nAnswers begin with the prefill that the policy was given: {trained}.\n"));
+    }
+    notes
 }
 
 fn usage(format: Format, lineage: &Lineage) -> String {
@@ -79,13 +110,14 @@ fn usage(format: Format, lineage: &Lineage) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{lineage, problems, rewrites};
+    use super::super::testing::{lineage, problems, rewrites, shown};
     use super::*;
 
     #[test]
     fn names_the_file_the_counts_and_the_address() {
         let (problems, rewrites) = (problems(), rewrites());
-        let target = Target { rewrite: &rewrites[0], problem: &problems[0], incorrect: None };
+        let shown = shown(false);
+        let target = Target { rewrite: &rewrites[0], problem: &problems[0], shown: &shown[0], incorrect: None };
         let text = card(Format::LlamaFactory, &[target], &lineage());
         let golden = "---\nconfigs:\n- config_name: default\n  data_files: train.jsonl\n---\n# demo-rewrites\n\n\
              1 rows (1 self, 0 guided, 0 expert) in the layout `llamafactory`.\n\n";

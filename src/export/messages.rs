@@ -1,34 +1,54 @@
 //! JSON lines of conversations: TRL, axolotl, ms-swift, OpenRLHF, LLaMA-Factory.
 
 use super::{Lineage, Origin, Target, lines};
+use mindgap_lm::model::chat::Message;
 use mindgap_store::table::rewrites::Source;
 use serde::Serialize;
 use serde_json::json;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// One turn of a conversation.
 #[derive(Serialize)]
 pub(super) struct Turn<'a> {
-    pub role: &'static str,
-    pub content: &'a str,
+    pub role: &'a str,
+    pub content: Cow<'a, str>,
     /// ms-swift: what multiplies the loss of this turn.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f32>,
 }
 
 impl<'a> Turn<'a> {
-    pub fn user(content: &'a str) -> Turn<'a> {
-        Turn { role: "user", content, loss_scale: None }
-    }
-    pub fn assistant(content: &'a str) -> Turn<'a> {
+    pub fn assistant(content: Cow<'a, str>) -> Turn<'a> {
         Turn { role: "assistant", content, loss_scale: None }
+    }
+
+    /// The turns in front of a target.
+    pub fn before(target: &Target<'a>) -> Vec<Turn<'a>> {
+        let turn = |message: &'a Message| Turn {
+            role: &message.role,
+            content: Cow::Borrowed(&message.content),
+            loss_scale: None,
+        };
+        target.shown.messages.iter().map(turn).collect()
+    }
+
+    /// The turns with the target.
+    pub fn all(target: &Target<'a>) -> Vec<Turn<'a>> {
+        let mut turns = Turn::before(target);
+        turns.push(Turn::assistant(target.answer(&target.rewrite.completion)));
+        turns
     }
 }
 
+type Kwargs<'a> = Option<&'a serde_json::Map<String, serde_json::Value>>;
+
 #[derive(Serialize)]
 struct PromptCompletion<'a> {
-    prompt: [Turn<'a>; 1],
+    prompt: Vec<Turn<'a>>,
     completion: [Turn<'a>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chat_template_kwargs: Kwargs<'a>,
     #[serde(flatten)]
     origin: Origin<'a>,
 }
@@ -36,23 +56,27 @@ struct PromptCompletion<'a> {
 /// TRL's conversational prompt-completion: loss on the completion alone by default.
 pub fn trl(targets: &[Target]) -> String {
     lines(targets.iter().map(|target| PromptCompletion {
-        prompt: [Turn::user(&target.rewrite.prompt)],
-        completion: [Turn::assistant(&target.rewrite.completion)],
+        prompt: Turn::before(target),
+        completion: [Turn::assistant(target.answer(&target.rewrite.completion))],
+        chat_template_kwargs: target.kwargs(),
         origin: Origin::of(target),
     }))
 }
 
 #[derive(Serialize)]
 struct Messages<'a> {
-    messages: [Turn<'a>; 2],
+    messages: Vec<Turn<'a>>,
     #[serde(flatten)]
     origin: Origin<'a>,
 }
 
 impl<'a> Messages<'a> {
     fn of(target: &Target<'a>, loss_scale: Option<f32>) -> Messages<'a> {
-        let answer = Turn { loss_scale, ..Turn::assistant(&target.rewrite.completion) };
-        Messages { messages: [Turn::user(&target.rewrite.prompt), answer], origin: Origin::of(target) }
+        let mut messages = Turn::all(target);
+        if let Some(answer) = messages.last_mut() {
+            answer.loss_scale = loss_scale;
+        }
+        Messages { messages, origin: Origin::of(target) }
     }
 }
 
@@ -68,17 +92,28 @@ pub fn swift(targets: &[Target], weights: &BTreeMap<Source, f32>) -> String {
 
 #[derive(Serialize)]
 struct InputOutput<'a> {
-    input: &'a str,
-    output: &'a str,
+    input: Input<'a>,
+    output: Cow<'a, str>,
     #[serde(flatten)]
     origin: Origin<'a>,
+}
+
+/// OpenRLHF takes the user's turn as a text, and any other conversation as messages.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Input<'a> {
+    Text(&'a str),
+    Messages(Vec<Turn<'a>>),
 }
 
 /// OpenRLHF, with its keys given as `input` and `output`.
 pub fn openrlhf(targets: &[Target]) -> String {
     lines(targets.iter().map(|target| InputOutput {
-        input: &target.rewrite.prompt,
-        output: &target.rewrite.completion,
+        input: match target.shown.messages.len() {
+            1 => Input::Text(&target.rewrite.prompt),
+            _ => Input::Messages(Turn::before(target)),
+        },
+        output: target.answer(&target.rewrite.completion),
         origin: Origin::of(target),
     }))
 }
@@ -87,24 +122,52 @@ pub fn openrlhf(targets: &[Target]) -> String {
 struct Alpaca<'a> {
     instruction: &'a str,
     input: &'a str,
-    output: &'a str,
+    output: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<&'a str>,
+    /// Earlier turns: the user's, and the answer to it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    history: Vec<[&'a str; 2]>,
     #[serde(flatten)]
     origin: Origin<'a>,
 }
 
+impl<'a> Alpaca<'a> {
+    fn of(target: &Target<'a>) -> Alpaca<'a> {
+        let messages = &target.shown.messages[..];
+        let (system, turns) = match messages {
+            [first, turns @ ..] if first.role == "system" => (Some(first.content.as_str()), turns),
+            turns => (None, turns),
+        };
+        let pairs = turns.chunks_exact(2).map(|pair| [pair[0].content.as_str(), pair[1].content.as_str()]);
+        Alpaca {
+            instruction: &target.rewrite.prompt,
+            input: "",
+            output: target.answer(&target.rewrite.completion),
+            system,
+            history: pairs.collect(),
+            origin: Origin::of(target),
+        }
+    }
+}
+
 /// LLaMA-Factory's alpaca layout.
 pub fn llamafactory(targets: &[Target]) -> String {
-    lines(targets.iter().map(|target| Alpaca {
-        instruction: &target.rewrite.prompt,
-        input: "",
-        output: &target.rewrite.completion,
-        origin: Origin::of(target),
-    }))
+    lines(targets.iter().map(Alpaca::of))
 }
 
 /// The entry LLaMA-Factory finds the file by.
-pub fn dataset_info(lineage: &Lineage) -> String {
-    let columns = json!({"prompt": "instruction", "query": "input", "response": "output"});
+pub fn dataset_info(targets: &[Target], lineage: &Lineage) -> String {
+    let mut columns = json!({"prompt": "instruction", "query": "input", "response": "output"});
+    let rows: Vec<Alpaca> = targets.iter().map(Alpaca::of).collect();
+    for (column, used) in [
+        ("system", rows.iter().any(|row| row.system.is_some())),
+        ("history", rows.iter().any(|row| !row.history.is_empty())),
+    ] {
+        if used {
+            columns[column] = column.into();
+        }
+    }
     let entry = json!({"file_name": "train.jsonl", "formatting": "alpaca", "columns": columns});
     let info = json!({ lineage.dataset_name(): entry });
     serde_json::to_string_pretty(&info).expect("plain data") + "\n"
@@ -112,8 +175,8 @@ pub fn dataset_info(lineage: &Lineage) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{lineage, text_of};
-    use super::super::{Format, Options};
+    use super::super::testing::{lineage, rows_shown, text_of};
+    use super::super::{Content, Format, Options};
     use mindgap_store::table::rewrites::Source;
     use std::collections::BTreeMap;
 
@@ -176,6 +239,47 @@ mod tests {
   }
 }
 "#;
-        assert_eq!(super::dataset_info(&lineage()), golden);
+        assert_eq!(super::dataset_info(&[], &lineage()), golden);
+    }
+
+    /// The texts of an export of conversations with all there can be.
+    fn whole(format: Format) -> Vec<String> {
+        let files = rows_shown(format, &Options::default(), true).unwrap();
+        let text = |content| match content {
+            Content::Text(text) => text,
+            Content::Table(_) => panic!("{} is text", format.name()),
+        };
+        files.into_iter().map(|file| text(file.content)).collect()
+    }
+
+    #[test]
+    fn whole_conversations() {
+        let first = |format| whole(format)[0].lines().next().unwrap().to_string();
+        let before = r#"{"role":"system","content":"Be brief."},{"role":"user","content":"0?"},{"role":"assistant","content":"0."},{"role":"user","content":"1 + \"1\"?"}"#;
+        let answer = r#"{"role":"assistant","content":"So: It is \\boxed{2}."}"#;
+        let origin = r#""problem_id":"0a","choice_index":0,"source":"self"}"#;
+        let trl = format!(
+            r#"{{"prompt":[{before}],"completion":[{answer}],"chat_template_kwargs":{{"enable_thinking":false}},{origin}"#
+        );
+        assert_eq!(first(Format::Trl), trl);
+        assert_eq!(first(Format::Axolotl), format!(r#"{{"messages":[{before},{answer}],{origin}"#));
+        assert_eq!(first(Format::Swift), first(Format::Axolotl));
+        let openrlhf = format!(r#"{{"input":[{before}],"output":"So: It is \\boxed{{2}}.",{origin}"#);
+        assert_eq!(first(Format::OpenRlhf), openrlhf);
+        let alpaca = format!(
+            r#"{{"instruction":"1 + \"1\"?","input":"","output":"So: It is \\boxed{{2}}.","system":"Be brief.","history":[["0?","0."]],{origin}"#
+        );
+        assert_eq!(first(Format::LlamaFactory), alpaca);
+        let info = &whole(Format::LlamaFactory)[1];
+        assert!(info.contains(r#""system": "system""#) && info.contains(r#""history": "history""#), "{info}");
+        let pair = format!(
+            r#"{{"prompt":[{before}],"chosen":[{answer}],"rejected":[{}],"chat_template_kwargs":{{"enable_thinking":false}},{origin}"#,
+            answer.replace("{2}", "{3}")
+        );
+        assert_eq!(first(Format::Preference), pair);
+        let card = whole(Format::Trl).pop().unwrap();
+        for word in ["`enable_thinking`", "prefill", "4 turns"] {
+            assert!(card.contains(word), "{word}: {card}");
+        }
     }
 }

@@ -15,9 +15,11 @@ pub use preference::Rejected;
 use arrow::array::RecordBatch;
 use clap::ValueEnum;
 use mindgap_base::error::{Error, Result};
+use mindgap_lm::model::chat::Conversation;
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rewrites::{Rewrite, Source};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// A layout some trainer reads.
@@ -66,8 +68,25 @@ impl Format {
 pub struct Target<'a> {
     pub rewrite: &'a Rewrite,
     pub problem: &'a Problem,
+    /// What the policy is shown in front of the target.
+    pub shown: &'a Conversation,
     /// The completion of an incorrect sample.
     pub incorrect: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    /// The assistant's whole turn with a completion: behind the prefill, if there is one.
+    fn answer(&self, completion: &'a str) -> Cow<'a, str> {
+        match self.shown.prefill.as_str() {
+            "" => Cow::Borrowed(completion),
+            prefill => Cow::Owned([prefill, completion].concat()),
+        }
+    }
+
+    /// Variables of the chat template, where some are set.
+    fn kwargs(&self) -> Option<&'a serde_json::Map<String, serde_json::Value>> {
+        Some(&self.shown.template_kwargs).filter(|kwargs| !kwargs.is_empty())
+    }
 }
 
 /// What may be asked of an export.
@@ -132,7 +151,8 @@ pub fn export(format: Format, targets: &[Target], options: &Options, lineage: &L
     let mut files = vec![File { name: format.file(), content: rows }];
     match format {
         Format::LlamaFactory => {
-            files.push(File { name: "dataset_info.json", content: Content::Text(messages::dataset_info(lineage)) });
+            let info = messages::dataset_info(targets, lineage);
+            files.push(File { name: "dataset_info.json", content: Content::Text(info) });
         }
         Format::Pretokenized => {
             files.push(File { name: "rows.jsonl", content: Content::Text(tokens::origins(targets)) });
@@ -167,6 +187,7 @@ fn lines<T: Serialize>(rows: impl Iterator<Item = T>) -> String {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
+    use mindgap_lm::model::chat::Message;
 
     pub fn problems() -> Vec<Problem> {
         let problem = |id: &str, question: &str, answer: &str| Problem {
@@ -193,11 +214,25 @@ pub(crate) mod testing {
             sample_index: None,
             round: 0,
             attempts: 2,
+            conversation: None,
         };
         vec![
             rewrite("0a", Source::SelfAligned, "1 + \"1\"?", "It is \\boxed{2}.", [7, 8, 1]),
             rewrite("0b", Source::Expert, "2 + 2?\nSay.", "Let k = 1. Therefore \\boxed{4}.", [9, 8, 1]),
         ]
+    }
+
+    /// What the policy is shown for both targets: the user's turn, or all there can be.
+    pub fn shown(whole: bool) -> Vec<Conversation> {
+        let plain = rewrites().into_iter().map(|rewrite| Conversation::user(rewrite.prompt));
+        plain.map(|shown| if whole { around(shown) } else { shown }).collect()
+    }
+
+    fn around(shown: Conversation) -> Conversation {
+        let before = [("system", "Be brief."), ("user", "0?"), ("assistant", "0.")];
+        let before = before.map(|(role, content)| Message::new(role, content));
+        let template_kwargs = serde_json::Map::from_iter([("enable_thinking".to_string(), false.into())]);
+        Conversation { messages: [&before[..], &shown.messages].concat(), prefill: "So: ".to_string(), template_kwargs }
     }
 
     pub fn lineage() -> Lineage<'static> {
@@ -206,15 +241,21 @@ pub(crate) mod testing {
 
     /// The rows' file of an export of the two targets.
     pub fn rows_of(format: Format, options: &Options) -> Content {
-        let (problems, rewrites) = (problems(), rewrites());
+        rows_shown(format, options, false).unwrap().remove(0).content
+    }
+
+    /// The files, with the conversations of [`shown`].
+    pub fn rows_shown(format: Format, options: &Options, whole: bool) -> Result<Vec<File>> {
+        let (problems, rewrites, shown) = (problems(), rewrites(), shown(whole));
         let incorrect = [Some("It is \\boxed{3}."), None];
         let targets: Vec<Target> = rewrites
             .iter()
             .zip(&problems)
+            .zip(&shown)
             .zip(incorrect)
-            .map(|((rewrite, problem), incorrect)| Target { rewrite, problem, incorrect })
+            .map(|(((rewrite, problem), shown), incorrect)| Target { rewrite, problem, shown, incorrect })
             .collect();
-        export(format, &targets, options, &lineage()).unwrap().files.remove(0).content
+        Ok(export(format, &targets, options, &lineage())?.files)
     }
 
     pub fn text_of(format: Format, options: &Options) -> String {

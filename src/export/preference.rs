@@ -5,6 +5,7 @@ use super::{Origin, Target, lines};
 use clap::ValueEnum;
 use mindgap_store::table::rewrites::Source;
 use serde::Serialize;
+use std::borrow::Cow;
 
 /// What the target is preferred to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -22,20 +23,25 @@ pub fn pairable<'a>(targets: &[Target<'a>], rejected: Rejected) -> Vec<Target<'a
 }
 
 impl Rejected {
-    fn answer<'a>(self, target: &Target<'a>) -> Option<&'a str> {
+    fn answer<'a>(self, target: &Target<'a>) -> Option<Cow<'a, str>> {
         match self {
-            Rejected::Incorrect => target.incorrect,
+            Rejected::Incorrect => target.incorrect.map(|completion| target.answer(completion)),
             Rejected::Expert if target.rewrite.source == Source::Expert => None,
-            Rejected::Expert => target.problem.solution.as_deref(),
+            Rejected::Expert => target.problem.solution.as_deref().map(|solution| {
+                let behind = target.shown.behind_prefill(solution);
+                if target.shown.prefill.is_empty() { behind } else { [&target.shown.prefill, &*behind].concat().into() }
+            }),
         }
     }
 }
 
 #[derive(Serialize)]
 struct Pair<'a> {
-    prompt: [Turn<'a>; 1],
+    prompt: Vec<Turn<'a>>,
     chosen: [Turn<'a>; 1],
     rejected: [Turn<'a>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chat_template_kwargs: Option<&'a serde_json::Map<String, serde_json::Value>>,
     #[serde(flatten)]
     origin: Origin<'a>,
 }
@@ -44,9 +50,10 @@ struct Pair<'a> {
 pub fn pairs(targets: &[Target], rejected: Rejected) -> String {
     lines(targets.iter().filter_map(|target| {
         Some(Pair {
-            prompt: [Turn::user(&target.rewrite.prompt)],
-            chosen: [Turn::assistant(&target.rewrite.completion)],
+            prompt: Turn::before(target),
+            chosen: [Turn::assistant(target.answer(&target.rewrite.completion))],
             rejected: [Turn::assistant(rejected.answer(target)?)],
+            chat_template_kwargs: target.kwargs(),
             origin: Origin::of(target),
         })
     }))

@@ -54,7 +54,7 @@ pub fn origins(targets: &[Target]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{problems, rewrites, table_of};
+    use super::super::testing::{problems, rewrites, shown, table_of};
     use super::super::{Format, Target};
     use super::*;
     use arrow::array::{Array, AsArray};
@@ -76,14 +76,15 @@ mod tests {
     fn the_first_token_is_never_a_target() {
         let (problem, mut rewrite) = (problems().remove(0), rewrites().remove(0));
         rewrite.prompt_ids.clear();
-        let target = Target { rewrite: &rewrite, problem: &problem, incorrect: None };
+        let target = Target { rewrite: &rewrite, problem: &problem, shown: &shown(false)[0], incorrect: None };
         assert_eq!(tokens(&target).labels, [IGNORED, 8, 1]);
     }
 
     #[test]
     fn rows_are_numbered() {
-        let (problems, rewrites) = (problems(), rewrites());
-        let target = |i: usize| Target { rewrite: &rewrites[i], problem: &problems[i], incorrect: None };
+        let (problems, rewrites, shown) = (problems(), rewrites(), shown(false));
+        let target =
+            |i: usize| Target { rewrite: &rewrites[i], problem: &problems[i], shown: &shown[i], incorrect: None };
         let golden = r#"{"row":0,"problem_id":"0a","choice_index":0,"source":"self"}
 {"row":1,"problem_id":"0b","choice_index":0,"source":"expert"}
 "#;

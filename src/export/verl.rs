@@ -6,11 +6,14 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use mindgap_base::error::{Error, Result};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 #[derive(Serialize)]
 struct Current<'a> {
-    messages: [Turn<'a>; 2],
+    messages: Vec<Turn<'a>>,
+    /// A switch of thinking models that verl reads by row; its column is there where the chat template is told.
+    enable_thinking: Option<bool>,
     data_source: &'a str,
     extra_info: Origin<'a>,
 }
@@ -19,19 +22,28 @@ struct Current<'a> {
 pub fn current(targets: &[Target]) -> Result<RecordBatch> {
     let extra = [text("problem_id"), field("choice_index", DataType::UInt32), text("source")];
     let rows: Vec<Current> = targets.iter().map(current_row).collect();
-    batch(&[turns("messages"), text("data_source"), record("extra_info", extra)], &rows)
+    let mut fields = vec![turns("messages"), text("data_source"), record("extra_info", extra)];
+    if rows.iter().any(|row| row.enable_thinking.is_some()) {
+        fields.insert(1, Arc::new(Field::new("enable_thinking", DataType::Boolean, true)));
+    }
+    batch(&fields, &rows)
 }
 
 fn current_row<'a>(target: &Target<'a>) -> Current<'a> {
-    let Target { rewrite, problem, .. } = *target;
-    let messages = [Turn::user(&rewrite.prompt), Turn::assistant(&rewrite.completion)];
-    Current { messages, data_source: &problem.source, extra_info: Origin::of(target) }
+    let Target { problem, shown, .. } = *target;
+    let enable_thinking = shown.template_kwargs.get("enable_thinking").and_then(serde_json::Value::as_bool);
+    Current {
+        messages: Turn::all(target),
+        enable_thinking,
+        data_source: &problem.source,
+        extra_info: Origin::of(target),
+    }
 }
 
 #[derive(Serialize)]
 struct Paper<'a> {
     data_source: &'a str,
-    prompt: [Turn<'a>; 1],
+    prompt: Vec<Turn<'a>>,
     ability: &'static str,
     reward_model: RewardModel<'a>,
     extra_info: ExtraInfo<'a>,
@@ -47,7 +59,7 @@ struct RewardModel<'a> {
 struct ExtraInfo<'a> {
     split: &'static str,
     index: i64,
-    answer: &'a str,
+    answer: Cow<'a, str>,
     question: &'a str,
     problem_id: &'a str,
     source: &'a str,
@@ -55,6 +67,10 @@ struct ExtraInfo<'a> {
 
 /// The single-turn layout of the paper's scripts: trained on are `extra_info.question` and `extra_info.answer`.
 pub fn paper(targets: &[Target]) -> Result<RecordBatch> {
+    if targets.iter().any(|target| target.shown.messages.len() > 1) {
+        let error = Error::usage("`verl-paper` has no place for a system turn or earlier turns");
+        return Err(error.hint("`--format verl` has"));
+    }
     let extra = [
         text("split"),
         field("index", DataType::Int64),
@@ -78,13 +94,13 @@ fn paper_row<'a>(index: usize, target: &Target<'a>) -> Paper<'a> {
     let Target { rewrite, problem, .. } = *target;
     Paper {
         data_source: &problem.source,
-        prompt: [Turn::user(&rewrite.prompt)],
+        prompt: Turn::before(target),
         ability: "math",
         reward_model: RewardModel { style: "rule", ground_truth: &problem.answer },
         extra_info: ExtraInfo {
             split: "train",
             index: index as i64,
-            answer: &rewrite.completion,
+            answer: target.answer(&rewrite.completion),
             question: &rewrite.prompt,
             problem_id: &rewrite.problem_id,
             source: rewrite.source.as_str(),
@@ -114,8 +130,8 @@ fn batch<T: Serialize>(fields: &[FieldRef], rows: &[T]) -> Result<RecordBatch> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Format;
-    use super::super::testing::table_of;
+    use super::super::testing::{rows_shown, table_of};
+    use super::super::{Content, Format, Options};
     use arrow::array::RecordBatch;
     use serde_json::{Value, json};
 
@@ -134,6 +150,18 @@ mod tests {
         let rows = rows(&table_of(Format::Verl));
         assert_eq!(rows.len(), 2);
         assert_eq!(rows[1], golden);
+    }
+
+    #[test]
+    fn whole_conversations() {
+        let files = rows_shown(Format::Verl, &Options::default(), true).unwrap();
+        let Content::Table(table) = &files[0].content else { panic!("verl is a table") };
+        let row = &rows(table)[0];
+        assert_eq!(row["enable_thinking"], false);
+        assert_eq!(row["messages"].as_array().unwrap().len(), 5);
+        assert_eq!(row["messages"][4]["content"], "So: It is \\boxed{2}.");
+        let error = rows_shown(Format::VerlPaper, &Options::default(), true).unwrap_err();
+        assert!(error.what().contains("no place for a system turn"), "{error}");
     }
 
     #[test]

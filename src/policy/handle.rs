@@ -3,6 +3,7 @@
 use super::Served;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
+use mindgap_lm::model::policy::PolicyFiles;
 use mindgap_store::{Store, fs};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,8 @@ enum Place {
 }
 
 impl PolicyHandle {
-    /// A Hugging Face folder. `relevant` picks the files that make the policy what it is.
+    /// A Hugging Face folder. `relevant` picks the files that make the policy what it is; of these, one that repeats what another
+    /// says is left out.
     pub fn of_folder(name: &str, folder: &Path, relevant: impl Fn(&str) -> bool) -> Result<PolicyHandle> {
         if !fs::is_dir(&format!("open folder of policy `{name}`"), folder)? {
             return Err(Error::input("policy is not a folder").at(folder.display().to_string()).hint(
@@ -38,6 +40,14 @@ impl PolicyHandle {
         for file in fs::list(folder)?.into_iter().filter(|file| relevant(file)) {
             let address = fs::address(&folder.join(&file))?;
             files.insert(file, address);
+        }
+        let (supplement, known) = PolicyFiles::SUPPLEMENT;
+        if files.contains_key(supplement) {
+            let known = fs::read_if_present(&folder.join(known))?;
+            let says_more = PolicyFiles::is_supplemented(&fs::read(&folder.join(supplement))?, known.as_deref());
+            if !says_more.map_err(|e| e.at(folder.display().to_string()))? {
+                files.remove(supplement);
+            }
         }
         Ok(PolicyHandle { name: name.to_string(), files, place: Place::Folder(folder.to_path_buf()), served: None })
     }

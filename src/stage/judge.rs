@@ -168,7 +168,7 @@ impl Stage for JudgeStage {
                 Error::input(format!("rollouts hold problem `{}`, the problems do not", rollout.problem_id))
                     .hint("judge with the problems the rollouts were drawn from")
             })?;
-            let judgement = self.judge.judge(&known.answer, &rollout.completion);
+            let judgement = self.judge.judge(&known.answer, &rollout.said());
             let refused = self.refuse.reason(rollout, known, &judgement);
             Ok(VerdictRow {
                 problem_id: rollout.problem_id.clone(),

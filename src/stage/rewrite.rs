@@ -6,13 +6,14 @@
 mod samples;
 
 use super::buckets::{at_least_one, group};
-use super::template::{PLAIN, Template};
+use super::template::Template;
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::PolicyHandle;
 use crate::policy::load_policy;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_base::rng::Stream;
+use mindgap_lm::model::chat::Conversation;
 use mindgap_lm::model::policy::Policy;
 use mindgap_store::table::Row;
 use mindgap_store::table::logprobs::Logprob;
@@ -114,7 +115,7 @@ impl StageParams for Params {
             self_aligned: judged(&self.self_aligned)?,
             guided: judged(&self.guided)?,
             logprobs: self.logprobs.iter().map(|name| inputs.table(name)).collect::<Result<_>>()?,
-            template: Template::new(&inputs.template(self.template.as_deref(), PLAIN)?)?,
+            template: inputs.template(self.template.as_deref())?,
             policy: inputs.policy(&self.policy)?,
         }))
     }
@@ -145,11 +146,11 @@ impl Stage for RewriteStage {
         let recipe = Recipe::new("rewrite", VERSION)
             .with("schema", Rewrite::VERSION)
             .with("tokenizer", self.policy.tokenizer_digest())
-            .with("template", self.template.text())
             .with("choice", p.choice)
             .with("keep", p.keep)
             .with("seed", p.seed)
             .with("round", p.round);
+        let recipe = self.template.name_in(recipe);
         match p.fallback {
             true => recipe,
             false => recipe.with("fallback", false),
@@ -238,24 +239,27 @@ impl RewriteStage {
         samples: [(Source, Vec<Candidate>); 2],
     ) -> Result<Vec<Rewrite>> {
         let place = || format!("problem `{}`", problem.problem_id);
-        let prompt = self.template.render(problem)?;
-        let prompt_ids = policy.prompt_ids(&prompt).map_err(|e| e.at(place()))?;
+        let shown = self.template.render(problem)?;
+        let prompt = policy.prompt(&shown).map_err(|e| e.at(place()))?;
+        let conversation = (!shown.is_plain()).then(|| serde_json::to_string(&shown).expect("plain data"));
         let row = |choice_index: usize, source: Source, completion: &str, token_ids: Vec<u32>| Rewrite {
             problem_id: problem.problem_id.clone(),
             choice_index: choice_index as u32,
             source,
-            prompt: prompt.clone(),
+            prompt: shown.question().to_string(),
             completion: completion.to_string(),
-            prompt_ids: prompt_ids.clone(),
+            prompt_ids: prompt.ids.clone(),
             token_ids,
             logprob_behavior: None,
             sample_index: None,
             round: self.params.round,
             attempts,
+            conversation: conversation.clone(),
         };
         for (source, samples) in samples {
             let chosen = self.choose(problem, samples).map_err(|e| e.at(place()))?;
             if !chosen.is_empty() {
+                chosen.iter().try_for_each(|sample| fits(sample, &shown)).map_err(|e| e.at(place()))?;
                 let rewrite = |(index, rollout): (usize, &Rollout)| Rewrite {
                     logprob_behavior: Some(rollout.logprob_behavior.clone()),
                     sample_index: Some(rollout.sample_index),
@@ -265,7 +269,11 @@ impl RewriteStage {
             }
         }
         match problem.solution.as_ref().filter(|_| self.params.fallback) {
-            Some(solution) => Ok(vec![row(0, Source::Expert, solution, policy.target_ids(solution)?)]),
+            Some(solution) => {
+                let solution = shown.behind_prefill(solution);
+                let token_ids = policy.target_ids(&prompt, &solution).map_err(|e| e.at(place()))?;
+                Ok(vec![row(0, Source::Expert, &solution, token_ids)])
+            }
             None => Ok(Vec::new()),
         }
     }
@@ -288,5 +296,18 @@ impl RewriteStage {
         }
         fit.truncate(self.params.keep as usize);
         Ok(fit.into_iter().map(|sample| sample.rollout).collect())
+    }
+}
+
+/// A sample's tokens stand behind the prefill it was drawn with, and can be trained on behind no other.
+fn fits(sample: &Rollout, shown: &Conversation) -> Result<()> {
+    let drawn = sample.prefill.as_deref().unwrap_or_default();
+    match drawn == shown.prefill {
+        true => Ok(()),
+        false => Err(Error::usage(format!(
+            "sample {} begins with the prefill `{drawn}`, the training prompt with `{}`",
+            sample.sample_index, shown.prefill
+        ))
+        .hint("give the rewrite stage and the rollouts templates with the same `prefill`")),
     }
 }

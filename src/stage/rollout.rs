@@ -7,13 +7,14 @@ mod work;
 use super::backend::{Lazy, Loaded};
 use super::buckets::{at_least_one, group, slices};
 use super::cost::{Cost, ENGINE_BYTES, Footprint, tokens};
-use super::template::{PLAIN, Template};
+use super::template::Template;
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants, Work};
 use crate::policy::PolicyHandle;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
 use mindgap_base::rng::Stream;
 use mindgap_lm::engine::{self, Request, Sample, Sampling};
+use mindgap_lm::model::chat::Conversation;
 use mindgap_store::table::Row;
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rollouts::{PromptKind, Rollout, StopReason};
@@ -35,7 +36,7 @@ pub struct Params {
     /// Only problems without an eligible correct sample in these verdicts.
     #[serde(default)]
     pub unsolved: Vec<String>,
-    /// Prompt template (a file); the problem alone where none is named.
+    /// Prompt template: the user's turn, or a whole conversation (a file); the problem alone where none is named.
     pub template: Option<String>,
     #[serde(default = "plain")]
     pub prompt_kind: PromptKind,
@@ -127,7 +128,7 @@ impl StageParams for Params {
                 .unsolved
                 .iter()
                 .all(|name| inputs.rollouts_of(name).is_ok_and(|rollouts| rollouts.problems == self.problems)),
-            template: Template::new(&inputs.template(self.template.as_deref(), PLAIN)?)?,
+            template: inputs.template(self.template.as_deref())?,
             policy: inputs.policy(&self.policy)?,
             loaded: Lazy::default(),
             store: inputs.store.clone(),
@@ -143,15 +144,19 @@ impl StageParams for Params {
     }
 }
 
-/// One problem to be sampled: its id and the user's turn shown to the policy.
+/// One problem to be sampled: its id and what the policy is shown.
 struct Task {
     problem_id: String,
-    prompt: String,
+    shown: Conversation,
 }
 
 impl Task {
     fn place(&self) -> String {
         format!("problem `{}`", self.problem_id)
+    }
+
+    fn prefill(&self) -> Option<String> {
+        Some(self.shown.prefill.clone()).filter(|prefill| !prefill.is_empty())
     }
 }
 
@@ -170,10 +175,9 @@ pub struct RolloutStage {
 impl Stage for RolloutStage {
     fn recipe(&self) -> Recipe {
         let p = &self.params;
-        Recipe::new("rollout", VERSION)
+        let recipe = Recipe::new("rollout", VERSION)
             .with("schema", Rollout::VERSION)
             .with("policy", self.policy.digest())
-            .with("template", self.template.text())
             .with("prompt_kind", p.prompt_kind)
             .with("temperature", p.temperature)
             .with("top_p", p.top_p)
@@ -181,7 +185,8 @@ impl Stage for RolloutStage {
             .with("min_p", p.min_p)
             .with("max_new_tokens", p.max_new_tokens)
             .with("stop", &p.stop)
-            .with("seed", p.seed)
+            .with("seed", p.seed);
+        self.template.name_in(recipe)
     }
 
     fn main_table(&self) -> Option<&'static str> {
@@ -241,7 +246,7 @@ impl Stage for RolloutStage {
         let mut wanted = Vec::new();
         let mut rows = Vec::new();
         for task in &tasks {
-            let prompt_ids = loaded.policy.prompt_ids(&task.prompt).map_err(|e| e.at(task.place()))?;
+            let prompt_ids = loaded.policy.prompt(&task.shown).map_err(|e| e.at(task.place()))?.ids;
             let mut missing = Vec::new();
             for sample in from..to {
                 match known.remove(&(task.problem_id.clone(), sample)) {
@@ -343,9 +348,10 @@ impl RolloutStage {
         let solved = solved(&self.unsolved, &part.span)?;
         let mut tasks = Vec::new();
         for problem in self.problems.overlapping(&part.span.first, &part.span.last).read_all()? {
-            if part.span.holds(&problem.problem_id) && !solved.contains(&problem.problem_id) && self.can_be_prompted(problem.solution.is_some()) {
-                let prompt = self.template.render(&problem)?;
-                tasks.push(Task { problem_id: problem.problem_id, prompt });
+            let is_wanted = part.span.holds(&problem.problem_id) && !solved.contains(&problem.problem_id);
+            if is_wanted && self.can_be_prompted(problem.solution.is_some()) {
+                let shown = self.template.render(&problem)?;
+                tasks.push(Task { problem_id: problem.problem_id, shown });
             }
         }
         Ok(tasks)
@@ -411,14 +417,15 @@ impl RolloutStage {
             problem_id: task.problem_id.clone(),
             sample_index: index,
             prompt_kind: self.params.prompt_kind,
-            completion: tokenizer.decode(inside, true)?,
+            completion: tokenizer.text(inside)?,
             prompt_ids: prompt_ids.to_vec(),
-            special_count: inside.iter().filter(|&&id| tokenizer.is_special(id)).count() as u32,
+            special_count: tokenizer.stray_specials(inside)? as u32,
             token_ids: sample.token_ids,
             logprob_behavior: sample.logprob_behavior,
             logprob_policy: sample.logprob_policy,
             stop_reason: stop_reason(sample.stop_reason),
             seed: self.params.seed,
+            prefill: task.prefill(),
         })
     }
 
@@ -436,6 +443,7 @@ impl RolloutStage {
             stop_reason: StopReason::PromptTooLong,
             special_count: 0,
             seed: self.params.seed,
+            prefill: task.prefill(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Stage parameters as written in a pipeline file, what they refer to, and how they become a stage.
 
 use super::{Footprint, Stage, documents, evaluate, gap, ingest, judge, logprob, rewrite, rollout, train};
+use super::template::{PLAIN, Template};
 use crate::params::{Misfit, typed};
 use crate::policy::PolicyHandle;
 use mindgap_base::address::Address;
@@ -256,11 +257,16 @@ impl Inputs<'_> {
         Ok(SourceFile { address: fs::address(&path)?, path })
     }
 
-    /// Text of a prompt template, or the default where none is named.
-    pub fn template(&self, path: Option<&str>, default: &str) -> Result<String> {
-        let Some(path) = path else { return Ok(default.to_string()) };
+    /// A prompt template: of a whole conversation where its file is TOML, and the problem as it is where none is named.
+    pub fn template(&self, path: Option<&str>) -> Result<Template> {
+        let Some(path) = path else { return Template::new(PLAIN) };
         let file = self.file(path)?;
-        String::from_utf8(file.read()?)
-            .map_err(|_| Error::input("template is not UTF-8").at(file.path.display().to_string()))
+        let place = file.path.display().to_string();
+        let text = String::from_utf8(file.read()?).map_err(|_| Error::input("template is not UTF-8").at(&place))?;
+        let template = match file.path.extension().is_some_and(|extension| extension == "toml") {
+            true => Template::conversation(&text),
+            false => Template::new(&text),
+        };
+        template.map_err(|e| e.at(place))
     }
 }

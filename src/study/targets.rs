@@ -4,7 +4,8 @@ use super::Made;
 use super::frame;
 use crate::export::Target;
 use mindgap_base::error::{Error, Result};
-use mindgap_lm::model::tokenizer::Tokenizer;
+use mindgap_lm::model::chat::Conversation;
+use mindgap_lm::model::policy::Policy;
 use mindgap_store::Table;
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rewrites::Rewrite;
@@ -16,6 +17,8 @@ use std::collections::HashMap;
 /// What an export is made of.
 pub struct Targets {
     pub rewrites: Vec<Rewrite>,
+    /// What the policy was shown for each.
+    shown: Vec<Conversation>,
     problems: HashMap<String, Problem>,
     incorrect: HashMap<String, String>,
 }
@@ -25,8 +28,10 @@ impl Targets {
     pub fn new(made: &Made, stage: &str, problems: &str, incorrect: HashMap<String, String>) -> Result<Targets> {
         made.finished(problems)?;
         let problems = made.table::<Problem>(problems)?.read_all()?.into_iter();
+        let rewrites = made.table::<Rewrite>(stage)?.read_all()?;
         Ok(Targets {
-            rewrites: made.table::<Rewrite>(stage)?.read_all()?,
+            shown: rewrites.iter().map(shown).collect::<Result<_>>()?,
+            rewrites,
             problems: problems.map(|problem| (problem.problem_id.clone(), problem)).collect(),
             incorrect,
         })
@@ -35,28 +40,52 @@ impl Targets {
     /// The targets in the order of their table. Error where the problem of one is not there, as after a change of the problems
     /// alone.
     pub fn list(&self) -> Result<Vec<Target<'_>>> {
-        self.rewrites.iter().map(|rewrite| self.target(rewrite)).collect()
+        self.rewrites.iter().zip(&self.shown).map(|(rewrite, shown)| self.target(rewrite, shown)).collect()
     }
 
-    fn target<'a>(&'a self, rewrite: &'a Rewrite) -> Result<Target<'a>> {
+    fn target<'a>(&'a self, rewrite: &'a Rewrite, shown: &'a Conversation) -> Result<Target<'a>> {
         let id = &rewrite.problem_id;
         let problem = self.problems.get(id).ok_or_else(|| {
             Error::input(format!("the problem `{id}` of a target is no longer among the problems"))
                 .hint("the problems were changed after the targets were made: run the stage again")
         })?;
-        Ok(Target { rewrite, problem, incorrect: self.incorrect.get(id).map(String::as_str) })
+        Ok(Target { rewrite, problem, shown, incorrect: self.incorrect.get(id).map(String::as_str) })
     }
 
-    /// How many targets were sampled as other tokens than their text encodes to.
-    pub fn drifting(&self, tokenizer: &Tokenizer) -> Result<usize> {
-        let mut count = 0;
-        for row in &self.rewrites {
-            let encoded = tokenizer.encode(&row.completion, false)?;
-            // One more: the end-of-sequence token, which is not in the text.
-            let same = row.token_ids.starts_with(&encoded) && row.token_ids.len() <= encoded.len() + 1;
-            count += usize::from(!same);
+    /// How a trainer's tokens differ that is given texts and renders them with the policy's own chat template.
+    pub fn drift(&self, policy: &Policy) -> Drift {
+        let mut drift = Drift::default();
+        for (row, shown) in self.rewrites.iter().zip(&self.shown) {
+            let ended = row.token_ids.last().is_some_and(|id| policy.eos_token_ids().contains(id));
+            let ours: Vec<u32> = row.prompt_ids.iter().chain(&row.token_ids).copied().collect();
+            // A template that refuses the conversation with its answer leaves the trainer nothing of the row.
+            let theirs = policy.dialogue_ids(shown, &row.completion).unwrap_or_default();
+            match theirs.strip_prefix(ours.as_slice()) {
+                None => drift.retokenized += 1,
+                Some(behind) => drift.lengthened += usize::from(behind.len() > usize::from(!ended)),
+            }
         }
-        Ok(count)
+        drift
+    }
+}
+
+/// Rows whose tokens come out otherwise once a chat template is applied to their text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drift {
+    /// In the prompt or in the answer.
+    pub retokenized: usize,
+    /// Equal up to the end-of-sequence token, with more behind it: a line break, usually.
+    pub lengthened: usize,
+}
+
+/// What the policy is shown in the training prompt of a row.
+fn shown(row: &Rewrite) -> Result<Conversation> {
+    match &row.conversation {
+        None => Ok(Conversation::user(&row.prompt)),
+        Some(text) => serde_json::from_str(text).map_err(|e| {
+            let at = format!("table `rewrites`, column `conversation`, problem `{}`", row.problem_id);
+            Error::input(format!("not a conversation: {e}")).at(at)
+        }),
     }
 }
 
@@ -94,4 +123,52 @@ fn first_incorrect(made: &Made, verdicts: &Table<VerdictRow>) -> Result<DataFram
     let by_problem = ["problem_id".to_string()];
     let first = wrong.unique_stable(Some(&by_problem), UniqueKeepStrategy::First, None);
     first.and_then(|first| first.select(["problem_id", "sample_index"])).map_err(frame::failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{PolicyHandle, load_policy};
+    use mindgap_lm::model::policy::PolicyFiles;
+    use mindgap_store::table::rewrites::Source;
+    use std::path::Path;
+
+    /// What becomes of these answers with the chat template of a checkpoint.
+    fn drift(checkpoint: &str, answers: &[&str]) -> Drift {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/model").join(checkpoint);
+        let handle = PolicyHandle::of_folder(checkpoint, &folder, PolicyFiles::wants).unwrap();
+        let policy = load_policy(&handle).unwrap();
+        let prompt = policy.prompt(&Conversation::user("2 + 3?")).unwrap();
+        let row = |answer: &&str| Rewrite {
+            problem_id: "0a".to_string(),
+            choice_index: 0,
+            source: Source::Expert,
+            prompt: "2 + 3?".to_string(),
+            completion: answer.to_string(),
+            prompt_ids: prompt.ids.clone(),
+            token_ids: policy.target_ids(&prompt, answer).unwrap(),
+            logprob_behavior: None,
+            sample_index: None,
+            round: 0,
+            attempts: 0,
+            conversation: None,
+        };
+        let rewrites: Vec<Rewrite> = answers.iter().map(row).collect();
+        let shown = rewrites.iter().map(|row| shown(row).unwrap()).collect();
+        Targets { rewrites, shown, problems: HashMap::new(), incorrect: HashMap::new() }.drift(&policy)
+    }
+
+    #[test]
+    fn what_chat_templates_change() {
+        let plain = ["It is 5.", " It is 6.\n"];
+        let thought = ["<think>\nwhy\n</think>\n\nIt is 5."];
+        assert_eq!(drift("qwen2", &plain), Drift { retokenized: 0, lengthened: 2 }, "a line break behind the end");
+        assert_eq!(
+            drift("llama3-sharded-bf16", &plain),
+            Drift { retokenized: 1, lengthened: 0 },
+            "answers are trimmed"
+        );
+        assert_eq!(drift("qwen3", &plain), Drift { retokenized: 2, lengthened: 0 }, "empty thoughts are put in");
+        assert_eq!(drift("qwen3", &thought), Drift { retokenized: 0, lengthened: 1 });
+    }
 }

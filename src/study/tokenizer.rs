@@ -1,32 +1,64 @@
-//! Tokenizers of policies, for who shows tokens.
+//! Tokenizers and chat templates of policies, for who shows tokens or counts them.
 
 use super::Made;
 use crate::net::hub::{Hub, HubModel};
 use crate::policy::PolicySpec;
 use mindgap_base::error::Result;
+use mindgap_lm::model::policy::{Policy, PolicyFiles};
 use mindgap_lm::model::tokenizer::Tokenizer;
 use mindgap_store::fs;
-
-const FILE: &str = "tokenizer.json";
+use std::path::PathBuf;
 
 /// The tokenizer of a policy, if it is at hand: in a folder, in the hub's cache, or of a finished train stage.
 pub fn tokenizer(made: &Made, policy: &str) -> Result<Option<Tokenizer>> {
-    let (folder, stage) = match made.pipeline.policies.get(policy) {
-        Some(PolicySpec::Path(path)) => (Some(made.pipeline.folder.join(path)), policy),
-        Some(PolicySpec::Hub(model)) => (Hub::from_env().snapshot(model)?, policy),
-        Some(PolicySpec::Server(served)) => match served.tokenizer.strip_prefix("hub:") {
-            Some(model) => (Hub::from_env().snapshot(&HubModel::parse(model)?)?, policy),
-            None => (Some(made.pipeline.folder.join(&served.tokenizer)), policy),
-        },
-        Some(PolicySpec::Stage(stage)) => (None, stage.as_str()),
-        None => (None, policy),
-    };
-    let bytes = match folder {
-        Some(folder) => fs::read_if_present(&folder.join(FILE))?,
-        None => {
-            let files = made.manifest(stage)?.map(|manifest| manifest.files()).unwrap_or_default();
-            files.get(FILE).map(|(address, _)| made.store.get(address)).transpose()?
-        }
-    };
+    let place = Place::of(made, policy)?;
+    let bytes = place.read(made, "tokenizer.json")?;
     bytes.map(|bytes| Tokenizer::from_bytes(&bytes)).transpose()
+}
+
+/// The same with config and chat template, and without the weights.
+pub fn speaker(made: &Made, policy: &str) -> Result<Option<Policy>> {
+    let place = Place::of(made, policy)?;
+    let mut files = PolicyFiles::default();
+    for name in PolicyFiles::SMALL {
+        if let Some(bytes) = place.read(made, name)? {
+            files.insert(name, bytes);
+        }
+    }
+    match ["config.json", "tokenizer.json"].iter().all(|name| files.get(name).is_some()) {
+        true => Policy::from_files(files).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Where a policy's files are.
+enum Place<'a> {
+    Folder(PathBuf),
+    Stage(&'a str),
+}
+
+impl<'a> Place<'a> {
+    fn of(made: &'a Made, policy: &'a str) -> Result<Place<'a>> {
+        let folder = match made.pipeline.policies.get(policy) {
+            Some(PolicySpec::Path(path)) => Some(made.pipeline.folder.join(path)),
+            Some(PolicySpec::Hub(model)) => Hub::from_env().snapshot(model)?,
+            Some(PolicySpec::Server(served)) => match served.tokenizer.strip_prefix("hub:") {
+                Some(model) => Hub::from_env().snapshot(&HubModel::parse(model)?)?,
+                None => Some(made.pipeline.folder.join(&served.tokenizer)),
+            },
+            Some(PolicySpec::Stage(stage)) => return Ok(Place::Stage(stage)),
+            None => None,
+        };
+        Ok(folder.map_or(Place::Stage(policy), Place::Folder))
+    }
+
+    fn read(&self, made: &Made, name: &str) -> Result<Option<Vec<u8>>> {
+        match self {
+            Place::Folder(folder) => fs::read_if_present(&folder.join(name)),
+            Place::Stage(stage) => {
+                let files = made.manifest(stage)?.map(|manifest| manifest.files()).unwrap_or_default();
+                files.get(name).map(|(address, _)| made.store.get(address)).transpose()
+            }
+        }
+    }
 }

@@ -18,8 +18,13 @@ fn render(table: &Declared) -> String {
          | column | type | null | meaning |\n|---|---|---|---|\n",
         doc.trim()
     );
-    for Column { name, data_type, nullable, doc, .. } in columns {
-        let (kind, null) = (type_name(data_type), if *nullable { "yes" } else { "no" });
+    for Column { name, data_type, nullable, optional, doc, .. } in columns {
+        let kind = type_name(data_type);
+        let null = match (nullable, optional) {
+            (_, true) => "yes; left out of parts without any",
+            (true, _) => "yes",
+            (false, _) => "no",
+        };
         let meaning = doc.trim().replace('|', "\\|");
         page.push_str(&format!("| `{name}` | {kind} | {null} | {meaning} |\n"));
     }

@@ -2,9 +2,10 @@
 //! fixtures are made by `tests/fixtures/model/make.py`.
 
 use candle_core::{DType, Device};
+use mindgap::policy::PolicyHandle;
 use mindgap_base::rng::Stream;
 use mindgap_lm::engine::{Limits, Request, Sampling, ScoreRequest, StopReason, generate, score};
-use mindgap_lm::model::chat::Message;
+use mindgap_lm::model::chat::{Conversation, Message};
 use mindgap_lm::model::policy::{Policy, PolicyFiles};
 use mindgap_lm::model::runner::Runner;
 use mindgap_lm::model::runner::device::DeviceRunner;
@@ -96,9 +97,44 @@ fn token_ids_agree_with_transformers() {
             let messages: Vec<Message> = turns.map(|t| Message { role: t.role, content: t.content }).collect();
             let template = policy.chat().unwrap();
             assert_eq!(template.render(&messages, true, &serde_json::Value::Null).unwrap(), chat.text, "{name}");
-            assert_eq!(policy.conversation_ids(&messages).unwrap(), chat.ids, "{name}");
+            let shown = Conversation { messages, ..Conversation::default() };
+            assert_eq!(policy.prompt(&shown).unwrap().ids, chat.ids, "{name}");
         }
     }
+}
+
+/// Control tokens spelled in a question are letters, and the same ids as transformers makes of them.
+#[test]
+fn spelled_control_tokens_agree_with_transformers() {
+    #[derive(Deserialize)]
+    struct Spelled {
+        checkpoint: String,
+        question: String,
+        ids: Vec<u32>,
+    }
+    let rows: Vec<Spelled> = serde_json::from_slice(&std::fs::read(folder("controls.json")).unwrap()).unwrap();
+    assert_eq!(rows.len(), 5 * CHECKPOINTS.len());
+    for Spelled { checkpoint, question, ids } in rows {
+        let policy = Policy::from_files(files(&checkpoint)).unwrap();
+        assert_eq!(policy.prompt_ids(&question).unwrap(), ids, "{checkpoint}: {question:?}");
+    }
+}
+
+/// A file that repeats what another says changes no recipe; one that says more does.
+#[test]
+fn a_map_of_special_tokens_counts_where_it_says_something_new() {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(folder("qwen2")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    let names = |map: &str| {
+        std::fs::write(copy.path().join("special_tokens_map.json"), map).unwrap();
+        let handle = PolicyHandle::of_folder("copy", copy.path(), PolicyFiles::wants).unwrap();
+        handle.file_names().any(|name| name == "special_tokens_map.json")
+    };
+    assert!(!names(r#"{"eos_token": {"content": "<|im_end|>"}}"#));
+    assert!(names(r#"{"eos_token": "<|im_end|>", "bos_token": "<|endoftext|>"}"#));
 }
 
 /// The CPU's runner, and the one for devices, in f32 on the CPU.

@@ -10,6 +10,7 @@
 mod bad_input;
 mod bookkeeping;
 mod cli;
+mod conversations;
 mod crash;
 mod disk;
 mod docs;

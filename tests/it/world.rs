@@ -38,7 +38,9 @@ fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
 
 fn chat() -> ChatTemplate {
     let config = read("data/base-policy/tokenizer_config.json");
-    ChatTemplate::from_files(Some(config.as_bytes()), None).expect("valid").expect("the policy has a chat template")
+    ChatTemplate::from_files(Some(config.as_bytes()), None, None)
+        .expect("valid")
+        .expect("the policy has a chat template")
 }
 
 fn documents(count: u64) -> Vec<corpus::Document> {

@@ -1,4 +1,3 @@
-//! Vocabulary shared by every layer: errors, counter-based randomness, addresses and fingerprints.
 
 pub mod address;
 pub mod error;

@@ -54,7 +54,7 @@ fn properties(footer: Vec<KeyValue>) -> Result<WriterProperties> {
 fn encode<R: Row>(batch: &RecordBatch, footer: &Footer) -> Result<Vec<u8>> {
     let failed = |e| Error::internal(format!("cannot encode table `{}`", R::TABLE)).source(e);
     let properties = properties(footer.pairs::<R>())?;
-    let mut writer = ArrowWriter::try_new(Vec::new(), R::schema(), Some(properties)).map_err(failed)?;
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).map_err(failed)?;
     writer.write(batch).map_err(failed)?;
     writer.into_inner().map_err(failed)
 }

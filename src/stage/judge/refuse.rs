@@ -2,7 +2,6 @@
 
 use super::Known;
 use crate::stage::spec::Inputs;
-use crate::stage::template::PLAIN;
 use crate::stats::leaks::{self, Shown};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
@@ -44,7 +43,7 @@ pub struct Refuse {
 impl Refuse {
     pub fn of(params: &super::Params, inputs: &Inputs) -> Result<Refuse> {
         let rollouts = inputs.rollouts(&params.rollouts)?;
-        let template = inputs.template(rollouts.template.as_deref(), PLAIN)?;
+        let template = inputs.template(rollouts.template.as_deref())?.text().to_string();
         let applies = |reason: &Refusal| match reason {
             Refusal::NoBox => asks_for_box(&template),
             _ => rollouts.prompt_kind == PromptKind::Guided,
@@ -87,7 +86,8 @@ impl Refuse {
         if rollout.special_count > 0 {
             return Some(Refusal::SpecialToken);
         }
-        let text = mindgap_math::thoughts::behind(&rollout.completion).unwrap_or_default();
+        let said = rollout.said();
+        let text = mindgap_math::thoughts::behind(&said).unwrap_or_default();
         let answers = mindgap_math::boxed_answers(text);
         // It may have gone on past its answer and come out right by accident, unless all of it is the answer.
         if answers.len() > 1 && !judgement.method.starts_with("boxes/") {

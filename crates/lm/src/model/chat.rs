@@ -1,20 +1,27 @@
 //! Chat templates: messages -> the text a checkpoint was trained to see, by the checkpoint's own Jinja template.
 //!
-//! The environment is the one Hugging Face gives its templates: block trimming, loop controls, Python's string methods,
-//! `raise_exception`, `strftime_now`, and `tojson` as Python's `json.dumps` writes it. One thing differs on purpose: the
+//! The environment is the one Hugging Face gives its templates: block trimming, loop controls, `generation` tags, Python's
+//! literals and string methods, `raise_exception`, `strftime_now`, and `tojson` as Python's `json.dumps` writes it. One thing differs on purpose: the
 //! date is fixed. A prompt that changes with the day would make the same recipe mean something else tomorrow; the date is the
 //! one Llama 3's own template falls back to.
 
+mod json;
+mod methods;
+mod python;
+mod source;
+
 use mindgap_base::error::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
+use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value, context};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
@@ -22,8 +29,55 @@ pub struct Message {
 }
 
 impl Message {
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
+        Message { role: role.into(), content: content.into() }
+    }
+
     pub fn user(content: impl Into<String>) -> Message {
-        Message { role: "user".into(), content: content.into() }
+        Message::new("user", content)
+    }
+}
+
+/// What a policy is shown, up to where it goes on by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conversation {
+    /// System turn, earlier turns, and the user's last.
+    pub messages: Vec<Message>,
+    /// What the assistant's turn begins with.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prefill: String,
+    /// Further variables of the chat template, by name.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub template_kwargs: serde_json::Map<String, Json>,
+}
+
+impl Conversation {
+    /// One turn of the user's.
+    pub fn user(content: impl Into<String>) -> Conversation {
+        Conversation { messages: vec![Message::user(content)], ..Conversation::default() }
+    }
+
+    /// True where there is no more to it than the user's turn.
+    pub fn is_plain(&self) -> bool {
+        let [only] = &self.messages[..] else { return false };
+        only.role == "user" && self.prefill.is_empty() && self.template_kwargs.is_empty()
+    }
+
+    /// An answer written by somebody who was given no prefill, as it stands behind it: without the prefill where it begins with
+    /// that, and a space apart from it.
+    pub fn behind_prefill<'a>(&self, answer: &'a str) -> Cow<'a, str> {
+        let rest = answer.strip_prefix(&self.prefill).unwrap_or(answer);
+        let apart = |text: &str, c: Option<char>| text.is_empty() || c.is_none_or(char::is_whitespace);
+        match apart(&self.prefill, self.prefill.chars().last()) || apart(rest, rest.chars().next()) {
+            true => Cow::Borrowed(rest),
+            false => Cow::Owned(format!(" {rest}")),
+        }
+    }
+
+    /// The user's last turn.
+    pub fn question(&self) -> &str {
+        self.messages.last().map_or("", |message| &message.content)
     }
 }
 
@@ -43,21 +97,23 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.expect("the usual delimiters do not clash"));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        python::extend(&mut environment);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: String| strftime(&format));
-        environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, source.to_string()).map_err(|e| template_error("does not compile", e))?;
+        environment
+            .add_template_owned(NAME, source::prepare(source))
+            .map_err(|e| template_error("does not compile", e))?;
         Ok(ChatTemplate { environment, specials, source: source.to_string() })
     }
 
-    /// From the bytes of tokenizer_config.json and, if the checkpoint has it, chat_template.jinja, which has precedence.
-    /// `None` if neither holds a template.
-    pub fn from_files(tokenizer_config: Option<&[u8]>, jinja: Option<&[u8]>) -> Result<Option<ChatTemplate>> {
-        let config = match tokenizer_config {
-            Some(bytes) => parse_config(bytes)?,
-            None => Json::Null,
-        };
+    /// From the bytes of tokenizer_config.json and, if the checkpoint has them, chat_template.jinja, which has precedence, and
+    /// special_tokens_map.json. `None` if there is no template.
+    pub fn from_files(
+        tokenizer_config: Option<&[u8]>,
+        jinja: Option<&[u8]>,
+        special_map: Option<&[u8]>,
+    ) -> Result<Option<ChatTemplate>> {
+        let config = tokenizer_config.map_or(Ok(Json::Null), parse_config)?;
         let source = match jinja {
             Some(bytes) => {
                 let text = std::str::from_utf8(bytes);
@@ -65,7 +121,8 @@ impl ChatTemplate {
             }
             None => default_template(&config),
         };
-        source.map(|source| ChatTemplate::new(&source, special_strings(&config))).transpose()
+        let specials = special_strings(tokenizer_config, special_map)?;
+        source.map(|source| ChatTemplate::new(&source, specials)).transpose()
     }
 
     /// The text of a conversation; with `add_generation_prompt`, up to where the assistant's answer begins. `extra` holds
@@ -94,7 +151,7 @@ impl ChatTemplate {
 }
 
 /// The JSON of tokenizer_config.json.
-pub(super) fn parse_config(bytes: &[u8]) -> Result<Json> {
+fn parse_config(bytes: &[u8]) -> Result<Json> {
     serde_json::from_slice(bytes).map_err(|e| Error::input("not valid JSON").at("tokenizer_config.json").source(e))
 }
 
@@ -110,8 +167,29 @@ fn default_template(config: &Json) -> Option<String> {
     }
 }
 
+/// Special tokens by their roles (`eos_token`), as transformers finds them: special_tokens_map.json has precedence over
+/// tokenizer_config.json, but is only read where that lists no `added_tokens_decoder`.
+pub(super) fn special_strings(
+    tokenizer_config: Option<&[u8]>,
+    special_map: Option<&[u8]>,
+) -> Result<BTreeMap<String, String>> {
+    let config = tokenizer_config.map_or(Ok(Json::Null), parse_config)?;
+    let mut specials = roles(&config);
+    if let Some(bytes) = special_map.filter(|_| config.get("added_tokens_decoder").is_none()) {
+        let map = serde_json::from_slice(bytes)
+            .map_err(|e| Error::input("not valid JSON").at("special_tokens_map.json").source(e))?;
+        specials.extend(roles(&map));
+    }
+    Ok(specials)
+}
+
+/// Whether special_tokens_map.json says anything that tokenizer_config.json does not.
+pub(super) fn special_map_matters(tokenizer_config: Option<&[u8]>, special_map: &[u8]) -> Result<bool> {
+    Ok(special_strings(tokenizer_config, Some(special_map))? != special_strings(tokenizer_config, None)?)
+}
+
 /// `xxx_token` entries: a string, or an object with `content`.
-pub(super) fn special_strings(config: &Json) -> BTreeMap<String, String> {
+fn roles(config: &Json) -> BTreeMap<String, String> {
     let entries = config.as_object().into_iter().flatten().filter(|(key, _)| key.ends_with("_token"));
     let text = |v: &Json| v.as_str().or_else(|| v.get("content").and_then(Json::as_str)).map(str::to_string);
     entries.filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect()
@@ -137,8 +215,9 @@ fn strftime(format: &str) -> Result<String, minijinja::Error> {
             continue;
         }
         let mut directive = rest.next();
-        // `%-d` asks for no padding, which nothing in this date has.
-        if directive == Some('-') {
+        // `%-m` asks for no padding.
+        let padded = directive != Some('-');
+        if !padded {
             directive = rest.next();
         }
         out.push_str(match directive {
@@ -148,12 +227,33 @@ fn strftime(format: &str) -> Result<String, minijinja::Error> {
             Some('B') => "July",
             Some('d' | 'e') => "26",
             Some('F') => "2024-07-26",
-            Some('H' | 'M' | 'S') => "00",
+            Some('H' | 'M' | 'S') => {
+                if padded {
+                    "00"
+                } else {
+                    "0"
+                }
+            }
             Some('I') => "12",
             Some('j') => "208",
-            Some('m') => "07",
+            Some('m') => {
+                if padded {
+                    "07"
+                } else {
+                    "7"
+                }
+            }
             Some('p') => "AM",
-            Some('T') => "00:00:00",
+            Some('T' | 'X') => "00:00:00",
+            Some('R') => "00:00",
+            Some('D' | 'x') => "07/26/24",
+            Some('c') => "Fri Jul 26 00:00:00 2024",
+            Some('f') => "000000",
+            Some('u' | 'w') => "5",
+            Some('U') => "29",
+            Some('V' | 'W') => "30",
+            Some('G') => "2024",
+            Some('z' | 'Z') => "",
             Some('y') => "24",
             Some('Y') => "2024",
             Some('%') => "%",
@@ -164,55 +264,6 @@ fn strftime(format: &str) -> Result<String, minijinja::Error> {
         });
     }
     Ok(out)
-}
-
-/// Python's `json.dumps(value, ensure_ascii=False, indent=indent)`: `", "` and `": "` on one line, no HTML escapes.
-fn to_json(value: Value, kwargs: Kwargs) -> Result<Value, minijinja::Error> {
-    let indent: Option<usize> = kwargs.get("indent")?;
-    // Accepted for the templates that pass them; both are what happens anyway.
-    let _: Option<bool> = kwargs.get("ensure_ascii")?;
-    let _: Option<bool> = kwargs.get("sort_keys")?;
-    kwargs.assert_all_used()?;
-    let json = serde_json::to_value(&value)
-        .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, "cannot be written as JSON").with_source(e))?;
-    let mut out = String::new();
-    dump(&json, indent, 0, &mut out);
-    Ok(Value::from_safe_string(out))
-}
-
-fn dump(value: &Json, indent: Option<usize>, depth: usize, out: &mut String) {
-    let newline = |depth: usize, out: &mut String| {
-        if let Some(width) = indent {
-            out.push('\n');
-            out.extend(std::iter::repeat_n(' ', width * depth));
-        }
-    };
-    let separator = if indent.is_some() { "," } else { ", " };
-    match value {
-        Json::Array(items) if !items.is_empty() => {
-            out.push('[');
-            for (i, item) in items.iter().enumerate() {
-                out.push_str(if i > 0 { separator } else { "" });
-                newline(depth + 1, out);
-                dump(item, indent, depth + 1, out);
-            }
-            newline(depth, out);
-            out.push(']');
-        }
-        Json::Object(fields) if !fields.is_empty() => {
-            out.push('{');
-            for (i, (key, item)) in fields.iter().enumerate() {
-                out.push_str(if i > 0 { separator } else { "" });
-                newline(depth + 1, out);
-                out.push_str(&Json::from(key.as_str()).to_string());
-                out.push_str(": ");
-                dump(item, indent, depth + 1, out);
-            }
-            newline(depth, out);
-            out.push('}');
-        }
-        scalar => out.push_str(&scalar.to_string()),
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod kv_cache;
 pub mod runner;
 pub mod tokenizer;
 pub mod chat;
+pub mod controls;
 pub mod policy;
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! A policy: everything a Hugging Face folder holds, read from its files' bytes. What opens the files is the caller's business.
 
-use super::chat::{self, ChatTemplate, Message};
+use super::chat::{self, ChatTemplate, Conversation, Message};
 use super::config::{self, Config};
+use super::controls::{Controls, unmarked};
 use super::runner::Runner;
 use super::tokenizer::Tokenizer;
 use super::transformer::Transformer;
@@ -57,6 +58,8 @@ const GENERATION: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
+/// Where older folders name their special tokens.
+const SPECIAL_MAP: &str = "special_tokens_map.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -67,10 +70,14 @@ pub struct PolicyFiles {
 }
 
 impl PolicyFiles {
+    /// What a policy has beside its weights.
+    pub const SMALL: [&'static str; 6] = [CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG, SPECIAL_MAP, TEMPLATE];
+
     /// Whether a file of a folder belongs to the policy. Everything else there (README, optimizer state, other formats) is
     /// never read.
     pub fn wants(name: &str) -> bool {
-        [CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG, TEMPLATE, INDEX].contains(&name)
+        PolicyFiles::SMALL.contains(&name)
+            || name == INDEX
             || (name.starts_with("model") && name.ends_with(".safetensors"))
     }
 
@@ -107,14 +114,20 @@ impl PolicyFiles {
         [SINGLE, INDEX].iter().any(|name| self.get(name).is_some())
     }
 
+    /// A file that [`PolicyFiles::wants`] and that only counts where it says something new, with the file that may have said it
+    /// already.
+    pub const SUPPLEMENT: (&'static str, &'static str) = (SPECIAL_MAP, TOKENIZER_CONFIG);
+
+    /// Whether the supplement says something new.
+    pub fn is_supplemented(supplement: &[u8], known: Option<&[u8]>) -> Result<bool> {
+        chat::special_map_matters(known, supplement)
+    }
+
     /// Names of the files that decide what the policy says: its digest is taken over these, in this order. A folder that
     /// differs elsewhere is the same policy.
     pub fn relevant(&self) -> Result<Vec<String>> {
-        let mut names: Vec<String> = [CONFIG, GENERATION, TOKENIZER, TOKENIZER_CONFIG, TEMPLATE]
-            .into_iter()
-            .filter(|name| self.get(name).is_some())
-            .map(str::to_string)
-            .collect();
+        let mut names: Vec<String> =
+            PolicyFiles::SMALL.into_iter().filter(|name| self.get(name).is_some()).map(str::to_string).collect();
         names.extend(self.weight_files()?);
         Ok(names)
     }
@@ -127,7 +140,22 @@ pub struct Policy {
     chat: Option<ChatTemplate>,
     eos_token_ids: Vec<u32>,
     end_token_id: Option<u32>,
+    controls: Controls,
     files: PolicyFiles,
+}
+
+/// What a policy is shown, rendered and encoded.
+pub struct Prompt {
+    /// The rendered text, with marks around control tokens that were spelled in it.
+    marked: String,
+    pub ids: Vec<u32>,
+}
+
+impl Prompt {
+    /// The rendered text.
+    pub fn text(&self) -> String {
+        unmarked(&self.marked)
+    }
 }
 
 impl Policy {
@@ -139,16 +167,14 @@ impl Policy {
             TOKENIZER,
             "save the tokenizer in its fast form: `AutoTokenizer.from_pretrained(..).save_pretrained(..)`",
         )?)?;
-        let tokenizer_config = files.get(TOKENIZER_CONFIG);
-        let chat = ChatTemplate::from_files(tokenizer_config, files.get(TEMPLATE))?;
-        let named_eos = match tokenizer_config {
-            Some(bytes) => chat::special_strings(&chat::parse_config(bytes)?).remove("eos_token"),
-            None => None,
-        };
+        let (tokenizer_config, special_map) = (files.get(TOKENIZER_CONFIG), files.get(SPECIAL_MAP));
+        let chat = ChatTemplate::from_files(tokenizer_config, files.get(TEMPLATE), special_map)?;
+        let named_eos = chat::special_strings(tokenizer_config, special_map)?.remove("eos_token");
         let named_eos = named_eos.and_then(|token| tokenizer.token_id(&token));
         let eos_token_ids = eos_token_ids(&files, &config, named_eos)?;
         let end_token_id = named_eos.filter(|id| eos_token_ids.contains(id)).or(eos_token_ids.first().copied());
-        let policy = Policy { config, tokenizer, chat, eos_token_ids, end_token_id, files };
+        let controls = Controls::new(&tokenizer, &eos_token_ids);
+        let policy = Policy { config, tokenizer, chat, eos_token_ids, end_token_id, controls, files };
         // A folder without weights still has a tokenizer and a shape: enough to start training from random weights.
         if policy.files.has_weights() {
             policy.checkpoint().map(drop)?;
@@ -187,27 +213,66 @@ impl Policy {
     /// Ids of a conversation of one user message, up to where the answer begins. The template writes every special token
     /// itself, so none is added.
     pub fn prompt_ids(&self, user_message: &str) -> Result<Vec<u32>> {
-        self.conversation_ids(&[Message::user(user_message)])
+        Ok(self.prompt(&Conversation::user(user_message))?.ids)
     }
 
-    /// The same for any conversation.
-    pub fn conversation_ids(&self, messages: &[Message]) -> Result<Vec<u32>> {
+    /// Any conversation, up to where the policy goes on: behind the prefill, if it has one. Control tokens that messages spell are
+    /// letters ([`Controls`]).
+    pub fn prompt(&self, conversation: &Conversation) -> Result<Prompt> {
+        let mark = |text: &str| self.controls.mark(text).into_owned();
+        let messages: Vec<Message> =
+            conversation.messages.iter().map(|turn| Message::new(turn.role.clone(), mark(&turn.content))).collect();
+        let rendered = self.rendered(&messages, true, conversation)?;
+        let marked = rendered + &mark(&conversation.prefill);
+        let ids = self.controls.encode(&self.tokenizer, &marked)?;
+        Ok(Prompt { marked, ids })
+    }
+
+    /// Ids of a conversation with its answer as the chat template writes both, as a trainer does that is given messages: text that
+    /// spells a token becomes it.
+    pub fn dialogue_ids(&self, conversation: &Conversation, answer: &str) -> Result<Vec<u32>> {
+        let mut messages = conversation.messages.clone();
+        messages.push(Message::new("assistant", [&conversation.prefill, answer].concat()));
+        self.tokenizer.encode(&self.rendered(&messages, false, conversation)?, false)
+    }
+
+    fn rendered(&self, messages: &[Message], add_generation_prompt: bool, like: &Conversation) -> Result<String> {
         let chat = self.chat.as_ref().ok_or_else(|| {
             Error::input("policy has no chat template")
                 .at(TOKENIZER_CONFIG)
                 .hint("add `chat_template` there, or a file `chat_template.jinja`")
         })?;
-        self.tokenizer.encode(&chat.render(messages, true, &Value::Null)?, false)
+        let rendered = chat.render(messages, add_generation_prompt, &Value::Object(like.template_kwargs.clone()));
+        rendered.map_err(|e| match messages.iter().any(|message| message.role == "system") {
+            true => e.hint("if the template takes no system turn, put its text into the user's turn"),
+            false => e,
+        })
     }
 
-    /// Ids of a target text, with the end token. Errors if the policy names no EOS.
-    pub fn target_ids(&self, completion: &str) -> Result<Vec<u32>> {
+    /// Ids of a target text behind its prompt, with the end token. They begin as they would in the whole text; control tokens that
+    /// the text spells are letters ([`Controls`]). Errors if the policy names no EOS.
+    pub fn target_ids(&self, prompt: &Prompt, completion: &str) -> Result<Vec<u32>> {
         let end = self.end_token_id.ok_or_else(|| {
             Error::input("policy names no EOS token").hint("set `eos_token_id` in `generation_config.json`")
         })?;
-        let mut ids = self.tokenizer.encode(completion, false)?;
+        let marked = self.controls.mark(completion);
+        let mut ids = match self.tokenizer.puts_a_space()? {
+            false => self.controls.encode(&self.tokenizer, &marked)?,
+            true => self.behind(prompt, &marked)?,
+        };
         ids.push(end);
         Ok(ids)
+    }
+
+    /// Ids of a text as they are behind a prompt, for tokenizers that put a space in front of what they are given.
+    fn behind(&self, prompt: &Prompt, marked: &str) -> Result<Vec<u32>> {
+        let encode = |text: &str| self.controls.encode(&self.tokenizer, text);
+        if let Some(ids) = encode(&[&prompt.marked, marked].concat())?.strip_prefix(prompt.ids.as_slice()) {
+            return Ok(ids.to_vec());
+        }
+        // Prompt and text share a token: as behind a line break.
+        let (line, both) = (encode("\n")?, encode(&["\n", marked].concat())?);
+        Ok(both.strip_prefix(line.as_slice()).unwrap_or(&both).to_vec())
     }
 
     /// The transformer over tensors: differentiable ops, any device.
@@ -269,7 +334,7 @@ fn eos_token_ids(files: &PolicyFiles, config: &Config, named: Option<u32>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::testing::tiny_policy_files;
+    use crate::model::testing::{space_tokenizer, tiny_policy_files};
 
     fn without(name: &str) -> String {
         let mut files = tiny_policy_files(1);
@@ -293,12 +358,97 @@ mod tests {
     #[test]
     fn prompt_and_target() {
         let policy = Policy::from_files(tiny_policy_files(1)).unwrap();
-        let prompt = policy.prompt_ids("2+2?").unwrap();
-        assert_eq!(policy.tokenizer().decode(&prompt, false).unwrap(), "<|user|>2+2?<|end|><|assistant|>");
-        let target = policy.target_ids("4").unwrap();
+        let prompt = policy.prompt(&Conversation::user("2+2?")).unwrap();
+        assert_eq!(prompt.text(), "<|user|>2+2?<|end|><|assistant|>");
+        assert_eq!(policy.tokenizer().decode(&prompt.ids, false).unwrap(), prompt.text());
+        let target = policy.target_ids(&prompt, "4").unwrap();
         assert_eq!(policy.tokenizer().decode(&target, false).unwrap(), "4<|end|>");
         assert_eq!(policy.eos_token_ids(), [policy.end_token_id().unwrap(), 0]);
         assert_eq!(policy.files().relevant().unwrap().last().unwrap(), "model.safetensors");
+    }
+
+    /// Ids of a target are those that transformers gives the whole text behind its prompt, here with tokenizers that put a space
+    /// in front of what they are given (transformers 5.24).
+    #[test]
+    fn targets_begin_as_in_the_whole_text() {
+        let tokens = |scheme: &str, answer_mark: &str, completion: &str| {
+            let mut files = tiny_policy_files(1);
+            let template =
+                format!("{{% for m in messages %}}<|user|>{{{{ m.content }}}}<|end|>{{% endfor %}}{answer_mark}");
+            let config = serde_json::json!({"eos_token": "<|end|>", "chat_template": template});
+            files.insert("tokenizer.json", space_tokenizer(scheme));
+            files.insert("tokenizer_config.json", config.to_string());
+            let policy = Policy::from_files(files).unwrap();
+            let prompt = policy.prompt(&Conversation::user("say?")).unwrap();
+            let ids = policy.target_ids(&prompt, completion).unwrap();
+            let names: Vec<String> = ids.iter().map(|id| policy.tokenizer().token(*id).unwrap()).collect();
+            names.join(" ")
+        };
+        for scheme in ["always", "first", "never"] {
+            assert_eq!(tokens(scheme, "<|assistant|>\\n", "We say"), "We ▁say <|end|>", "{scheme}");
+            assert_eq!(tokens(scheme, "a:", "\nWe"), "\n We <|end|>", "{scheme}");
+            assert_eq!(tokens(scheme, "a:", " We"), "▁We <|end|>", "{scheme}");
+        }
+        assert_eq!(
+            tokens("always", "<|assistant|>", "We say"),
+            "▁We ▁say <|end|>",
+            "a space behind every special token"
+        );
+        assert_eq!(tokens("first", "<|assistant|>", "We say"), "We ▁say <|end|>");
+        assert_eq!(tokens("first", "a:", "We<|end|>"), "We < | e n d | > <|end|>", "spelled, it ends nothing");
+    }
+
+    #[test]
+    fn control_tokens_in_questions_and_targets_are_letters() {
+        let policy = Policy::from_files(tiny_policy_files(1)).unwrap();
+        let question = "a<|end|><|assistant|>b";
+        let prompt = policy.prompt(&Conversation::user(question)).unwrap();
+        assert_eq!(prompt.text(), format!("<|user|>{question}<|end|><|assistant|>"));
+        assert_eq!(policy.tokenizer().decode(&prompt.ids, false).unwrap(), prompt.text());
+        let special = |ids: &[u32]| ids.iter().filter(|id| policy.tokenizer().is_special(**id)).count();
+        assert_eq!(special(&prompt.ids), 3, "the template's own");
+        let target = policy.target_ids(&prompt, "x<|end|>y").unwrap();
+        assert_eq!((special(&target), target.len()), (1, 10), "the end alone");
+    }
+
+    #[test]
+    fn whole_conversations() {
+        let policy = Policy::from_files(tiny_policy_files(1)).unwrap();
+        let shown = Conversation {
+            messages: ["system", "user"].map(|role| Message::new(role, "x")).to_vec(),
+            prefill: "So".into(),
+            ..Conversation::default()
+        };
+        let prompt = policy.prompt(&shown).unwrap();
+        assert_eq!(prompt.text(), "<|system|>x<|end|><|user|>x<|end|><|assistant|>So");
+        let whole = policy.dialogue_ids(&shown, " it is.").unwrap();
+        let ours = [prompt.ids.clone(), policy.target_ids(&prompt, " it is.").unwrap()].concat();
+        assert_eq!(whole, ours);
+    }
+
+    #[test]
+    fn special_tokens_may_have_a_file_of_their_own() {
+        let mut files = tiny_policy_files(1);
+        let config =
+            serde_json::json!({"eos_token": "<|end|>", "chat_template": "{{ bos_token }}{{ messages[0].content }}"});
+        files.insert("tokenizer_config.json", config.to_string());
+        let prompt = |files: &PolicyFiles| Policy::from_files(files.clone()).unwrap().prompt_ids("x").unwrap();
+        assert_eq!(prompt(&files).len(), 1);
+        files.insert("special_tokens_map.json", br#"{"bos_token": {"content": "<|user|>"}}"#);
+        assert_eq!(prompt(&files)[..1], [1]);
+        assert_eq!(prompt(&files).len(), 2);
+    }
+
+    #[test]
+    fn a_template_without_system_turns_says_so() {
+        let mut files = tiny_policy_files(1);
+        let template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}";
+        let config = serde_json::json!({"eos_token": "<|end|>", "chat_template": template});
+        files.insert("tokenizer_config.json", config.to_string());
+        let shown = Conversation { messages: vec![Message::new("system", "x")], ..Conversation::default() };
+        let error = Policy::from_files(files).unwrap().prompt(&shown).err().unwrap();
+        assert!(error.what().contains("no system turns"), "{error}");
+        assert!(error.remedy().is_some_and(|hint| hint.contains("the user's turn")), "{error}");
     }
 
     #[test]

@@ -89,10 +89,26 @@ fn gathered(write: impl FnOnce(&mut Put) -> Result<()>) -> Vec<u8> {
 /// tokenizer.json of a byte-level BPE without merges: one token per byte, after `<pad>`, `<|user|>`, `<|end|>`,
 /// `<|assistant|>` (ids 0 to 3).
 pub fn byte_tokenizer() -> Vec<u8> {
-    let specials = ["<pad>", "<|user|>", "<|end|>", "<|assistant|>"];
+    byte_tokenizer_with(&[])
+}
+
+const SPECIALS: [&str; 4] = ["<pad>", "<|user|>", "<|end|>", "<|assistant|>"];
+
+/// `added_tokens` of special tokens with the ids 0, 1, ...
+fn added_tokens(specials: &[&str]) -> Vec<serde_json::Value> {
+    let added = |(id, token): (usize, &&str)| {
+        serde_json::json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    specials.iter().enumerate().map(added).collect()
+}
+
+/// The same with more special tokens, behind the four.
+pub fn byte_tokenizer_with(more: &[&str]) -> Vec<u8> {
+    let specials = [&SPECIALS[..], more].concat();
     let mut vocab = serde_json::Map::new();
-    for token in specials {
-        vocab.insert(token.into(), vocab.len().into());
+    for token in &specials {
+        vocab.insert((*token).into(), vocab.len().into());
     }
     // The printable stand-ins of byte-level BPE: bytes that print stay themselves, the others follow from U+0100.
     let mut next = 0x100;
@@ -102,14 +118,7 @@ pub fn byte_tokenizer() -> Vec<u8> {
         next += u32::from(!printable);
         vocab.insert(symbol.into(), vocab.len().into());
     }
-    let added: Vec<_> = specials
-        .iter()
-        .enumerate()
-        .map(|(id, token)| {
-            serde_json::json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": true})
-        })
-        .collect();
+    let added = added_tokens(&specials);
     let byte_level =
         serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
     let tokenizer = serde_json::json!({
@@ -117,6 +126,22 @@ pub fn byte_tokenizer() -> Vec<u8> {
         "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []}
+    });
+    tokenizer.to_string().into_bytes()
+}
+
+/// tokenizer.json as SentencePiece's are: words carry the space in front of them, and what is encoded gets one (by `scheme`:
+/// `always`, `first`, `never`). The special tokens are those of [`byte_tokenizer`], but for `<unk>`.
+pub fn space_tokenizer(scheme: &str) -> Vec<u8> {
+    let specials = ["<unk>", SPECIALS[1], SPECIALS[2], SPECIALS[3]];
+    let words = "▁ ▁We We ▁say say \n W e s a y : ? < > | n d u r i t";
+    let scores = specials.iter().map(|token| (*token, 0)).chain(words.split(' ').zip(1..).map(|(word, n)| (word, -n)));
+    let vocab: Vec<_> = scores.map(|(token, score)| serde_json::json!([token, f64::from(score)])).collect();
+    let spaces = serde_json::json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true});
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added_tokens(&specials), "normalizer": null,
+        "pre_tokenizer": spaces, "post_processor": null, "decoder": spaces,
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": false}
     });
     tokenizer.to_string().into_bytes()
 }

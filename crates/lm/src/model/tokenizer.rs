@@ -1,7 +1,11 @@
 //! Text <-> token ids, from the bytes of tokenizer.json; special tokens resolved once.
 
 use mindgap_base::error::{Error, Result};
+use mindgap_math::thoughts;
 use std::collections::BTreeMap;
+use tokenizers::{
+    Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+};
 
 /// A tokenizer as its checkpoint defines it. Truncation and padding written into the file are switched off: a prompt is
 /// never cut silently.
@@ -32,6 +36,67 @@ impl Tokenizer {
             .encode_fast(text, add_special)
             .map_err(|e| Error::input("text cannot be encoded by this tokenizer").source(e))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids of a text that stands behind another: without the space that some tokenizers put in front of what they are given.
+    /// Where it cannot be told apart from the line break put before it, the ids of the text alone.
+    pub fn encode_behind_line(&self, text: &str) -> Result<Vec<u32>> {
+        let (line, both) = (self.encode("\n", false)?, self.encode(&format!("\n{text}"), false)?);
+        match both.strip_prefix(line.as_slice()) {
+            Some(ids) => Ok(ids.to_vec()),
+            None => self.encode(text, false),
+        }
+    }
+
+    /// True for tokenizers that put a space in front of what they are given (SentencePiece's do).
+    pub fn puts_a_space(&self) -> Result<bool> {
+        Ok(self.encode("a", false)? != self.encode_behind_line("a")?)
+    }
+
+    /// Token ids of a text's letters: the vocabulary's added tokens are not looked for. As of a text behind another.
+    pub fn spell(&self, text: &str) -> Result<Vec<u32>> {
+        let (line, both) = (self.letters("\n")?, self.letters(&format!("\n{text}"))?);
+        match both.strip_prefix(line.as_slice()) {
+            Some(ids) => Ok(ids.to_vec()),
+            None => self.letters(text),
+        }
+    }
+
+    fn letters(&self, text: &str) -> Result<Vec<u32>> {
+        let steps = || -> tokenizers::Result<Vec<u32>> {
+            let mut text = NormalizedString::from(text);
+            if let Some(normalizer) = self.inner.get_normalizer() {
+                normalizer.normalize(&mut text)?;
+            }
+            let mut words = PreTokenizedString::from(text);
+            if let Some(splitter) = self.inner.get_pre_tokenizer() {
+                splitter.pre_tokenize(&mut words)?;
+            }
+            let mut ids = Vec::new();
+            for (word, ..) in words.get_splits(OffsetReferential::Original, OffsetType::None) {
+                ids.extend(self.inner.get_model().tokenize(word)?.into_iter().map(|token| token.id));
+            }
+            Ok(ids)
+        };
+        steps().map_err(|e| Error::input("text cannot be encoded by this tokenizer").source(e))
+    }
+
+    /// What a policy said, as text: special tokens are left out, but for the tags of its thoughts.
+    pub fn text(&self, token_ids: &[u32]) -> Result<String> {
+        let said = |id: &&u32| self.special.get(*id).is_none_or(|token| thoughts::is_tag(token));
+        self.decode(&token_ids.iter().filter(said).copied().collect::<Vec<u32>>(), false)
+    }
+
+    /// Special tokens that do not belong into a completion: all of them, but for the tags of thoughts that end.
+    pub fn stray_specials(&self, token_ids: &[u32]) -> Result<usize> {
+        let special: Vec<&String> = token_ids.iter().filter_map(|id| self.special.get(id)).collect();
+        let tags = special.iter().filter(|token| thoughts::is_tag(token)).count();
+        if tags == 0 {
+            return Ok(special.len());
+        }
+        let text = self.text(token_ids)?;
+        let ended = thoughts::answer_start(&text) < text.len();
+        Ok(special.len() - if ended { tags } else { 0 })
     }
 
     /// Text of token ids. Ids outside the vocabulary (padding rows of the embedding) decode to nothing; bytes that are not
@@ -80,6 +145,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// A token as the vocabulary has it.
+    pub fn token(&self, token_id: u32) -> Option<String> {
+        self.inner.id_to_token(token_id)
+    }
+
     pub fn is_special(&self, token_id: u32) -> bool {
         self.special.contains_key(&token_id)
     }
@@ -110,8 +180,8 @@ impl<'a> StopWatch<'a> {
 
     /// Whether a stop string is complete. `token_ids` is the completion so far; call it after every token.
     pub fn hit(&mut self, token_ids: &[u32]) -> Result<bool> {
-        let before = self.tokenizer.decode(&token_ids[self.settled..self.read], true)?;
-        let after = self.tokenizer.decode(&token_ids[self.settled..], true)?;
+        let before = self.tokenizer.text(&token_ids[self.settled..self.read])?;
+        let after = self.tokenizer.text(&token_ids[self.settled..])?;
         // An unfinished character decodes to U+FFFD for now; wait for the rest of it.
         let Some(new) = after.strip_prefix(&before).filter(|new| !new.is_empty() && !new.ends_with('\u{fffd}')) else {
             return Ok(false);
@@ -145,6 +215,24 @@ mod tests {
         let user = tokenizer.token_id("<|user|>").unwrap();
         assert_eq!(ids.last(), Some(&user));
         assert!(tokenizer.is_special(user) && !tokenizer.is_special(ids[0]));
+    }
+
+    /// Tags of thoughts are words of the policy's, also where its vocabulary has them as special tokens.
+    #[test]
+    fn thoughts_stay_in_the_text() {
+        use crate::model::testing::byte_tokenizer_with;
+        let tokenizer = Tokenizer::from_bytes(&byte_tokenizer_with(&["<think>", "</think>"])).unwrap();
+        let said = |text: &str| {
+            let ids = tokenizer.encode(text, false).unwrap();
+            (tokenizer.text(&ids).unwrap(), tokenizer.stray_specials(&ids).unwrap())
+        };
+        let as_it_is = |text: &str| text.to_string();
+        assert_eq!(said("<think>a</think>b"), (as_it_is("<think>a</think>b"), 0));
+        assert_eq!(said("a</think>b"), (as_it_is("a</think>b"), 0), "the prompt opened the thoughts");
+        assert_eq!(said("<think>a</think>b<|user|>c"), (as_it_is("<think>a</think>bc"), 1));
+        assert_eq!(said("<think>a"), (as_it_is("<think>a"), 1), "thoughts that never end");
+        assert_eq!(said("a<|end|><|user|>b"), (as_it_is("ab"), 2));
+        assert_eq!(said("plain"), (as_it_is("plain"), 0));
     }
 
     #[test]

@@ -26,9 +26,9 @@ row! {
         choice_index: u32,
         /// Where the target comes from
         source: Source,
-        /// The plain problem, as the user's turn of the training prompt
+        /// The plain problem, as the user's last turn of the training prompt
         prompt: String,
-        /// The target text
+        /// The target text; it stands behind the prefill, if there is one
         completion: String,
         /// Token ids of the training prompt, chat template applied
         prompt_ids: Vec<u32>,
@@ -42,7 +42,10 @@ row! {
         round: u32,
         /// Samples drawn for this problem before the choice, plain and guided
         attempts: u32,
+        /// Where the training prompt is more than the user's turn: `messages`, `prefill` and `template_kwargs`, as JSON
+        conversation: Option<String>,
     }
+    optional [conversation]
     counts(rows) { named("tokens", rows.iter().map(|row| row.prompt_ids.len() + row.token_ids.len()).sum::<usize>()) }
 }
 

@@ -4,6 +4,7 @@ use super::named;
 use super::row::row;
 use super::words::words;
 use mindgap_base::error::Error;
+use std::borrow::Cow;
 
 words! {
     /// What the policy was shown.
@@ -38,7 +39,7 @@ row! {
         sample_index: u32,
         /// What the policy was shown
         prompt_kind: PromptKind,
-        /// The completion as text, end-of-sequence token left out
+        /// The completion as text; special tokens are left out, but for the tags of thoughts
         completion: String,
         /// Token ids of the prompt, chat template applied
         prompt_ids: Vec<u32>,
@@ -50,11 +51,14 @@ row! {
         logprob_policy: Vec<f32>,
         /// Why the completion ended
         stop_reason: StopReason,
-        /// Special tokens inside the completion, the final end-of-sequence token not counted
+        /// Special tokens inside the completion; the final end-of-sequence token and tags of thoughts that end are not counted
         special_count: u32,
         /// Seed the random numbers are keyed by
         seed: u64,
+        /// What the assistant's turn began with in the prompt, in front of the completion
+        prefill: Option<String>,
     }
+    optional [prefill]
     check(self) {
         let n = self.token_ids.len();
         for (column, values) in [("logprob_behavior", &self.logprob_behavior), ("logprob_policy", &self.logprob_policy)] {
@@ -69,6 +73,16 @@ row! {
         Ok(())
     }
     counts(rows) { named("tokens", rows.iter().map(|row| row.token_ids.len()).sum::<usize>()) }
+}
+
+impl Rollout {
+    /// The whole of the assistant's turn: prefill and completion.
+    pub fn said(&self) -> Cow<'_, str> {
+        match &self.prefill {
+            Some(prefill) => Cow::Owned([prefill, self.completion.as_str()].concat()),
+            None => Cow::Borrowed(&self.completion),
+        }
+    }
 }
 
 impl StopReason {

@@ -13,6 +13,8 @@ pub struct Column {
     pub name: &'static str,
     pub data_type: DataType,
     pub nullable: bool,
+    /// Left out of parts in which no row has it: parts that do not need it stay as they were before there was one.
+    pub optional: bool,
     /// What a text may be; empty where any text may stand.
     pub words: &'static [Word],
     pub doc: &'static str,
@@ -28,6 +30,8 @@ pub trait Row: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     const KEY: &'static [&'static str];
     /// One line on what the table is.
     const DOC: &'static str;
+    /// Columns that a part lacks where none of its rows has them.
+    const OPTIONAL: &'static [&'static str];
 
     fn columns() -> Vec<Column>;
 
@@ -85,6 +89,7 @@ macro_rules! row {
         $name:ident in $table:literal v $version:literal key [$($key:ident),+] {
             $(#[doc = $doc:literal] $field:ident: $ty:ty,)+
         }
+        $(optional [$($optional:ident),+])?
         $(check($self:ident) $check:block)?
         $(counts($rows:ident) $counts:block)?
     ) => {
@@ -97,11 +102,13 @@ macro_rules! row {
             const VERSION: u32 = $version;
             const KEY: &'static [&'static str] = &[$(stringify!($key)),+];
             const DOC: &'static str = $table_doc;
+            const OPTIONAL: &'static [&'static str] = &[$($(stringify!($optional)),+)?];
             fn columns() -> Vec<$crate::table::Column> {
                 vec![$($crate::table::Column {
                     name: stringify!($field),
                     data_type: <$ty as $crate::table::ColumnType>::data_type(),
                     nullable: <$ty as $crate::table::ColumnType>::NULLABLE,
+                    optional: Self::OPTIONAL.contains(&stringify!($field)),
                     words: <$ty as $crate::table::ColumnType>::WORDS,
                     doc: $doc,
                 }),+]
@@ -113,22 +120,28 @@ macro_rules! row {
 }
 pub(crate) use row;
 
-/// Rows as one Arrow batch. Every row is checked first.
+/// Rows as one Arrow batch, without the optional columns that none of them has. Every row is checked first.
 pub fn to_batch<R: Row>(rows: &[R]) -> Result<RecordBatch> {
     for row in rows {
         row.check()?;
     }
     let fields: Vec<FieldRef> = R::schema().fields().iter().cloned().collect();
-    serde_arrow::to_record_batch(&fields, &rows)
-        .map_err(|e| Error::internal(format!("rows do not fit the schema of `{}`", R::TABLE)).source(e))
+    let misfit = |e| Error::internal(format!("rows do not fit the schema of `{}`", R::TABLE)).source(e);
+    let batch = serde_arrow::to_record_batch(&fields, &rows).map_err(misfit)?;
+    let unused = |index: &usize| {
+        R::OPTIONAL.contains(&fields[*index].name().as_str()) && batch.column(*index).null_count() == batch.num_rows()
+    };
+    let used: Vec<usize> = (0..fields.len()).filter(|index| !unused(index)).collect();
+    batch.project(&used).map_err(|e| Error::internal("columns of a batch").source(e))
 }
 
-/// Rows of Arrow batches. The schema must be the table's own; every row is checked.
+/// Rows of Arrow batches. The schema must be the table's own, optional columns aside; every row is checked.
 pub fn from_batches<R: Row>(batches: &[RecordBatch]) -> Result<Vec<R>> {
     let mut rows = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
     for batch in batches {
         for column in R::columns() {
             match batch.schema().field_with_name(column.name) {
+                Err(_) if column.optional => {}
                 Err(_) => return Err(Error::input(format!("table `{}` has no column `{}`", R::TABLE, column.name))),
                 Ok(field) if *field.data_type() != column.data_type => {
                     let (name, found, wanted) = (column.name, field.data_type(), column.data_type);
@@ -182,6 +195,32 @@ mod tests {
         assert_eq!(&*columns[2], &StringArray::from(vec!["budget_exceeded"]) as &dyn Array, "the word itself");
         columns[2] = Arc::new(StringArray::from(vec![verdict]));
         RecordBatch::try_new(batch.schema(), columns).unwrap()
+    }
+
+    /// A part that has no use for an optional column is the part it was before there was one.
+    #[test]
+    fn optional_columns_are_written_where_a_row_has_them() {
+        use crate::table::rewrites::{Rewrite, Source};
+        let row = |conversation: Option<&str>| Rewrite {
+            problem_id: "0a".to_string(),
+            choice_index: 0,
+            source: Source::Expert,
+            prompt: "1+1?".to_string(),
+            completion: "2".to_string(),
+            prompt_ids: vec![1],
+            token_ids: vec![2],
+            logprob_behavior: None,
+            sample_index: None,
+            round: 0,
+            attempts: 0,
+            conversation: conversation.map(str::to_string),
+        };
+        for (rows, has) in [(vec![row(None)], false), (vec![row(None), row(Some("{}"))], true), (vec![], false)] {
+            let batch = to_batch(&rows).unwrap();
+            assert_eq!(batch.column_by_name("conversation").is_some(), has);
+            assert!(batch.column_by_name("sample_index").is_some(), "null, and never left out");
+            assert_eq!(from_batches::<Rewrite>(&[batch]).unwrap(), rows);
+        }
     }
 
     #[test]

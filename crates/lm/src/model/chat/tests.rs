@@ -6,8 +6,7 @@ use serde_json::json;
 fn render(source: &str, messages: &[(&str, &str)], extra: Json) -> Result<String> {
     let specials = [("bos_token", "<s>"), ("eos_token", "</s>")];
     let specials = specials.map(|(k, v)| (k.to_string(), v.to_string())).into();
-    let messages: Vec<Message> =
-        messages.iter().map(|(r, c)| Message { role: r.to_string(), content: c.to_string() }).collect();
+    let messages: Vec<Message> = messages.iter().map(|(role, content)| Message::new(*role, *content)).collect();
     ChatTemplate::new(source, specials)?.render(&messages, true, &extra)
 }
 
@@ -134,11 +133,87 @@ fn files_and_precedence() {
         "bos_token": {"content": "<b>"}, "eos_token": "<e>", "pad_token": null});
     let config = config.to_string();
     let source = |jinja: Option<&[u8]>| {
-        let template = ChatTemplate::from_files(Some(config.as_bytes()), jinja).unwrap().unwrap();
+        let template = ChatTemplate::from_files(Some(config.as_bytes()), jinja, None).unwrap().unwrap();
         template.source().to_string()
     };
     assert_eq!(source(None), "d");
     assert_eq!(source(Some(b"{{ bos_token }}j")), "{{ bos_token }}j");
-    assert!(ChatTemplate::from_files(Some(b"{}"), None).unwrap().is_none());
-    assert!(ChatTemplate::from_files(Some(b"{"), None).is_err());
+    assert!(ChatTemplate::from_files(Some(b"{}"), None, None).unwrap().is_none());
+    assert!(ChatTemplate::from_files(Some(b"{"), None, None).is_err());
+}
+
+/// transformers reads special_tokens_map.json where tokenizer_config.json lists no added tokens, and believes it.
+#[test]
+fn the_map_of_special_tokens() {
+    let map: &[u8] = br#"{"bos_token": {"content": "<m>"}, "eos_token": "<e>"}"#;
+    let strings = |config: &str| special_strings(Some(config.as_bytes()), Some(map)).unwrap();
+    let roles =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(role, token)| (role.to_string(), token.to_string())).collect();
+    let plain = r#"{"bos_token": null, "eos_token": "<x>", "pad_token": "<p>"}"#;
+    assert_eq!(strings(plain), roles(&[("bos_token", "<m>"), ("eos_token", "<e>"), ("pad_token", "<p>")]));
+    let listed = r#"{"eos_token": "<x>", "added_tokens_decoder": {}}"#;
+    assert_eq!(strings(listed), roles(&[("eos_token", "<x>")]));
+    let matters = |config: &str| special_map_matters(Some(config.as_bytes()), map).unwrap();
+    assert!(matters(plain) && !matters(listed));
+    assert!(!matters(r#"{"bos_token": "<m>", "eos_token": {"content": "<e>"}}"#));
+    assert!(special_strings(None, Some(b"[")).unwrap_err().to_string().contains("special_tokens_map.json"));
+}
+
+/// Small templates, each of which tries some constructs, and what Jinja2 under transformers made of them;
+/// `tests/peers/templates.py --golden` writes the file.
+#[test]
+fn constructs() {
+    #[derive(Deserialize)]
+    struct Golden {
+        messages: Vec<Message>,
+        tokens: BTreeMap<String, String>,
+        cases: Vec<Case>,
+    }
+    #[derive(Deserialize)]
+    struct Case {
+        template: String,
+        /// Null where the template is refused.
+        text: Option<String>,
+    }
+    let golden: Golden = serde_json::from_str(include_str!("constructs.json")).unwrap();
+    assert!(golden.cases.len() > 100);
+    for Case { template, text } in golden.cases {
+        let ours = ChatTemplate::new(&template, golden.tokens.clone())
+            .and_then(|compiled| compiled.render(&golden.messages, true, &Json::Null));
+        assert_eq!(ours.as_ref().ok(), text.as_ref(), "{template}\n{ours:?}");
+    }
+}
+
+/// Templates that break off anywhere are for the compiler to refuse.
+#[test]
+fn any_piece_of_a_template_can_be_read() {
+    let golden: Json = serde_json::from_str(include_str!("constructs.json")).unwrap();
+    let sources = golden["cases"].as_array().unwrap().iter().map(|case| case["template"].as_str().unwrap());
+    for source in sources.chain(["{%}{{}}{%%}{#}", "{{ 'é' % ('\\", "{% 'a' % %}"]) {
+        for (at, _) in source.char_indices() {
+            source::prepare(&source[at..]);
+            source::prepare(&source[..at]);
+        }
+    }
+}
+
+#[test]
+fn answers_behind_a_prefill() {
+    let behind = |prefill: &str, answer: &str| {
+        let shown = Conversation { prefill: prefill.to_string(), ..Conversation::user("x") };
+        shown.behind_prefill(answer).into_owned()
+    };
+    assert_eq!(behind("", "So it is."), "So it is.");
+    assert_eq!(behind("So", "So it is."), " it is.");
+    assert_eq!(behind("Well.", "So it is."), " So it is.");
+    assert_eq!(behind("<think>\n", "So it is."), "So it is.");
+    assert_eq!(behind("Well.", "\nSo it is."), "\nSo it is.");
+    assert_eq!(behind("Well.", "Well."), "");
+}
+
+#[test]
+fn lines_keep_their_numbers() {
+    let source = "{{ 'a\\\n\\\nb' }}\r\n{% generation %}\n{{ nope() }}{% endgeneration %}";
+    let error = render(source, &[], Json::Null).unwrap_err();
+    assert_eq!(error.place(), Some("chat template:5"));
 }
