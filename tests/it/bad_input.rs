@@ -35,7 +35,7 @@ fn pipeline_mistakes() {
     refused("name = \"small\"", "nam = \"small\"", 2, &["unknown key `nam`", "did you mean `name`?"]);
     refused("problems = \"problems\"", "problems = \"rollouts\"", 2, &["a `rollout` stage; it needs a `ingest` stage"]);
     refused("[policies]", "[policies", 2, &["p.toml:3"]);
-    let slip = ["unknown field `sorce`, expected `path` or `source`", "stage `problems`"];
+    let slip = ["unknown key `sorce` in stage `problems`", "did you mean `source`?"];
     refused("source = \"world\"", "sorce = \"world\"", 2, &slip);
     let slip = ["unknown variant `marks`", "calculator_marks"];
     refused("[stages.rollouts]", "clean = [\"marks\"]\n[stages.rollouts]", 2, &slip);

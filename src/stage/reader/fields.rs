@@ -121,7 +121,8 @@ const SOLUTION_WORDS: [&str; 19] = [
 ];
 
 /// Words in names of texts that are no expert's.
-const NO_EXPERT_WORDS: [&str; 8] = ["rejected", "wrong", "incorrect", "negative", "bad", "student", "user", "original"];
+const NO_EXPERT_WORDS: [&str; 10] =
+    ["rejected", "wrong", "incorrect", "negative", "bad", "student", "user", "original", "is", "has"];
 
 /// How good a name is for an expert's solution, from 0; `None` for other names.
 fn solution_rank(name: &str) -> Option<usize> {
