@@ -16,6 +16,7 @@ mod docs;
 mod engine;
 mod explain;
 mod export;
+mod families;
 mod hub;
 mod inspect;
 #[cfg(feature = "oracle")]

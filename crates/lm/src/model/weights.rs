@@ -3,7 +3,7 @@
 //! [`expected_tensors`] is the one list of what a checkpoint must hold; the loader, the trainer's random start and the
 //! writer all read it.
 
-use super::config::Config;
+use super::config::{Config, Norms, QkNorm};
 use super::policy::Blob;
 use super::tensor_error;
 use super::tensors::{self, Put};
@@ -28,25 +28,66 @@ pub fn expected_tensors(config: &Config) -> Vec<TensorSpec> {
     list.add("model.embed_tokens.weight".into(), &[config.vocab_size, hidden]);
     for layer in 0..config.layer_count {
         let at = |rest: &str| format!("model.layers.{layer}.{rest}");
-        list.add(at("input_layernorm.weight"), &[hidden]);
-        list.linear(&at("self_attn.q_proj"), hidden, q, config.qkv_bias);
-        list.linear(&at("self_attn.k_proj"), hidden, kv, config.qkv_bias);
-        list.linear(&at("self_attn.v_proj"), hidden, kv, config.qkv_bias);
-        if config.qk_norm {
-            list.add(at("self_attn.q_norm.weight"), &[config.head_dim]);
-            list.add(at("self_attn.k_norm.weight"), &[config.head_dim]);
+        let norms = NormNames::of(config.norms);
+        let norm = |list: &mut Specs, name: Option<&str>| {
+            name.into_iter().for_each(|name| list.add(at(&format!("{name}.weight")), &[hidden]));
+        };
+        norm(&mut list, norms.attention_input);
+        if config.fused_projections {
+            list.linear(&at("self_attn.qkv_proj"), hidden, q + 2 * kv, config.qkv_bias);
+        } else {
+            list.linear(&at("self_attn.q_proj"), hidden, q, config.qkv_bias);
+            list.linear(&at("self_attn.k_proj"), hidden, kv, config.qkv_bias);
+            list.linear(&at("self_attn.v_proj"), hidden, kv, config.qkv_bias);
+        }
+        let qk_norm = match config.qk_norm {
+            QkNorm::None => None,
+            QkNorm::Heads => Some((config.head_dim, config.head_dim)),
+            QkNorm::Whole => Some((q, kv)),
+        };
+        if let Some((query, key)) = qk_norm {
+            list.add(at("self_attn.q_norm.weight"), &[query]);
+            list.add(at("self_attn.k_norm.weight"), &[key]);
         }
         list.linear(&at("self_attn.o_proj"), q, hidden, config.output_bias);
-        list.add(at("post_attention_layernorm.weight"), &[hidden]);
-        list.linear(&at("mlp.gate_proj"), hidden, ffn, config.mlp_bias);
-        list.linear(&at("mlp.up_proj"), hidden, ffn, config.mlp_bias);
+        norm(&mut list, norms.attention_output);
+        norm(&mut list, norms.feed_forward_input);
+        if config.fused_projections {
+            list.linear(&at("mlp.gate_up_proj"), hidden, 2 * ffn, config.mlp_bias);
+        } else {
+            list.linear(&at("mlp.gate_proj"), hidden, ffn, config.mlp_bias);
+            list.linear(&at("mlp.up_proj"), hidden, ffn, config.mlp_bias);
+        }
         list.linear(&at("mlp.down_proj"), ffn, hidden, config.mlp_bias);
+        norm(&mut list, norms.feed_forward_output);
     }
     list.add("model.norm.weight".into(), &[hidden]);
     if !config.tie_word_embeddings {
         list.add("lm_head.weight".into(), &[config.vocab_size, hidden]);
     }
     list.0
+}
+
+/// What a block's norms are called, where they are.
+#[derive(Clone, Copy, Debug)]
+pub struct NormNames {
+    pub attention_input: Option<&'static str>,
+    pub attention_output: Option<&'static str>,
+    pub feed_forward_input: Option<&'static str>,
+    pub feed_forward_output: Option<&'static str>,
+}
+
+impl NormNames {
+    pub fn of(norms: Norms) -> NormNames {
+        let (before, after) = (norms != Norms::After, norms != Norms::Before);
+        let feed_forward_input = if after { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+        NormNames {
+            attention_input: before.then_some("input_layernorm"),
+            attention_output: after.then_some("post_attention_layernorm"),
+            feed_forward_input: before.then_some(feed_forward_input),
+            feed_forward_output: after.then_some("post_feedforward_layernorm"),
+        }
+    }
 }
 
 struct Specs(Vec<TensorSpec>);
