@@ -10,7 +10,7 @@ pub use params::{Dtype, Keep, Params, Publish, RowWeights};
 use super::spec::SourceFile;
 use super::{Context, Inputs, Part, Stage, Tick};
 use crate::policy::PolicyHandle;
-use crate::policy::load_policy;
+use crate::policy::{described, load_policy};
 use candle_core::Device;
 use data::{Data, Weights};
 use mindgap_base::address::Address;
@@ -245,10 +245,9 @@ impl TrainStage {
 
     /// The policy's own files with the new weights in one file.
     fn store_policy(&self, context: &Context, run: &Run) -> Result<()> {
-        for name in self.policy.file_names().filter(|name| !name.contains("safetensors")) {
-            let bytes = self.policy.read(name)?;
+        for (name, bytes) in described(&self.policy)? {
             let bytes = if name == "config.json" { self.params.dtype.named_in(&bytes) } else { bytes };
-            context.put_file(name, |put| put(&bytes))?;
+            context.put_file(&name, |put| put(&bytes))?;
         }
         let weights = match (self.params.publish, &run.best) {
             (Publish::Best, Some(best)) => best.weights.clone(),

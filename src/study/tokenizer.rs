@@ -2,7 +2,7 @@
 
 use super::Made;
 use crate::net::hub::{Hub, HubModel};
-use crate::policy::PolicySpec;
+use crate::policy::{PolicySpec, described, gguf_policy};
 use mindgap_base::error::Result;
 use mindgap_lm::model::tokenizer::Tokenizer;
 use mindgap_store::fs;
@@ -18,6 +18,12 @@ pub fn tokenizer(made: &Made, policy: &str) -> Result<Option<Tokenizer>> {
             Some(model) => (Hub::from_env().snapshot(&HubModel::parse(model)?)?, policy),
             None => (Some(made.pipeline.folder.join(&served.tokenizer)), policy),
         },
+        Some(PolicySpec::Gguf { file, tokenizer: None }) => {
+            let handle = gguf_policy(policy, &made.pipeline.folder, file, None)?;
+            let bytes = described(&handle)?.remove(FILE);
+            return bytes.map(|bytes| Tokenizer::from_bytes(&bytes)).transpose();
+        }
+        Some(PolicySpec::Gguf { tokenizer: Some(folder), .. }) => (Some(made.pipeline.folder.join(folder)), policy),
         Some(PolicySpec::Stage(stage)) => (None, stage.as_str()),
         None => (None, policy),
     };

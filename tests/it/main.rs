@@ -17,6 +17,7 @@ mod engine;
 mod explain;
 mod export;
 mod families;
+mod gguf;
 mod hub;
 mod inspect;
 #[cfg(feature = "oracle")]

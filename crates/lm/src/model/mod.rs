@@ -4,6 +4,7 @@ pub mod config;
 pub mod rotary;
 pub mod device;
 pub mod tensors;
+pub mod gguf;
 pub mod weights;
 pub mod ops;
 pub mod transformer;

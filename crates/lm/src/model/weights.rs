@@ -4,6 +4,7 @@
 //! writer all read it.
 
 use super::config::{Config, Norms, QkNorm};
+use super::gguf::Gguf;
 use super::policy::Blob;
 use super::tensor_error;
 use super::tensors::{self, Put};
@@ -119,8 +120,11 @@ struct View<'a> {
 }
 
 /// A checkpoint whose headers have been read and checked; tensors are converted one at a time, on request.
-pub struct Checkpoint<'a> {
-    views: HashMap<String, View<'a>>,
+pub struct Checkpoint<'a>(Source<'a>);
+
+enum Source<'a> {
+    Safetensors(HashMap<String, View<'a>>),
+    Gguf { gguf: &'a Gguf, blob: &'a dyn Blob, config: Box<Config> },
 }
 
 impl<'a> Checkpoint<'a> {
@@ -150,54 +154,23 @@ impl<'a> Checkpoint<'a> {
         if let Some(index) = index {
             check_index(index, shards, &views)?;
         }
-        let checkpoint = Checkpoint { views };
-        checkpoint.check(config)?;
-        Ok(checkpoint)
+        check(&views, config)?;
+        Ok(Checkpoint(Source::Safetensors(views)))
     }
 
-    fn check(&self, config: &Config) -> Result<()> {
-        let expected = expected_tensors(config);
-        for spec in &expected {
-            let Some(View { tensor: view, file, .. }) = self.views.get(&spec.name) else {
-                return Err(Error::input(format!(
-                    "tensor `{}` is missing; expected shape {:?}",
-                    spec.name, spec.shape
-                ))
-                .at("model.safetensors")
-                .hint("the weights and `config.json` must come from the same checkpoint"));
-            };
-            if view.shape() != spec.shape {
-                return Err(Error::input(format!(
-                    "tensor `{}` has shape {:?}; the config expects {:?}",
-                    spec.name,
-                    view.shape(),
-                    spec.shape
-                ))
-                .at(file)
-                .hint("the weights and `config.json` must come from the same checkpoint"));
-            }
-            dtype(view.dtype()).ok_or_else(|| {
-                Error::input(format!("tensor `{}` has type {:?}; expected F32, BF16 or F16", spec.name, view.dtype()))
-                    .at(file)
-            })?;
-        }
-        let known: std::collections::HashSet<&str> = expected.iter().map(|s| s.name.as_str()).collect();
-        let mut unknown: Vec<&String> = self.views.keys().filter(|n| !known.contains(n.as_str())).collect();
-        unknown.retain(|n| !harmless(n));
-        unknown.sort();
-        if let Some(name) = unknown.first() {
-            return Err(Error::input(format!(
-                "tensor `{name}` has no place in the model that `config.json` describes"
-            ))
-            .at(&self.views[*name].file)
-            .hint("the weights and `config.json` must come from the same checkpoint"));
-        }
-        Ok(())
+    /// The weights in a GGUF file, whose header was read.
+    pub fn of_gguf(config: &Config, gguf: &'a Gguf, blob: &'a dyn Blob) -> Result<Checkpoint<'a>> {
+        gguf.check(config)?;
+        Ok(Checkpoint(Source::Gguf { gguf, blob, config: Box::new(config.clone()) }))
     }
 
     /// One tensor, converted. Errors if the name is unknown or memory runs out.
     pub fn tensor(&self, name: &str, to: DType, device: &Device) -> Result<Tensor> {
-        let view = self.views.get(name).ok_or_else(|| Error::internal(format!("no tensor `{name}` was checked")))?;
+        let views = match &self.0 {
+            Source::Safetensors(views) => views,
+            Source::Gguf { gguf, blob, config } => return gguf.tensor(*blob, config, name, to, device),
+        };
+        let view = views.get(name).ok_or_else(|| Error::internal(format!("no tensor `{name}` was checked")))?;
         let data = view.tensor.data();
         let from =
             dtype(view.tensor.dtype()).ok_or_else(|| Error::internal(format!("type of `{name}` was not checked")))?;
@@ -209,9 +182,10 @@ impl<'a> Checkpoint<'a> {
         Ok(tensor)
     }
 
-    /// The type the weights are held in: that of the embedding.
+    /// The type the weights are held in: that of the embedding. What was quantised is f32.
     pub fn dtype(&self) -> DType {
-        self.views.get("model.embed_tokens.weight").and_then(|view| dtype(view.tensor.dtype())).unwrap_or(DType::F32)
+        let Source::Safetensors(views) = &self.0 else { return DType::F32 };
+        views.get("model.embed_tokens.weight").and_then(|view| dtype(view.tensor.dtype())).unwrap_or(DType::F32)
     }
 
     /// All expected tensors, converted.
@@ -221,6 +195,41 @@ impl<'a> Checkpoint<'a> {
             .map(|spec| self.tensor(&spec.name, to, device).map(|tensor| (spec.name, tensor)))
             .collect()
     }
+}
+
+fn check(views: &HashMap<String, View>, config: &Config) -> Result<()> {
+    let expected = expected_tensors(config);
+    for spec in &expected {
+        let Some(View { tensor: view, file, .. }) = views.get(&spec.name) else {
+            return Err(Error::input(format!("tensor `{}` is missing; expected shape {:?}", spec.name, spec.shape))
+                .at("model.safetensors")
+                .hint("the weights and `config.json` must come from the same checkpoint"));
+        };
+        if view.shape() != spec.shape {
+            return Err(Error::input(format!(
+                "tensor `{}` has shape {:?}; the config expects {:?}",
+                spec.name,
+                view.shape(),
+                spec.shape
+            ))
+            .at(file)
+            .hint("the weights and `config.json` must come from the same checkpoint"));
+        }
+        dtype(view.dtype()).ok_or_else(|| {
+            Error::input(format!("tensor `{}` has type {:?}; expected F32, BF16 or F16", spec.name, view.dtype()))
+                .at(file)
+        })?;
+    }
+    let known: std::collections::HashSet<&str> = expected.iter().map(|s| s.name.as_str()).collect();
+    let mut unknown: Vec<&String> = views.keys().filter(|n| !known.contains(n.as_str())).collect();
+    unknown.retain(|n| !harmless(n));
+    unknown.sort();
+    if let Some(name) = unknown.first() {
+        return Err(Error::input(format!("tensor `{name}` has no place in the model that `config.json` describes"))
+            .at(&views[*name].file)
+            .hint("the weights and `config.json` must come from the same checkpoint"));
+    }
+    Ok(())
 }
 
 /// Written by some tools and never read: frequencies follow from the config, and a tied head is the embedding.

@@ -1,0 +1,139 @@
+//! Policies in GGUF files, against transformers' reader of the same files: log-probs of tokens, tokens of texts. The fixtures are
+//! made by `tests/fixtures/gguf/make.py`. A real file is read where `MINDGAP_GGUF` names one.
+
+use super::support::{ok, scratch};
+use candle_core::{DType, Device};
+use mindgap::policy::{described, gguf_policy, load_policy};
+use mindgap_lm::engine::{Limits, ScoreRequest, score};
+use mindgap_lm::model::policy::{GGUF, Policy, PolicyFiles};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+#[derive(Deserialize)]
+struct Expected {
+    token_ids: Vec<u32>,
+    logprob_policy: Vec<f32>,
+    texts: Vec<Text>,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    text: String,
+    ids: Vec<u32>,
+}
+
+static GO: AtomicBool = AtomicBool::new(false);
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gguf")
+}
+
+fn expected(name: &str) -> Expected {
+    let all: BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(&std::fs::read(folder().join("expected.json")).unwrap()).unwrap();
+    serde_json::from_value(all[name].clone()).unwrap()
+}
+
+fn policy(name: &str) -> Policy {
+    let handle = gguf_policy(name, &folder(), &format!("{name}.gguf"), None).unwrap();
+    load_policy(&handle).unwrap()
+}
+
+fn largest_gap(policy: &Policy, expected: &Expected) -> f32 {
+    let limits = Limits { slots: 1, kv_budget_bytes: 1 << 26, threads: 1, cancel: &GO };
+    let request = ScoreRequest::new(&expected.token_ids[..1], &expected.token_ids[1..]);
+    let found = score(&policy.runner().unwrap(), &[request], &limits, &|_| ()).unwrap();
+    assert_eq!(found[0].logprob_policy.len(), expected.logprob_policy.len());
+    let gaps = found[0].logprob_policy.iter().zip(&expected.logprob_policy).map(|(a, b)| (a - b).abs());
+    gaps.fold(0.0, f32::max)
+}
+
+#[test]
+fn a_gguf_file_agrees_with_transformers() {
+    for name in ["llama", "gemma3"] {
+        let (policy, expected) = (policy(name), expected(name));
+        let gap = largest_gap(&policy, &expected);
+        assert!(gap < 2e-4, "{name}: largest difference {gap}");
+        for Text { text, ids } in expected.texts {
+            assert_eq!(policy.tokenizer().encode(&text, false).unwrap(), ids, "{name}: {text}");
+        }
+    }
+    let llama = policy("llama");
+    assert!(llama.prompt_ids("hi").is_ok() && llama.tokenizer().encode("hi", true).unwrap().len() == 3);
+    let text = "What is the answer?\n\nboxed {1} é 数";
+    let gemma = policy("gemma3");
+    let ids = gemma.tokenizer().encode(text, false).unwrap();
+    assert_eq!(gemma.tokenizer().decode(&ids, true).unwrap(), text);
+}
+
+/// What the file stands for is a folder: with the dequantised weights beside it, it is the same policy.
+#[test]
+fn a_gguf_file_becomes_a_folder() {
+    let (original, expected) = (policy("gemma3"), expected("gemma3"));
+    let handle = gguf_policy("gemma3", &folder(), "gemma3.gguf", None).unwrap();
+    assert!(handle.digest()["quantisation"].starts_with("Q8_0 (") && handle.digest().contains_key(GGUF));
+    let mut files = PolicyFiles::default();
+    for (name, bytes) in described(&handle).unwrap() {
+        files.insert(name, bytes);
+    }
+    let tensors = original.checkpoint().unwrap().tensors(original.config(), DType::F32, &Device::Cpu).unwrap();
+    let mut weights = Vec::new();
+    let mut put = |more: &[u8]| {
+        weights.extend_from_slice(more);
+        Ok(())
+    };
+    mindgap_lm::model::weights::write(&tensors.into_iter().collect(), &mut put).unwrap();
+    files.insert("model.safetensors", weights);
+    let again = Policy::from_files(files).unwrap();
+    assert_eq!(again.config(), original.config());
+    assert_eq!(again.eos_token_ids(), original.eos_token_ids());
+    assert!(largest_gap(&again, &expected) < 2e-4);
+}
+
+/// Another tokenizer from a folder; the command line takes the file too.
+#[test]
+fn a_tokenizer_beside_the_file_and_the_command_line() {
+    let beside = folder().join("../model/llama3-sharded-bf16");
+    let handle = gguf_policy("llama", &folder(), "llama.gguf", Some(beside.to_str().unwrap())).unwrap();
+    let policy = load_policy(&handle).unwrap();
+    for Text { text, ids } in expected("llama").texts {
+        assert_eq!(policy.tokenizer().encode(&text, false).unwrap(), ids, "{text}");
+    }
+    let file = folder().join("llama.gguf");
+    let arguments =
+        ["generate", "--policy", file.to_str().unwrap(), "--prompt", "hi", "-n", "2", "--max-new-tokens", "4"];
+    let output = ok(scratch().path(), &arguments);
+    assert_eq!(output.lines().count(), 2, "{output}");
+    let error = gguf_policy("x", &folder(), "make.py", None).unwrap_err().to_string();
+    assert!(error.contains("make.py") && error.contains("GGUF"), "{error}");
+}
+
+/// A file of a real model: its tokens are those of the folder in `MINDGAP_GGUF_FOLDER`, and it says something.
+#[test]
+fn a_real_gguf_file() {
+    let Ok(file) = std::env::var("MINDGAP_GGUF") else {
+        eprintln!("skipped: MINDGAP_GGUF names no file");
+        return;
+    };
+    let policy = load_policy(&gguf_policy("real", Path::new(""), &file, None).unwrap()).unwrap();
+    if let Ok(folder) = std::env::var("MINDGAP_GGUF_FOLDER") {
+        let bytes = std::fs::read(Path::new(&folder).join("tokenizer.json")).unwrap();
+        let other = mindgap_lm::model::tokenizer::Tokenizer::from_bytes(&bytes).unwrap();
+        for text in ["What is 12 + 30?  \n\n  x² ≤ √2 naïve café 数学 don't I'll 1234567", " a\tb\r\n😀👩‍🚀"]
+        {
+            let own = policy.tokenizer().encode(text, false).unwrap();
+            assert_eq!(own, other.encode(text, false).unwrap(), "{text}");
+            assert_eq!(policy.tokenizer().decode(&own, true).unwrap(), text);
+        }
+    }
+    let text = "The capital of France is Paris. The capital of Germany is Berlin.";
+    let ids = policy.tokenizer().encode(text, true).unwrap();
+    let limits = Limits { slots: 1, kv_budget_bytes: 1 << 28, threads: 1, cancel: &GO };
+    let scores =
+        score(&policy.runner().unwrap(), &[ScoreRequest::new(&ids[..1], &ids[1..])], &limits, &|_| ()).unwrap();
+    let mean = scores[0].logprob_policy.iter().sum::<f32>() / (ids.len() - 1) as f32;
+    eprintln!("{mean} nats per token of a plain text");
+    assert!(mean > -4.0, "{mean} nats per token of a plain text");
+}
