@@ -3,8 +3,9 @@
 
 use super::support::{ok, scratch};
 use candle_core::{DType, Device};
-use mindgap::policy::{described, gguf_policy, load_policy};
-use mindgap_lm::engine::{Limits, ScoreRequest, score};
+use mindgap::policy::{PolicyHandle, described, gguf_policy, load_policy};
+use mindgap_base::rng::Stream;
+use mindgap_lm::engine::{Limits, Request, Sampling, ScoreRequest, generate, score};
 use mindgap_lm::model::policy::{GGUF, Policy, PolicyFiles};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -136,4 +137,76 @@ fn a_real_gguf_file() {
     let mean = scores[0].logprob_policy.iter().sum::<f32>() / (ids.len() - 1) as f32;
     eprintln!("{mean} nats per token of a plain text");
     assert!(mean > -4.0, "{mean} nats per token of a plain text");
+}
+
+#[derive(Deserialize)]
+struct Peer {
+    scores: Vec<PeerScores>,
+    greedy: Vec<PeerGreedy>,
+    likeliest: Vec<PeerLikeliest>,
+}
+
+#[derive(Deserialize)]
+struct PeerScores {
+    ids: Vec<u32>,
+    log_probs: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct PeerGreedy {
+    ids: Vec<u32>,
+    next: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct PeerLikeliest {
+    ids: Vec<u32>,
+    top: Vec<(u32, f32)>,
+}
+
+/// A real policy against what `tests/peers/models.py` wrote about it: transformers' numbers of a folder to 2e-3, llama.cpp's of a
+/// GGUF file as closely as its 8-bit activations allow.
+#[test]
+fn a_real_policy_agrees_with_its_peer() {
+    let (Ok(peer), Ok(path)) = (std::env::var("MINDGAP_PEER"), std::env::var("MINDGAP_PEER_POLICY")) else {
+        eprintln!("skipped: MINDGAP_PEER and MINDGAP_PEER_POLICY name no peer's numbers and no policy");
+        return;
+    };
+    let peer: Peer = serde_json::from_slice(&std::fs::read(peer).unwrap()).unwrap();
+    let handle = match path.ends_with(".gguf") {
+        true => gguf_policy("real", Path::new(""), &path, None),
+        false => PolicyHandle::of_folder("real", Path::new(&path), PolicyFiles::wants),
+    };
+    let runner = load_policy(&handle.unwrap()).unwrap().runner().unwrap();
+    let limits = Limits { slots: 1, kv_budget_bytes: 1 << 30, threads: 1, cancel: &GO };
+    for PeerScores { ids, log_probs } in peer.scores {
+        let found = score(&runner, &[ScoreRequest::new(&ids[..1], &ids[1..])], &limits, &|_| ()).unwrap();
+        let gaps = found[0].logprob_policy.iter().zip(&log_probs).map(|(a, b)| (a - b).abs());
+        let worst = gaps.fold(0.0, f32::max);
+        eprintln!("{} tokens: largest difference {worst:e}", ids.len());
+        assert!(worst < 2e-3 && found[0].logprob_policy.len() == log_probs.len());
+    }
+    for PeerGreedy { ids, next } in peer.greedy {
+        let sampling = Sampling { temperature: 0.0, ..Sampling::plain(next.len() as u32, &[]) };
+        let request = Request::new(ids, vec![Stream::at(0, &[])]);
+        let samples = generate(&runner, None, &[request], &sampling, &limits, &|_| ()).unwrap();
+        assert_eq!(samples[0][0].token_ids, next);
+        eprintln!("{} greedy tokens are identical", next.len());
+    }
+    let (mut squares, mut count, mut same, asked) = (0.0f64, 0, 0, peer.likeliest.len());
+    for PeerLikeliest { ids, top } in peer.likeliest {
+        let requests: Vec<ScoreRequest> = top.iter().map(|(id, _)| ScoreRequest::new(&ids[..], vec![*id])).collect();
+        let found = score(&runner, &requests, &limits, &|_| ()).unwrap();
+        let own: Vec<f32> = found.iter().map(|scores| scores.logprob_policy[0]).collect();
+        squares += own.iter().zip(&top).map(|(a, (_, b))| f64::from(a - b).powi(2)).sum::<f64>();
+        count += top.len();
+        same += usize::from(own.iter().all(|log_prob| *log_prob <= own[0]));
+    }
+    if count > 0 {
+        let gap = (squares / count as f64).sqrt();
+        eprintln!(
+            "likeliest tokens: root mean square difference {gap:.4} nats, the first is the same {same} times of {asked}"
+        );
+        assert!(gap < 0.3 && same * 10 >= asked * 9);
+    }
 }
