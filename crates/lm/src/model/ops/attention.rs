@@ -70,18 +70,6 @@ impl Heads {
     pub fn first_seen(self, position: usize) -> usize {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
-
-    /// Turns raw scores into probabilities times their sum, which it returns.
-    #[inline]
-    fn numerators(self, scores: &mut [f32]) -> f32 {
-        match self.softcap {
-            None => simd::softmax_numerators(scores, self.scale()),
-            Some(cap) => {
-                simd::soft_cap(scores, self.scale() / cap, cap);
-                simd::softmax_numerators(scores, 1.0)
-            }
-        }
-    }
 }
 
 /// Query rows of one head: row r lies at `r * stride`.
@@ -123,7 +111,7 @@ pub fn attend(
     scratch: &mut Vec<f32>,
 ) {
     let Queries { data, stride, rows, heads } = queries;
-    let head_dim = heads.dim;
+    let (head_dim, scale) = (heads.dim, heads.scale());
     let keys: usize = blocks.iter().map(|block| block.len).sum();
     if scratch.len() < rows * keys {
         scratch.resize(rows * keys, 0.0);
@@ -146,7 +134,14 @@ pub fn attend(
     };
     for ((row, scores), inverse) in scores.chunks_exact_mut(keys.max(1)).enumerate().zip(inverse_sums.iter_mut()) {
         let seen = visible.of(row, keys, heads);
-        *inverse = 1.0 / heads.numerators(&mut scores[seen.clone()]);
+        let shown = &mut scores[seen.clone()];
+        *inverse = match heads.softcap {
+            None => 1.0 / simd::softmax_numerators(shown, scale),
+            Some(cap) => {
+                simd::soft_cap(shown, scale / cap, cap);
+                1.0 / simd::softmax_numerators(shown, 1.0)
+            }
+        };
         scores[..seen.start].fill(0.0);
         scores[seen.end..].fill(0.0);
     }

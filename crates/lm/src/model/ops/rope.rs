@@ -8,11 +8,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 vectorised! {
     /// Turns every head of every row of x, in place, by the row's angles: cos and sin are `[rows, half]`, and the first
     /// `2 * half` features of a head turn. `turn` is 1 to turn forwards, -1 to turn back.
-    pub fn rope_rows(x: &mut [f32], features: usize, cos: &[f32], sin: &[f32], head_dim: usize, turn: f32) {
-        if x.is_empty() {
-            return;
-        }
-        let half = cos.len() / (x.len() / features);
+    pub fn rope_rows(x: &mut [f32], features: usize, cos: &[f32], sin: &[f32], head_dim: usize, half: usize, turn: f32) {
         let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
         for (row, (cos, sin)) in x.chunks_exact_mut(features).zip(angles) {
             for head in row.chunks_exact_mut(head_dim) {
@@ -49,7 +45,7 @@ impl Rope {
         }
         let mut out = x.to_vec();
         let (cos, sin) = (Read::new(&self.cos), Read::new(&self.sin));
-        rope_rows(&mut out, features, cos.slice()?, sin.slice()?, self.head_dim, turn);
+        rope_rows(&mut out, features, cos.slice()?, sin.slice()?, self.head_dim, half, turn);
         Ok(out)
     }
 }

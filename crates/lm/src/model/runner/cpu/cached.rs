@@ -71,7 +71,7 @@ impl Cached<'_, '_, '_> {
         let (angles, pairs) = (&angles[rope], self.runner.rotary.table(rope, false).pairs());
         let angles = angles.cos.chunks_exact(pairs).zip(angles.sin.chunks_exact(pairs));
         for (row, (cos, sin)) in qkv.data.chunks_exact_mut(qkv.width).zip(angles) {
-            rope_rows(&mut row[..turned], turned, cos, sin, config.head_dim, 1.0);
+            rope_rows(&mut row[..turned], turned, cos, sin, config.head_dim, pairs, 1.0);
         }
     }
 

@@ -135,7 +135,7 @@ fn samples_share_prompts_and_slots_are_used_again() {
 /// Weights, activations and cache in bf16 or f16 follow f32 on the same rounded weights as closely as these types can.
 #[test]
 fn narrow_types_stay_close() {
-    for (dtype, tolerance) in [(DType::BF16, 0.15), (DType::F16, 0.02)] {
+    for (dtype, tolerance) in [(DType::BF16, 0.3), (DType::F16, 0.04)] {
         for config in every_shape() {
             let (cpu, device) = build(&config, dtype);
             assert_eq!(device.dtype, dtype);
