@@ -1,7 +1,7 @@
 //! Policies in GGUF files, against transformers' reader of the same files: log-probs of tokens, tokens of texts. The fixtures are
 //! made by `tests/fixtures/gguf/make.py`. A real file is read where `MINDGAP_GGUF` names one.
 
-use super::support::{ok, scratch};
+use super::support::{SMALL, by_stage, fails, json, ok, pipeline, scratch};
 use candle_core::{DType, Device};
 use mindgap::policy::{PolicyHandle, described, gguf_policy, load_policy};
 use mindgap_base::rng::Stream;
@@ -111,6 +111,36 @@ fn a_tokenizer_beside_the_file_and_the_command_line() {
     assert!(error.contains("make.py") && error.contains("GGUF"), "{error}");
 }
 
+/// Sampled, judged, rewritten and trained: what comes out is a folder, which samples like any other. A second run finds all done.
+#[test]
+fn a_pipeline_trains_a_gguf_policy_into_a_folder() {
+    let scratch = scratch();
+    let gguf = "{ gguf = \"FIXTURES/gguf/llama.gguf\" }";
+    let text = SMALL.replace("{ path = \"DATA/base-policy\" }", gguf).replace("limit = 24", "limit = 4");
+    let file = pipeline(scratch.path(), "gguf.toml", &text);
+    let (store, file) = (scratch.path().join("store"), file.to_str().unwrap());
+    let run = |args: &[&str]| json(&ok(&store, args));
+    run(&["run", file, "--json"]);
+    let again = by_stage(&run(&["run", file, "--json"]), "computed_parts");
+    assert!(again.len() == 5 && again.iter().all(|(_, parts)| *parts == 0), "{again:?}");
+    let folder = ok(&store, &["path", file, "train"]);
+    let files: Vec<String> = std::fs::read_dir(folder.trim())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    for name in
+        ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]
+    {
+        assert!(files.iter().any(|file| file == name), "{name} is not among {files:?}");
+    }
+    assert!(!files.iter().any(|file| file.ends_with(".gguf")));
+    let arguments = ["generate", "--policy", folder.trim(), "--prompt", "hi", "--max-new-tokens", "4"];
+    assert_eq!(ok(&store, &arguments).lines().count(), 1);
+    let bad = SMALL.replace("{ path = \"DATA/base-policy\" }", "{ gguf = \"x.gguf\", path = \"y\" }");
+    let bad = pipeline(scratch.path(), "bad.toml", &bad);
+    assert!(fails(&store, &["plan", bad.to_str().unwrap()], 2).contains("names not exactly one of"));
+}
+
 /// A file of a real model: its tokens are those of the folder in `MINDGAP_GGUF_FOLDER`, and it says something.
 #[test]
 fn a_real_gguf_file() {
@@ -141,6 +171,7 @@ fn a_real_gguf_file() {
 
 #[derive(Deserialize)]
 struct Peer {
+    texts: Vec<Text>,
     scores: Vec<PeerScores>,
     greedy: Vec<PeerGreedy>,
     likeliest: Vec<PeerLikeliest>,
@@ -177,7 +208,11 @@ fn a_real_policy_agrees_with_its_peer() {
         true => gguf_policy("real", Path::new(""), &path, None),
         false => PolicyHandle::of_folder("real", Path::new(&path), PolicyFiles::wants),
     };
-    let runner = load_policy(&handle.unwrap()).unwrap().runner().unwrap();
+    let policy = load_policy(&handle.unwrap()).unwrap();
+    for Text { text, ids } in peer.texts {
+        assert_eq!(policy.tokenizer().encode(&text, false).unwrap(), ids, "{text}");
+    }
+    let runner = policy.runner().unwrap();
     let limits = Limits { slots: 1, kv_budget_bytes: 1 << 30, threads: 1, cancel: &GO };
     for PeerScores { ids, log_probs } in peer.scores {
         let found = score(&runner, &[ScoreRequest::new(&ids[..1], &ids[1..])], &limits, &|_| ()).unwrap();

@@ -5,7 +5,7 @@
     python tests/peers/models.py FOLDER_OR_GGUF peer.json
     MINDGAP_PEER=peer.json MINDGAP_PEER_POLICY=FOLDER_OR_GGUF cargo test --release --test it a_real_policy -- --nocapture
 
-Of a folder: per-token log-probs of whole texts, and 100 greedy tokens, f32 on the CPU. Of a GGUF file: the 40 likeliest next
+Tokens of texts. Of a folder: per-token log-probs of whole texts, and 100 greedy tokens, f32 on the CPU. Of a GGUF file: the 40 likeliest next
 tokens after each of some beginnings of a text, with their log-probs, because llama.cpp's server scores no prompts.
 """
 
@@ -19,6 +19,7 @@ TEXTS = [
     "Solve: 12 + 30 = 42. Therefore x² ≤ √2 naïve café 数学很有趣.",
     " ".join(f"{i} squared is {i * i}." for i in range(1, 90)),
 ]
+TRICKY = ["  leading spaces,\ttabs\n\nand new lines \r\n end ", "don't I'll WE'VE 1234567 3.14159 a_b-c", "日本語, العربية, 😀👩‍🚀 ﬁ ½"]
 BEGINNINGS = ["The history of mathematics begins", "Once upon a time, there was"]
 
 
@@ -43,7 +44,8 @@ def transformers_numbers(folder):
         for ids in map(encode, BEGINNINGS):
             out = model.generate(torch.tensor([ids]), max_new_tokens=100, min_new_tokens=100, do_sample=False)
             greedy.append({"ids": ids, "next": out[0].tolist()[len(ids) :]})
-    return {"scores": scores, "greedy": greedy, "likeliest": []}
+    texts = [{"text": text, "ids": tok.encode(text, add_special_tokens=False)} for text in TEXTS + TRICKY]
+    return {"texts": texts, "scores": scores, "greedy": greedy, "likeliest": []}
 
 
 def llama_cpp_numbers(file):
@@ -75,7 +77,11 @@ def llama_cpp_numbers(file):
                 continue  # the likeliest token ends the text, and llama.cpp shows none then
             top = answer["completion_probabilities"][0]["top_logprobs"]
             likeliest.append({"ids": ids[:end], "top": [[t["id"], t["logprob"]] for t in top]})
-    return {"scores": [], "greedy": [], "likeliest": likeliest}
+    def plain(text):
+        return ask("/tokenize", {"content": text, "add_special": False})["tokens"]
+
+    texts = [{"text": text, "ids": plain(text)} for text in TEXTS + TRICKY]
+    return {"texts": texts, "scores": [], "greedy": [], "likeliest": likeliest}
 
 
 def main():
