@@ -122,7 +122,7 @@ fn a_pipeline_trains_a_gguf_policy_into_a_folder() {
     let run = |args: &[&str]| json(&ok(&store, args));
     run(&["run", file, "--json"]);
     let again = by_stage(&run(&["run", file, "--json"]), "computed_parts");
-    assert!(again.len() == 5 && again.iter().all(|(_, parts)| *parts == 0), "{again:?}");
+    assert!(again.len() == 6 && again.iter().all(|(_, parts)| *parts == 0), "{again:?}");
     let folder = ok(&store, &["path", file, "train"]);
     let files: Vec<String> = std::fs::read_dir(folder.trim())
         .unwrap()
