@@ -352,7 +352,7 @@ pub struct Judge {
 
 #[derive(ClapArgs)]
 pub struct Score {
-    /// Folder in Hugging Face layout, or `hub:org/name[@revision]`.
+    /// Folder in Hugging Face layout, a GGUF file, or `hub:org/name[@revision]`.
     #[arg(long)]
     pub policy: String,
     /// Take prompt and completion as they are: no chat template, no end-of-sequence token.
@@ -369,7 +369,7 @@ pub struct Score {
 
 #[derive(ClapArgs)]
 pub struct Generate {
-    /// Folder in Hugging Face layout, or `hub:org/name[@revision]`.
+    /// Folder in Hugging Face layout, a GGUF file, or `hub:org/name[@revision]`.
     #[arg(long)]
     pub policy: String,
     /// JSON lines {"id","prompt"}, or "messages" for "prompt"; `-` reads stdin.
@@ -409,7 +409,7 @@ pub struct Generate {
 
 #[derive(ClapArgs)]
 pub struct Bench {
-    /// Folder in Hugging Face layout, or `hub:org/name[@revision]`.
+    /// Folder in Hugging Face layout, a GGUF file, or `hub:org/name[@revision]`.
     #[arg(long)]
     pub policy: String,
     #[command(flatten)]

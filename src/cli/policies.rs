@@ -3,7 +3,7 @@
 use super::pipelines::watched;
 use super::{args, render};
 use crate::net::hub::{Hub, HubModel};
-use crate::policy::{PolicyHandle, hub_policy, load_policy};
+use crate::policy::{PolicyHandle, gguf_policy, hub_policy, load_policy};
 use crate::stage::rollout::stop_reason;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::rng::Stream;
@@ -149,13 +149,14 @@ fn counted<T>(what: &'static str, work: impl FnOnce(&(dyn Fn(engine::Progress) +
     result
 }
 
-/// A folder, or `hub:org/name` with `@revision` where not `main` is meant.
+/// A folder, a GGUF file, or `hub:org/name` with `@revision` where not `main` is meant.
 pub fn load(policy: &str) -> Result<Policy> {
     let handle = match policy.strip_prefix("hub:") {
         Some(model) => {
             let model = HubModel::parse(model)?;
             watched(|watch| hub_policy(policy, &Hub::from_env(), &model, Some(watch)))?
         }
+        None if policy.ends_with(".gguf") => gguf_policy(policy, Path::new(""), policy, None)?,
         None => PolicyHandle::of_folder(policy, Path::new(policy), PolicyFiles::wants)?,
     };
     load_policy(&handle)

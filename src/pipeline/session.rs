@@ -3,7 +3,7 @@
 use super::estimate::Speeds;
 use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::{Hub, Watch};
-use crate::policy::{PolicyHandle, PolicySpec, hub_policy, policy_config, served_policy};
+use crate::policy::{PolicyHandle, PolicySpec, gguf_policy, hub_policy, policy_config, served_policy};
 use crate::stage::{Inputs, Params, Part, Stage, policy_files};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
@@ -79,6 +79,7 @@ impl<'a> Session<'a> {
                 PolicySpec::Path(path) => {
                     PolicyHandle::of_folder(name, &pipeline.folder.join(path), PolicyFiles::wants)
                 }
+                PolicySpec::Gguf { file, tokenizer } => gguf_policy(name, &pipeline.folder, file, tokenizer.as_deref()),
                 PolicySpec::Hub(model) => hub_policy(name, &Hub::from_env(), model, watch),
                 PolicySpec::Server(served) => served_policy(name, &pipeline.folder, served, watch),
                 PolicySpec::Stage(_) => continue,

@@ -15,6 +15,8 @@ pub struct PolicyHandle {
     pub name: String,
     files: BTreeMap<String, Address>,
     place: Place,
+    /// What the weights of a GGUF file are.
+    quantisation: Option<String>,
     served: Option<Served>,
 }
 
@@ -23,6 +25,8 @@ pub struct PolicyHandle {
 enum Place {
     /// By name, in a folder of the user's.
     Folder(PathBuf),
+    /// Each somewhere.
+    Paths(BTreeMap<String, PathBuf>),
     /// By address, in the store.
     Objects(Store),
 }
@@ -49,13 +53,24 @@ impl PolicyHandle {
                 files.remove(supplement);
             }
         }
-        Ok(PolicyHandle { name: name.to_string(), files, place: Place::Folder(folder.to_path_buf()), served: None })
+        let place = Place::Folder(folder.to_path_buf());
+        Ok(PolicyHandle { name: name.to_string(), files, place, quantisation: None, served: None })
+    }
+
+    /// A GGUF file and the files of another tokenizer, by the names that a policy's files have; what the weights are is said
+    /// for people.
+    pub fn of_gguf(name: &str, paths: BTreeMap<String, PathBuf>, quantisation: String) -> Result<PolicyHandle> {
+        let address = |(file, path): (&String, &PathBuf)| Ok((file.clone(), fs::address(path)?));
+        let files = paths.iter().map(address).collect::<Result<_>>()?;
+        let (quantisation, place) = (Some(quantisation), Place::Paths(paths));
+        Ok(PolicyHandle { name: name.to_string(), files, place, quantisation, served: None })
     }
 
     /// The output of a train stage.
     pub fn of_objects(name: &str, store: &Store, files: BTreeMap<String, (Address, u64)>) -> PolicyHandle {
         let files = files.into_iter().map(|(file, (address, _))| (file, address)).collect();
-        PolicyHandle { name: name.to_string(), files, place: Place::Objects(store.clone()), served: None }
+        let place = Place::Objects(store.clone());
+        PolicyHandle { name: name.to_string(), files, place, quantisation: None, served: None }
     }
 
     /// The policy whose weights servers hold; the files here are its tokenizer's.
@@ -71,7 +86,8 @@ impl PolicyHandle {
     /// Address of every file by name, and what servers serve: what a result made with this policy depends on.
     pub fn digest(&self) -> BTreeMap<&str, String> {
         let files = self.files.iter().map(|(file, address)| (file.as_str(), address.to_string()));
-        files.chain(self.served.iter().flat_map(Served::identity)).collect()
+        let quantisation = self.quantisation.iter().map(|kind| ("quantisation", kind.clone()));
+        files.chain(quantisation).chain(self.served.iter().flat_map(Served::identity)).collect()
     }
 
     /// The same without the weights: what a result depends on that only tokenizes.
@@ -87,9 +103,9 @@ impl PolicyHandle {
     /// Reads one file, verified.
     pub fn read(&self, file: &str) -> Result<Vec<u8>> {
         let address = self.find(file)?;
-        match &self.place {
-            Place::Folder(folder) => verified(fs::read(&folder.join(file))?, address, &folder.join(file)),
-            Place::Objects(store) => store.get(address),
+        match self.path(file) {
+            Ok(path) => verified(fs::read(&path)?, address, &path),
+            Err(store) => store.get(address),
         }
     }
 
@@ -104,9 +120,18 @@ impl PolicyHandle {
     /// Maps one file, verified: weights, which would otherwise be in memory twice.
     pub fn map(&self, file: &str) -> Result<memmap2::Mmap> {
         let address = self.find(file)?;
+        match self.path(file) {
+            Ok(path) => verified(fs::map(&path)?, address, &path),
+            Err(store) => store.map(address),
+        }
+    }
+
+    /// Where a file of the user's lies, or the store that has it.
+    fn path(&self, file: &str) -> std::result::Result<PathBuf, &Store> {
         match &self.place {
-            Place::Folder(folder) => verified(fs::map(&folder.join(file))?, address, &folder.join(file)),
-            Place::Objects(store) => store.map(address),
+            Place::Folder(folder) => Ok(folder.join(file)),
+            Place::Paths(paths) => Ok(paths.get(file).cloned().unwrap_or_default()),
+            Place::Objects(store) => Err(store),
         }
     }
 

@@ -4,8 +4,10 @@ use super::{PolicyHandle, Served};
 use crate::net::hub::{Hub, HubModel, Watch};
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::model::config::Config;
-use mindgap_lm::model::policy::{Policy, PolicyFiles};
+use mindgap_lm::model::gguf::Gguf;
+use mindgap_lm::model::policy::{GGUF, Policy, PolicyFiles, is_weights};
 use mindgap_store::fs;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A model of the hub: from the cache if it is complete there, else downloaded; an error where it would have to be and there is
@@ -34,6 +36,36 @@ pub fn hub_policy(name: &str, hub: &Hub, model: &HubModel, watch: Option<&Watch>
     }
     hub.point(model, &listing.commit)?;
     handle(name, &folder, &files)
+}
+
+/// A policy in a GGUF file, with the tokenizer in it or that of a folder. Relative paths start at `base`.
+pub fn gguf_policy(name: &str, base: &Path, file: &str, tokenizer: Option<&str>) -> Result<PolicyHandle> {
+    let file = base.join(file);
+    let header = fs::map(&file)?;
+    let quantisation = Gguf::read(&header).map_err(|e| e.at(file.display().to_string()))?.quantisation();
+    let mut paths = BTreeMap::from([(GGUF.to_string(), file)]);
+    if let Some(folder) = tokenizer.map(|folder| base.join(folder)) {
+        let beside = |file: &String| is_tokenizer(file) && file != "config.json";
+        let found: Vec<String> = fs::list(&folder)?.into_iter().filter(beside).collect();
+        if !found.iter().any(|file| file == "tokenizer.json") {
+            return Err(Error::input("folder has no `tokenizer.json`").at(folder.display().to_string()));
+        }
+        paths.extend(found.into_iter().map(|file| (file.clone(), folder.join(file))));
+    }
+    PolicyHandle::of_gguf(name, paths, quantisation)
+}
+
+/// The policy's small files, by name, as a folder of it would hold them.
+pub fn described(handle: &PolicyHandle) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut files = PolicyFiles::default();
+    for name in handle.file_names() {
+        if name == GGUF {
+            files.insert(name, handle.map(name)?);
+        } else if !is_weights(name) {
+            files.insert(name, handle.read(name)?);
+        }
+    }
+    files.described()
 }
 
 /// A policy that servers run: its tokenizer and template, from a folder (relative paths start at `base`) or from the hub, without
@@ -92,13 +124,15 @@ fn handle(name: &str, folder: &Path, files: &PolicyFiles) -> Result<PolicyHandle
     PolicyHandle::of_folder(name, folder, |file| relevant.iter().any(|name| name == file))
 }
 
-fn is_weights(name: &str) -> bool {
-    name.ends_with(".safetensors")
-}
-
 /// What kind of transformer a policy is, read from its small files.
 pub fn policy_config(handle: &PolicyHandle) -> Result<Config> {
-    Config::from_json(&handle.read("config.json")?).map_err(|e| e.at(format!("policy `{}`", handle.name)))
+    const NAME: &str = "config.json";
+    let config = match handle.file_names().any(|name| name == NAME) {
+        true => Some(handle.read(NAME)?),
+        false => described(handle)?.remove(NAME),
+    };
+    let config.ok_or_else(|| Error::input("policy has no `config.json`")).and_then(|c| Config::from_json(&c));
+    config.map_err(|e| e.at(format!("policy `{}`", handle.name)))
 }
 
 /// Loads a policy from its files, all read and verified.

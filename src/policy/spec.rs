@@ -11,6 +11,8 @@ use toml::Value;
 pub enum PolicySpec {
     /// A Hugging Face folder; relative paths start at the pipeline file's folder.
     Path(String),
+    /// A GGUF file, and perhaps a folder with the tokenizer; relative paths start at the pipeline file's folder.
+    Gguf { file: String, tokenizer: Option<String> },
     /// A model of the Hugging Face hub.
     Hub(HubModel),
     /// The output of a train stage of this pipeline.
@@ -24,6 +26,8 @@ pub enum PolicySpec {
 #[serde(deny_unknown_fields)]
 struct Written {
     path: Option<String>,
+    gguf: Option<String>,
+    tokenizer: Option<String>,
     hub: Option<String>,
     revision: Option<String>,
     stage: Option<String>,
@@ -32,7 +36,7 @@ struct Written {
     server: Option<IgnoredAny>,
 }
 
-const KINDS: &str = "a policy is { path = \"folder\" }, { hub = \"org/name\", revision = \"main\" }, { stage = \"train stage\" } or \
+const KINDS: &str = "a policy is { path = \"folder\" }, { gguf = \"model.gguf\" }, { hub = \"org/name\", revision = \"main\" }, { stage = \"train stage\" } or \
                      { server = [\"http://host:8000/v1\"], model = \"name\", tokenizer = \"folder or hub:org/name\" }";
 
 impl PolicySpec {
@@ -47,14 +51,18 @@ impl PolicySpec {
             served.validate().map_err(|e| misfit(e.what(), e.remedy().unwrap_or(KINDS)))?;
             return Ok(PolicySpec::Server(Box::new(served)));
         }
-        match typed(value).map_err(with_kinds)? {
-            Written { path: Some(path), hub: None, revision: None, stage: None, .. } => Ok(PolicySpec::Path(path)),
-            Written { path: None, hub: None, revision: None, stage: Some(stage), .. } => Ok(PolicySpec::Stage(stage)),
-            Written { path: None, hub: Some(id), revision, stage: None, .. } => {
+        let Written { path, gguf, tokenizer, hub, revision, stage, .. } = typed(value).map_err(with_kinds)?;
+        match (path, gguf, hub, stage) {
+            (Some(path), None, None, None) if (&tokenizer, &revision) == (&None, &None) => Ok(PolicySpec::Path(path)),
+            (None, Some(file), None, None) if revision.is_none() => Ok(PolicySpec::Gguf { file, tokenizer }),
+            (None, None, None, Some(stage)) if (&tokenizer, &revision) == (&None, &None) => {
+                Ok(PolicySpec::Stage(stage))
+            }
+            (None, None, Some(id), None) if tokenizer.is_none() => {
                 let model = HubModel::new(&id, revision.as_deref());
                 model.map(PolicySpec::Hub).map_err(|e| misfit(e.what(), e.remedy().unwrap_or(KINDS)))
             }
-            _ => Err(misfit("names not exactly one of `path`, `hub`, `stage` and `server`", KINDS)),
+            _ => Err(misfit("names not exactly one of `path`, `gguf`, `hub`, `stage` and `server`", KINDS)),
         }
     }
 }

@@ -9,7 +9,7 @@ pub use params::{Dtype, Keep, Params, Publish, RowWeights};
 
 use super::spec::SourceFile;
 use super::{Context, Cost, Inputs, Part, Stage, Tick};
-use crate::policy::{PolicyHandle, load_policy};
+use crate::policy::{PolicyHandle, described, load_policy};
 use candle_core::Device;
 use data::{Data, Weights};
 use mindgap_base::address::Address;
@@ -267,10 +267,9 @@ impl TrainStage {
 
     /// The policy's own files with the new weights in one file.
     fn store_policy(&self, context: &Context, run: &Run) -> Result<()> {
-        for name in self.policy.file_names().filter(|name| !name.contains("safetensors")) {
-            let bytes = self.policy.read(name)?;
+        for (name, bytes) in described(&self.policy)? {
             let bytes = if name == "config.json" { self.params.dtype.named_in(&bytes) } else { bytes };
-            context.put_file(name, |put| put(&bytes))?;
+            context.put_file(&name, |put| put(&bytes))?;
         }
         let weights = match (self.params.publish, &run.best) {
             (Publish::Best, Some(best)) => best.weights.clone(),

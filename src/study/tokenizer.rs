@@ -2,11 +2,12 @@
 
 use super::Made;
 use crate::net::hub::{Hub, HubModel};
-use crate::policy::PolicySpec;
+use crate::policy::{PolicySpec, described, gguf_policy};
 use mindgap_base::error::Result;
 use mindgap_lm::model::policy::{Policy, PolicyFiles};
 use mindgap_lm::model::tokenizer::Tokenizer;
 use mindgap_store::fs;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The tokenizer of a policy, if it is at hand: in a folder, in the hub's cache, or of a finished train stage.
@@ -35,6 +36,8 @@ pub fn speaker(made: &Made, policy: &str) -> Result<Option<Policy>> {
 enum Place<'a> {
     Folder(PathBuf),
     Stage(&'a str),
+    /// In a GGUF file.
+    File(BTreeMap<String, Vec<u8>>),
 }
 
 impl<'a> Place<'a> {
@@ -46,6 +49,10 @@ impl<'a> Place<'a> {
                 Some(model) => Hub::from_env().snapshot(&HubModel::parse(model)?)?,
                 None => Some(made.pipeline.folder.join(&served.tokenizer)),
             },
+            Some(PolicySpec::Gguf { file, tokenizer }) => {
+                let handle = gguf_policy(policy, &made.pipeline.folder, file, tokenizer.as_deref())?;
+                return described(&handle).map(Place::File);
+            }
             Some(PolicySpec::Stage(stage)) => return Ok(Place::Stage(stage)),
             None => None,
         };
@@ -55,6 +62,7 @@ impl<'a> Place<'a> {
     fn read(&self, made: &Made, name: &str) -> Result<Option<Vec<u8>>> {
         match self {
             Place::Folder(folder) => fs::read_if_present(&folder.join(name)),
+            Place::File(files) => Ok(files.get(name).cloned()),
             Place::Stage(stage) => {
                 let files = made.manifest(stage)?.map(|manifest| manifest.files()).unwrap_or_default();
                 files.get(name).map(|(address, _)| made.store.get(address)).transpose()

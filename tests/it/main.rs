@@ -17,6 +17,8 @@ mod docs;
 mod engine;
 mod explain;
 mod export;
+mod families;
+mod gguf;
 mod hub;
 mod inspect;
 mod interrupted;

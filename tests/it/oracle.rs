@@ -1,5 +1,5 @@
 //! The transformer against candle-transformers, an independent implementation on the same tensor library: with
-//! `cargo test --release --features oracle --test it oracle`. It reads the config as we write it.
+//! `cargo test --release --features oracle --test it oracle`.
 
 use super::engine::{folder, load};
 use candle_core::{DType, Device, Tensor};
@@ -21,7 +21,7 @@ fn theirs(architecture: Architecture, config: serde_json::Value, vb: VarBuilder,
             let mut model = qwen3::ModelForCausalLM::new(&config, vb).unwrap();
             Box::new(move |x, at| model.forward(x, at).unwrap())
         }
-        Architecture::Llama => {
+        _ => {
             let config: llama::LlamaConfig = serde_json::from_value(config).unwrap();
             let config = config.into_config(false);
             let model = llama::Llama::load(vb, &config).unwrap();
@@ -43,7 +43,12 @@ fn log_probs_agree_with_candle_transformers() {
     for name in ["qwen2", "qwen3", "llama3-sharded-bf16"] {
         let (policy, _) = load(name);
         let config = policy.config();
-        let mut json: serde_json::Value = serde_json::from_str(&config.to_json("float32")).unwrap();
+        let bytes = policy.files().get("config.json").unwrap();
+        let mut json: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        // The older spelling.
+        let mut rope = json["rope_parameters"].take();
+        json["rope_theta"] = rope["rope_theta"].take();
+        json["rope_scaling"] = if rope["rope_type"] == "default" { serde_json::Value::Null } else { rope };
         json["sliding_window"] = 512.into();
         json["max_window_layers"] = config.layer_count.into();
         let tensors = policy.checkpoint().unwrap().tensors(config, DType::F32, &Device::Cpu).unwrap();

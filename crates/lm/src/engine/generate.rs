@@ -240,7 +240,8 @@ impl<'a, R: Inference> Worker<'a, R> {
             };
             let request = &self.job.requests[prompt.request];
             let sequence = self.session.start(&prompt.prefix)?;
-            let positions = self.job.runner.config().max_positions - request.prompt_ids.len();
+            let prompt_tokens = request.prompt_ids.len();
+            let positions = self.job.runner.config().longest_after(prompt_tokens) - prompt_tokens;
             let mut active = Active {
                 request: prompt.request,
                 index,
@@ -276,7 +277,8 @@ impl<'a, R: Inference> Worker<'a, R> {
             samples += unit.samples.len();
             let length = self.job.requests[unit.request].prompt_ids.len();
             rows += length;
-            units.push((unit, 0, self.session.open(length)?));
+            // Longer by a token at least.
+            units.push((unit, 0, self.session.open(length + 1)?));
         }
         if units.is_empty() {
             return Ok(false);

@@ -197,7 +197,8 @@ impl<R: Inference> Shared<'_, R> {
             .iter()
             .map(|r| [&r.prompt_ids[..], &r.token_ids[..r.token_ids.len().saturating_sub(1)]].concat())
             .collect();
-        let mut sequences = inputs.iter().map(|i| session.open(i.len())).collect::<Result<Vec<_>>>()?;
+        let whole = |r: &ScoreRequest| session.open(r.prompt_ids.len() + r.token_ids.len());
+        let mut sequences = requests.iter().map(whole).collect::<Result<Vec<_>>>()?;
         let (mut scores, mut fed) = (Vec::new(), 0);
         while inputs.iter().any(|i| fed < i.len()) {
             self.limits.check_cancel()?;

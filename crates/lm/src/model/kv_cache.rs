@@ -6,6 +6,7 @@
 
 use super::config::Config;
 use super::ops::KeyValues;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Sizes that one token's keys and values have in a model.
@@ -40,6 +41,8 @@ struct Span {
     shape: KvShape,
     stride: usize,
     len: usize,
+    /// Keys have turned by the frequencies for long texts.
+    long: bool,
     /// `[layer, head, head_dim, stride]`: transposed, so that scores are sums over features for 16 keys at once.
     keys: Vec<f32>,
     /// `[layer, head, stride, head_dim]`.
@@ -50,21 +53,21 @@ impl Span {
     fn new(shape: KvShape, tokens: usize) -> Span {
         let stride = stride(tokens);
         let size = shape.layers * shape.heads * shape.head_dim * stride;
-        Span { shape, stride, len: 0, keys: vec![0.0; size], values: vec![0.0; size] }
+        Span { shape, stride, len: 0, long: false, keys: vec![0.0; size], values: vec![0.0; size] }
     }
 
     fn start(&self, layer: usize, head: usize) -> usize {
         (layer * self.shape.heads + head) * self.shape.head_dim * self.stride
     }
 
-    fn block(&self, layer: usize, head: usize, len: usize) -> KeyValues<'_> {
+    fn block(&self, layer: usize, head: usize, tokens: Range<usize>) -> KeyValues<'_> {
         let start = self.start(layer, head);
         KeyValues {
-            keys: &self.keys[start..],
+            keys: &self.keys[start + tokens.start..],
             key_stride: self.stride,
-            values: &self.values[start..],
+            values: &self.values[start + tokens.start * self.shape.head_dim..],
             value_stride: self.shape.head_dim,
-            len,
+            len: tokens.len(),
         }
     }
 }
@@ -109,6 +112,16 @@ impl Sequence {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Says whether its text is one of the long ones, while it is empty.
+    pub fn set_long(&mut self, long: bool) {
+        self.own.long = long;
+    }
+
+    /// Its keys turn by the frequencies for long texts.
+    pub fn is_long(&self) -> bool {
+        self.prefix.as_ref().map_or(self.own.long, |prefix| prefix.0.long)
     }
 
     /// Tokens that still fit.
@@ -171,13 +184,14 @@ impl Sequence {
         self.own.len += tokens;
     }
 
-    /// The blocks of one head that hold the first `len` tokens (written ones included, counted or not), in order; the second
-    /// element says how many blocks there are.
-    pub(super) fn blocks(&self, layer: usize, head: usize, len: usize) -> ([KeyValues<'_>; 2], usize) {
-        let own = self.own.block(layer, head, len - self.prefix_len());
+    /// The blocks of one head that hold these tokens (written ones included, counted or not), in order; the second element says
+    /// how many blocks there are.
+    pub(super) fn blocks(&self, layer: usize, head: usize, tokens: Range<usize>) -> ([KeyValues<'_>; 2], usize) {
+        let shared = self.prefix_len();
+        let own = self.own.block(layer, head, tokens.start.max(shared) - shared..tokens.end - shared);
         match &self.prefix {
-            Some(prefix) => ([prefix.0.block(layer, head, prefix.len()), own], 2),
-            None => ([own, own], 1),
+            Some(prefix) if tokens.start < shared => ([prefix.0.block(layer, head, tokens.start..shared), own], 2),
+            _ => ([own, own], 1),
         }
     }
 }
@@ -201,7 +215,7 @@ mod tests {
 
     /// Keys of one head as the kernel sees them, feature `d` of every token.
     fn keys(sequence: &Sequence, layer: usize, head: usize, d: usize) -> Vec<f32> {
-        let (blocks, count) = sequence.blocks(layer, head, sequence.len());
+        let (blocks, count) = sequence.blocks(layer, head, 0..sequence.len());
         blocks[..count].iter().flat_map(|b| b.keys[d * b.key_stride..][..b.len].to_vec()).collect()
     }
 

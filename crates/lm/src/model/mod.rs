@@ -1,8 +1,10 @@
 //! The model: one definition of the transformer, its weights, its words and its prompt format.
 
 pub mod config;
+pub mod rotary;
 pub mod device;
 pub mod tensors;
+pub mod gguf;
 pub mod weights;
 pub mod ops;
 pub mod transformer;

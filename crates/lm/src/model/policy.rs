@@ -3,6 +3,7 @@
 use super::chat::{self, ChatTemplate, Conversation, Message};
 use super::config::{self, Config};
 use super::controls::{Controls, unmarked};
+use super::gguf::Gguf;
 use super::runner::Runner;
 use super::tokenizer::Tokenizer;
 use super::transformer::Transformer;
@@ -62,6 +63,8 @@ const TEMPLATE: &str = "chat_template.jinja";
 const SPECIAL_MAP: &str = "special_tokens_map.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// The name under which a GGUF file is given, whatever it is called where it lies.
+pub const GGUF: &str = "model.gguf";
 
 /// The files of one checkpoint, by name.
 #[derive(Clone, Default)]
@@ -98,8 +101,29 @@ impl PolicyFiles {
         found.ok_or_else(|| Error::input(format!("policy has no `{name}`")).hint(hint))
     }
 
-    /// Names of the weight files, in order: `model.safetensors`, or the shards its index names.
+    /// The small files, by name: all but the weights. Those that a GGUF file stands for are made of its metadata, unless they
+    /// are there.
+    pub fn described(mut self) -> Result<BTreeMap<String, Vec<u8>>> {
+        self.read_gguf()?;
+        let small = self.files.iter().filter(|(name, _)| !is_weights(name) && *name != INDEX);
+        Ok(small.map(|(name, blob)| (name.clone(), blob.bytes().to_vec())).collect())
+    }
+
+    /// The header of a GGUF file, if there is one; adds the files that it stands for.
+    fn read_gguf(&mut self) -> Result<Option<Gguf>> {
+        let Some(blob) = self.files.get(GGUF).cloned() else { return Ok(None) };
+        let gguf = Gguf::read(&*blob)?;
+        for (name, bytes) in gguf.files(&*blob, self.get(TOKENIZER).is_none())? {
+            self.files.entry(name.to_string()).or_insert_with(|| Arc::new(bytes));
+        }
+        Ok(Some(gguf))
+    }
+
+    /// Names of the weight files, in order: the GGUF file, `model.safetensors`, or the shards its index names.
     pub fn weight_files(&self) -> Result<Vec<String>> {
+        if self.get(GGUF).is_some() {
+            return Ok(vec![GGUF.to_string()]);
+        }
         if self.get(SINGLE).is_some() {
             return Ok(vec![SINGLE.to_string()]);
         }
@@ -111,7 +135,7 @@ impl PolicyFiles {
     }
 
     fn has_weights(&self) -> bool {
-        [SINGLE, INDEX].iter().any(|name| self.get(name).is_some())
+        [SINGLE, INDEX, GGUF].iter().any(|name| self.get(name).is_some())
     }
 
     /// A file that [`PolicyFiles::wants`] and that only counts where it says something new, with the file that may have said it
@@ -142,6 +166,12 @@ pub struct Policy {
     end_token_id: Option<u32>,
     controls: Controls,
     files: PolicyFiles,
+    gguf: Option<Gguf>,
+}
+
+/// A file of weights.
+pub fn is_weights(name: &str) -> bool {
+    name.ends_with(".safetensors") || name == GGUF
 }
 
 /// What a policy is shown, rendered and encoded.
@@ -161,7 +191,8 @@ impl Prompt {
 impl Policy {
     /// Reads and checks config, tokenizer, template and the weights' headers. Errors name the file, and the tensor if one is
     /// missing or of a wrong shape.
-    pub fn from_files(files: PolicyFiles) -> Result<Policy> {
+    pub fn from_files(mut files: PolicyFiles) -> Result<Policy> {
+        let gguf = files.read_gguf()?;
         let config = Config::from_json(files.need(CONFIG, "a policy is a folder in the Hugging Face layout")?)?;
         let tokenizer = Tokenizer::from_bytes(files.need(
             TOKENIZER,
@@ -174,7 +205,7 @@ impl Policy {
         let eos_token_ids = eos_token_ids(&files, &config, named_eos)?;
         let end_token_id = named_eos.filter(|id| eos_token_ids.contains(id)).or(eos_token_ids.first().copied());
         let controls = Controls::new(&tokenizer, &eos_token_ids);
-        let policy = Policy { config, tokenizer, chat, eos_token_ids, end_token_id, controls, files };
+        let policy = Policy { config, tokenizer, chat, eos_token_ids, end_token_id, controls, files, gguf };
         // A folder without weights still has a tokenizer and a shape: enough to start training from random weights.
         if policy.files.has_weights() {
             policy.checkpoint().map(drop)?;
@@ -293,6 +324,9 @@ impl Policy {
 
     /// The checked weights, not yet converted.
     pub fn checkpoint(&self) -> Result<Checkpoint<'_>> {
+        if let Some(gguf) = &self.gguf {
+            return Checkpoint::of_gguf(&self.config, gguf, self.files.blob(GGUF, "")?);
+        }
         let names = self.files.weight_files()?;
         let hint = "the index names it; copy or download the whole checkpoint";
         let shards: Result<Vec<Shard>> =

@@ -43,7 +43,8 @@ pub trait Session {
     /// A finished prompt, from which samples start.
     type Prompt;
 
-    /// An empty sequence for at most so many tokens, outside the slots: a prompt, or a text to score.
+    /// An empty sequence for at most so many tokens, outside the slots: a prompt, or a text to score. Where long texts turn by
+    /// other frequencies, the number says whether it is one.
     fn open(&mut self, tokens: usize) -> Result<Self::Sequence>;
 
     /// Freezes a sequence made by [`Session::open`].
@@ -131,9 +132,12 @@ fn weight(transformer: &Transformer, name: &str) -> Result<candle_core::Tensor> 
 }
 
 /// Errors if a feed does not fit the model or its sequence of `length` tokens with room for `room` more.
-fn check_feed<S>(config: &Config, feed: &Feed<S>, length: usize, room: usize) -> Result<()> {
+fn check_feed<S>(config: &Config, feed: &Feed<S>, length: usize, room: usize, long: bool) -> Result<()> {
     check_token_ids(config, feed.token_ids)?;
     check_length(config, length + feed.token_ids.len())?;
+    if !long && config.is_long(length + feed.token_ids.len()) {
+        return Err(Error::internal("a short sequence grew into a long one"));
+    }
     if room < feed.token_ids.len() || feed.want > feed.token_ids.len() {
         return Err(Error::internal("more tokens were fed or wanted than the sequence has room for"));
     }

@@ -1,6 +1,6 @@
 //! Small random models for tests of this crate's own modules.
 
-use super::config::{Architecture, Config, Rope, RopeScaling};
+use super::config::{Activation, Architecture, Config, Norms, QkNorm, Rope, RopeScaling};
 use super::tensors::Put;
 use super::weights::expected_tensors;
 use candle_core::{Device, Tensor};
@@ -21,12 +21,27 @@ pub fn tiny_config() -> Config {
         head_dim: 8,
         max_positions: 96,
         rms_norm_eps: 1e-6,
-        rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
+        rope: Rope::plain(10_000.0),
+        local_rope: None,
+        rotary_share: 1.0,
+        unrotated_layers: Vec::new(),
+        windowed_layers: Vec::new(),
+        window: 96,
         tie_word_embeddings: true,
         qkv_bias: true,
         output_bias: false,
         mlp_bias: false,
-        qk_norm: false,
+        qk_norm: QkNorm::None,
+        norms: Norms::Before,
+        norm_offset: false,
+        activation: Activation::Silu,
+        fused_projections: false,
+        attention_scale: None,
+        attention_softcap: None,
+        logit_softcap: None,
+        embedding_scale: 1.0,
+        residual_scale: 1.0,
+        logit_scale: 1.0,
         bos_token_id: None,
         eos_token_ids: vec![2],
         initializer_range: 0.02,
@@ -38,7 +53,7 @@ pub fn every_shape() -> Vec<Config> {
     let qwen2 = tiny_config();
     let qwen3 = Config {
         architecture: Architecture::Qwen3,
-        qk_norm: true,
+        qk_norm: QkNorm::Heads,
         qkv_bias: false,
         head_dim: 10,
         tie_word_embeddings: false,
@@ -52,14 +67,96 @@ pub fn every_shape() -> Vec<Config> {
         ..tiny_config()
     };
     llama.rope.scaling = RopeScaling::Linear { factor: 2.0 };
-    vec![qwen2, qwen3, llama]
+    vec![qwen2, qwen3, llama, gemma2(), gemma3(), phi3(), olmo3(), granite()]
+}
+
+fn bare() -> Config {
+    Config { qkv_bias: false, ..tiny_config() }
+}
+
+fn gemma2() -> Config {
+    Config {
+        architecture: Architecture::Gemma2,
+        windowed_layers: vec![0],
+        window: 7,
+        norms: Norms::Both,
+        norm_offset: true,
+        activation: Activation::GeluTanh,
+        attention_scale: Some(0.3),
+        attention_softcap: Some(3.0),
+        logit_softcap: Some(4.0),
+        embedding_scale: 24f32.sqrt(),
+        ..bare()
+    }
+}
+
+fn gemma3() -> Config {
+    Config {
+        architecture: Architecture::Gemma3,
+        qk_norm: QkNorm::Heads,
+        rope: Rope::plain(1e6),
+        local_rope: Some(Rope::plain(100.0)),
+        windowed_layers: vec![1],
+        window: 33,
+        attention_softcap: None,
+        logit_softcap: None,
+        ..gemma2()
+    }
+}
+
+/// Long texts begin in the middle of the tests' lengths.
+fn phi3() -> Config {
+    let (short, long) = (vec![1.0, 1.1, 1.3], vec![1.5, 2.0, 4.0]);
+    let scaling = RopeScaling::LongRope { short, long, original_max_positions: 36, attention_factor: 1.2 };
+    Config {
+        architecture: Architecture::Phi3,
+        fused_projections: true,
+        rotary_share: 0.75,
+        rope: Rope { theta: 10_000.0, scaling },
+        tie_word_embeddings: false,
+        ..bare()
+    }
+}
+
+fn olmo3() -> Config {
+    let scaling = RopeScaling::Yarn {
+        factor: 4.0,
+        original_max_positions: 24,
+        beta_fast: 4.0,
+        beta_slow: 1.0,
+        truncate: true,
+        attention_factor: 1.1,
+    };
+    Config {
+        architecture: Architecture::Olmo3,
+        qk_norm: QkNorm::Whole,
+        norms: Norms::After,
+        rope: Rope { theta: 10_000.0, scaling },
+        local_rope: Some(Rope::plain(10_000.0)),
+        windowed_layers: vec![0],
+        window: 16,
+        ..bare()
+    }
+}
+
+fn granite() -> Config {
+    Config {
+        architecture: Architecture::Granite,
+        unrotated_layers: vec![1],
+        attention_scale: Some(0.2),
+        embedding_scale: 3.0,
+        residual_scale: 0.3,
+        logit_scale: 0.125,
+        ..bare()
+    }
 }
 
 /// Random tensors for a config. Norm weights lie around 1, the rest are large enough to give peaked distributions.
 pub fn tiny_tensors(config: &Config, seed: u64) -> HashMap<String, Tensor> {
     let tensor = |name: &str, shape: &[usize]| {
         let mut cursor = Stream::at(seed, &[name.as_bytes()]).cursor();
-        let (mean, scale) = if name.ends_with("norm.weight") { (1.0, 0.1) } else { (0.0, 0.2) };
+        let norm_mean = if config.norm_offset { 0.0 } else { 1.0 };
+        let (mean, scale) = if name.ends_with("norm.weight") { (norm_mean, 0.1) } else { (0.0, 0.2) };
         let values: Vec<f32> = (0..shape.iter().product()).map(|_| (mean + scale * cursor.normal()) as f32).collect();
         Tensor::from_vec(values, shape, &Device::Cpu).expect("as many values as the shape holds")
     };
@@ -149,11 +246,16 @@ pub fn space_tokenizer(scheme: &str) -> Vec<u8> {
 /// A whole random policy: [`tiny_config`] with a vocabulary padded beyond the byte tokenizer's 260.
 pub fn tiny_policy_files(seed: u64) -> super::policy::PolicyFiles {
     let config = Config { vocab_size: 264, ..tiny_config() };
+    let json = serde_json::json!({
+        "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 264, "hidden_size": 24,
+        "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 96, "tie_word_embeddings": true, "eos_token_id": 2, "head_dim": 8,
+    });
     let template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}\
                     {% if add_generation_prompt %}<|assistant|>{% endif %}";
     let tokenizer_config = serde_json::json!({"eos_token": {"content": "<|end|>"}, "chat_template": template});
     let mut files = super::policy::PolicyFiles::default();
-    files.insert("config.json", config.to_json("float32"));
+    files.insert("config.json", json.to_string());
     files.insert("generation_config.json", br#"{"eos_token_id": [2, 0]}"#);
     files.insert("tokenizer.json", byte_tokenizer());
     files.insert("tokenizer_config.json", tokenizer_config.to_string());

@@ -4,10 +4,11 @@
 //! differ: packed differentiable tensors here (training, scoring anywhere, the oracle), rows of (slot, position, token) over
 //! a KV cache in `runner` (generation).
 
-use super::config::Config;
-use super::ops::{self, Segments};
+use super::config::{Activation, Config, QkNorm};
+use super::ops::{self, Head, Heads, Segments};
+use super::rotary::Rotary;
 use super::tensor_error;
-use super::weights::expected_tensors;
+use super::weights::{NormNames, expected_tensors};
 use candle_core::{DType, Device, Tensor};
 use mindgap_base::error::{Error, Result};
 use std::collections::HashMap;
@@ -16,17 +17,17 @@ use std::collections::HashMap;
 pub(super) trait Backend {
     type Rows;
     type Layer;
-    /// RMS norm before attention.
+    /// RMS norm before attention, where there is one.
     fn attention_norm(&mut self, x: &Self::Rows, layer: &Self::Layer) -> Result<Self::Rows>;
-    /// Query, key and value projections, head norms, rotation, causal attention over each row's own sequence.
+    /// Query, key and value projections, their norms, rotation, causal attention over each row's own sequence.
     fn attention(&mut self, x: Self::Rows, layer: &Self::Layer, layer_index: usize) -> Result<Self::Rows>;
-    /// `x + y @ o^T`.
+    /// `x + scale * norm(y @ o^T)`.
     fn add_attention(&mut self, x: Self::Rows, y: Self::Rows, layer: &Self::Layer) -> Result<Self::Rows>;
-    /// RMS norm before the feed-forward.
+    /// RMS norm before the feed-forward, where there is one.
     fn feed_forward_norm(&mut self, x: &Self::Rows, layer: &Self::Layer) -> Result<Self::Rows>;
-    /// `silu(x @ gate^T) * (x @ up^T)`.
+    /// `activation(x @ gate^T) * (x @ up^T)`.
     fn feed_forward(&mut self, x: Self::Rows, layer: &Self::Layer) -> Result<Self::Rows>;
-    /// `x + y @ down^T`.
+    /// `x + scale * norm(y @ down^T)`.
     fn add_feed_forward(&mut self, x: Self::Rows, y: Self::Rows, layer: &Self::Layer) -> Result<Self::Rows>;
 }
 
@@ -43,20 +44,6 @@ pub(super) fn blocks<B: Backend>(backend: &mut B, layers: &[B::Layer], mut x: B:
     Ok(x)
 }
 
-/// Cosines and sines of the rotary angles of some positions, `[positions, head_dim / 2]`, always in f32: bf16 cannot hold
-/// a position above 256.
-pub(super) fn rotary_angles(inverse_frequencies: &[f32], positions: impl Iterator<Item = u32>) -> (Vec<f32>, Vec<f32>) {
-    let (mut cos, mut sin) = (Vec::new(), Vec::new());
-    for position in positions {
-        for frequency in inverse_frequencies {
-            let (s, c) = (position as f32 * frequency).sin_cos();
-            cos.push(c);
-            sin.push(s);
-        }
-    }
-    (cos, sin)
-}
-
 /// The projections of a block by their names in a checkpoint: what adapters can be added to.
 pub const PROJECTIONS: [&str; 7] = [
     "self_attn.q_proj",
@@ -66,6 +53,12 @@ pub const PROJECTIONS: [&str; 7] = [
     "mlp.gate_proj",
     "mlp.up_proj",
     "mlp.down_proj",
+];
+
+/// Projections that are one tensor in some checkpoints, and those of [`PROJECTIONS`] they are made of, in order.
+pub const FUSED: [(&str, &[&str]); 2] = [
+    ("self_attn.qkv_proj", &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+    ("mlp.gate_up_proj", &["mlp.gate_proj", "mlp.up_proj"]),
 ];
 
 /// A low-rank addition to a projection: `scale * (x @ a^T) @ b^T`, a `[rank, in]`, b `[out, rank]`.
@@ -91,25 +84,81 @@ impl Linear {
     }
 }
 
+/// Projections of one input: each its own, or one for all.
+enum Joint {
+    Apart(Vec<Linear>),
+    /// And the columns of each.
+    Fused(Linear, Vec<usize>),
+}
+
+impl Joint {
+    /// One result for each.
+    fn forward(&self, x: &Tensor) -> Result<Vec<Tensor>> {
+        let (linear, widths) = match self {
+            Joint::Apart(all) => return all.iter().map(|linear| linear.forward(x)).collect(),
+            Joint::Fused(linear, widths) => (linear, widths),
+        };
+        let (y, mut first) = (linear.forward(x)?, 0);
+        let mut part = |width: &usize| {
+            first += width;
+            ops::columns(&y, first - width..first).map_err(tensor_error)
+        };
+        widths.iter().map(&mut part).collect()
+    }
+}
+
+/// An RMS norm.
+struct Norm {
+    weight: Tensor,
+    /// 1 is added to the weight.
+    offset: bool,
+    eps: f64,
+}
+
+impl Norm {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let weight = if self.offset { ops::add_one(&self.weight) } else { Ok(self.weight.clone()) };
+        weight.and_then(|weight| ops::rms_norm(x, &weight, self.eps)).map_err(tensor_error)
+    }
+}
+
 /// The tensors of one block.
 pub(super) struct Layer {
-    input_norm: Tensor,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    /// Norms of query and key heads (Qwen3).
-    head_norms: Option<(Tensor, Tensor)>,
+    attention_input: Option<Norm>,
+    qkv: Joint,
+    /// Norms of queries and keys.
+    qk_norms: Option<(Norm, Norm)>,
+    heads: Heads,
+    /// Which rotary embedding queries and keys turn by.
+    rope: Option<usize>,
     o: Linear,
-    post_norm: Tensor,
-    gate: Linear,
-    up: Linear,
+    attention_output: Option<Norm>,
+    feed_forward_input: Option<Norm>,
+    gate_up: Joint,
     down: Linear,
+    feed_forward_output: Option<Norm>,
 }
 
 impl Layer {
+    /// A projection by its name in the checkpoint.
     fn projection(&mut self, name: &str) -> Option<&mut Linear> {
-        let places = [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down];
-        PROJECTIONS.iter().zip(places).find(|(known, _)| **known == name).map(|(_, linear)| linear)
+        match name {
+            "self_attn.o_proj" => return Some(&mut self.o),
+            "mlp.down_proj" => return Some(&mut self.down),
+            _ => {}
+        }
+        for ((fused, parts), joint) in FUSED.into_iter().zip([&mut self.qkv, &mut self.gate_up]) {
+            match joint {
+                Joint::Fused(linear, _) if fused == name => return Some(linear),
+                Joint::Apart(all) => {
+                    if let Some(index) = parts.iter().position(|part| *part == name) {
+                        return all.get_mut(index);
+                    }
+                }
+                Joint::Fused(..) => {}
+            }
+        }
+        None
     }
 }
 
@@ -117,11 +166,11 @@ impl Layer {
 pub struct Transformer {
     config: Config,
     device: Device,
-    inverse_frequencies: Vec<f32>,
+    rotary: Rotary,
     embedding: Tensor,
     layers: Vec<Layer>,
-    norm: Tensor,
-    head: Tensor,
+    norm: Norm,
+    head: Head,
     named: HashMap<String, Tensor>,
 }
 
@@ -155,10 +204,11 @@ impl Transformer {
         let mut take = Take(ready);
         let embedding = take.tensor("model.embed_tokens.weight");
         let layers = (0..config.layer_count).map(|i| take.layer(config, i)).collect();
-        let norm = take.tensor("model.norm.weight");
+        let norm = take.norm(config, "model.norm");
         let head = if config.tie_word_embeddings { embedding.clone() } else { take.tensor("lm_head.weight") };
+        let head = Head { weight: head, softcap: config.logit_softcap };
         Ok(Transformer {
-            inverse_frequencies: config.rope.inverse_frequencies(config.head_dim),
+            rotary: Rotary::of(config),
             config: config.clone(),
             device: device.clone(),
             embedding,
@@ -177,8 +227,8 @@ impl Transformer {
         &self.device
     }
 
-    /// The output projection, `[vocab_size, hidden_size]`; the embedding itself when tied.
-    pub fn head(&self) -> &Tensor {
+    /// The output projection; its weight `[vocab_size, hidden_size]` is the embedding itself when tied.
+    pub fn head(&self) -> &Head {
         &self.head
     }
 
@@ -210,16 +260,22 @@ impl Transformer {
     /// The steps of [`Transformer::hidden`], for those who hold no more than they need: checked sequences with their angles,
     pub fn pack<'a>(&'a self, token_ids: &[u32], segments: &'a Segments) -> Result<Packed<'a>> {
         self.check_input(token_ids, segments)?;
-        let width = self.config.head_dim / 2;
-        let (cos, sin) = rotary_angles(&self.inverse_frequencies, segments.positions().into_iter());
-        let angles = |values| Tensor::from_vec(values, (token_ids.len(), width), &self.device).map_err(tensor_error);
-        Ok(Packed { config: &self.config, segments, cos: angles(cos)?, sin: angles(sin)? })
+        let long = segments.iter().flat_map(|rows| std::iter::repeat_n(self.config.is_long(rows.len()), rows.len()));
+        let rows: Vec<(u32, bool)> = segments.positions().into_iter().zip(long).collect();
+        let angles = (0..self.rotary.count()).map(|rope| {
+            let shape = (rows.len(), self.rotary.table(rope, false).pairs());
+            let (cos, sin) = self.rotary.angles(rope, rows.iter().copied());
+            let tensor = |values| Tensor::from_vec(values, shape, &self.device).map_err(tensor_error);
+            Ok((tensor(cos)?, tensor(sin)?))
+        });
+        Ok(Packed { config: &self.config, segments, angles: angles.collect::<Result<_>>()? })
     }
 
     /// the embeddings of their tokens,
     pub fn embed(&self, token_ids: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(token_ids, &self.device).map_err(tensor_error)?;
-        ops::embedding(&self.embedding, &ids).map_err(tensor_error)
+        let rows = ops::embedding(&self.embedding, &ids).map_err(tensor_error)?;
+        scaled(rows, self.config.embedding_scale)
     }
 
     /// one block after the other,
@@ -229,7 +285,7 @@ impl Transformer {
 
     /// and the last norm.
     pub fn finish(&self, x: &Tensor) -> Result<Tensor> {
-        ops::rms_norm(x, &self.norm, self.config.rms_norm_eps).map_err(tensor_error)
+        scaled(self.norm.forward(x)?, self.config.logit_scale)
     }
 
     fn check_input(&self, token_ids: &[u32], segments: &Segments) -> Result<()> {
@@ -239,6 +295,11 @@ impl Transformer {
         check_token_ids(&self.config, token_ids)?;
         check_length(&self.config, segments.longest())
     }
+}
+
+/// `factor * x`; x itself if that is all.
+fn scaled(x: Tensor, factor: f32) -> Result<Tensor> {
+    if factor == 1.0 { Ok(x) } else { ops::scale(&x, factor).map_err(tensor_error) }
 }
 
 /// Errors if an id is outside the vocabulary.
@@ -267,34 +328,43 @@ impl Take {
         self.0.remove(name).expect("every expected tensor was checked before")
     }
 
+    fn norm(&mut self, config: &Config, name: &str) -> Norm {
+        let weight = self.tensor(&format!("{name}.weight"));
+        Norm { weight, offset: config.norm_offset, eps: config.rms_norm_eps }
+    }
+
+    fn linear(&mut self, name: &str, bias: bool) -> Linear {
+        let weight = self.tensor(&format!("{name}.weight"));
+        Linear { weight, bias: bias.then(|| self.tensor(&format!("{name}.bias"))), adapter: None }
+    }
+
     fn layer(&mut self, config: &Config, index: usize) -> Layer {
         let at = |rest: &str| format!("model.layers.{index}.{rest}");
-        let mut linear = |name: &str, bias: bool| Linear {
-            weight: self.tensor(&at(&format!("{name}.weight"))),
-            bias: bias.then(|| self.tensor(&at(&format!("{name}.bias")))),
-            adapter: None,
+        let names = NormNames::of(config.norms);
+        let mut norm = |name: Option<&str>| name.map(|name| self.norm(config, &at(name)));
+        let (attention_input, attention_output) = (norm(names.attention_input), norm(names.attention_output));
+        let (feed_forward_input, feed_forward_output) =
+            (norm(names.feed_forward_input), norm(names.feed_forward_output));
+        let qk_norms = (config.qk_norm != QkNorm::None)
+            .then(|| (self.norm(config, &at("self_attn.q_norm")), self.norm(config, &at("self_attn.k_norm"))));
+        let mut joint = |(fused, parts): (&str, &[&str]), widths: &[usize], bias: bool| match config.fused_projections {
+            true => Joint::Fused(self.linear(&at(fused), bias), widths.to_vec()),
+            false => Joint::Apart(parts.iter().map(|part| self.linear(&at(part), bias)).collect()),
         };
-        let q = linear("self_attn.q_proj", config.qkv_bias);
-        let k = linear("self_attn.k_proj", config.qkv_bias);
-        let v = linear("self_attn.v_proj", config.qkv_bias);
-        let o = linear("self_attn.o_proj", config.output_bias);
-        let gate = linear("mlp.gate_proj", config.mlp_bias);
-        let up = linear("mlp.up_proj", config.mlp_bias);
-        let down = linear("mlp.down_proj", config.mlp_bias);
-        let head_norms = config
-            .qk_norm
-            .then(|| (self.tensor(&at("self_attn.q_norm.weight")), self.tensor(&at("self_attn.k_norm.weight"))));
+        let [attention, feed_forward] = FUSED;
+        let (query, kv, ffn) = (config.query_width(), config.kv_width(), config.intermediate_size);
         Layer {
-            input_norm: self.tensor(&at("input_layernorm.weight")),
-            post_norm: self.tensor(&at("post_attention_layernorm.weight")),
-            q,
-            k,
-            v,
-            head_norms,
-            o,
-            gate,
-            up,
-            down,
+            qkv: joint(attention, &[query, kv, kv], config.qkv_bias),
+            gate_up: joint(feed_forward, &[ffn, ffn], config.mlp_bias),
+            attention_input,
+            qk_norms,
+            heads: Heads::of(config, index),
+            rope: config.rope_of(index),
+            o: self.linear(&at("self_attn.o_proj"), config.output_bias),
+            attention_output,
+            feed_forward_input,
+            down: self.linear(&at("mlp.down_proj"), config.mlp_bias),
+            feed_forward_output,
         }
     }
 }
@@ -303,18 +373,25 @@ impl Take {
 pub struct Packed<'a> {
     config: &'a Config,
     segments: &'a Segments,
-    cos: Tensor,
-    sin: Tensor,
+    /// Cosines and sines of each rope.
+    angles: Vec<(Tensor, Tensor)>,
 }
 
 impl Packed<'_> {
-    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        ops::rms_norm(x, weight, self.config.rms_norm_eps).map_err(tensor_error)
+    fn rotate(&self, x: Tensor, rope: Option<usize>) -> Result<Tensor> {
+        let Some(rope) = rope else { return Ok(x) };
+        let (cos, sin) = &self.angles[rope];
+        ops::rope(&x, cos, sin, self.config.head_dim).map_err(tensor_error)
     }
 
-    fn rotate(&self, x: &Tensor) -> Result<Tensor> {
-        ops::rope(x, &self.cos, &self.sin, self.config.head_dim).map_err(tensor_error)
+    fn add(&self, x: &Tensor, y: Tensor, norm: Option<&Norm>) -> Result<Tensor> {
+        let y = normed(&y, norm)?;
+        ops::add(x, &scaled(y, self.config.residual_scale)?).map_err(tensor_error)
     }
+}
+
+fn normed(x: &Tensor, norm: Option<&Norm>) -> Result<Tensor> {
+    norm.map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
 }
 
 impl Backend for Packed<'_> {
@@ -322,33 +399,39 @@ impl Backend for Packed<'_> {
     type Layer = Layer;
 
     fn attention_norm(&mut self, x: &Tensor, layer: &Layer) -> Result<Tensor> {
-        self.norm(x, &layer.input_norm)
+        normed(x, layer.attention_input.as_ref())
     }
 
     fn attention(&mut self, x: Tensor, layer: &Layer, _: usize) -> Result<Tensor> {
-        let (mut q, mut k, v) = (layer.q.forward(&x)?, layer.k.forward(&x)?, layer.v.forward(&x)?);
-        if let Some((q_norm, k_norm)) = &layer.head_norms {
-            q = self.norm(&q, q_norm)?;
-            k = self.norm(&k, k_norm)?;
+        let parts: [Tensor; 3] = layer.qkv.forward(&x)?.try_into().expect("queries, keys and values");
+        let [mut q, mut k, v] = parts;
+        if let Some((q_norm, k_norm)) = &layer.qk_norms {
+            q = q_norm.forward(&q)?;
+            k = k_norm.forward(&k)?;
         }
-        let (q, k) = (self.rotate(&q)?, self.rotate(&k)?);
-        ops::attention(&q, &k, &v, self.segments, self.config.head_dim).map_err(tensor_error)
+        let (q, k) = (self.rotate(q, layer.rope)?, self.rotate(k, layer.rope)?);
+        ops::attention(&q, &k, &v, self.segments, layer.heads).map_err(tensor_error)
     }
 
     fn add_attention(&mut self, x: Tensor, y: Tensor, layer: &Layer) -> Result<Tensor> {
-        ops::add(&x, &layer.o.forward(&y)?).map_err(tensor_error)
+        self.add(&x, layer.o.forward(&y)?, layer.attention_output.as_ref())
     }
 
     fn feed_forward_norm(&mut self, x: &Tensor, layer: &Layer) -> Result<Tensor> {
-        self.norm(x, &layer.post_norm)
+        normed(x, layer.feed_forward_input.as_ref())
     }
 
     fn feed_forward(&mut self, x: Tensor, layer: &Layer) -> Result<Tensor> {
-        ops::swiglu(&layer.gate.forward(&x)?, &layer.up.forward(&x)?).map_err(tensor_error)
+        let parts = layer.gate_up.forward(&x)?;
+        let gated = match self.config.activation {
+            Activation::Silu => ops::swiglu(&parts[0], &parts[1]),
+            Activation::GeluTanh => ops::geglu(&parts[0], &parts[1]),
+        };
+        gated.map_err(tensor_error)
     }
 
     fn add_feed_forward(&mut self, x: Tensor, y: Tensor, layer: &Layer) -> Result<Tensor> {
-        ops::add(&x, &layer.down.forward(&y)?).map_err(tensor_error)
+        self.add(&x, layer.down.forward(&y)?, layer.feed_forward_output.as_ref())
     }
 }
 

@@ -3,7 +3,8 @@
 //! [`expected_tensors`] is the one list of what a checkpoint must hold; the loader, the trainer's random start and the
 //! writer all read it.
 
-use super::config::Config;
+use super::config::{Config, Norms, QkNorm};
+use super::gguf::Gguf;
 use super::policy::Blob;
 use super::tensor_error;
 use super::tensors::{self, Put};
@@ -28,25 +29,66 @@ pub fn expected_tensors(config: &Config) -> Vec<TensorSpec> {
     list.add("model.embed_tokens.weight".into(), &[config.vocab_size, hidden]);
     for layer in 0..config.layer_count {
         let at = |rest: &str| format!("model.layers.{layer}.{rest}");
-        list.add(at("input_layernorm.weight"), &[hidden]);
-        list.linear(&at("self_attn.q_proj"), hidden, q, config.qkv_bias);
-        list.linear(&at("self_attn.k_proj"), hidden, kv, config.qkv_bias);
-        list.linear(&at("self_attn.v_proj"), hidden, kv, config.qkv_bias);
-        if config.qk_norm {
-            list.add(at("self_attn.q_norm.weight"), &[config.head_dim]);
-            list.add(at("self_attn.k_norm.weight"), &[config.head_dim]);
+        let norms = NormNames::of(config.norms);
+        let norm = |list: &mut Specs, name: Option<&str>| {
+            name.into_iter().for_each(|name| list.add(at(&format!("{name}.weight")), &[hidden]));
+        };
+        norm(&mut list, norms.attention_input);
+        if config.fused_projections {
+            list.linear(&at("self_attn.qkv_proj"), hidden, q + 2 * kv, config.qkv_bias);
+        } else {
+            list.linear(&at("self_attn.q_proj"), hidden, q, config.qkv_bias);
+            list.linear(&at("self_attn.k_proj"), hidden, kv, config.qkv_bias);
+            list.linear(&at("self_attn.v_proj"), hidden, kv, config.qkv_bias);
+        }
+        let qk_norm = match config.qk_norm {
+            QkNorm::None => None,
+            QkNorm::Heads => Some((config.head_dim, config.head_dim)),
+            QkNorm::Whole => Some((q, kv)),
+        };
+        if let Some((query, key)) = qk_norm {
+            list.add(at("self_attn.q_norm.weight"), &[query]);
+            list.add(at("self_attn.k_norm.weight"), &[key]);
         }
         list.linear(&at("self_attn.o_proj"), q, hidden, config.output_bias);
-        list.add(at("post_attention_layernorm.weight"), &[hidden]);
-        list.linear(&at("mlp.gate_proj"), hidden, ffn, config.mlp_bias);
-        list.linear(&at("mlp.up_proj"), hidden, ffn, config.mlp_bias);
+        norm(&mut list, norms.attention_output);
+        norm(&mut list, norms.feed_forward_input);
+        if config.fused_projections {
+            list.linear(&at("mlp.gate_up_proj"), hidden, 2 * ffn, config.mlp_bias);
+        } else {
+            list.linear(&at("mlp.gate_proj"), hidden, ffn, config.mlp_bias);
+            list.linear(&at("mlp.up_proj"), hidden, ffn, config.mlp_bias);
+        }
         list.linear(&at("mlp.down_proj"), ffn, hidden, config.mlp_bias);
+        norm(&mut list, norms.feed_forward_output);
     }
     list.add("model.norm.weight".into(), &[hidden]);
     if !config.tie_word_embeddings {
         list.add("lm_head.weight".into(), &[config.vocab_size, hidden]);
     }
     list.0
+}
+
+/// What a block's norms are called, where they are.
+#[derive(Clone, Copy, Debug)]
+pub struct NormNames {
+    pub attention_input: Option<&'static str>,
+    pub attention_output: Option<&'static str>,
+    pub feed_forward_input: Option<&'static str>,
+    pub feed_forward_output: Option<&'static str>,
+}
+
+impl NormNames {
+    pub fn of(norms: Norms) -> NormNames {
+        let (before, after) = (norms != Norms::After, norms != Norms::Before);
+        let feed_forward_input = if after { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+        NormNames {
+            attention_input: before.then_some("input_layernorm"),
+            attention_output: after.then_some("post_attention_layernorm"),
+            feed_forward_input: before.then_some(feed_forward_input),
+            feed_forward_output: after.then_some("post_feedforward_layernorm"),
+        }
+    }
 }
 
 struct Specs(Vec<TensorSpec>);
@@ -78,8 +120,11 @@ struct View<'a> {
 }
 
 /// A checkpoint whose headers have been read and checked; tensors are converted one at a time, on request.
-pub struct Checkpoint<'a> {
-    views: HashMap<String, View<'a>>,
+pub struct Checkpoint<'a>(Source<'a>);
+
+enum Source<'a> {
+    Safetensors(HashMap<String, View<'a>>),
+    Gguf { gguf: &'a Gguf, blob: &'a dyn Blob, config: Box<Config> },
 }
 
 impl<'a> Checkpoint<'a> {
@@ -109,54 +154,23 @@ impl<'a> Checkpoint<'a> {
         if let Some(index) = index {
             check_index(index, shards, &views)?;
         }
-        let checkpoint = Checkpoint { views };
-        checkpoint.check(config)?;
-        Ok(checkpoint)
+        check(&views, config)?;
+        Ok(Checkpoint(Source::Safetensors(views)))
     }
 
-    fn check(&self, config: &Config) -> Result<()> {
-        let expected = expected_tensors(config);
-        for spec in &expected {
-            let Some(View { tensor: view, file, .. }) = self.views.get(&spec.name) else {
-                return Err(Error::input(format!(
-                    "tensor `{}` is missing; expected shape {:?}",
-                    spec.name, spec.shape
-                ))
-                .at("model.safetensors")
-                .hint("the weights and `config.json` must come from the same checkpoint"));
-            };
-            if view.shape() != spec.shape {
-                return Err(Error::input(format!(
-                    "tensor `{}` has shape {:?}; the config expects {:?}",
-                    spec.name,
-                    view.shape(),
-                    spec.shape
-                ))
-                .at(file)
-                .hint("the weights and `config.json` must come from the same checkpoint"));
-            }
-            dtype(view.dtype()).ok_or_else(|| {
-                Error::input(format!("tensor `{}` has type {:?}; expected F32, BF16 or F16", spec.name, view.dtype()))
-                    .at(file)
-            })?;
-        }
-        let known: std::collections::HashSet<&str> = expected.iter().map(|s| s.name.as_str()).collect();
-        let mut unknown: Vec<&String> = self.views.keys().filter(|n| !known.contains(n.as_str())).collect();
-        unknown.retain(|n| !harmless(n));
-        unknown.sort();
-        if let Some(name) = unknown.first() {
-            return Err(Error::input(format!(
-                "tensor `{name}` has no place in the model that `config.json` describes"
-            ))
-            .at(&self.views[*name].file)
-            .hint("the weights and `config.json` must come from the same checkpoint"));
-        }
-        Ok(())
+    /// The weights in a GGUF file, whose header was read.
+    pub fn of_gguf(config: &Config, gguf: &'a Gguf, blob: &'a dyn Blob) -> Result<Checkpoint<'a>> {
+        gguf.check(config)?;
+        Ok(Checkpoint(Source::Gguf { gguf, blob, config: Box::new(config.clone()) }))
     }
 
     /// One tensor, converted. Errors if the name is unknown or memory runs out.
     pub fn tensor(&self, name: &str, to: DType, device: &Device) -> Result<Tensor> {
-        let view = self.views.get(name).ok_or_else(|| Error::internal(format!("no tensor `{name}` was checked")))?;
+        let views = match &self.0 {
+            Source::Safetensors(views) => views,
+            Source::Gguf { gguf, blob, config } => return gguf.tensor(*blob, config, name, to, device),
+        };
+        let view = views.get(name).ok_or_else(|| Error::internal(format!("no tensor `{name}` was checked")))?;
         let data = view.tensor.data();
         let from =
             dtype(view.tensor.dtype()).ok_or_else(|| Error::internal(format!("type of `{name}` was not checked")))?;
@@ -168,9 +182,10 @@ impl<'a> Checkpoint<'a> {
         Ok(tensor)
     }
 
-    /// The type the weights are held in: that of the embedding.
+    /// The type the weights are held in: that of the embedding. What was quantised is f32.
     pub fn dtype(&self) -> DType {
-        self.views.get("model.embed_tokens.weight").and_then(|view| dtype(view.tensor.dtype())).unwrap_or(DType::F32)
+        let Source::Safetensors(views) = &self.0 else { return DType::F32 };
+        views.get("model.embed_tokens.weight").and_then(|view| dtype(view.tensor.dtype())).unwrap_or(DType::F32)
     }
 
     /// All expected tensors, converted.
@@ -180,6 +195,41 @@ impl<'a> Checkpoint<'a> {
             .map(|spec| self.tensor(&spec.name, to, device).map(|tensor| (spec.name, tensor)))
             .collect()
     }
+}
+
+fn check(views: &HashMap<String, View>, config: &Config) -> Result<()> {
+    let expected = expected_tensors(config);
+    for spec in &expected {
+        let Some(View { tensor: view, file, .. }) = views.get(&spec.name) else {
+            return Err(Error::input(format!("tensor `{}` is missing; expected shape {:?}", spec.name, spec.shape))
+                .at("model.safetensors")
+                .hint("the weights and `config.json` must come from the same checkpoint"));
+        };
+        if view.shape() != spec.shape {
+            return Err(Error::input(format!(
+                "tensor `{}` has shape {:?}; the config expects {:?}",
+                spec.name,
+                view.shape(),
+                spec.shape
+            ))
+            .at(file)
+            .hint("the weights and `config.json` must come from the same checkpoint"));
+        }
+        dtype(view.dtype()).ok_or_else(|| {
+            Error::input(format!("tensor `{}` has type {:?}; expected F32, BF16 or F16", spec.name, view.dtype()))
+                .at(file)
+        })?;
+    }
+    let known: std::collections::HashSet<&str> = expected.iter().map(|s| s.name.as_str()).collect();
+    let mut unknown: Vec<&String> = views.keys().filter(|n| !known.contains(n.as_str())).collect();
+    unknown.retain(|n| !harmless(n));
+    unknown.sort();
+    if let Some(name) = unknown.first() {
+        return Err(Error::input(format!("tensor `{name}` has no place in the model that `config.json` describes"))
+            .at(&views[*name].file)
+            .hint("the weights and `config.json` must come from the same checkpoint"));
+    }
+    Ok(())
 }
 
 /// Written by some tools and never read: frequencies follow from the config, and a tied head is the embedding.

@@ -13,7 +13,7 @@ const EMBEDDING_STD: f64 = 0.02;
 /// Linear layers have `0.6 / sqrt(inputs)`; those that write into the residual stream also `/ sqrt(2 * layers)`.
 const LINEAR_GAIN: f64 = 0.6;
 
-/// All tensors of a model, f32 on the CPU, by Hugging Face name. Norms are 1, biases 0, the rest normal.
+/// All tensors of a model, f32 on the CPU, by Hugging Face name. Norms multiply by 1, biases are 0, the rest normal.
 pub fn random(config: &Config, seed: u64) -> Result<HashMap<String, Tensor>> {
     let specs = expected_tensors(config).into_iter();
     specs.map(|spec| Ok((spec.name.clone(), tensor(config, seed, &spec.name, &spec.shape)?))).collect()
@@ -22,7 +22,7 @@ pub fn random(config: &Config, seed: u64) -> Result<HashMap<String, Tensor>> {
 fn tensor(config: &Config, seed: u64, name: &str, shape: &[usize]) -> Result<Tensor> {
     let count = shape.iter().product();
     let values: Vec<f32> = if name.ends_with("norm.weight") {
-        vec![1.0; count]
+        vec![if config.norm_offset { 0.0 } else { 1.0 }; count]
     } else if name.ends_with(".bias") {
         vec![0.0; count]
     } else {

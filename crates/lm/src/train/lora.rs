@@ -3,7 +3,7 @@
 
 use crate::model::config::Config;
 use crate::model::tensor_error;
-use crate::model::transformer::{Adapter, PROJECTIONS, Transformer};
+use crate::model::transformer::{Adapter, FUSED, PROJECTIONS, Transformer};
 use crate::model::weights::expected_tensors;
 use candle_core::{DType, Device, Tensor};
 use mindgap_base::error::{Error, Result};
@@ -66,7 +66,7 @@ impl LoraParams {
             let Some(projection) = spec.name.strip_suffix(".weight") else { continue };
             let name = projection.rsplit('.').next().unwrap_or_default();
             let [outputs, inputs] = spec.shape[..] else { continue };
-            if !self.targets.iter().any(|target| target == name) {
+            if !self.adapts(name)? {
                 continue;
             }
             let bound = 1.0 / (inputs as f64).sqrt();
@@ -79,6 +79,20 @@ impl LoraParams {
             adapters.insert(format!("{projection}{B}"), b);
         }
         Ok(adapters)
+    }
+
+    /// Whether a projection gets an adapter. One that is several in one tensor gets one for all, as PEFT gives it. Errors if only
+    /// some of them are targets.
+    fn adapts(&self, name: &str) -> Result<bool> {
+        let is_target = |name: &str| self.targets.iter().any(|target| target == name);
+        let Some((_, parts)) = FUSED.iter().find(|(fused, _)| short(fused) == name) else { return Ok(is_target(name)) };
+        let wanted = parts.iter().filter(|part| is_target(short(part))).count();
+        if wanted == 0 || wanted == parts.len() {
+            return Ok(wanted > 0);
+        }
+        let parts: Vec<&str> = parts.iter().map(|part| short(part)).collect();
+        Err(Error::usage(format!("`targets` names some of `{}` and not all", parts.join("`, `")))
+            .hint(format!("in this policy they are one tensor, `{name}`, which gets one adapter")))
     }
 
     /// Adds adapters to a transformer.

@@ -96,7 +96,7 @@ fn logits() {
     let tensors = fixture.starting_with("weights.");
     let model = Transformer::from_tensors(&fixture.config, tensors, DType::F32, &Device::Cpu).unwrap();
     let hidden = model.hidden(&fixture.token_ids(), &Segments::new(&LENGTHS)).unwrap();
-    let logits = ops::linear(&hidden, model.head(), None).unwrap();
+    let logits = ops::linear(&hidden, &model.head().weight, None).unwrap();
     assert_close(&flat(&logits), &fixture.values("logits"), 1e-4, "logits");
 }
 

@@ -330,6 +330,18 @@ fn trains_in_bf16() {
     assert!(metrics[19].nll < 0.7 * metrics[0].nll, "{} then {}", metrics[0].nll, metrics[19].nll);
 }
 
+#[test]
+fn every_family_trains_in_bf16() {
+    let rows = examples(5);
+    for config in every_shape() {
+        let first =
+            |dtype: DType| run(&mut trainer(&config, TrainerParams { dtype, ..params("sft") }), &rows, 0..1)[0].clone();
+        let (narrow, wide) = (first(DType::BF16), first(DType::F32));
+        let gaps = ((narrow.loss / wide.loss - 1.0).abs(), (narrow.grad_norm / wide.grad_norm - 1.0).abs());
+        assert!(gaps.0 < 0.02 && gaps.1 < 0.1, "{:?}: {gaps:?}", config.architecture);
+    }
+}
+
 /// The paper's released trainer: micro-batches of four rows, summed on each of two ranks without dividing, so a gradient half
 /// as many times larger as there are micro-batches.
 #[test]

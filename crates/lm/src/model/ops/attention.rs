@@ -9,6 +9,7 @@ use super::cpu::{self, Read};
 use super::gemm::{Left, Right, Size, Start, gemm};
 use super::simd::{self, vectorised};
 use super::tape;
+use crate::model::config::Config;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::ops::Range;
 
@@ -27,13 +28,57 @@ pub struct KeyValues<'a> {
     pub len: usize,
 }
 
+/// What the heads of a layer are like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Heads {
+    /// Features.
+    pub dim: usize,
+    /// Scores are multiplied by it; `1 / sqrt(dim)` where nothing is said.
+    pub scale: Option<f64>,
+    /// Scores are then bounded by it: `cap * tanh(x / cap)`.
+    pub softcap: Option<f32>,
+    /// A row sees the last so many keys only, its own among them.
+    pub window: Option<usize>,
+}
+
+impl Heads {
+    /// Without anything special.
+    pub fn plain(dim: usize) -> Heads {
+        Heads { dim, scale: None, softcap: None, window: None }
+    }
+
+    /// Those of a layer of a model.
+    pub fn of(config: &Config, layer: usize) -> Heads {
+        Heads {
+            dim: config.head_dim,
+            scale: config.attention_scale,
+            softcap: config.attention_softcap,
+            window: config.window_of(layer),
+        }
+    }
+
+    fn scale(self) -> f32 {
+        self.scale.map_or_else(|| 1.0 / (self.dim as f32).sqrt(), |scale| scale as f32)
+    }
+
+    /// The same for those who compute in another order.
+    pub fn exact_scale(self) -> f64 {
+        self.scale.unwrap_or_else(|| 1.0 / (self.dim as f64).sqrt())
+    }
+
+    /// The first key that a row at this position sees.
+    pub fn first_seen(self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+}
+
 /// Query rows of one head: row r lies at `r * stride`.
 #[derive(Clone, Copy, Debug)]
 pub struct Queries<'a> {
     pub data: &'a [f32],
     pub stride: usize,
     pub rows: usize,
-    pub head_dim: usize,
+    pub heads: Heads,
 }
 
 /// Which keys a query row sees.
@@ -41,15 +86,15 @@ pub struct Queries<'a> {
 pub enum Visible {
     /// All that are given.
     All,
-    /// Row r sees the first `first + r`.
+    /// Row r sees the first `first + r`, of these as many as the window holds.
     Causal { first: usize },
 }
 
 impl Visible {
-    fn of(self, row: usize, keys: usize) -> usize {
+    fn of(self, row: usize, keys: usize, heads: Heads) -> Range<usize> {
         match self {
-            Visible::All => keys,
-            Visible::Causal { first } => keys.min(first + row),
+            Visible::All => 0..keys,
+            Visible::Causal { first } => heads.first_seen(first + row - 1)..keys.min(first + row),
         }
     }
 }
@@ -65,7 +110,8 @@ pub fn attend(
     out_stride: usize,
     scratch: &mut Vec<f32>,
 ) {
-    let Queries { data, stride, rows, head_dim } = queries;
+    let Queries { data, stride, rows, heads } = queries;
+    let (head_dim, scale) = (heads.dim, heads.scale());
     let keys: usize = blocks.iter().map(|block| block.len).sum();
     if scratch.len() < rows * keys {
         scratch.resize(rows * keys, 0.0);
@@ -78,7 +124,6 @@ pub fn attend(
         gemm(size, left, Right { data: block.keys, row: block.key_stride }, &mut scores[first..], keys, Start::Zero);
         first += block.len;
     }
-    let scale = 1.0 / (head_dim as f32).sqrt();
     let mut inverse_sums = [0.0f32; TILE];
     let mut more = Vec::new();
     let inverse_sums = if rows <= TILE {
@@ -88,9 +133,17 @@ pub fn attend(
         &mut more[..]
     };
     for ((row, scores), inverse) in scores.chunks_exact_mut(keys.max(1)).enumerate().zip(inverse_sums.iter_mut()) {
-        let (seen, hidden) = scores.split_at_mut(visible.of(row, keys));
-        *inverse = 1.0 / simd::softmax_numerators(seen, scale);
-        hidden.fill(0.0);
+        let seen = visible.of(row, keys, heads);
+        let shown = &mut scores[seen.clone()];
+        *inverse = match heads.softcap {
+            None => 1.0 / simd::softmax_numerators(shown, scale),
+            Some(cap) => {
+                simd::soft_cap(shown, scale / cap, cap);
+                1.0 / simd::softmax_numerators(shown, 1.0)
+            }
+        };
+        scores[..seen.start].fill(0.0);
+        scores[seen.end..].fill(0.0);
     }
     let mut first = 0;
     for (index, block) in blocks.iter().enumerate() {
@@ -117,14 +170,14 @@ fn transposed(data: &[f32], stride: usize, rows: Range<usize>, first: usize, hea
 }
 
 /// The differentiable kernel; see [`super::attention`].
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, head_dim: usize) -> Result<Tensor> {
-    let op = Attention { segments: segments.clone(), head_dim };
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, heads: Heads) -> Result<Tensor> {
+    let op = Attention { segments: segments.clone(), heads };
     tape::apply3(&q.contiguous()?, &k.contiguous()?, &v.contiguous()?, op)
 }
 
 struct Attention {
     segments: Segments,
-    head_dim: usize,
+    heads: Heads,
 }
 
 /// Widths of the query and key rows, in features.
@@ -136,7 +189,7 @@ struct Widths {
 impl Attention {
     fn widths(&self, q: &Shape, k: &Shape, v: &Shape) -> Result<Widths> {
         let ((rows, query), (key_rows, key)) = (q.dims2()?, k.dims2()?);
-        let hd = self.head_dim;
+        let hd = self.heads.dim;
         let heads_fit = hd > 0 && key > 0 && key.is_multiple_of(hd) && query.is_multiple_of(key);
         if !heads_fit || k != v || rows != key_rows || rows != self.segments.total() {
             let total = self.segments.total();
@@ -146,7 +199,7 @@ impl Attention {
     }
 
     fn forward(&self, q: &[f32], k: &[f32], v: &[f32], widths: &Widths, out: &mut [f32]) {
-        let hd = self.head_dim;
+        let hd = self.heads.dim;
         let group = widths.query / widths.key;
         let (mut keys, mut scratch) = (Vec::new(), Vec::new());
         for segment in self.segments.iter() {
@@ -155,16 +208,18 @@ impl Attention {
                 for head in key_head * group..(key_head + 1) * group {
                     for start in segment.clone().step_by(TILE) {
                         let end = segment.end.min(start + TILE);
+                        let from = self.heads.first_seen(start - segment.start);
                         let block = KeyValues {
-                            keys: &keys,
+                            keys: &keys[from..],
                             key_stride: segment.len(),
-                            values: &v[segment.start * widths.key + key_head * hd..],
+                            values: &v[(segment.start + from) * widths.key + key_head * hd..],
                             value_stride: widths.key,
-                            len: end - segment.start,
+                            len: end - segment.start - from,
                         };
                         let at = start * widths.query + head * hd;
-                        let queries = Queries { data: &q[at..], stride: widths.query, rows: end - start, head_dim: hd };
-                        let visible = Visible::Causal { first: start - segment.start + 1 };
+                        let (stride, heads) = (widths.query, self.heads);
+                        let queries = Queries { data: &q[at..], stride, rows: end - start, heads };
+                        let visible = Visible::Causal { first: start - segment.start + 1 - from };
                         attend(queries, &[block], visible, &mut out[at..], widths.query, &mut scratch);
                     }
                 }
@@ -184,7 +239,7 @@ struct Backward<'a> {
     dk: Vec<f32>,
     dv: Vec<f32>,
     widths: Widths,
-    head_dim: usize,
+    heads: Heads,
 }
 
 /// Buffers of one tile.
@@ -194,11 +249,13 @@ struct Buffers {
     values: Vec<f32>,
     probs: Vec<f32>,
     dscores: Vec<f32>,
+    /// Derivatives of the bound of a row's scores.
+    slopes: Vec<f32>,
 }
 
 impl Backward<'_> {
     fn segment(&mut self, segment: Range<usize>, buffers: &mut Buffers) {
-        let (hd, group) = (self.head_dim, self.widths.query / self.widths.key);
+        let (hd, group) = (self.heads.dim, self.widths.query / self.widths.key);
         for key_head in 0..self.widths.key / hd {
             transposed(self.k, self.widths.key, segment.clone(), key_head * hd, hd, &mut buffers.keys);
             transposed(self.v, self.widths.key, segment.clone(), key_head * hd, hd, &mut buffers.values);
@@ -213,22 +270,42 @@ impl Backward<'_> {
     /// One tile of query rows: with P the probabilities and D = rowsum(dO o O),
     /// `dV += P^T dO`, `dS = scale P o (dO V^T - D)`, `dQ = dS K`, `dK += dS^T Q`.
     fn tile(&mut self, segment: &Range<usize>, tile: Range<usize>, head: usize, key_head: usize, b: &mut Buffers) {
-        let (hd, length, rows) = (self.head_dim, segment.len(), tile.len());
-        let keys = tile.end - segment.start;
+        let (hd, length, rows) = (self.heads.dim, segment.len(), tile.len());
+        // Keys from `from` on are seen by some row.
+        let from = self.heads.first_seen(tile.start - segment.start);
+        let keys = tile.end - segment.start - from;
         let (at, key_at) =
-            (tile.start * self.widths.query + head * hd, segment.start * self.widths.key + key_head * hd);
+            (tile.start * self.widths.query + head * hd, (segment.start + from) * self.widths.key + key_head * hd);
         let (row, key_row) = (self.widths.query, self.widths.key);
         b.probs.resize(rows * keys, 0.0);
         b.dscores.resize(rows * keys, 0.0);
         let square = Size { m: rows, n: keys, k: hd };
         let left = |data| Left { data, row, step: 1 };
-        gemm(square, left(&self.q[at..]), Right { data: &b.keys, row: length }, &mut b.probs, keys, Start::Zero);
-        gemm(square, left(&self.dout[at..]), Right { data: &b.values, row: length }, &mut b.dscores, keys, Start::Zero);
-        let first = tile.start - segment.start + 1;
+        let right = |data| Right { data, row: length };
+        gemm(square, left(&self.q[at..]), right(&b.keys[from..]), &mut b.probs, keys, Start::Zero);
+        gemm(square, left(&self.dout[at..]), right(&b.values[from..]), &mut b.dscores, keys, Start::Zero);
+        let visible = Visible::Causal { first: tile.start - segment.start + 1 - from };
         let lines = b.probs.chunks_exact_mut(keys).zip(b.dscores.chunks_exact_mut(keys));
         for (r, (probs, dscores)) in lines.enumerate() {
-            let from = at + r * row;
-            score_gradient(probs, dscores, first + r, &self.out[from..from + hd], &self.dout[from..from + hd]);
+            let seen = visible.of(r, keys, self.heads);
+            for line in [&mut *probs, &mut *dscores] {
+                line[..seen.start].fill(0.0);
+                line[seen.end..].fill(0.0);
+            }
+            let (probs, dscores) = (&mut probs[seen.clone()], &mut dscores[seen]);
+            let place = at + r * row..at + r * row + hd;
+            let (out, dout) = (&self.out[place.clone()], &self.dout[place]);
+            match self.heads.softcap {
+                None => score_gradient(probs, dscores, self.heads.scale(), out, dout),
+                Some(cap) => {
+                    simd::soft_cap(probs, self.heads.scale() / cap, cap);
+                    b.slopes.resize(probs.len(), 0.0);
+                    simd::soft_cap_slopes(probs, cap, &mut b.slopes);
+                    score_gradient(probs, dscores, 1.0, out, dout);
+                    simd::scale(dscores, self.heads.scale());
+                    simd::multiply(dscores, &b.slopes);
+                }
+            }
         }
         let by_query = Size { m: rows, n: hd, k: keys };
         let keys_right = Right { data: &self.k[key_at..], row: key_row };
@@ -243,18 +320,15 @@ impl Backward<'_> {
 }
 
 vectorised! {
-    /// Scores become probabilities, and their gradients `dO V^T` become those of the unscaled scores. Keys from `visible` on
-    /// are hidden and get zeros.
-    fn score_gradient(probs: &mut [f32], dscores: &mut [f32], visible: usize, out: &[f32], dout: &[f32]) {
-        let scale = 1.0 / (out.len() as f32).sqrt();
+    /// Scores become probabilities, and their gradients `dO V^T` become those of the scores before they were multiplied by
+    /// `scale`.
+    fn score_gradient(probs: &mut [f32], dscores: &mut [f32], scale: f32, out: &[f32], dout: &[f32]) {
         let delta = simd::dot(out, dout);
-        let inverse = 1.0 / simd::softmax_numerators(&mut probs[..visible], scale);
-        for (p, d) in probs[..visible].iter_mut().zip(&mut dscores[..visible]) {
+        let inverse = 1.0 / simd::softmax_numerators(probs, scale);
+        for (p, d) in probs.iter_mut().zip(dscores.iter_mut()) {
             *p *= inverse;
             *d = *p * (*d - delta) * scale;
         }
-        probs[visible..].fill(0.0);
-        dscores[visible..].fill(0.0);
     }
 }
 
@@ -299,7 +373,7 @@ impl CustomOp3 for Attention {
             dk: vec![0.0; k.elem_count()],
             dv: vec![0.0; v.elem_count()],
             widths: self.widths(q.shape(), k.shape(), v.shape())?,
-            head_dim: self.head_dim,
+            heads: self.heads,
         };
         let mut buffers = Buffers::default();
         for segment in self.segments.iter() {

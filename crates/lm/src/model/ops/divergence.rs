@@ -1,19 +1,21 @@
 //! KL divergence from a frozen reference policy, and the entropy of the likeliest tokens: both without whole logits.
 
+use super::Head;
 use super::cpu::{self, Read};
 use super::linear::Packed;
-use super::logprobs::{ENTRIES, ROWS, Slopes, Tally};
+use super::logprobs::{CapSlopes, ENTRIES, ROWS, Slopes, Tally, bound};
 use super::simd::{self, LANES, vectorised};
 use super::tape;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
-/// What stands behind logits: `hidden` `[N, H]` and `head` `[V, H]`.
+/// What stands behind logits: `hidden` `[N, H]` and `head` `[V, H]`, and their bound.
 #[derive(Clone, Copy)]
 struct Logits<'a> {
     hidden: &'a [f32],
     head: &'a [f32],
     size: usize,
+    softcap: Option<f32>,
 }
 
 impl Logits<'_> {
@@ -29,6 +31,7 @@ impl Logits<'_> {
     fn rows(&self, packed: &Packed, start: usize, rows: usize, out: &mut Vec<f32>) {
         out.resize(rows * packed.outputs(), 0.0);
         packed.apply(&self.hidden[start * self.size..], rows, None, out);
+        bound(out, self.softcap);
     }
 }
 
@@ -75,18 +78,26 @@ vectorised! {
 }
 
 /// The differentiable kernel; see [`super::reference_kl`].
-pub fn reference_kl(hidden: &Tensor, head: &Tensor, reference: (&Tensor, &Tensor)) -> Result<Tensor> {
-    let reference = (reference.0.detach().contiguous()?, reference.1.detach().contiguous()?);
-    let op = ReferenceKl { hidden: reference.0, head: reference.1, sums: Arc::default() };
-    tape::apply2(&hidden.contiguous()?, &head.contiguous()?, op)
+pub fn reference_kl(hidden: &Tensor, head: &Head, reference: (&Tensor, &Head)) -> Result<Tensor> {
+    let op = ReferenceKl {
+        softcap: head.softcap,
+        hidden: reference.0.detach().contiguous()?,
+        head: reference.1.weight.detach().contiguous()?,
+        other_softcap: reference.1.softcap,
+        sums: Arc::default(),
+    };
+    tape::apply2(&hidden.contiguous()?, &head.weight.contiguous()?, op)
 }
 
 /// Log-sum-exps of each row: own and the reference's.
 type Sums = (Vec<f32>, Vec<f32>);
 
 struct ReferenceKl {
+    softcap: Option<f32>,
+    /// The reference's.
     hidden: Tensor,
     head: Tensor,
+    other_softcap: Option<f32>,
     sums: Arc<OnceLock<Sums>>,
 }
 
@@ -111,8 +122,13 @@ impl CustomOp2 for ReferenceKl {
         self.check(hl.shape(), wl.shape())?;
         let (rows, size) = hl.shape().dims2()?;
         let (other_hidden, other_head) = (Read::new(&self.hidden), Read::new(&self.head));
-        let own = Logits { hidden: cpu::slice(h, hl)?, head: cpu::slice(w, wl)?, size };
-        let other = Logits { hidden: other_hidden.slice()?, head: other_head.slice()?, size: self.hidden.dim(1)? };
+        let own = Logits { hidden: cpu::slice(h, hl)?, head: cpu::slice(w, wl)?, size, softcap: self.softcap };
+        let other = Logits {
+            hidden: other_hidden.slice()?,
+            head: other_head.slice()?,
+            size: self.hidden.dim(1)?,
+            softcap: self.other_softcap,
+        };
         let (mut tallies, mut gaps) = (vec![Tally::default(); rows], vec![Gap::NOTHING; rows]);
         let (mut x, mut r) = (Vec::new(), Vec::new());
         for first in (0..own.entries()).step_by(ENTRIES) {
@@ -142,21 +158,29 @@ impl CustomOp2 for ReferenceKl {
         let grad = grad.contiguous()?;
         let (h_read, w_read, grad_read) = (Read::new(h), Read::new(w), Read::new(&grad));
         let (other_hidden, other_head) = (Read::new(&self.hidden), Read::new(&self.head));
-        let own = Logits { hidden: h_read.slice()?, head: w_read.slice()?, size };
-        let other = Logits { hidden: other_hidden.slice()?, head: other_head.slice()?, size: self.hidden.dim(1)? };
+        let own = Logits { hidden: h_read.slice()?, head: w_read.slice()?, size, softcap: None };
+        let other = Logits {
+            hidden: other_hidden.slice()?,
+            head: other_head.slice()?,
+            size: self.hidden.dim(1)?,
+            softcap: self.other_softcap,
+        };
         let grad = grad_read.slice()?;
         let (mut slopes, mut x, mut r) = (Slopes::new(h, w)?, Vec::new(), Vec::new());
+        let mut cap_slopes = CapSlopes::new(self.softcap);
         for first in (0..own.entries()).step_by(ENTRIES) {
             let count = ENTRIES.min(own.entries() - first);
             let (own_packed, other_packed) = (own.pack(first, count), other.pack(first, count));
             for start in (0..rows).step_by(ROWS) {
                 let height = ROWS.min(rows - start);
                 own.rows(&own_packed, start, height, &mut x);
+                cap_slopes.bound(&mut x);
                 other.rows(&other_packed, start, height, &mut r);
                 for (row, (x, r)) in x.chunks_exact_mut(count).zip(r.chunks_exact(count)).enumerate() {
                     let row = start + row;
                     gap_gradient(x, r, own_sums[row], other_sums[row], grad[row]);
                 }
+                cap_slopes.apply(&mut x);
                 slopes.add(&x, (start, height), (first, count), own.hidden, own.head);
             }
         }
@@ -165,11 +189,11 @@ impl CustomOp2 for ReferenceKl {
 }
 
 /// The kernel; see [`super::top_entropy`].
-pub fn top_entropy(hidden: &Tensor, head: &Tensor, k: usize) -> Result<Vec<f32>> {
+pub fn top_entropy(hidden: &Tensor, head: &Head, k: usize) -> Result<Vec<f32>> {
     let (rows, size) = hidden.dims2()?;
-    let (hidden, head) = (hidden.contiguous()?, head.contiguous()?);
-    let (hidden_read, head_read) = (Read::new(&hidden), Read::new(&head));
-    let logits = Logits { hidden: hidden_read.slice()?, head: head_read.slice()?, size };
+    let (hidden, weight) = (hidden.contiguous()?, head.weight.contiguous()?);
+    let (hidden_read, head_read) = (Read::new(&hidden), Read::new(&weight));
+    let logits = Logits { hidden: hidden_read.slice()?, head: head_read.slice()?, size, softcap: head.softcap };
     let mut top: Vec<Vec<f32>> = vec![Vec::with_capacity(k + 1); rows];
     let mut x = Vec::new();
     for first in (0..logits.entries()).step_by(ENTRIES) {

@@ -1,5 +1,6 @@
 //! Log-probs of targets without the logits: rows and vocabulary go by in chunks, forward and backward.
 
+use super::Head;
 use super::cpu::{self, Read};
 use super::gemm::{Left, Right, Size, Start, gemm};
 use super::linear::Packed;
@@ -95,7 +96,14 @@ struct Summary {
     target: Vec<f32>,
 }
 
-fn summarise(hidden: &[f32], head: &[f32], size: usize, targets: &[u32]) -> Summary {
+/// Bounds logits, if there is a bound.
+pub fn bound(logits: &mut [f32], softcap: Option<f32>) {
+    if let Some(cap) = softcap {
+        simd::soft_cap(logits, 1.0 / cap, cap);
+    }
+}
+
+fn summarise(hidden: &[f32], head: &[f32], size: usize, targets: &[u32], softcap: Option<f32>) -> Summary {
     let rows = targets.len();
     let mut tallies = vec![Tally::default(); rows];
     let mut target = vec![0.0; rows];
@@ -107,6 +115,7 @@ fn summarise(hidden: &[f32], head: &[f32], size: usize, targets: &[u32]) -> Summ
         for start in (0..rows).step_by(ROWS) {
             let height = ROWS.min(rows - start);
             packed.apply(&hidden[start * size..], height, None, &mut logits);
+            bound(&mut logits[..height * count], softcap);
             for (row, logits) in logits.chunks_exact(count).take(height).enumerate() {
                 tallies[start + row].add(logits);
                 if let Some(logit) = (targets[start + row] as usize).checked_sub(first).and_then(|t| logits.get(t)) {
@@ -158,17 +167,46 @@ impl Slopes {
     }
 }
 
+/// The bound of a block of logits and its derivatives, if there is a bound.
+pub(super) struct CapSlopes {
+    softcap: Option<f32>,
+    slopes: Vec<f32>,
+}
+
+impl CapSlopes {
+    pub fn new(softcap: Option<f32>) -> CapSlopes {
+        CapSlopes { softcap, slopes: Vec::new() }
+    }
+
+    /// Bounds logits.
+    pub fn bound(&mut self, logits: &mut [f32]) {
+        bound(logits, self.softcap);
+        if let Some(cap) = self.softcap {
+            self.slopes.resize(logits.len(), 0.0);
+            simd::soft_cap_slopes(logits, cap, &mut self.slopes);
+        }
+    }
+
+    /// Gradients of the bounded logits become those of the logits.
+    pub fn apply(&self, gradients: &mut [f32]) {
+        if self.softcap.is_some() {
+            simd::multiply(gradients, &self.slopes);
+        }
+    }
+}
+
 /// The differentiable kernel; see [`super::token_logprobs`].
-pub fn token_logprobs(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
+pub fn token_logprobs(hidden: &Tensor, head: &Head, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
     let summary = Arc::new(OnceLock::new());
-    let op = TokenLogprobs { targets: targets.to_vec(), summary: summary.clone() };
-    let log_probs = tape::apply2(&hidden.contiguous()?, &head.contiguous()?, op)?;
+    let op = TokenLogprobs { targets: targets.to_vec(), softcap: head.softcap, summary: summary.clone() };
+    let log_probs = tape::apply2(&hidden.contiguous()?, &head.weight.contiguous()?, op)?;
     let entropy = summary.get().map(|s| s.entropy.clone()).unwrap_or_default();
     Ok((log_probs, entropy))
 }
 
 struct TokenLogprobs {
     targets: Vec<u32>,
+    softcap: Option<f32>,
     summary: Arc<OnceLock<Summary>>,
 }
 
@@ -185,7 +223,7 @@ impl CustomOp2 for TokenLogprobs {
         if let Some(target) = self.targets.iter().find(|t| **t as usize >= entries) {
             bail!("log-probs: target {target} in a vocabulary of {entries}");
         }
-        let summary = summarise(cpu::slice(h, hl)?, cpu::slice(w, wl)?, size, &self.targets);
+        let summary = summarise(cpu::slice(h, hl)?, cpu::slice(w, wl)?, size, &self.targets, self.softcap);
         let log_probs = summary.target.iter().zip(&summary.log_sum_exp).map(|(x, lse)| x - lse).collect();
         let _ = self.summary.set(summary);
         Ok((CpuStorage::F32(log_probs), rows.into()))
@@ -198,7 +236,7 @@ impl CustomOp2 for TokenLogprobs {
         let grad = grad.contiguous()?;
         let (h_read, w_read, grad_read) = (Read::new(h), Read::new(w), Read::new(&grad));
         let (hidden, head, grad) = (h_read.slice()?, w_read.slice()?, grad_read.slice()?);
-        let (mut slopes, mut logits) = (Slopes::new(h, w)?, Vec::new());
+        let (mut slopes, mut logits, mut cap_slopes) = (Slopes::new(h, w)?, Vec::new(), CapSlopes::new(self.softcap));
         for (index, entries) in head.chunks(ENTRIES * size).enumerate() {
             let (first, count) = (index * ENTRIES, entries.len() / size);
             let packed = Packed::from_slice(entries, count, size);
@@ -206,6 +244,7 @@ impl CustomOp2 for TokenLogprobs {
             for start in (0..rows).step_by(ROWS) {
                 let height = ROWS.min(rows - start);
                 packed.apply(&hidden[start * size..], height, None, &mut logits);
+                cap_slopes.bound(&mut logits[..height * count]);
                 for (row, logits) in logits.chunks_exact_mut(count).take(height).enumerate() {
                     let row = start + row;
                     softmax_gradient(logits, summary.log_sum_exp[row], grad[row]);
@@ -213,6 +252,7 @@ impl CustomOp2 for TokenLogprobs {
                         *x += grad[row];
                     }
                 }
+                cap_slopes.apply(&mut logits[..height * count]);
                 slopes.add(&logits, (start, height), (first, count), hidden, head);
             }
         }

@@ -14,6 +14,7 @@ pub mod attention;
 mod composed;
 pub mod divergence;
 pub mod embedding;
+pub mod gated;
 pub mod gemm;
 pub mod linear;
 pub mod logprobs;
@@ -21,13 +22,12 @@ pub mod norm;
 pub mod reference;
 pub mod rope;
 pub mod sampling;
-pub mod swiglu;
 pub mod tape;
 
 #[cfg(test)]
 mod tests;
 
-pub use attention::{KeyValues, Queries, Visible, attend};
+pub use attention::{Heads, KeyValues, Queries, Visible, attend};
 #[cfg(test)]
 pub(crate) use cpu::without_kernels;
 pub use gemm::PANEL;
@@ -36,8 +36,24 @@ pub use segments::Segments;
 
 use composed::Cut;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use std::ops::Range;
+
+/// What logits are made with.
+#[derive(Clone)]
+pub struct Head {
+    /// `[vocab_size, hidden_size]`.
+    pub weight: Tensor,
+    /// Logits are bounded by it: `cap * tanh(x / cap)`.
+    pub softcap: Option<f32>,
+}
+
+impl Head {
+    /// Without a bound.
+    pub fn plain(weight: &Tensor) -> Head {
+        Head { weight: weight.clone(), softcap: None }
+    }
+}
 
 /// Kernels of ours apply to these tensors: f32 on the CPU.
 pub fn has_kernels(tensors: &[&Tensor]) -> bool {
@@ -54,6 +70,16 @@ pub fn embedding(w: &Tensor, ids: &Tensor) -> Result<Tensor> {
     if cpu::ready(&[w]) { embedding::embedding(w, ids) } else { composed::embedding(w, ids) }
 }
 
+/// Columns of x, `[T, columns.len()]`.
+pub fn columns(x: &Tensor, columns: Range<usize>) -> Result<Tensor> {
+    composed::whole(&[x], move |t| t[0].narrow(1, columns.start, columns.len())?.contiguous())
+}
+
+/// `w + 1`, in f32: what norms with an offset multiply by.
+pub fn add_one(w: &Tensor) -> Result<Tensor> {
+    composed::whole(&[w], |t| t[0].to_dtype(DType::F32)? + 1.0)
+}
+
 /// `x / sqrt(mean(x^2) + eps) * w`: w `[H]`; each row of x holds one or more groups of H features.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
     if cpu::ready(&[x, w]) {
@@ -62,8 +88,8 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
     composed::whole(&[x, w], move |t| reference::rms_norm(&t[0], &t[1], eps))
 }
 
-/// Rotary embedding of x `[T, heads * head_dim]`, halves layout (feature i turns with i + head_dim / 2), by the angles whose
-/// cosines and sines are given: `[T, head_dim / 2]`, f32.
+/// Rotary embedding of x `[T, heads * head_dim]`, by the angles whose cosines and sines are given: `[T, pairs]`, f32. Halves
+/// layout: feature i of a head turns with i + pairs; those from 2 pairs on do not turn.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
     if cpu::ready(&[x, cos, sin]) {
         return rope::rope(x, cos, sin, head_dim);
@@ -71,19 +97,19 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<T
     composed::whole(&[x, cos, sin], move |t| reference::rope(&t[0], &t[1], &t[2], head_dim))
 }
 
-/// Causal attention inside each segment, scale 1 / sqrt(head_dim): q `[T, heads * head_dim]`, k and v
-/// `[T, key_heads * head_dim]` -> `[T, heads * head_dim]`. Query head h reads key head h / (heads / key_heads).
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, head_dim: usize) -> Result<Tensor> {
+/// Causal attention inside each segment: q `[T, heads * head_dim]`, k and v `[T, key_heads * head_dim]` ->
+/// `[T, heads * head_dim]`. Query head h reads key head h / (heads / key_heads).
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, heads: Heads) -> Result<Tensor> {
     if cpu::ready(&[q, k, v]) {
-        return attention::attention(q, k, v, segments, head_dim);
+        return attention::attention(q, k, v, segments, heads);
     }
     let t = composed::constants(&[q, k, v]);
-    let output = reference::attention(&t[0], &t[1], &t[2], segments, head_dim)?;
+    let output = reference::attention(&t[0], &t[1], &t[2], segments, heads)?;
     let runs = segments.runs();
     let forward = move |t: &[Tensor], rows: Range<usize>| {
         // A piece is a run: its segments are as long as its first.
         let length = runs.iter().find(|run| run.rows == rows).map_or(rows.len(), |run| run.length);
-        reference::attention_of_run(&t[0], &t[1], &t[2], length, head_dim)
+        reference::attention_of_run(&t[0], &t[1], &t[2], length, heads)
     };
     let pieces = segments.runs().into_iter().map(|run| run.rows);
     composed::note(&[q, k, v], &[Cut::Rows; 3], pieces, forward, &output);
@@ -93,9 +119,17 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, head_d
 /// `silu(gate) * up`, elementwise.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if cpu::ready(&[gate, up]) {
-        return swiglu::swiglu(gate, up);
+        return gated::gated(gate, up, gated::Gate::Silu);
     }
     composed::whole(&[gate, up], |t| reference::swiglu(&t[0], &t[1]))
+}
+
+/// `gelu(gate) * up`, elementwise, GELU by its tanh approximation.
+pub fn geglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if cpu::ready(&[gate, up]) {
+        return gated::gated(gate, up, gated::Gate::Gelu);
+    }
+    composed::whole(&[gate, up], |t| reference::geglu(&t[0], &t[1]))
 }
 
 /// `x + y`, of one shape.
@@ -111,43 +145,52 @@ pub fn scale(x: &Tensor, factor: f32) -> Result<Tensor> {
     composed::whole(&[x], move |t| &t[0] * f64::from(factor))
 }
 
-/// Log-prob of each row's target under `softmax(hidden @ head^T)`: hidden `[N, H]`, head `[V, H]` -> `[N]` f32,
+/// Log-prob of each row's target under the softmax of the head's logits: hidden `[N, H]`, head `[V, H]` -> `[N]` f32,
 /// differentiable; and the entropy of each distribution in nats, detached. Logits exist for a chunk at a time.
-pub fn token_logprobs(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
-    if cpu::ready(&[hidden, head]) {
+pub fn token_logprobs(hidden: &Tensor, head: &Head, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
+    let Head { weight, softcap } = head;
+    if cpu::ready(&[hidden, weight]) {
         return logprobs::token_logprobs(hidden, head, targets);
     }
-    let t = composed::constants(&[hidden, head]);
-    let (log_probs, entropy) = reference::token_logprobs(&t[0], &t[1], targets)?;
+    let t = composed::constants(&[hidden, weight]);
+    let plain = Head { weight: t[1].clone(), softcap: *softcap };
+    let (log_probs, entropy) = reference::token_logprobs(&t[0], &plain, targets)?;
     let targets = Tensor::new(targets, hidden.device())?;
+    let softcap = *softcap;
     let forward = move |t: &[Tensor], rows: Range<usize>| {
         let targets = targets.narrow(0, rows.start, rows.len())?;
-        Ok(reference::logprobs_of_rows(&t[0], &t[1], &targets)?.0)
+        let head = Head { weight: t[1].clone(), softcap };
+        Ok(reference::logprobs_of_rows(&t[0], &head, &targets)?.0)
     };
     let pieces = reference::logit_pieces(hidden.dim(0)?);
-    composed::note(&[hidden, head], &[Cut::Rows, Cut::Whole], pieces, forward, &log_probs);
+    composed::note(&[hidden, weight], &[Cut::Rows, Cut::Whole], pieces, forward, &log_probs);
     Ok((log_probs, entropy))
 }
 
 /// KL(reference, own) of each row's next-token distributions, nats: own `hidden` `[N, H]` and `head` `[V, H]`, differentiable;
 /// the reference's of its own width, frozen -> `[N]` f32.
-pub fn reference_kl(hidden: &Tensor, head: &Tensor, reference: (&Tensor, &Tensor)) -> Result<Tensor> {
-    if cpu::ready(&[hidden, head, reference.0, reference.1]) {
+pub fn reference_kl(hidden: &Tensor, head: &Head, reference: (&Tensor, &Head)) -> Result<Tensor> {
+    if cpu::ready(&[hidden, &head.weight, reference.0, &reference.1.weight]) {
         return divergence::reference_kl(hidden, head, reference);
     }
-    let (other_hidden, other_head) = (reference.0.detach(), reference.1.detach());
-    let inputs = [hidden, head, &other_hidden, &other_head];
+    let (other_hidden, other_head) = (reference.0.detach(), reference.1.weight.detach());
+    let inputs = [hidden, &head.weight, &other_hidden, &other_head];
     let t = composed::constants(&inputs);
-    let output = reference::reference_kl(&t[0], &t[1], (&t[2], &t[3]))?;
-    let forward = |t: &[Tensor], _: Range<usize>| reference::reference_kl(&t[0], &t[1], (&t[2], &t[3]));
+    let (own_cap, other_cap) = (head.softcap, reference.1.softcap);
+    let kl = move |t: &[Tensor]| {
+        let own = Head { weight: t[1].clone(), softcap: own_cap };
+        reference::reference_kl(&t[0], &own, (&t[2], &Head { weight: t[3].clone(), softcap: other_cap }))
+    };
+    let output = kl(&t)?;
+    let forward = move |t: &[Tensor], _: Range<usize>| kl(t);
     let pieces = reference::logit_pieces(hidden.dim(0)?);
     composed::note(&inputs, &[Cut::Rows, Cut::Whole, Cut::Rows, Cut::Whole], pieces, forward, &output);
     Ok(output)
 }
 
 /// Entropy of the k likeliest next tokens, renormalised, of each row, in nats; detached.
-pub fn top_entropy(hidden: &Tensor, head: &Tensor, k: usize) -> Result<Vec<f32>> {
-    if cpu::ready(&[hidden, head]) {
+pub fn top_entropy(hidden: &Tensor, head: &Head, k: usize) -> Result<Vec<f32>> {
+    if cpu::ready(&[hidden, &head.weight]) {
         divergence::top_entropy(hidden, head, k)
     } else {
         reference::top_entropy(hidden, head, k)

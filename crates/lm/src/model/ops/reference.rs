@@ -5,6 +5,7 @@
 
 use super::divergence::{entropy_of, keep_largest};
 use super::segments::{Run, Segments};
+use super::{Head, Heads};
 use candle_core::{D, DType, Result, Tensor, bail};
 use std::ops::Range;
 
@@ -31,37 +32,41 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
     let groups = x.reshape(((), size))?.to_dtype(DType::F32)?;
     let mean_square = (groups.sqr()?.sum_keepdim(D::Minus1)? / size as f64)?;
     let normed = groups.broadcast_div(&(mean_square + eps)?.sqrt()?)?;
-    normed.to_dtype(x.dtype())?.broadcast_mul(w)?.reshape(x.shape())
+    // A weight in f32 stays so.
+    normed.to_dtype(w.dtype())?.broadcast_mul(w)?.to_dtype(x.dtype())?.reshape(x.shape())
 }
 
-/// Rotary embedding, halves layout: feature i of a head turns with feature i + head_dim / 2.
+/// Rotary embedding, halves layout: feature i of a head turns with feature i + pairs, and those from 2 pairs on do not turn.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
     let (rows, features) = x.dims2()?;
-    let half = head_dim / 2;
+    let half = cos.dim(1)?;
     let heads = x.reshape((rows, features / head_dim, head_dim))?.to_dtype(DType::F32)?;
     let (a, b) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);
     let (cos, sin) = (cos.unsqueeze(1)?, sin.unsqueeze(1)?);
     let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
     let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-    Tensor::cat(&[first, second], 2)?.reshape((rows, features))?.to_dtype(x.dtype())
+    let still = heads.narrow(2, 2 * half, head_dim - 2 * half)?;
+    let parts = if 2 * half == head_dim { vec![first, second] } else { vec![first, second, still] };
+    Tensor::cat(&parts, 2)?.reshape((rows, features))?.to_dtype(x.dtype())
 }
 
 /// Causal attention inside each segment; query head h reads key/value head h / (query heads / key heads). Scores exist for
 /// one run of segments at a time, and never across segments.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, head_dim: usize) -> Result<Tensor> {
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, heads: Heads) -> Result<Tensor> {
     if segments.total() != q.dim(0)? {
         bail!("segments hold {} rows, activations {}", segments.total(), q.dim(0)?);
     }
     let mut parts = Vec::new();
     for Run { rows, length } in segments.runs() {
         let part = |x: &Tensor| x.narrow(0, rows.start, rows.len());
-        parts.push(attention_of_run(&part(q)?, &part(k)?, &part(v)?, length, head_dim)?);
+        parts.push(attention_of_run(&part(q)?, &part(k)?, &part(v)?, length, heads)?);
     }
     if parts.is_empty() { q.zeros_like() } else { Tensor::cat(&parts, 0) }
 }
 
 /// The same for segments of one length. The query heads of a key head are rows of one product: keys are never repeated.
-pub fn attention_of_run(q: &Tensor, k: &Tensor, v: &Tensor, length: usize, head_dim: usize) -> Result<Tensor> {
+pub fn attention_of_run(q: &Tensor, k: &Tensor, v: &Tensor, length: usize, heads: Heads) -> Result<Tensor> {
+    let head_dim = heads.dim;
     let ((rows, features), key_heads) = (q.dims2()?, k.dim(1)? / head_dim);
     let (count, group) = (rows / length, features / head_dim / key_heads);
     let by_key_head = |x: &Tensor, group: usize| {
@@ -69,12 +74,25 @@ pub fn attention_of_run(q: &Tensor, k: &Tensor, v: &Tensor, length: usize, head_
         x.reshape((count * key_heads, group * length, head_dim))
     };
     let (q, k, v) = (by_key_head(q, group)?, by_key_head(k, 1)?, by_key_head(v, 1)?);
-    let mask = causal_mask(&Tensor::arange(0, length as u32, q.device())?, length)?;
-    let scores = (q.matmul(&k.t()?)?.to_dtype(DType::F32)? / (head_dim as f64).sqrt())?;
+    let mask = causal_mask(&Tensor::arange(0, length as u32, q.device())?, length, heads.window)?;
+    let scores = bounded((q.matmul(&k.t()?)?.to_dtype(DType::F32)? * heads.exact_scale())?, heads.softcap)?;
     let scores = scores.reshape((count * key_heads * group, length, length))?.broadcast_add(&mask)?;
     let probs = softmax(&scores)?.to_dtype(q.dtype())?.reshape((count * key_heads, group * length, length))?;
     let out = probs.matmul(&v)?.reshape((count, key_heads, group, length, head_dim))?;
     out.permute((0, 3, 1, 2, 4))?.reshape((rows, features))
+}
+
+/// `cap * tanh(x / cap)`, or x where there is no cap.
+pub fn bounded(x: Tensor, cap: Option<f32>) -> Result<Tensor> {
+    match cap {
+        None => Ok(x),
+        Some(cap) => (x / f64::from(cap))?.tanh()? * f64::from(cap),
+    }
+}
+
+/// `gelu(gate) * up`, GELU by its tanh approximation.
+pub fn geglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.gelu()? * up
 }
 
 /// `silu(gate) * up`.
@@ -82,8 +100,13 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()? * up
 }
 
-/// Log-prob of each row's target under `softmax(hidden @ head^T)`, and the entropy of that distribution in nats.
-pub fn token_logprobs(hidden: &Tensor, head: &Tensor, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
+/// Logits in f32, `[N, V]`.
+pub fn logits(hidden: &Tensor, head: &Head) -> Result<Tensor> {
+    bounded(hidden.matmul(&head.weight.t()?)?.to_dtype(DType::F32)?, head.softcap)
+}
+
+/// Log-prob of each row's target under the softmax of the head's logits, and the entropy of that distribution in nats.
+pub fn token_logprobs(hidden: &Tensor, head: &Head, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
     let rows = hidden.dim(0)?;
     if rows != targets.len() {
         bail!("{} targets for {rows} rows", targets.len());
@@ -110,20 +133,21 @@ pub fn logit_pieces(rows: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// Log-probs of some rows' targets (u32, `[N]`), and all log-probs `[N, V]`.
-pub fn logprobs_of_rows(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
-    let log_softmax = log_softmax(&hidden.matmul(&head.t()?)?.to_dtype(DType::F32)?)?;
+pub fn logprobs_of_rows(hidden: &Tensor, head: &Head, targets: &Tensor) -> Result<(Tensor, Tensor)> {
+    let log_softmax = log_softmax(&logits(hidden, head)?)?;
     Ok((log_softmax.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?, log_softmax))
 }
 
 /// KL divergence from the reference's next-token distributions to one's own, per row.
-pub fn reference_kl(hidden: &Tensor, head: &Tensor, reference: (&Tensor, &Tensor)) -> Result<Tensor> {
+pub fn reference_kl(hidden: &Tensor, head: &Head, reference: (&Tensor, &Head)) -> Result<Tensor> {
     let rows = hidden.dim(0)?;
+    let frozen = Head { weight: reference.1.weight.detach(), softcap: reference.1.softcap };
     let mut parts = Vec::new();
     for piece in logit_pieces(rows) {
-        let log_softmax_of = |hidden: &Tensor, head: &Tensor| -> Result<Tensor> {
-            log_softmax(&hidden.narrow(0, piece.start, piece.len())?.matmul(&head.t()?)?.to_dtype(DType::F32)?)
+        let log_softmax_of = |hidden: &Tensor, head: &Head| -> Result<Tensor> {
+            log_softmax(&logits(&hidden.narrow(0, piece.start, piece.len())?, head)?)
         };
-        let other = log_softmax_of(&reference.0.detach(), &reference.1.detach())?;
+        let other = log_softmax_of(&reference.0.detach(), &frozen)?;
         let gap = (&other - log_softmax_of(hidden, head)?)?;
         parts.push((other.exp()? * gap)?.sum(1)?);
     }
@@ -131,11 +155,11 @@ pub fn reference_kl(hidden: &Tensor, head: &Tensor, reference: (&Tensor, &Tensor
 }
 
 /// Entropy of the k likeliest tokens, renormalised, per row.
-pub fn top_entropy(hidden: &Tensor, head: &Tensor, k: usize) -> Result<Vec<f32>> {
+pub fn top_entropy(hidden: &Tensor, head: &Head, k: usize) -> Result<Vec<f32>> {
     let (rows, mut entropy) = (hidden.dim(0)?, Vec::new());
+    let frozen = Head { weight: head.weight.detach(), softcap: head.softcap };
     for piece in logit_pieces(rows) {
-        let logits =
-            hidden.narrow(0, piece.start, piece.len())?.detach().matmul(&head.t()?.detach())?.to_dtype(DType::F32)?;
+        let logits = logits(&hidden.narrow(0, piece.start, piece.len())?.detach(), &frozen)?;
         for row in logits.to_vec2::<f32>()? {
             let mut top = Vec::with_capacity(k + 1);
             keep_largest(&mut top, &row, k);
@@ -158,11 +182,16 @@ fn log_softmax(x: &Tensor) -> Result<Tensor> {
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }
 
-/// `[rows, keys]`: 0 where key j is not later than the row's position (u32, `[rows]`), minus infinity where it is.
-pub fn causal_mask(positions: &Tensor, keys: usize) -> Result<Tensor> {
+/// `[rows, keys]`: 0 where key j is not later than the row's position (u32, `[rows]`) and in its window, if there is one; minus
+/// infinity elsewhere.
+pub fn causal_mask(positions: &Tensor, keys: usize, window: Option<usize>) -> Result<Tensor> {
     let (rows, device) = (positions.dim(0)?, positions.device());
     let key = Tensor::arange(0, keys as u32, device)?.unsqueeze(0)?;
     let later = key.broadcast_gt(&positions.unsqueeze(1)?)?;
     let all = |value: f32| Tensor::new(value, device)?.broadcast_as((rows, keys));
-    later.where_cond(&all(f32::NEG_INFINITY)?, &all(0.0)?)
+    let (hidden, seen) = (all(f32::NEG_INFINITY)?, all(0.0)?);
+    let Some(window) = window else { return later.where_cond(&hidden, &seen) };
+    let reached = key.broadcast_add(&Tensor::new(&[[window as u32]], device)?)?;
+    let earlier = reached.broadcast_le(&positions.unsqueeze(1)?)?;
+    later.where_cond(&hidden, &earlier.where_cond(&hidden, &seen)?)
 }

@@ -6,14 +6,13 @@ use super::tape;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 vectorised! {
-    /// Turns every head of every row of x, in place, by the row's angles: cos and sin are `[rows, head_dim / 2]`.
-    /// `turn` is 1 to turn forwards, -1 to turn back.
-    pub fn rope_rows(x: &mut [f32], features: usize, cos: &[f32], sin: &[f32], head_dim: usize, turn: f32) {
-        let half = head_dim / 2;
+    /// Turns every head of every row of x, in place, by the row's angles: cos and sin are `[rows, half]`, and the first
+    /// `2 * half` features of a head turn. `turn` is 1 to turn forwards, -1 to turn back.
+    pub fn rope_rows(x: &mut [f32], features: usize, cos: &[f32], sin: &[f32], head_dim: usize, half: usize, turn: f32) {
         let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
         for (row, (cos, sin)) in x.chunks_exact_mut(features).zip(angles) {
             for head in row.chunks_exact_mut(head_dim) {
-                let (first, second) = head.split_at_mut(half);
+                let (first, second) = head[..2 * half].split_at_mut(half);
                 for i in 0..half {
                     let (a, b, sin) = (first[i], second[i], turn * sin[i]);
                     first[i] = a * cos[i] - b * sin;
@@ -39,14 +38,14 @@ struct Rope {
 impl Rope {
     fn turned(&self, x: &[f32], shape: &Shape, turn: f32) -> Result<Vec<f32>> {
         let (rows, features) = shape.dims2()?;
-        let want = (rows, self.head_dim / 2);
-        let fits = self.head_dim > 0 && self.head_dim.is_multiple_of(2) && features.is_multiple_of(self.head_dim);
-        if !fits || self.cos.dims2()? != want || self.sin.dims2()? != want {
+        let (angle_rows, half) = self.cos.dims2()?;
+        let fits = half > 0 && 2 * half <= self.head_dim && features.is_multiple_of(self.head_dim);
+        if !fits || angle_rows != rows || self.sin.dims2()? != (rows, half) {
             bail!("rope: x {shape:?} does not fit heads of {} and angles {:?}", self.head_dim, self.cos.shape());
         }
         let mut out = x.to_vec();
         let (cos, sin) = (Read::new(&self.cos), Read::new(&self.sin));
-        rope_rows(&mut out, features, cos.slice()?, sin.slice()?, self.head_dim, turn);
+        rope_rows(&mut out, features, cos.slice()?, sin.slice()?, self.head_dim, half, turn);
         Ok(out)
     }
 }

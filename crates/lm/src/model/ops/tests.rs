@@ -152,6 +152,23 @@ fn rope_turns_halves() {
     check("rope", &|t| rope(&t[0], &cos, &sin, 8), &|t| reference::rope(&t[0], &cos, &sin, 8), &[x]);
 }
 
+/// Some features of a head turn, the others do not.
+#[test]
+fn rope_turns_a_part_of_a_head() {
+    let segments = Segments::new(&[5, 9]);
+    let (cos, sin) = angles(&segments, 8);
+    let x = normal("x", (14, 36), 1.0);
+    check(
+        "partial rope",
+        &|t| rope(&t[0], &cos, &sin, 12),
+        &|t| reference::rope(&t[0], &cos, &sin, 12),
+        std::slice::from_ref(&x),
+    );
+    let turned = flat(&rope(&x, &cos, &sin, 12).unwrap());
+    let still = |values: &[f32]| values.chunks(12).flat_map(|head| head[8..].to_vec()).collect::<Vec<_>>();
+    assert_eq!(still(&turned), still(&flat(&x)));
+}
+
 #[test]
 fn attention_over_groups_and_segments() {
     for (lengths, heads, key_heads, head_dim) in [
@@ -169,8 +186,30 @@ fn attention_over_groups_and_segments() {
         ];
         check(
             "attention",
-            &|t| attention(&t[0], &t[1], &t[2], &segments, head_dim),
-            &|t| reference::attention(&t[0], &t[1], &t[2], &segments, head_dim),
+            &|t| attention(&t[0], &t[1], &t[2], &segments, Heads::plain(head_dim)),
+            &|t| reference::attention(&t[0], &t[1], &t[2], &segments, Heads::plain(head_dim)),
+            &inputs,
+        );
+    }
+}
+
+/// A window shorter and longer than a tile and than the text, a bound of the scores, another scale.
+#[test]
+fn attention_in_windows_and_under_a_bound() {
+    let segments = Segments::new(&[1, 40, 3, 70]);
+    let inputs = [normal("q", (114, 32), 2.0), normal("k", (114, 16), 2.0), normal("v", (114, 16), 1.0)];
+    for (window, softcap, scale) in [
+        (Some(2), None, None),
+        (Some(5), Some(2.0), None),
+        (Some(33), None, Some(0.7)),
+        (Some(500), Some(1.5), Some(0.2)),
+        (None, Some(50.0), None),
+    ] {
+        let heads = Heads { dim: 8, scale, softcap, window };
+        check(
+            &format!("attention {heads:?}"),
+            &|t| attention(&t[0], &t[1], &t[2], &segments, heads),
+            &|t| reference::attention(&t[0], &t[1], &t[2], &segments, heads),
             &inputs,
         );
     }
@@ -179,40 +218,56 @@ fn attention_over_groups_and_segments() {
 #[test]
 fn swiglu_elementwise() {
     let (gate, up) = (normal("gate", (5, 37), 3.0), normal("up", (5, 37), 1.0));
-    check("swiglu", &|t| swiglu(&t[0], &t[1]), &|t| reference::swiglu(&t[0], &t[1]), &[gate, up]);
+    check("swiglu", &|t| swiglu(&t[0], &t[1]), &|t| reference::swiglu(&t[0], &t[1]), &[gate.clone(), up.clone()]);
+    check("geglu", &|t| geglu(&t[0], &t[1]), &|t| reference::geglu(&t[0], &t[1]), &[gate, up]);
+}
+
+#[test]
+fn parts_of_a_product_and_offsets_of_norms() {
+    let x = normal("x", (5, 12), 1.0);
+    let part = |t: &[Tensor]| t[0].narrow(1, 3, 7)?.contiguous();
+    check("columns", &|t| columns(&t[0], 3..10), &|t| part(t), std::slice::from_ref(&x));
+    check("add one", &|t| add_one(&t[0]), &|t| &t[0] + 1.0, &[x]);
 }
 
 #[test]
 fn token_logprobs_over_small_and_chunked_vocabularies() {
-    for (rows, entries) in [(11, 50), (130, 1100), (3, 2100), (600, 50)] {
-        let (hidden, head) = (normal("hidden", (rows, 24), 1.0), normal("head", (entries, 24), 0.4));
+    for (rows, entries, softcap) in
+        [(11, 50, None), (130, 1100, None), (130, 1100, Some(1.5)), (3, 2100, None), (600, 50, Some(3.0))]
+    {
+        let (hidden, weight) = (normal("hidden", (rows, 24), 1.0), normal("head", (entries, 24), 0.4));
         let targets: Vec<u32> = (0..rows).map(|i| (i * 7919 % entries) as u32).collect();
+        let head = |t: &[Tensor]| Head { weight: t[1].clone(), softcap };
         check(
             "log-probs",
-            &|t| Ok(token_logprobs(&t[0], &t[1], &targets)?.0),
-            &|t| Ok(reference::token_logprobs(&t[0], &t[1], &targets)?.0),
-            &[hidden.clone(), head.clone()],
+            &|t| Ok(token_logprobs(&t[0], &head(t), &targets)?.0),
+            &|t| Ok(reference::token_logprobs(&t[0], &head(t), &targets)?.0),
+            &[hidden.clone(), weight.clone()],
         );
+        let head = Head { weight: weight.as_tensor().clone(), softcap };
         let entropy = token_logprobs(&hidden, &head, &targets).unwrap().1;
         assert_close(&entropy, &reference::token_logprobs(&hidden, &head, &targets).unwrap().1, 1e-5, "entropy");
     }
-    let (hidden, head) = (normal("hidden", (2, 24), 1.0), normal("head", (5, 24), 0.4));
+    let (hidden, head) = (normal("hidden", (2, 24), 1.0), Head::plain(&normal("head", (5, 24), 0.4)));
     assert!(token_logprobs(&hidden, &head, &[0, 5]).is_err());
     assert!(token_logprobs(&hidden, &head, &[0]).is_err());
 }
 
 #[test]
 fn divergence_from_a_reference_of_another_width() {
-    for (rows, entries) in [(7, 40), (130, 1100), (300, 20)] {
-        let (hidden, head) = (normal("hidden", (rows, 24), 1.0), normal("head", (entries, 24), 0.4));
+    for (rows, entries, softcap) in [(7, 40, None), (130, 1100, None), (130, 1100, Some(2.0)), (300, 20, None)] {
+        let (hidden, weight) = (normal("hidden", (rows, 24), 1.0), normal("head", (entries, 24), 0.4));
         let (other_hidden, other_head) = (normal("other", (rows, 16), 1.0), normal("other head", (entries, 16), 0.5));
-        let other = (other_hidden.as_tensor(), other_head.as_tensor());
+        let other_head = Head { weight: other_head.as_tensor().clone(), softcap: softcap.map(|cap| cap + 1.0) };
+        let other = (other_hidden.as_tensor(), &other_head);
+        let head = |t: &[Tensor]| Head { weight: t[1].clone(), softcap };
         check(
             "reference kl",
-            &|t| reference_kl(&t[0], &t[1], other),
-            &|t| reference::reference_kl(&t[0], &t[1], other),
-            &[hidden.clone(), head.clone()],
+            &|t| reference_kl(&t[0], &head(t), other),
+            &|t| reference::reference_kl(&t[0], &head(t), other),
+            &[hidden.clone(), weight.clone()],
         );
+        let head = Head { weight: weight.as_tensor().clone(), softcap };
         let same = flat(&reference_kl(&hidden, &head, (&hidden, &head)).unwrap());
         assert!(same.iter().all(|kl| *kl < 1e-5));
     }
@@ -220,12 +275,15 @@ fn divergence_from_a_reference_of_another_width() {
 
 #[test]
 fn entropy_of_the_likeliest_tokens() {
-    let (hidden, head) = (normal("hidden", (9, 24), 1.0), normal("head", (1100, 24), 0.4));
-    let top = top_entropy(&hidden, &head, 20).unwrap();
-    assert_close(&top, &reference::top_entropy(&hidden, &head, 20).unwrap(), 1e-5, "top entropy");
-    assert!(top.iter().all(|h| (0.0..=20f32.ln() + 1e-5).contains(h)));
-    let all = top_entropy(&hidden, &head, 1100).unwrap();
-    assert_close(&all, &token_logprobs(&hidden, &head, &[0; 9]).unwrap().1, 1e-4, "entropy of all");
+    for softcap in [None, Some(1.0)] {
+        let (hidden, weight) = (normal("hidden", (9, 24), 1.0), normal("head", (1100, 24), 0.4));
+        let head = Head { weight: weight.as_tensor().clone(), softcap };
+        let top = top_entropy(&hidden, &head, 20).unwrap();
+        assert_close(&top, &reference::top_entropy(&hidden, &head, 20).unwrap(), 1e-5, "top entropy");
+        assert!(top.iter().all(|h| (0.0..=20f32.ln() + 1e-5).contains(h)));
+        let all = top_entropy(&hidden, &head, 1100).unwrap();
+        assert_close(&all, &token_logprobs(&hidden, &head, &[0; 9]).unwrap().1, 1e-4, "entropy of all");
+    }
 }
 
 /// Row `row` alone gives the bits it has among its neighbours.
@@ -234,34 +292,39 @@ fn a_row_does_not_depend_on_its_batch() {
     let bits = |t: &Tensor| flat(t).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     let (x, w) = (normal("x", (400, 96), 1.0), normal("w", (150, 96), 0.3));
     let (gain, targets) = (normal("gain", (1, 96), 1.0).flatten_all().unwrap(), vec![17u32; 400]);
-    let packed = Packed::new(&w).unwrap();
+    let (packed, head) = (Packed::new(&w).unwrap(), Head::plain(&w));
     let all = (
         bits(&linear(&x, &w, None).unwrap()),
         bits(&rms_norm(&x, &gain, 1e-6).unwrap()),
-        bits(&token_logprobs(&x, &w, &targets).unwrap().0),
+        bits(&token_logprobs(&x, &head, &targets).unwrap().0),
     );
     for (row, count) in [(0, 1), (9, 1), (9, 8), (391, 9), (13, 200)] {
         let some = x.narrow(0, row, count).unwrap();
         assert_eq!(bits(&linear(&some, &w, None).unwrap()), all.0[row * 150..(row + count) * 150]);
         assert_eq!(bits(&linear_packed(&some, &packed, None).unwrap()), all.0[row * 150..(row + count) * 150]);
         assert_eq!(bits(&rms_norm(&some, &gain, 1e-6).unwrap()), all.1[row * 96..(row + count) * 96]);
-        assert_eq!(bits(&token_logprobs(&some, &w, &targets[..count]).unwrap().0), all.2[row..row + count]);
+        assert_eq!(bits(&token_logprobs(&some, &head, &targets[..count]).unwrap().0), all.2[row..row + count]);
     }
 }
 
 /// A sequence has the same attention alone, packed among others, and one token after the other over cached keys in blocks.
 #[test]
 fn attention_is_the_same_alone_packed_and_cached() {
+    attention_is_the_same(Heads::plain(16));
+    attention_is_the_same(Heads { softcap: Some(2.0), window: Some(39), ..Heads::plain(16) });
+}
+
+fn attention_is_the_same(kind: Heads) {
     let (heads, key_heads, hd, length) = (4, 2, 16, 77);
     let segments = Segments::new(&[20, length, 45]);
     let rows = segments.total();
     let q = normal("q", (rows, heads * hd), 1.0);
     let (k, v) = (normal("k", (rows, key_heads * hd), 1.0), normal("v", (rows, key_heads * hd), 1.0));
-    let packed = attention(&q, &k, &v, &segments, hd).unwrap();
+    let packed = attention(&q, &k, &v, &segments, kind).unwrap();
     let packed = flat(&packed.narrow(0, 20, length).unwrap());
     let own = |t: &Var| t.narrow(0, 20, length).unwrap().contiguous().unwrap();
     let (q, k, v) = (own(&q), own(&k), own(&v));
-    let alone = flat(&attention(&q, &k, &v, &Segments::new(&[length]), hd).unwrap());
+    let alone = flat(&attention(&q, &k, &v, &Segments::new(&[length]), kind).unwrap());
     assert_eq!(alone, packed);
     let (q, k, v) = (flat(&q), flat(&k), flat(&v));
     let (shared, mut scratch) = (30, Vec::new());
@@ -284,9 +347,10 @@ fn attention_is_the_same_alone_packed_and_cached() {
             };
             let group = heads / key_heads;
             let first = position * heads * hd + key_head * group * hd;
-            let queries = Queries { data: &q[first..], stride: hd, rows: group, head_dim: hd };
+            let queries = Queries { data: &q[first..], stride: hd, rows: group, heads: kind };
             let mut out = vec![0.0; group * hd];
-            let blocks = [block(0, shared), block(shared, position + 1)];
+            let seen = kind.first_seen(position);
+            let blocks = [block(seen.min(shared), shared), block(seen.max(shared), position + 1)];
             attend(queries, &blocks, Visible::All, &mut out, hd, &mut scratch);
             assert_eq!(out, packed[first..first + group * hd], "position {position}, key head {key_head}");
         }

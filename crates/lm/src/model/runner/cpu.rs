@@ -15,7 +15,9 @@ use super::{Inference, check_feed, tensor_error, weight};
 use crate::model::config::Config;
 use crate::model::kv_cache::{KvShape, Sequence};
 use crate::model::ops::Packed;
+use crate::model::ops::logprobs::bound;
 use crate::model::ops::norm::rms_norm_rows;
+use crate::model::rotary::Rotary;
 use crate::model::transformer::{Transformer, blocks};
 use crate::model::weights::Checkpoint;
 use cached::Cached;
@@ -62,7 +64,7 @@ const CALL_ROWS: usize = 512;
 /// Packed weights of one transformer, read only: threads share it.
 pub struct CpuRunner {
     config: Config,
-    inverse_frequencies: Vec<f32>,
+    rotary: Rotary,
     /// `[vocab_size, hidden_size]`; `None` when tied: rows are then read from the head.
     embedding: Option<Vec<f32>>,
     layers: Vec<Layer<PackedForm>>,
@@ -88,7 +90,7 @@ impl CpuRunner {
 
     fn new(config: &Config, tensor: impl Fn(&str) -> Result<Tensor>) -> Result<CpuRunner> {
         config.check()?;
-        let load = Load { tensor: &tensor };
+        let load = Load { config, tensor: &tensor };
         let (embedding, head) = if config.tie_word_embeddings {
             (None, load.linear::<PackedForm>(&["model.embed_tokens".into()], false)?)
         } else {
@@ -96,10 +98,10 @@ impl CpuRunner {
             (Some(embedding), load.linear::<PackedForm>(&["lm_head".into()], false)?)
         };
         Ok(CpuRunner {
-            inverse_frequencies: config.rope.inverse_frequencies(config.head_dim),
+            rotary: Rotary::of(config),
             embedding,
-            layers: (0..config.layer_count).map(|i| load.layer(config, i)).collect::<Result<_>>()?,
-            norm: load.vector::<PackedForm>("model.norm.weight")?,
+            layers: (0..config.layer_count).map(|i| load.layer(i)).collect::<Result<_>>()?,
+            norm: load.norm::<PackedForm>("model.norm")?,
             head: head.weight,
             config: config.clone(),
         })
@@ -118,7 +120,8 @@ impl CpuRunner {
     /// positions or its own room.
     pub fn step<'w>(&self, workspace: &'w mut Workspace, feeds: &mut [Feed]) -> Result<&'w [f32]> {
         for feed in feeds.iter() {
-            check_feed(&self.config, feed, feed.sequence.len(), feed.sequence.room())?;
+            let sequence = &feed.sequence;
+            check_feed(&self.config, feed, sequence.len(), sequence.room(), sequence.is_long())?;
         }
         let x = self.embed(workspace, feeds);
         let mut cached = Cached { runner: self, workspace, feeds };
@@ -134,6 +137,7 @@ impl CpuRunner {
         let rows = hidden.len() / self.config.hidden_size;
         out.resize(rows * self.config.vocab_size, 0.0);
         self.head.apply(hidden, rows, None, out);
+        bound(out, self.config.logit_softcap);
     }
 
     /// The same for a range of the vocabulary, `[rows, entries.len()]`; it starts at a multiple of [`PANEL`](crate::model::ops::PANEL).
@@ -141,24 +145,17 @@ impl CpuRunner {
         let rows = hidden.len() / self.config.hidden_size;
         out.resize(rows * entries.len(), 0.0);
         self.head.apply_to(hidden, rows, entries, out);
+        bound(out, self.config.logit_softcap);
     }
 
     /// Embeddings of all rows, and the rotary angles of their positions.
     fn embed(&self, workspace: &mut Workspace, feeds: &[Feed]) -> Rows {
-        let (hidden, half) = (self.config.hidden_size, self.config.head_dim / 2);
+        let hidden = self.config.hidden_size;
         let rows = feeds.iter().map(|f| f.token_ids.len()).sum();
-        let longest = feeds.iter().map(|f| f.sequence.len() + f.token_ids.len()).max().unwrap_or(0);
-        workspace.extend_angles(&self.inverse_frequencies, longest);
+        workspace.turn(&self.rotary, feeds.iter().map(|f| (f.sequence.len(), f.token_ids.len(), f.sequence.is_long())));
         let mut x = workspace.take(rows, hidden);
-        let Workspace { angles, cos, sin, .. } = workspace;
-        cos.clear();
-        sin.clear();
         let mut targets = x.data.chunks_exact_mut(hidden);
         for feed in feeds {
-            let first = feed.sequence.len();
-            let positions = first * half..(first + feed.token_ids.len()) * half;
-            cos.extend_from_slice(&angles.cos[positions.clone()]);
-            sin.extend_from_slice(&angles.sin[positions]);
             for (token, target) in feed.token_ids.iter().zip(&mut targets) {
                 match &self.embedding {
                     Some(embedding) => target.copy_from_slice(&embedding[*token as usize * hidden..][..hidden]),
@@ -166,6 +163,7 @@ impl CpuRunner {
                 }
             }
         }
+        scale(&mut x.data, self.config.embedding_scale);
         x
     }
 
@@ -184,7 +182,15 @@ impl CpuRunner {
             to += size;
         }
         workspace.give(x);
+        scale(&mut workspace.out, self.config.logit_scale);
         &workspace.out
+    }
+}
+
+/// `x *= by`, unless that changes nothing.
+fn scale(x: &mut [f32], by: f32) {
+    if by != 1.0 {
+        x.iter_mut().for_each(|x| *x *= by);
     }
 }
 

@@ -14,9 +14,12 @@ pub use session::DeviceSession;
 use super::layer::{Form, Layer, Load};
 use super::{Inference, tensor_error, weight};
 use crate::model::config::Config;
+use crate::model::ops::Head;
+use crate::model::rotary::Rotary;
 use crate::model::transformer::Transformer;
 use crate::model::weights::Checkpoint;
 use candle_core::{DType, Device, Tensor};
+use candle_nn::ops::rms_norm;
 use mindgap_base::error::Result;
 
 /// Weights as tensors of one device and type.
@@ -57,18 +60,23 @@ impl Linear {
 /// Rows fed in one call: enough to keep a GPU busy, few enough for their activations to be small beside the weights.
 const CALL_ROWS: usize = 4096;
 
+/// `x * by`, or x itself where that is the same.
+fn scaled(x: Tensor, by: f32) -> candle_core::Result<Tensor> {
+    if by == 1.0 { Ok(x) } else { x * f64::from(by) }
+}
+
 /// Weights of one transformer on a device, read only.
 pub struct DeviceRunner {
     config: Config,
     device: Device,
     dtype: DType,
-    inverse_frequencies: Vec<f32>,
+    rotary: Rotary,
     /// `[vocab_size, hidden_size]`.
     embedding: Tensor,
     layers: Vec<Layer<TensorForm>>,
     norm: Tensor,
-    /// `[vocab_size, hidden_size]`; the embedding itself when tied.
-    head: Tensor,
+    /// Its weight is the embedding itself when tied.
+    head: Head,
 }
 
 impl DeviceRunner {
@@ -80,7 +88,7 @@ impl DeviceRunner {
 
     /// A snapshot of a transformer's weights, where they are and in their own type.
     pub fn from_transformer(transformer: &Transformer) -> Result<DeviceRunner> {
-        let dtype = transformer.head().dtype();
+        let dtype = transformer.head().weight.dtype();
         let copied = |name: &str| weight(transformer, name)?.copy().map_err(tensor_error);
         DeviceRunner::new(transformer.config(), dtype, transformer.device(), &copied)
     }
@@ -92,18 +100,18 @@ impl DeviceRunner {
         tensor: &dyn Fn(&str) -> Result<Tensor>,
     ) -> Result<DeviceRunner> {
         config.check()?;
-        let load = Load { tensor };
+        let load = Load { config, tensor };
         let embedding = load.vector::<TensorForm>("model.embed_tokens.weight")?;
         let head = match config.tie_word_embeddings {
             true => embedding.clone(),
             false => load.vector::<TensorForm>("lm_head.weight")?,
         };
         Ok(DeviceRunner {
-            inverse_frequencies: config.rope.inverse_frequencies(config.head_dim),
+            rotary: Rotary::of(config),
             embedding,
-            layers: (0..config.layer_count).map(|i| load.layer(config, i)).collect::<Result<_>>()?,
-            norm: load.vector::<TensorForm>("model.norm.weight")?,
-            head,
+            layers: (0..config.layer_count).map(|i| load.layer(i)).collect::<Result<_>>()?,
+            norm: load.norm::<TensorForm>("model.norm")?,
+            head: Head { weight: head, softcap: config.logit_softcap },
             config: config.clone(),
             device: device.clone(),
             dtype,
@@ -112,6 +120,14 @@ impl DeviceRunner {
 }
 
 impl DeviceRunner {
+    fn normed(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
+        let eps = self.config.rms_norm_eps as f32;
+        if weight.dtype() == x.dtype() {
+            return rms_norm(x, weight, eps);
+        }
+        rms_norm(&x.to_dtype(weight.dtype())?, weight, eps)?.to_dtype(x.dtype())
+    }
+
     /// Of weights, activations and cached keys and values.
     pub fn dtype(&self) -> DType {
         self.dtype

@@ -1,7 +1,10 @@
 //! The weights of a block for inference, in the form a runner computes with.
 
 use super::tensor_error;
-use crate::model::config::Config;
+use crate::model::config::{Config, QkNorm};
+use crate::model::ops::{self, Heads};
+use crate::model::transformer::FUSED;
+use crate::model::weights::NormNames;
 use candle_core::Tensor;
 use mindgap_base::error::Result;
 
@@ -18,26 +21,38 @@ pub trait Form {
 
 /// One block.
 pub struct Layer<F: Form> {
-    pub input_norm: F::Vector,
+    pub attention_input: Option<F::Vector>,
     /// Queries, keys and values in one product.
     pub qkv: F::Linear,
-    /// Norms of query and key heads (Qwen3).
-    pub head_norms: Option<(F::Vector, F::Vector)>,
+    /// Norms of queries and keys.
+    pub qk_norms: Option<(F::Vector, F::Vector)>,
+    pub heads: Heads,
+    /// Which rotary embedding queries and keys turn by.
+    pub rope: Option<usize>,
     pub o: F::Linear,
-    pub post_norm: F::Vector,
+    pub attention_output: Option<F::Vector>,
+    pub feed_forward_input: Option<F::Vector>,
     /// Gate and up in one product.
     pub gate_up: F::Linear,
     pub down: F::Linear,
+    pub feed_forward_output: Option<F::Vector>,
 }
 
 /// Reads a checkpoint's tensors by name.
 pub struct Load<'a> {
+    pub config: &'a Config,
     pub tensor: &'a dyn Fn(&str) -> Result<Tensor>,
 }
 
 impl Load<'_> {
     pub fn vector<F: Form>(&self, name: &str) -> Result<F::Vector> {
         F::vector((self.tensor)(name)?)
+    }
+
+    /// What a norm multiplies by; in f32 where that is more than its weight.
+    pub fn norm<F: Form>(&self, name: &str) -> Result<F::Vector> {
+        let weight = (self.tensor)(&format!("{name}.weight"))?;
+        F::vector(if self.config.norm_offset { ops::add_one(&weight.detach()).map_err(tensor_error)? } else { weight })
     }
 
     /// Tensors one above the other, as one.
@@ -52,24 +67,32 @@ impl Load<'_> {
         F::linear(self.joined(names, "weight")?, bias)
     }
 
-    pub fn layer<F: Form>(&self, config: &Config, index: usize) -> Result<Layer<F>> {
+    pub fn layer<F: Form>(&self, index: usize) -> Result<Layer<F>> {
+        let config = self.config;
         let at = |rest: &str| format!("model.layers.{index}.{rest}");
-        let head_norms = if config.qk_norm {
-            let q = self.vector::<F>(&at("self_attn.q_norm.weight"))?;
-            Some((q, self.vector::<F>(&at("self_attn.k_norm.weight"))?))
-        } else {
-            None
+        let names = NormNames::of(config.norms);
+        let norm = |name: Option<&str>| name.map(|name| self.norm::<F>(&at(name))).transpose();
+        let qk_norms = match config.qk_norm {
+            QkNorm::None => None,
+            _ => Some((self.norm::<F>(&at("self_attn.q_norm"))?, self.norm::<F>(&at("self_attn.k_norm"))?)),
         };
-        let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(at);
-        let gate_up = ["mlp.gate_proj", "mlp.up_proj"].map(at);
+        let joint = |(fused, parts): (&str, &[&str]), bias: bool| match config.fused_projections {
+            true => self.linear::<F>(&[at(fused)], bias),
+            false => self.linear::<F>(&parts.iter().map(|part| at(part)).collect::<Vec<_>>(), bias),
+        };
+        let [attention, feed_forward] = FUSED;
         Ok(Layer {
-            input_norm: self.vector::<F>(&at("input_layernorm.weight"))?,
-            qkv: self.linear::<F>(&qkv, config.qkv_bias)?,
-            head_norms,
+            attention_input: norm(names.attention_input)?,
+            qkv: joint(attention, config.qkv_bias)?,
+            qk_norms,
+            heads: Heads::of(config, index),
+            rope: config.rope_of(index),
             o: self.linear::<F>(&[at("self_attn.o_proj")], config.output_bias)?,
-            post_norm: self.vector::<F>(&at("post_attention_layernorm.weight"))?,
-            gate_up: self.linear::<F>(&gate_up, config.mlp_bias)?,
+            attention_output: norm(names.attention_output)?,
+            feed_forward_input: norm(names.feed_forward_input)?,
+            gate_up: joint(feed_forward, config.mlp_bias)?,
             down: self.linear::<F>(&[at("mlp.down_proj")], config.mlp_bias)?,
+            feed_forward_output: norm(names.feed_forward_output)?,
         })
     }
 }

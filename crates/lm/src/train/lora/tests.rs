@@ -55,7 +55,8 @@ fn starts_as_the_base_and_trains_adapters_alone() {
         let (first, base) = (step(&mut with, &rows()), step(&mut without, &rows()));
         assert_eq!((first.loss, first.nll), (base.loss, base.nll), "{:?}", config.architecture);
         let state = saved(&with);
-        let adapters = 7 * 2 * config.layer_count;
+        let projections = if config.fused_projections { 4 } else { 7 };
+        let adapters = projections * 2 * config.layer_count;
         assert_eq!(state.keys().filter(|name| name.starts_with("weights.")).count(), adapters);
         assert_eq!(state.keys().filter(|name| name.starts_with("adamw.")).count(), 2 * adapters);
         assert!(state.keys().all(|name| name == "trainer.counters" || name.contains(".lora_")));

@@ -48,13 +48,18 @@ impl Session for CpuSession<'_> {
     /// dear as the prefill itself.
     fn open(&mut self, tokens: usize) -> Result<Sequence> {
         self.prompts_in_use += 1;
-        if let Some(index) = self.spare.iter().position(|s| (tokens..=2 * tokens + 32).contains(&s.capacity())) {
-            return Ok(self.spare.swap_remove(index));
-        }
-        if self.prompts_in_use + self.spare.len() > self.slots {
-            self.spare.pop();
-        }
-        Ok(Sequence::new(self.runner.kv_shape(), tokens))
+        let spare = self.spare.iter().position(|s| (tokens..=2 * tokens + 32).contains(&s.capacity()));
+        let mut sequence = match spare {
+            Some(index) => self.spare.swap_remove(index),
+            None => {
+                if self.prompts_in_use + self.spare.len() > self.slots {
+                    self.spare.pop();
+                }
+                Sequence::new(self.runner.kv_shape(), tokens)
+            }
+        };
+        sequence.set_long(self.runner.config().is_long(tokens));
+        Ok(sequence)
     }
 
     fn freeze(&mut self, sequence: Sequence) -> Prefix {

@@ -28,6 +28,9 @@ fn cached_equals_packed_bit_for_bit() {
         let (transformer, runner) = build(&config);
         let sequences = [tokens(70, 1), tokens(40, 2), tokens(9, 3)];
         let mut caches: Vec<Sequence> = (0..3).map(|_| Sequence::new(runner.kv_shape(), 80)).collect();
+        for (cache, sequence) in caches.iter_mut().zip(&sequences) {
+            cache.set_long(config.is_long(sequence.len()));
+        }
         let mut found = vec![Vec::new(); 3];
         let mut workspace = Workspace::default();
         let mut taken = [0; 3];

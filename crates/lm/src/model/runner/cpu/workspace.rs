@@ -1,6 +1,6 @@
 //! Buffers of one thread, reused from call to call.
 
-use crate::model::transformer::rotary_angles;
+use crate::model::rotary::Rotary;
 
 /// Activations: `data.len() / width` rows.
 pub struct Rows {
@@ -18,19 +18,19 @@ impl Rows {
 #[derive(Default)]
 pub struct Workspace {
     pub free: Vec<Rows>,
-    pub angles: Angles,
-    /// Angles of the rows of this call.
-    pub cos: Vec<f32>,
-    pub sin: Vec<f32>,
+    /// By rope, for short texts and for long ones: of all positions from 0 on, as far as needed yet.
+    known: Vec<[Angles; 2]>,
+    /// By rope: of the rows of this call.
+    pub angles: Vec<Angles>,
     pub scratch: Vec<f32>,
     pub normed: Vec<f32>,
     pub out: Vec<f32>,
 }
 
-/// Cosines and sines of all positions from 0 on, as far as needed yet.
+/// Cosines and sines, `[rows, pairs]`.
 #[derive(Default)]
 pub struct Angles {
-    pub positions: usize,
+    rows: usize,
     pub cos: Vec<f32>,
     pub sin: Vec<f32>,
 }
@@ -50,14 +50,25 @@ impl Workspace {
         self.free.push(rows);
     }
 
-    pub fn extend_angles(&mut self, inverse_frequencies: &[f32], positions: usize) {
-        if self.angles.positions < positions {
-            let positions = positions.next_power_of_two();
-            let new = self.angles.positions as u32..positions as u32;
-            let (cos, sin) = rotary_angles(inverse_frequencies, new);
-            self.angles.cos.extend(cos);
-            self.angles.sin.extend(sin);
-            self.angles.positions = positions;
+    /// Finds the angles of a call's rows: of each feed its first position, its rows, and whether its text is a long one.
+    pub fn turn(&mut self, rotary: &Rotary, feeds: impl Iterator<Item = (usize, usize, bool)> + Clone) {
+        self.known.resize_with(rotary.count(), Default::default);
+        self.angles.resize_with(rotary.count(), Default::default);
+        for (rope, (known, angles)) in self.known.iter_mut().zip(&mut self.angles).enumerate() {
+            angles.cos.clear();
+            angles.sin.clear();
+            for (first, rows, long) in feeds.clone() {
+                let table = rotary.table(rope, long);
+                let known = &mut known[usize::from(long)];
+                if known.rows < first + rows {
+                    let end = (first + rows).next_power_of_two();
+                    (known.rows..end).for_each(|row| table.add(row as u32, &mut known.cos, &mut known.sin));
+                    known.rows = end;
+                }
+                let range = first * table.pairs()..(first + rows) * table.pairs();
+                angles.cos.extend_from_slice(&known.cos[range.clone()]);
+                angles.sin.extend_from_slice(&known.sin[range]);
+            }
         }
     }
 }

@@ -2,12 +2,14 @@
 
 use super::cache::{KeyValues, Slots};
 use super::session::Feed;
-use super::{DeviceRunner, Layer, TensorForm};
-use crate::model::ops::reference::causal_mask;
+use super::{DeviceRunner, Layer, TensorForm, scaled};
+use crate::model::config::{Activation, Config};
+use crate::model::ops::Heads;
+use crate::model::ops::reference::{bounded, causal_mask};
 use crate::model::tensor_error;
-use crate::model::transformer::{Backend, rotary_angles};
+use crate::model::transformer::Backend;
 use candle_core::{DType, Tensor};
-use candle_nn::ops::{rms_norm, softmax_last_dim};
+use candle_nn::ops::softmax_last_dim;
 use candle_nn::rotary_emb::rope;
 use mindgap_base::error::Result;
 
@@ -16,13 +18,19 @@ const TILE: usize = 512;
 
 /// What the rows of one call are: consecutive ones belong together.
 pub struct Call {
-    /// Angles of keys, and of queries with the scale of the scores in them.
-    keys: Angles,
-    queries: Angles,
+    /// By rope.
+    angles: Vec<Turns>,
     attention: Attention,
 }
 
-/// Cosines and sines of every row, `[rows, 1, head_dim / 2]`, f32.
+/// How keys turn, and how queries.
+struct Turns {
+    keys: Angles,
+    /// With the scale of the scores in them, where all features turn.
+    queries: Angles,
+}
+
+/// Cosines and sines of every row, `[rows, 1, pairs]`, f32.
 struct Angles {
     cos: Tensor,
     sin: Tensor,
@@ -33,8 +41,7 @@ enum Attention {
     Slots {
         /// Where each number of the new keys goes, `[rows, key heads, 1, head_dim]`.
         index: Tensor,
-        /// `[rows, 1, 1, tokens]`.
-        mask: Tensor,
+        mask: Mask,
         tokens: usize,
     },
     /// The tiles of each feed's rows.
@@ -46,48 +53,79 @@ struct Tile {
     first: usize,
     rows: usize,
     keys: usize,
-    /// `[1, rows, keys]`.
-    mask: Tensor,
+    mask: Mask,
+}
+
+/// What rows see in layers without a window, and in those with one: 0 or minus infinity.
+struct Mask {
+    all: Tensor,
+    window: Option<Tensor>,
+}
+
+impl Mask {
+    /// For rows at these positions, in this shape.
+    fn new(config: &Config, at: &Tensor, keys: usize, shape: &[usize]) -> candle_core::Result<Mask> {
+        let mask = |window| causal_mask(at, keys, window)?.reshape(shape);
+        let window = (0..config.layer_count).find_map(|layer| config.window_of(layer));
+        Ok(Mask { all: mask(None)?, window: window.map(|_| mask(window)).transpose()? })
+    }
+
+    fn of(&self, heads: Heads) -> &Tensor {
+        self.window.as_ref().filter(|_| heads.window.is_some()).unwrap_or(&self.all)
+    }
 }
 
 impl Call {
-    fn new(runner: &DeviceRunner, positions: &[u32], attention: Attention) -> candle_core::Result<Call> {
-        let (cos, sin) = rotary_angles(&runner.inverse_frequencies, positions.iter().copied());
-        let shape = (positions.len(), 1, runner.config.head_dim / 2);
-        let keys = Angles {
-            cos: Tensor::from_vec(cos, shape, &runner.device)?,
-            sin: Tensor::from_vec(sin, shape, &runner.device)?,
+    fn new(runner: &DeviceRunner, rows: &[(u32, bool)], attention: Attention) -> candle_core::Result<Call> {
+        let (rotary, config) = (&runner.rotary, &runner.config);
+        let full = config.rotary_dim() == config.head_dim;
+        let scale = if full { runner.layers[0].heads.exact_scale() } else { 1.0 };
+        let turns = |rope: usize| {
+            let (cos, sin) = rotary.angles(rope, rows.iter().copied());
+            let shape = (rows.len(), 1, rotary.table(rope, false).pairs());
+            let keys = Angles {
+                cos: Tensor::from_vec(cos, shape, &runner.device)?,
+                sin: Tensor::from_vec(sin, shape, &runner.device)?,
+            };
+            let queries = Angles { cos: (&keys.cos * scale)?, sin: (&keys.sin * scale)? };
+            Ok(Turns { keys, queries })
         };
-        let scale = 1.0 / (runner.config.head_dim as f64).sqrt();
-        let queries = Angles { cos: (&keys.cos * scale)?, sin: (&keys.sin * scale)? };
-        Ok(Call { keys, queries, attention })
+        let angles = (0..rotary.count()).map(turns).collect::<candle_core::Result<_>>()?;
+        Ok(Call { angles, attention })
     }
 
-    /// One token for each of the first slots, at these positions; `tokens` is what a look at the slots covers.
-    pub fn slots(runner: &DeviceRunner, positions: &[u32], tokens: usize) -> candle_core::Result<Call> {
-        let (rows, config) = (positions.len(), &runner.config);
-        let at = Tensor::new(positions, &runner.device)?;
-        let index = at.reshape((rows, 1, 1, 1))?.broadcast_as((rows, config.kv_head_count, 1, config.head_dim))?;
-        let mask = causal_mask(&at, tokens)?.reshape((rows, 1, 1, tokens))?;
-        Call::new(runner, positions, Attention::Slots { index: index.contiguous()?, mask, tokens })
+    /// One token for each of the first slots: its position, and whether its text is a long one. `tokens` is what a look at the
+    /// slots covers.
+    pub fn slots(runner: &DeviceRunner, rows: &[(u32, bool)], tokens: usize) -> candle_core::Result<Call> {
+        let (count, config) = (rows.len(), &runner.config);
+        let positions: Vec<u32> = rows.iter().map(|(position, _)| *position).collect();
+        let at = Tensor::new(&positions[..], &runner.device)?;
+        let index = at.reshape((count, 1, 1, 1))?.broadcast_as((count, config.kv_head_count, 1, config.head_dim))?;
+        let mask = Mask::new(config, &at, tokens, &[count, 1, 1, tokens])?;
+        Call::new(runner, rows, Attention::Slots { index: index.contiguous()?, mask, tokens })
     }
 
-    /// Any number of tokens for each sequence: how many it holds, and how many are added.
-    pub fn own(runner: &DeviceRunner, feeds: &[(usize, usize)]) -> candle_core::Result<Call> {
-        let positions: Vec<u32> = feeds.iter().flat_map(|(held, added)| *held as u32..(held + added) as u32).collect();
+    /// Any number of tokens for each sequence: how many it holds, how many are added, and whether its text is a long one.
+    pub fn own(runner: &DeviceRunner, feeds: &[(usize, usize, bool)]) -> candle_core::Result<Call> {
+        let of_feed = |(held, added, long): &(usize, usize, bool)| {
+            let long = *long;
+            (*held as u32..(held + added) as u32).map(move |position| (position, long))
+        };
+        let rows: Vec<(u32, bool)> = feeds.iter().flat_map(of_feed).collect();
+        let positions: Vec<u32> = rows.iter().map(|(position, _)| *position).collect();
         let at = Tensor::new(&positions[..], &runner.device)?;
         let (mut tiles, mut row) = (Vec::with_capacity(feeds.len()), 0);
-        for (held, added) in feeds {
+        for (held, added, _) in feeds {
             let tile = |first: usize| {
                 let rows = TILE.min(added - first);
                 let keys = held + first + rows;
-                let mask = causal_mask(&at.narrow(0, row + first, rows)?, keys)?.unsqueeze(0)?;
+                let mask = Mask::new(&runner.config, &at.narrow(0, row + first, rows)?, keys, &[1, rows, keys])?;
                 Ok(Tile { first, rows, keys, mask })
             };
             tiles.push((0..*added).step_by(TILE).map(tile).collect::<candle_core::Result<_>>()?);
             row += added;
         }
-        Call::new(runner, &positions, Attention::Own(tiles))
+        Call::new(runner, &rows, Attention::Own(tiles))
     }
 }
 
@@ -100,46 +138,67 @@ pub struct Cached<'a, 'f, 's> {
 }
 
 impl Cached<'_, '_, '_> {
-    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        rms_norm(x, weight, self.runner.config.rms_norm_eps as f32).map_err(tensor_error)
+    /// The normed rows; the same rows where there is no norm.
+    fn norm(&self, x: &Tensor, weight: Option<&Tensor>) -> Result<Tensor> {
+        match weight {
+            Some(weight) => self.runner.normed(x, weight).map_err(tensor_error),
+            None => Ok(x.clone()),
+        }
     }
 
-    /// Some heads of the joint projection, normed and turned: `[rows, heads, 1, head_dim]`.
+    /// `x + scale * norm(y)`.
+    fn add(&self, x: &Tensor, y: Tensor, norm: Option<&Tensor>) -> Result<Tensor> {
+        let y = self.norm(&y, norm)?;
+        scaled(y, self.runner.config.residual_scale).and_then(|y| x + y).map_err(tensor_error)
+    }
+
+    /// Some heads of the joint projection, normed and turned: `[rows, heads, 1, head_dim]`, f32.
     fn heads(
         &self,
         qkv: &Tensor,
-        first: usize,
-        width: usize,
+        (first, width): (usize, usize),
         norm: Option<&Tensor>,
-        angles: &Angles,
+        angles: Option<&Angles>,
     ) -> candle_core::Result<Tensor> {
         let (rows, head_dim) = (qkv.dim(0)?, self.runner.config.head_dim);
         let mut x = qkv.narrow(1, first, width)?;
         if let Some(weight) = norm {
-            let heads = x.contiguous()?.reshape((rows, width / head_dim, head_dim))?;
-            x = rms_norm(&heads, weight, self.runner.config.rms_norm_eps as f32)?;
+            let size = weight.dim(0)?;
+            x = self.runner.normed(&x.contiguous()?.reshape((rows, width / size, size))?, weight)?;
         }
         let x = x.to_dtype(DType::F32)?.contiguous()?.reshape((rows, width / head_dim, 1, head_dim))?;
-        rope(&x, &angles.cos, &angles.sin)?.to_dtype(qkv.dtype())
+        let Some(Angles { cos, sin }) = angles else { return Ok(x) };
+        let turned = 2 * cos.dim(2)?;
+        if turned == head_dim {
+            return rope(&x, cos, sin);
+        }
+        let first = rope(&x.narrow(3, 0, turned)?.contiguous()?, cos, sin)?;
+        Tensor::cat(&[first, x.narrow(3, turned, head_dim - turned)?], 3)
     }
 
     fn attend(&mut self, x: &Tensor, layer: &Layer<TensorForm>, index: usize) -> candle_core::Result<Tensor> {
         let config = &self.runner.config;
         let (query, kv) = (config.query_width(), config.kv_width());
         let qkv = layer.qkv.apply(x)?;
-        let (q_norm, k_norm) = layer.head_norms.as_ref().map(|(q, k)| (q, k)).unzip();
-        let q = self.heads(&qkv, 0, query, q_norm, &self.call.queries)?;
-        let k = self.heads(&qkv, query, kv, k_norm, &self.call.keys)?;
+        let (q_norm, k_norm) = layer.qk_norms.as_ref().map(|(q, k)| (q, k)).unzip();
+        let turns = layer.rope.map(|rope| &self.call.angles[rope]);
+        let in_angles = turns.is_some() && config.rotary_dim() == config.head_dim;
+        let mut q = self.heads(&qkv, (0, query), q_norm, turns.map(|turns| &turns.queries))?;
+        if !in_angles {
+            q = (q * layer.heads.exact_scale())?;
+        }
+        let q = q.to_dtype(qkv.dtype())?;
+        let k = self.heads(&qkv, (query, kv), k_norm, turns.map(|turns| &turns.keys))?.to_dtype(qkv.dtype())?;
         let v = qkv.narrow(1, query + kv, kv)?.contiguous()?.reshape(k.shape())?;
         let new = KeyValues { keys: k, values: v };
         match &self.call.attention {
-            Attention::Slots { .. } => self.attend_slots(&q, &new, index),
-            Attention::Own(_) => self.attend_own(&q, &new, index),
+            Attention::Slots { .. } => self.attend_slots(&q, &new, (index, layer.heads)),
+            Attention::Own(_) => self.attend_own(&q, &new, (index, layer.heads)),
         }
     }
 
     /// All slots at once. The query heads of a key head are rows of one product, so keys are read once and never repeated.
-    fn attend_slots(&self, q: &Tensor, new: &KeyValues, layer: usize) -> candle_core::Result<Tensor> {
+    fn attend_slots(&self, q: &Tensor, new: &KeyValues, (layer, kind): (usize, Heads)) -> candle_core::Result<Tensor> {
         let Attention::Slots { index, mask, tokens } = &self.call.attention else {
             candle_core::bail!("a call of slots has no mask for slots");
         };
@@ -148,13 +207,19 @@ impl Cached<'_, '_, '_> {
         self.slots.write(layer, index, new)?;
         let KeyValues { keys, values } = self.slots.view(layer, rows, *tokens)?;
         let q = q.reshape((rows, key_heads, heads / key_heads, head_dim))?;
-        let scores = q.matmul(&keys.transpose(2, 3)?)?.to_dtype(DType::F32)?.broadcast_add(mask)?;
+        let scores = bounded(q.matmul(&keys.transpose(2, 3)?)?.to_dtype(DType::F32)?, kind.softcap)?;
+        let scores = scores.broadcast_add(mask.of(kind))?;
         let probs = softmax_last_dim(&scores)?.to_dtype(q.dtype())?;
         probs.matmul(&values)?.reshape((rows, heads * head_dim))
     }
 
     /// One sequence after the other, some query rows at a time.
-    fn attend_own(&mut self, q: &Tensor, new: &KeyValues, layer: usize) -> candle_core::Result<Tensor> {
+    fn attend_own(
+        &mut self,
+        q: &Tensor,
+        new: &KeyValues,
+        (layer, kind): (usize, Heads),
+    ) -> candle_core::Result<Tensor> {
         let Attention::Own(tiles) = &self.call.attention else {
             candle_core::bail!("a call of slots has no tiles");
         };
@@ -176,7 +241,8 @@ impl Cached<'_, '_, '_> {
                 let q = q.permute((1, 2, 0, 3))?.contiguous()?.reshape((key_heads, group * tile.rows, head_dim))?;
                 let seen = |t: &Tensor| t.narrow(1, 0, tile.keys);
                 let scores = q.matmul(&seen(&keys)?.transpose(1, 2)?)?.to_dtype(DType::F32)?;
-                let scores = scores.reshape((heads, tile.rows, tile.keys))?.broadcast_add(&tile.mask)?;
+                let scores = bounded(scores, kind.softcap)?.reshape((heads, tile.rows, tile.keys))?;
+                let scores = scores.broadcast_add(tile.mask.of(kind))?;
                 let probs = softmax_last_dim(&scores)?.to_dtype(q.dtype())?;
                 let probs = probs.reshape((key_heads, group * tile.rows, tile.keys))?;
                 let out = probs.matmul(&seen(&values)?)?.reshape((key_heads, group, tile.rows, head_dim))?;
@@ -193,7 +259,7 @@ impl Backend for Cached<'_, '_, '_> {
     type Layer = Layer<TensorForm>;
 
     fn attention_norm(&mut self, x: &Tensor, layer: &Self::Layer) -> Result<Tensor> {
-        self.norm(x, &layer.input_norm)
+        self.norm(x, layer.attention_input.as_ref())
     }
 
     fn attention(&mut self, x: Tensor, layer: &Self::Layer, layer_index: usize) -> Result<Tensor> {
@@ -201,23 +267,30 @@ impl Backend for Cached<'_, '_, '_> {
     }
 
     fn add_attention(&mut self, x: Tensor, y: Tensor, layer: &Self::Layer) -> Result<Tensor> {
-        layer.o.apply(&y).and_then(|y| x + y).map_err(tensor_error)
+        let y = layer.o.apply(&y).map_err(tensor_error)?;
+        self.add(&x, y, layer.attention_output.as_ref())
     }
 
     fn feed_forward_norm(&mut self, x: &Tensor, layer: &Self::Layer) -> Result<Tensor> {
-        self.norm(x, &layer.post_norm)
+        self.norm(x, layer.feed_forward_input.as_ref())
     }
 
     fn feed_forward(&mut self, x: Tensor, layer: &Self::Layer) -> Result<Tensor> {
         let gated = || {
             let both = layer.gate_up.apply(&x)?;
             let width = both.dim(1)? / 2;
-            both.narrow(1, 0, width)?.silu()? * both.narrow(1, width, width)?
+            let gate = both.narrow(1, 0, width)?;
+            let gate = match self.runner.config.activation {
+                Activation::Silu => gate.silu()?,
+                Activation::GeluTanh => gate.gelu()?,
+            };
+            gate * both.narrow(1, width, width)?
         };
         gated().map_err(tensor_error)
     }
 
     fn add_feed_forward(&mut self, x: Tensor, y: Tensor, layer: &Self::Layer) -> Result<Tensor> {
-        layer.down.apply(&y).and_then(|y| x + y).map_err(tensor_error)
+        let y = layer.down.apply(&y).map_err(tensor_error)?;
+        self.add(&x, y, layer.feed_forward_output.as_ref())
     }
 }

@@ -2,14 +2,13 @@
 //! dense batch: when a sample in the middle leaves and none takes its place, the last one moves there.
 
 use super::super::{Session, check_feed, not_finite};
-use super::DeviceRunner;
 use super::blocks::{Cached, Call};
 use super::cache::{KeyValues, Own, Slots, capacity};
+use super::{DeviceRunner, scaled};
 use crate::model::ops::reference;
 use crate::model::tensor_error;
 use crate::model::transformer::blocks;
-use candle_core::{DType, Tensor};
-use candle_nn::ops::rms_norm;
+use candle_core::Tensor;
 use mindgap_base::error::{Error, Result};
 use std::collections::BTreeSet;
 
@@ -20,6 +19,8 @@ pub type Feed<'a> = super::super::Feed<'a, Sequence>;
 pub struct Sequence {
     len: usize,
     capacity: usize,
+    /// Keys turn by the frequencies for long texts.
+    long: bool,
     place: Place,
 }
 
@@ -66,20 +67,21 @@ impl<'a> DeviceSession<'a> {
     fn step(&mut self, feeds: &mut [Feed]) -> Result<Option<Tensor>> {
         for feed in feeds.iter() {
             let sequence = &feed.sequence;
-            check_feed(&self.runner.config, feed, sequence.len, sequence.capacity - sequence.len)?;
+            check_feed(&self.runner.config, feed, sequence.len, sequence.capacity - sequence.len, sequence.long)?;
         }
         let in_slots = feeds.iter().filter(|feed| feed.sequence.slot().is_some()).count();
         let order = if in_slots == 0 { (0..feeds.len()).collect() } else { self.settle(feeds, in_slots)? };
         let ids: Vec<u32> = order.iter().flat_map(|feed| feeds[*feed].token_ids).copied().collect();
         let call = match in_slots {
             0 => {
-                let sizes: Vec<_> = feeds.iter().map(|feed| (feed.sequence.len, feed.token_ids.len())).collect();
-                Call::own(self.runner, &sizes)
+                let own = |feed: &Feed| (feed.sequence.len, feed.token_ids.len(), feed.sequence.long);
+                Call::own(self.runner, &feeds.iter().map(own).collect::<Vec<_>>())
             }
             _ => {
-                let positions: Vec<u32> = order.iter().map(|feed| feeds[*feed].sequence.len as u32).collect();
-                let longest = positions.iter().max().map_or(0, |position| *position as usize + 1);
-                Call::slots(self.runner, &positions, capacity(longest).min(self.slots.capacity()))
+                let sequences = order.iter().map(|feed| &*feeds[*feed].sequence);
+                let rows: Vec<_> = sequences.map(|sequence| (sequence.len as u32, sequence.long)).collect();
+                let longest = rows.iter().max().map_or(0, |(position, _)| *position as usize + 1);
+                Call::slots(self.runner, &rows, capacity(longest).min(self.slots.capacity()))
             }
         };
         let (call, x) = call.and_then(|call| Ok((call, self.embed(&ids)?))).map_err(tensor_error)?;
@@ -113,7 +115,8 @@ impl<'a> DeviceSession<'a> {
     }
 
     fn embed(&self, ids: &[u32]) -> candle_core::Result<Tensor> {
-        self.runner.embedding.index_select(&Tensor::new(ids, &self.runner.device)?, 0)
+        let rows = self.runner.embedding.index_select(&Tensor::new(ids, &self.runner.device)?, 0)?;
+        scaled(rows, self.runner.config.embedding_scale)
     }
 
     fn finish(&self, x: Tensor, wanted: &[u32]) -> candle_core::Result<Option<Tensor>> {
@@ -122,7 +125,7 @@ impl<'a> DeviceSession<'a> {
         }
         let all = wanted.len() == x.dim(0)? && wanted.iter().enumerate().all(|(i, row)| i == *row as usize);
         let x = if all { x } else { x.index_select(&Tensor::new(wanted, &self.runner.device)?, 0)? };
-        rms_norm(&x, &self.runner.norm, self.runner.config.rms_norm_eps as f32).map(Some)
+        scaled(self.runner.normed(&x, &self.runner.norm)?, self.runner.config.logit_scale).map(Some)
     }
 
     /// Bytes of all slots.
@@ -148,7 +151,8 @@ impl Session for DeviceSession<'_> {
     type Prompt = Sequence;
 
     fn open(&mut self, tokens: usize) -> Result<Sequence> {
-        Ok(Sequence { len: 0, capacity: tokens, place: Place::Own(Own::default()) })
+        let long = self.runner.config.is_long(tokens);
+        Ok(Sequence { len: 0, capacity: tokens, long, place: Place::Own(Own::default()) })
     }
 
     fn freeze(&mut self, sequence: Sequence) -> Sequence {
@@ -167,7 +171,8 @@ impl Session for DeviceSession<'_> {
         };
         let slot = self.free.pop_first().expect("samples start while a slot is free");
         self.slots.copy_in(slot, &own.0).map_err(tensor_error)?;
-        Ok(Sequence { len: prompt.len, capacity: self.slots.capacity(), place: Place::Slot(slot) })
+        let capacity = self.slots.capacity();
+        Ok(Sequence { len: prompt.len, capacity, long: prompt.long, place: Place::Slot(slot) })
     }
 
     fn retire(&mut self, sequence: Sequence) {
@@ -177,7 +182,7 @@ impl Session for DeviceSession<'_> {
     fn logits(&mut self, feeds: &mut [Feed], out: &mut Vec<f32>) -> Result<()> {
         out.clear();
         if let Some(hidden) = self.step(feeds)? {
-            let logits = self.runner.head.t().and_then(|head| hidden.matmul(&head)?.to_dtype(DType::F32));
+            let logits = reference::logits(&hidden, &self.runner.head);
             *out = logits.and_then(|logits| logits.flatten_all()?.to_vec1()).map_err(tensor_error)?;
         }
         Ok(())
