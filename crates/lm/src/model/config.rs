@@ -3,13 +3,14 @@
 //! Read from bytes and checked once. An unknown architecture, or a feature that would change the numbers and is not
 //! implemented, is refused: a forward pass that is silently slightly wrong is the worst result there is.
 
+mod fields;
 mod read;
 mod rope;
 
 pub use rope::{Rope, RopeScaling};
 
+use fields::bad;
 use mindgap_base::error::Result;
-use read::bad;
 use serde_json::Value;
 
 /// The families implemented here; what they differ in are fields of [`Config`].

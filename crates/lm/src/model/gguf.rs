@@ -9,6 +9,7 @@ mod tokenizer;
 
 use super::config::Config;
 use super::policy::Blob;
+use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{DType, Device, Tensor};
 use mindgap_base::error::{Error, Result};
@@ -52,9 +53,9 @@ impl Gguf {
 
     /// What the weights are: the name of the mix, and how many tensors are of which kind.
     pub fn quantisation(&self) -> String {
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for info in self.content.tensor_infos.values() {
-            *counts.entry(format!("{:?}", info.ggml_dtype)).or_default() += 1;
+            *counts.entry(kind_name(info.ggml_dtype)).or_default() += 1;
         }
         let counts: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
         let name = match self.optional_size("general.file_type").ok().flatten() {
@@ -152,6 +153,26 @@ const FILE_TYPES: [(usize, &str); 18] = [
     (21, "Q2_K_S"),
     (32, "BF16"),
 ];
+
+fn kind_name(kind: GgmlDType) -> &'static str {
+    match kind {
+        GgmlDType::F32 => "F32",
+        GgmlDType::F16 => "F16",
+        GgmlDType::BF16 => "BF16",
+        GgmlDType::Q4_0 => "Q4_0",
+        GgmlDType::Q4_1 => "Q4_1",
+        GgmlDType::Q5_0 => "Q5_0",
+        GgmlDType::Q5_1 => "Q5_1",
+        GgmlDType::Q8_0 => "Q8_0",
+        GgmlDType::Q8_1 => "Q8_1",
+        GgmlDType::Q2K => "Q2_K",
+        GgmlDType::Q3K => "Q3_K",
+        GgmlDType::Q4K => "Q4_K",
+        GgmlDType::Q5K => "Q5_K",
+        GgmlDType::Q6K => "Q6_K",
+        GgmlDType::Q8K => "Q8_K",
+    }
+}
 
 /// The number somebody wrote: 1e-6 is kept as an f32 that is not quite it.
 fn shortest(number: f32) -> f64 {

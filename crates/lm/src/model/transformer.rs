@@ -4,12 +4,17 @@
 //! differ: packed differentiable tensors here (training, scoring anywhere, the oracle), rows of (slot, position, token) over
 //! a KV cache in `runner` (generation).
 
-use super::config::{Activation, Config, QkNorm};
-use super::ops::{self, Head, Heads, Segments};
+mod layer;
+
+pub use layer::Adapter;
+
+use super::config::{Activation, Config};
+use super::ops::{self, Head, Segments};
 use super::rotary::Rotary;
 use super::tensor_error;
-use super::weights::{NormNames, expected_tensors};
+use super::weights::expected_tensors;
 use candle_core::{DType, Device, Tensor};
+use layer::{Layer, Norm, Take};
 use mindgap_base::error::{Error, Result};
 use std::collections::HashMap;
 
@@ -60,107 +65,6 @@ pub const FUSED: [(&str, &[&str]); 2] = [
     ("self_attn.qkv_proj", &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
     ("mlp.gate_up_proj", &["mlp.gate_proj", "mlp.up_proj"]),
 ];
-
-/// A low-rank addition to a projection: `scale * (x @ a^T) @ b^T`, a `[rank, in]`, b `[out, rank]`.
-pub struct Adapter {
-    pub a: Tensor,
-    pub b: Tensor,
-    pub scale: f32,
-}
-
-/// A projection: weight `[out, in]` and perhaps a bias `[out]` and an adapter.
-struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
-    adapter: Option<Adapter>,
-}
-
-impl Linear {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = ops::linear(x, &self.weight, self.bias.as_ref()).map_err(tensor_error)?;
-        let Some(Adapter { a, b, scale }) = &self.adapter else { return Ok(y) };
-        let narrow = ops::linear(x, a, None).and_then(|z| ops::scale(&z, *scale)).map_err(tensor_error)?;
-        ops::linear(&narrow, b, None).and_then(|z| ops::add(&y, &z)).map_err(tensor_error)
-    }
-}
-
-/// Projections of one input: each its own, or one for all.
-enum Joint {
-    Apart(Vec<Linear>),
-    /// And the columns of each.
-    Fused(Linear, Vec<usize>),
-}
-
-impl Joint {
-    /// One result for each.
-    fn forward(&self, x: &Tensor) -> Result<Vec<Tensor>> {
-        let (linear, widths) = match self {
-            Joint::Apart(all) => return all.iter().map(|linear| linear.forward(x)).collect(),
-            Joint::Fused(linear, widths) => (linear, widths),
-        };
-        let (y, mut first) = (linear.forward(x)?, 0);
-        let mut part = |width: &usize| {
-            first += width;
-            ops::columns(&y, first - width..first).map_err(tensor_error)
-        };
-        widths.iter().map(&mut part).collect()
-    }
-}
-
-/// An RMS norm.
-struct Norm {
-    weight: Tensor,
-    /// 1 is added to the weight.
-    offset: bool,
-    eps: f64,
-}
-
-impl Norm {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = if self.offset { ops::add_one(&self.weight) } else { Ok(self.weight.clone()) };
-        weight.and_then(|weight| ops::rms_norm(x, &weight, self.eps)).map_err(tensor_error)
-    }
-}
-
-/// The tensors of one block.
-pub(super) struct Layer {
-    attention_input: Option<Norm>,
-    qkv: Joint,
-    /// Norms of queries and keys.
-    qk_norms: Option<(Norm, Norm)>,
-    heads: Heads,
-    /// Which rotary embedding queries and keys turn by.
-    rope: Option<usize>,
-    o: Linear,
-    attention_output: Option<Norm>,
-    feed_forward_input: Option<Norm>,
-    gate_up: Joint,
-    down: Linear,
-    feed_forward_output: Option<Norm>,
-}
-
-impl Layer {
-    /// A projection by its name in the checkpoint.
-    fn projection(&mut self, name: &str) -> Option<&mut Linear> {
-        match name {
-            "self_attn.o_proj" => return Some(&mut self.o),
-            "mlp.down_proj" => return Some(&mut self.down),
-            _ => {}
-        }
-        for ((fused, parts), joint) in FUSED.into_iter().zip([&mut self.qkv, &mut self.gate_up]) {
-            match joint {
-                Joint::Fused(linear, _) if fused == name => return Some(linear),
-                Joint::Apart(all) => {
-                    if let Some(index) = parts.iter().position(|part| *part == name) {
-                        return all.get_mut(index);
-                    }
-                }
-                Joint::Fused(..) => {}
-            }
-        }
-        None
-    }
-}
 
 /// A transformer over tensors. Built from `Var`s it is differentiable, and sees every update of them.
 pub struct Transformer {
@@ -318,55 +222,6 @@ pub(crate) fn check_length(config: &Config, length: usize) -> Result<()> {
     }
     Err(Error::input(format!("sequence of {length} tokens is longer than the model's {}", config.max_positions))
         .hint("`max_position_embeddings` in `config.json` is the longest prompt and completion together"))
-}
-
-/// Moves checked tensors into their places.
-struct Take(HashMap<String, Tensor>);
-
-impl Take {
-    fn tensor(&mut self, name: &str) -> Tensor {
-        self.0.remove(name).expect("every expected tensor was checked before")
-    }
-
-    fn norm(&mut self, config: &Config, name: &str) -> Norm {
-        let weight = self.tensor(&format!("{name}.weight"));
-        Norm { weight, offset: config.norm_offset, eps: config.rms_norm_eps }
-    }
-
-    fn linear(&mut self, name: &str, bias: bool) -> Linear {
-        let weight = self.tensor(&format!("{name}.weight"));
-        Linear { weight, bias: bias.then(|| self.tensor(&format!("{name}.bias"))), adapter: None }
-    }
-
-    fn layer(&mut self, config: &Config, index: usize) -> Layer {
-        let at = |rest: &str| format!("model.layers.{index}.{rest}");
-        let names = NormNames::of(config.norms);
-        let mut norm = |name: Option<&str>| name.map(|name| self.norm(config, &at(name)));
-        let (attention_input, attention_output) = (norm(names.attention_input), norm(names.attention_output));
-        let (feed_forward_input, feed_forward_output) =
-            (norm(names.feed_forward_input), norm(names.feed_forward_output));
-        let qk_norms = (config.qk_norm != QkNorm::None)
-            .then(|| (self.norm(config, &at("self_attn.q_norm")), self.norm(config, &at("self_attn.k_norm"))));
-        let mut joint = |(fused, parts): (&str, &[&str]), widths: &[usize], bias: bool| match config.fused_projections {
-            true => Joint::Fused(self.linear(&at(fused), bias), widths.to_vec()),
-            false => Joint::Apart(parts.iter().map(|part| self.linear(&at(part), bias)).collect()),
-        };
-        let [attention, feed_forward] = FUSED;
-        let (query, kv, ffn) = (config.query_width(), config.kv_width(), config.intermediate_size);
-        Layer {
-            qkv: joint(attention, &[query, kv, kv], config.qkv_bias),
-            gate_up: joint(feed_forward, &[ffn, ffn], config.mlp_bias),
-            attention_input,
-            qk_norms,
-            heads: Heads::of(config, index),
-            rope: config.rope_of(index),
-            o: self.linear(&at("self_attn.o_proj"), config.output_bias),
-            attention_output,
-            feed_forward_input,
-            down: self.linear(&at("mlp.down_proj"), config.mlp_bias),
-            feed_forward_output,
-        }
-    }
 }
 
 /// The differentiable back end: whole sequences, one after the other.

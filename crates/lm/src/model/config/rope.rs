@@ -1,6 +1,6 @@
 //! Rotary position embedding: frequencies, and the ways they are stretched beyond the pre-training length.
 
-use super::read::{Fields, bad};
+use super::fields::{Fields, bad};
 use mindgap_base::error::Result;
 use serde_json::Value;
 
