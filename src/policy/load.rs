@@ -131,7 +131,7 @@ pub fn policy_config(handle: &PolicyHandle) -> Result<Config> {
         true => Some(handle.read(NAME)?),
         false => described(handle)?.remove(NAME),
     };
-    let config.ok_or_else(|| Error::input("policy has no `config.json`")).and_then(|c| Config::from_json(&c));
+    let config = config.ok_or_else(|| Error::input("policy has no `config.json`")).and_then(|c| Config::from_json(&c));
     config.map_err(|e| e.at(format!("policy `{}`", handle.name)))
 }
 

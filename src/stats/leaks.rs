@@ -1,6 +1,7 @@
 //! What the words of a sample give away, whose prompt showed the expert's solution: that it was copied, that it talks about
 //! what it was shown, that it repeats the prompt, that it shows no work. Pure functions of texts.
 
+use super::sums;
 use mindgap_store::table::verdicts::Refusal;
 use regex::RegexSet;
 use std::collections::HashSet;
@@ -9,11 +10,12 @@ use std::sync::LazyLock;
 /// Bumped whenever a text can be refused for another reason, or no longer.
 pub const VERSION: u32 = 1;
 
-/// Share of a sample's words that may stand in runs it has in common with the expert's solution.
-pub const COPIED_LIMIT: f64 = 0.5;
+/// Share of a sample's words that may stand in runs it has in common with the expert's solution. Correct samples that were
+/// shown no solution stay below a tenth.
+pub const COPIED_LIMIT: f64 = 0.3;
 
 /// Words of the shortest run that counts as copied: two solutions of a problem share shorter ones by arithmetic alone.
-const RUN_WORDS: usize = 6;
+const RUN_WORDS: usize = 5;
 /// Words of a template's own wording that make an echo.
 const ECHO_WORDS: usize = 6;
 /// Words and numbers that a solution has at least, its answer left out.
@@ -51,9 +53,10 @@ impl Shown {
             Refusal::PromptEcho => self.is_repeated_in(text, question),
             Refusal::Copied => copied_share(text, solution, question) > copied_limit,
             Refusal::AnswerOnly => is_answer_only(text),
+            Refusal::WrongWorking => sums::first_false(text).is_some(),
             _ => false,
         };
-        [Refusal::MetaPhrase, Refusal::PromptEcho, Refusal::AnswerOnly, Refusal::Copied]
+        [Refusal::MetaPhrase, Refusal::PromptEcho, Refusal::AnswerOnly, Refusal::Copied, Refusal::WrongWorking]
             .into_iter()
             .find(|reason| wanted.contains(reason) && found(reason))
     }
@@ -125,14 +128,22 @@ pub fn copied_share(text: &str, solution: &str, question: &str) -> f64 {
 /// Ways to speak of a solution one was shown, or of the task of retelling it.
 static SOURCE: LazyLock<RegexSet> = LazyLock::new(|| {
     RegexSet::new([
-        r"\b(expert|teacher|instructor|tutor|author)('s)?\b",
+        r"\b(expert|teacher|instructor|tutor|author)'?s? (solution|answer|reasoning|explanation|approach|method|steps?|work|calculations?)\b",
+        r"\bexperts?\b",
+        r"\bteachers?\b",
+        r"\b(instructor|tutor)s?\b",
         r"\b(reference|provided|given|sample|model|official|worked|above|previous|original|shown) (solution|answer|explanation|reasoning)",
         r"\b(solution|answer|explanation|reasoning|steps?) (that (is|was) )?(provided|given|shown|presented|above)\b",
         r"\baccording to the (solution|explanation|reasoning)",
         r"\bthe solution (states|says|tells|shows|explains|uses|used|provides|provided|gives|mentions|suggests|involves|starts|begins|correctly|follows|breaks)\b",
-        r"\b(in|using) (my|your|our) own words\b",
+        r"\b(verify|verifying|check|review|understand|explain|analy[sz]e|follow|following) \w+'s (solution|reasoning|steps)\b",
+        r"\b(understand|explain) (that |the |this )?(solution|reasoning)\b",
+        r"\b(in|using|with) (my|your|our) own (words|explanation)\b",
         r"\b(retell|retelling|rewrite|rewritten|rephrase|paraphrase|digest)\b",
-        r"\b(my|your) (own )?(solution|retelling|explanation)\b",
+        r"\b(my|your) (own )?(solution|retelling|explanation|implementation|final answer)\b",
+        r"\b(scratch work|key steps|hints?|notes)\b",
+        r"\b(required|your|the|these|all) instructions\b",
+        r"\bfound (it|the solution|the answer) (yourself|myself)\b",
         r"\bthe problem (statement )?(asks|states|says).{0,80}\b(the )?solution (tells|says|states|shows)",
     ])
     .expect("the patterns are valid")

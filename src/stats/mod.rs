@@ -4,3 +4,4 @@ pub mod crossed;
 pub mod gap;
 pub mod leaks;
 pub mod metrics;
+pub mod sums;

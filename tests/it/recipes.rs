@@ -89,7 +89,7 @@ const VALUES: &[(&str, &str, &str)] = &[
 /// Kind, parameter and every word it may be: a word is part of recipes, so none may be renamed.
 const WORDS: &[(&str, &str, &str)] = &[
     ("ingest", "clean", "calculator_marks asymptote pleasantries signatures notes repeated_answer boxed_answer"),
-    ("judge", "refuse", "cut_off special_token several_answers no_box meta_phrase prompt_echo copied answer_only unlikely"),
+    ("judge", "refuse", "cut_off special_token several_answers no_box meta_phrase prompt_echo copied answer_only wrong_working unlikely"),
     ("judge", "judge", "math exact numeric choice json"),
     ("rewrite", "choice", "first random likeliest"),
     ("rollout", "prompt_kind", "plain guided"),

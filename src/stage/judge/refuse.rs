@@ -11,7 +11,8 @@ use mindgap_store::table::verdicts::Refusal;
 
 /// What is refused where nobody says otherwise.
 pub fn optional() -> Vec<Refusal> {
-    vec![Refusal::NoBox, Refusal::MetaPhrase, Refusal::PromptEcho, Refusal::Copied, Refusal::AnswerOnly]
+    use Refusal::{AnswerOnly, Copied, MetaPhrase, NoBox, PromptEcho, WrongWorking};
+    vec![NoBox, MetaPhrase, PromptEcho, Copied, AnswerOnly, WrongWorking]
 }
 
 pub fn copied_limit() -> f64 {

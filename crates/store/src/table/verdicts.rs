@@ -39,6 +39,8 @@ words! {
         Copied = "copied",
         /// It gives the answer without the work
         AnswerOnly = "answer_only",
+        /// It states an equation between numbers that is false: the answer was known, the way was not
+        WrongWorking = "wrong_working",
         /// Given the plain prompt, it is no likelier than the expert's solution
         Unlikely = "unlikely",
     }
