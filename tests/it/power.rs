@@ -60,7 +60,8 @@ fn lie(tree: &Tree, whole: &Whole) -> Option<String> {
         if path.starts_with("store/objects") && Address::of(bytes).as_str() != path.file_name()? {
             return Some(format!("{path:?} is not the object it says"));
         }
-        if whole.tree.get(path) != Some(entry) {
+        // What a journal holds depends on when samples came; whoever reads it checks every frame.
+        if !path.starts_with("store/journals") && whole.tree.get(path) != Some(entry) {
             return Some(format!("{path:?} is not what the undisturbed run wrote"));
         }
     }

@@ -40,7 +40,7 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("ingest", "fields.answer", r#"["gold"]"#),
     ("ingest", "fields.id", r#"["key"]"#),
     ("ingest", "fields.source", r#"["origin"]"#),
-    ("ingest", "share", "[[0.0, 0.5]]"),
+    ("ingest", "share", "[[0.0, 0.5], [0.5, 1.0]]"),
     ("ingest", "clean", r#"[["calculator_marks"], ["notes"]]"#),
     ("ingest", "files.path", r#"["../data/world/test-long.parquet"]"#),
     ("documents", "files", r#"["../data/world/test-long.parquet"]"#),

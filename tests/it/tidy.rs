@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 
 /// Crates from the bottom up. A crate may depend on the crates named with it.
-const CRATES: &[(&str, &[&str])] = &[("base", &[]), ("math", &[]), ("store", &["base"]), ("lm", &["base"])];
+const CRATES: &[(&str, &[&str])] = &[("base", &[]), ("math", &[]), ("store", &["base"]), ("lm", &["base", "math"])];
 
 const MAX_LINES: usize = 600;
 
