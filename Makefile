@@ -7,11 +7,12 @@ CARGO ?= cargo
 MINDGAP = $(CARGO) run --quiet --release --bin mindgap --
 STAGES = problems rollouts verdicts guided rewrites logprobs train evals
 
-.PHONY: help demo demo-seeds miniature smoke real base-policy build install test test-slow ci lint fmt golden bench fuzz doc clean clean-store report $(STAGES)
+.PHONY: help demo demo-seeds miniature smoke real gsm8k base-policy build install test test-slow ci lint fmt golden bench fuzz doc clean clean-store report $(STAGES)
 
 help:
 	@echo "make demo                 the whole method on the embedded world, with a report"
 	@echo "make real FILE=...        all stages on a problem file of your own"
+	@echo "make gsm8k POLICY=..      the paper's comparison with a real policy on GSM8K"
 	@echo "make STAGE PIPELINE=...   one stage and what it needs: $(STAGES) report"
 	@echo "make test lint            what CI runs; test-slow adds what takes minutes"
 	@echo "make bench fuzz doc       speed of the embedded policy; fuzzing the verifier; API pages"
@@ -44,6 +45,14 @@ real: build
 	@test -n "$(FILE)" || { echo "name a file: make real FILE=problems.jsonl"; exit 2; }
 	$(MINDGAP) run pipelines/real-input.toml --set file=$(abspath $(FILE))
 	$(MINDGAP) report pipelines/real-input.toml --set file=$(abspath $(FILE))
+
+# The paper's comparison with a real policy on GSM8K: make gsm8k POLICY=folder TRAIN=rows.jsonl TEST=rows.jsonl OTHER=rows.jsonl
+gsm8k: build
+	@test -n "$(POLICY)" && test -n "$(TRAIN)" && test -n "$(TEST)" && test -n "$(OTHER)" || \
+	    { echo "name a policy and files: make gsm8k POLICY=folder TRAIN=.. TEST=.. OTHER=.. (SET='--set samples=10')"; exit 2; }
+	$(MINDGAP) run pipelines/gsm8k.toml $(GSM8K) $(SET)
+	$(MINDGAP) report pipelines/gsm8k.toml $(GSM8K) $(SET)
+GSM8K = --set policy=$(abspath $(POLICY)) --set train=$(abspath $(TRAIN)) --set test=$(abspath $(TEST)) --set other=$(abspath $(OTHER))
 
 $(STAGES): build
 	$(MINDGAP) run $(PIPELINE) $@

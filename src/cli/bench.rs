@@ -1,8 +1,8 @@
 //! bench: speed of a policy on this machine, beside what the machine can do.
 
 use super::{args, policies, render};
-use candle_core::{DType, Device};
 use crate::pipeline::Speed;
+use candle_core::{DType, Device};
 use mindgap_base::error::Result;
 use mindgap_lm::engine::Limits;
 use mindgap_lm::engine::bench::{
@@ -75,8 +75,10 @@ fn keep(store: &Path, runs: &[Measured], parameters: u64) -> Result<()> {
     let named = |what: &str| runs.iter().find(|run| run.what == what);
     let speeds = [of("rollout", generation), of("logprob", named("score")), of("train", named("train"))];
     for speed in speeds.into_iter().flatten() {
-        log.append(&json!({"event": "bench", "time": Oplog::now(), "kind": speed.kind, "parameters": speed.parameters,
-            "tokens": speed.tokens, "seconds": speed.seconds}))?;
+        log.append(
+            &json!({"event": "bench", "time": Oplog::now(), "kind": speed.kind, "parameters": speed.parameters,
+            "tokens": speed.tokens, "seconds": speed.seconds}),
+        )?;
     }
     Ok(())
 }

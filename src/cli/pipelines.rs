@@ -84,7 +84,9 @@ fn takes(plan: &pipeline::StagePlan) -> Option<String> {
     if let Some(estimate) = &plan.estimate {
         let at_most = if estimate.is_upper_bound { "at most" } else { "about" };
         takes.push(format!("{at_most} {} tokens", HumanCount(estimate.tokens)));
-        takes.extend(estimate.seconds.map(|s| format!("{at_most} {}", HumanDuration(Duration::from_secs_f64(s.max(1.0))))));
+        takes.extend(
+            estimate.seconds.map(|s| format!("{at_most} {}", HumanDuration(Duration::from_secs_f64(s.max(1.0))))),
+        );
     }
     takes.extend(plan.least_memory.map(|bytes| format!("at least {} of memory", render::size(bytes))));
     (!takes.is_empty()).then(|| takes.join(", "))

@@ -230,7 +230,8 @@ mod tests {
         pace.tick = Tick { rows_total: 100, tokens: 2000, tokens_expected: 20_000, ..Tick::default() };
         assert_eq!(pace.left(minute), Some(39 * minute));
         // The part ends with fewer tokens than was thought.
-        pace.tick = Tick { rows_total: 100, rows_done: 100, tokens: 10_000, tokens_expected: 10_000, ..Tick::default() };
+        pace.tick =
+            Tick { rows_total: 100, rows_done: 100, tokens: 10_000, tokens_expected: 10_000, ..Tick::default() };
         assert_eq!(pace.left(5 * minute), Some(15 * minute));
         pace.next_part();
         pace.tick = Tick { rows_total: 100, tokens: 5000, tokens_expected: 10_000, ..Tick::default() };

@@ -88,7 +88,9 @@ pub fn check_memory(kind: &str, needed: u64, available: Option<u64>) -> Result<(
         _ => "name a smaller policy, or one on a server (`server = ..`), or use a machine with more",
     };
     let (needed, available) = (gigabytes(needed), gigabytes(available));
-    let what = format!("the weights and what belongs to them take at least {needed:.1} GB of memory, {available:.1} GB are free");
+    let what = format!(
+        "the weights and what belongs to them take at least {needed:.1} GB of memory, {available:.1} GB are free"
+    );
     Err(Error::environment(what).hint(remedy))
 }
 
@@ -105,9 +107,7 @@ mod tests {
     #[test]
     fn time_follows_from_parts_that_were_computed() {
         let mut speeds = Speeds::default();
-        let part = |kind: &str, parameters: u64, tokens: u64, seconds: f64| {
-            json!({"event": "part", "kind": kind, "parameters": parameters, "tokens": tokens, "seconds": seconds})
-        };
+        let part = |kind: &str, parameters: u64, tokens: u64, seconds: f64| json!({"event": "part", "kind": kind, "parameters": parameters, "tokens": tokens, "seconds": seconds});
         assert_eq!(speeds.estimate("rollout", &cost(1000, 50)).seconds, None);
         speeds.add(part("rollout", 1_000_000, 1000, 10.0));
         assert_eq!(speeds.estimate("rollout", &cost(1_000_000, 50)).seconds, Some(0.5));

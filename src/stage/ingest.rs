@@ -114,8 +114,10 @@ impl StageParams for Params {
         if let Some([from, to]) = self.share
             && !(0.0 <= from && from < to && to <= 1.0)
         {
-            return Err(Error::usage(format!("`share` is [{from}, {to}]; it begins at 0 or later, ends at 1 or earlier"))
-                .hint("`share = [0.0, 0.9]` trains on what `share = [0.9, 1.0]` holds out"));
+            return Err(Error::usage(format!(
+                "`share` is [{from}, {to}]; it begins at 0 or later, ends at 1 or earlier"
+            ))
+            .hint("`share = [0.0, 0.9]` trains on what `share = [0.9, 1.0]` holds out"));
         }
         at_least_one(self.part_problems, "part_problems")
     }

@@ -37,7 +37,7 @@ pub struct Params {
     /// Why a correct sample is no training target, beyond what always refuses it (an answer that is cut off, given twice, or has
     /// special tokens inside). `no_box` looks only where the rollouts' prompt template asks for a box; the others look only at
     /// samples that were shown the expert's solution.
-    #[serde(default = "refuse::optional")]
+    #[serde(default = "refuse::default")]
     pub refuse: Vec<Refusal>,
     /// Share of a sample's wording that may be the expert's, before the sample counts as `copied`.
     #[serde(default = "refuse::copied_limit")]

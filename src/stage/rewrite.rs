@@ -121,11 +121,7 @@ impl StageParams for Params {
     }
 
     fn lists(&mut self) -> Vec<(&'static str, &mut Vec<String>)> {
-        vec![
-            ("self_aligned", &mut self.self_aligned),
-            ("guided", &mut self.guided),
-            ("logprobs", &mut self.logprobs),
-        ]
+        vec![("self_aligned", &mut self.self_aligned), ("guided", &mut self.guided), ("logprobs", &mut self.logprobs)]
     }
 }
 
@@ -289,7 +285,9 @@ impl RewriteStage {
                 if let Some(sample) = fit.iter().find(|sample| sample.likelihood.is_none()) {
                     let index = sample.rollout.sample_index;
                     return Err(Error::input(format!("no log-probs of guided sample {index} are there to rank it by"))
-                        .hint("name in `logprobs` a logprob stage over a rewrite stage that keeps all guided samples"));
+                        .hint(
+                            "name in `logprobs` a logprob stage over a rewrite stage that keeps all guided samples",
+                        ));
                 }
                 fit.sort_by(|a, b| b.likelihood.partial_cmp(&a.likelihood).expect("log-probs are finite"));
             }

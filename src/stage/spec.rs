@@ -1,7 +1,7 @@
 //! Stage parameters as written in a pipeline file, what they refer to, and how they become a stage.
 
-use super::{Footprint, Stage, documents, evaluate, gap, ingest, judge, logprob, rewrite, rollout, train};
 use super::template::{PLAIN, Template};
+use super::{Footprint, Stage, documents, evaluate, gap, ingest, judge, logprob, rewrite, rollout, train};
 use crate::params::{Misfit, typed};
 use crate::policy::PolicyHandle;
 use mindgap_base::address::Address;

@@ -18,8 +18,8 @@ pub const COPIED_LIMIT: f64 = 0.3;
 const RUN_WORDS: usize = 5;
 /// Words of a template's own wording that make an echo.
 const ECHO_WORDS: usize = 6;
-/// Words and numbers that a solution has at least, its answer left out.
-const WORK_WORDS: usize = 8;
+/// Words and numbers that a solution without an equation has at least, its answer left out.
+const WORK_WORDS: usize = 15;
 
 /// The wording of a prompt template, as a sample may repeat it.
 #[derive(Default)]
@@ -158,8 +158,10 @@ pub fn speaks_of_source(text: &str, question: &str) -> bool {
 
 /// Whether a text gives its answer and hardly anything else: few words, and no equation among them.
 pub fn is_answer_only(text: &str) -> bool {
-    let before = text.split("\\boxed").next().unwrap_or(text);
-    words(before).len() < WORK_WORDS && !before.contains('=')
+    let answers = mindgap_math::boxed_answers(text);
+    let work =
+        answers.iter().fold(text.replace("\\boxed", " "), |work, answer| work.replace(&format!("{{{answer}}}"), " "));
+    words(&work).len() < WORK_WORDS && !work.contains('=')
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ pub fn first_false(text: &str) -> Option<&str> {
 fn goes_on_before(text: &str) -> bool {
     let touches = text.chars().next_back().is_some_and(|c| c.is_alphanumeric() || ")]}._,%".contains(c));
     let last = text.trim_end().chars().next_back();
-    touches || last.is_some_and(|c| "+-*/=^(\\\u{d7}\u{f7}\u{2013}\u{2212}".contains(c))
+    touches || last.is_some_and(|c| "+-*/^(\\\u{d7}\u{f7}\u{2013}\u{2212}".contains(c))
 }
 
 /// Whether the number on the right is the beginning of something longer.
@@ -93,6 +93,7 @@ mod tests {
             ("We get \\(9 \\times 4 = 35\\).", "9 \\times 4 = 35"),
             ("12 / 2 = 6, and 6 * 3 = 20", "6 * 3 = 20"),
             ("1,000 - 1 = 99", "1,000 - 1 = 99"),
+            ("\\text{Profit} = 2 \\times 0.25 = 1", "2 \\times 0.25 = 1"),
         ] {
             assert_eq!(first_false(text), Some(found), "{text}");
         }

@@ -91,7 +91,8 @@ fn a_training_told_to_stop_goes_on_where_it_was() {
             .unwrap();
         // A busy machine takes a while to begin.
         std::thread::sleep(Duration::from_millis(400 * (1 + stops)));
-        let _ = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
+        let _ =
+            std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
         let output = child.wait_with_output().unwrap();
         match output.status.code() {
             Some(130) => stops += 1,
@@ -132,6 +133,15 @@ fn parts_with_fewer_tokens_hold_the_same_rows() {
     let fresh = folder.path().join("fresh");
     ok(&fresh, &["run", fine, "rollouts"]);
     assert_eq!(rows(&fresh, fine), expected);
-    let error = fails(&store, &["plan", pipeline(folder.path(), "none.toml", &SMALL.replace("samples = 2", "samples = 2\npart_tokens = 0")).to_str().unwrap()], 2);
+    let error = fails(
+        &store,
+        &[
+            "plan",
+            pipeline(folder.path(), "none.toml", &SMALL.replace("samples = 2", "samples = 2\npart_tokens = 0"))
+                .to_str()
+                .unwrap(),
+        ],
+        2,
+    );
     assert!(error.contains("`part_tokens` must be at least 1"), "{error}");
 }

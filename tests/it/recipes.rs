@@ -24,7 +24,11 @@ const IRRELEVANT: &[(&str, &str, &str)] = &[
 const SOMETIMES: &[(&str, &str, &str)] = &[
     ("judge", "abs_tol", "only the judge `numeric` knows tolerances"),
     ("judge", "copied_limit", "only samples that were shown a solution may have copied it"),
-    ("judge", "problems", "a gold answer is part of its problem's id, which the rollouts hold; solutions are looked at for copies"),
+    (
+        "judge",
+        "problems",
+        "a gold answer is part of its problem's id, which the rollouts hold; solutions are looked at for copies",
+    ),
     ("judge", "refuse", "most reasons look at guided samples alone"),
     ("judge", "rel_tol", "only the judge `numeric` knows tolerances"),
     ("train", "eval_steps", "nothing is evaluated without `eval_data`"),
@@ -89,7 +93,11 @@ const VALUES: &[(&str, &str, &str)] = &[
 /// Kind, parameter and every word it may be: a word is part of recipes, so none may be renamed.
 const WORDS: &[(&str, &str, &str)] = &[
     ("ingest", "clean", "calculator_marks asymptote pleasantries signatures notes repeated_answer boxed_answer"),
-    ("judge", "refuse", "cut_off special_token several_answers no_box meta_phrase prompt_echo copied answer_only wrong_working unlikely"),
+    (
+        "judge",
+        "refuse",
+        "cut_off special_token several_answers no_box meta_phrase prompt_echo copied answer_only wrong_working unlikely",
+    ),
     ("judge", "judge", "math exact numeric choice json"),
     ("rewrite", "choice", "first random likeliest"),
     ("rollout", "prompt_kind", "plain guided"),

@@ -2,8 +2,8 @@
 
 use crate::support::root;
 use mindgap::report::{
-    BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Cascade, EvalTable, GapTable, Histograms, RefusedSamples, Report, Run,
-    Samples, Series, StageState, Targets, Tokens, html, markdown, quantise,
+    BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Cascade, EvalTable, GapTable, Histograms, RefusedSamples,
+    Report, Run, Samples, Series, StageState, Targets, Tokens, html, markdown, quantise,
 };
 use mindgap_store::table::evals::Eval;
 use mindgap_store::table::gaps::{Gap, GapWarning, Group, Moment, Warning};

@@ -1,4 +1,3 @@
-
 pub mod address;
 pub mod error;
 pub mod fingerprint;

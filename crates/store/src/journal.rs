@@ -15,6 +15,9 @@ use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Fingerprint;
 use std::path::PathBuf;
 
+/// Takes the next bytes of what is written piece by piece.
+pub type Put<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
+
 /// The journal of one part.
 pub struct Journal {
     path: PathBuf,
@@ -65,7 +68,7 @@ impl Journal {
 
     /// Replaces the journal by a snapshot: `write` gives its bytes, piece by piece. It is durable afterwards; until then the one
     /// before stays.
-    pub fn replace(&self, write: &mut dyn FnMut(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>) -> Result<()> {
+    pub fn replace(&self, mut write: impl FnMut(&mut Put) -> Result<()>) -> Result<()> {
         fs::create_dir(self.path.parent().expect("a journal lies in a folder"))?;
         let mut draft = fs::Draft::beside(&self.path)?;
         let mut hasher = blake3::Hasher::new();
@@ -188,10 +191,10 @@ mod tests {
         let journal = store.journal(&Recipe::new("part", 1).fingerprint());
         assert!(journal.snapshot().unwrap().is_none());
         for pieces in [&[&b"some"[..], b" bytes"][..], &[], &[b"other bytes"]] {
-            journal.replace(&mut |put| pieces.iter().try_for_each(|piece| put(piece))).unwrap();
+            journal.replace(|put| pieces.iter().try_for_each(|piece| put(piece))).unwrap();
             assert_eq!(journal.snapshot().unwrap().unwrap().bytes(), pieces.concat());
         }
-        let failed = journal.replace(&mut |put| put(b"half").and_then(|()| Err(Error::internal("no"))));
+        let failed = journal.replace(|put| put(b"half").and_then(|()| Err(Error::internal("no"))));
         assert!(failed.is_err());
         assert_eq!(journal.snapshot().unwrap().unwrap().bytes(), b"other bytes");
         let whole = std::fs::read(&journal.path).unwrap();

@@ -61,7 +61,10 @@ pub struct Texts {
 impl Texts {
     pub fn new(problems: Vec<Expert>, rewrites: Vec<Rewritten>) -> Texts {
         Texts {
-            experts: problems.into_iter().map(|p| (p.problem_id, (p.question, p.solution.unwrap_or_default()))).collect(),
+            experts: problems
+                .into_iter()
+                .map(|p| (p.problem_id, (p.question, p.solution.unwrap_or_default())))
+                .collect(),
             targets: rewrites.into_iter().map(|r| ((r.problem_id, r.choice_index), r.completion)).collect(),
         }
     }

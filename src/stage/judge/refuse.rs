@@ -9,10 +9,14 @@ use mindgap_math::Judgement;
 use mindgap_store::table::rollouts::{PromptKind, Rollout};
 use mindgap_store::table::verdicts::Refusal;
 
+use Refusal::{AnswerOnly, Copied, MetaPhrase, NoBox, PromptEcho, WrongWorking};
+
+/// What can be chosen.
+const OPTIONAL: [Refusal; 6] = [NoBox, MetaPhrase, PromptEcho, Copied, AnswerOnly, WrongWorking];
+
 /// What is refused where nobody says otherwise.
-pub fn optional() -> Vec<Refusal> {
-    use Refusal::{AnswerOnly, Copied, MetaPhrase, NoBox, PromptEcho, WrongWorking};
-    vec![NoBox, MetaPhrase, PromptEcho, Copied, AnswerOnly, WrongWorking]
+pub fn default() -> Vec<Refusal> {
+    vec![NoBox, MetaPhrase, PromptEcho, Copied, AnswerOnly]
 }
 
 pub fn copied_limit() -> f64 {
@@ -21,9 +25,9 @@ pub fn copied_limit() -> f64 {
 
 /// Errors: a reason that is no choice, a limit that is no share.
 pub fn check(refuse: &[Refusal], copied_limit: f64) -> Result<()> {
-    if let Some(always) = refuse.iter().find(|reason| !optional().contains(reason)) {
-        let known: Vec<&str> = optional().iter().map(|reason| reason.as_str()).collect();
-        return Err(Error::usage(format!("`refuse` names `{always}`, which always refuses a sample"))
+    if let Some(always) = refuse.iter().find(|reason| !OPTIONAL.contains(reason)) {
+        let known: Vec<&str> = OPTIONAL.iter().map(|reason| reason.as_str()).collect();
+        return Err(Error::usage(format!("`refuse` names `{always}`, which is no choice of this stage"))
             .hint(format!("what can be chosen: {}", known.join(", "))));
     }
     if !(0.0..=1.0).contains(&copied_limit) {

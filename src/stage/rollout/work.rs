@@ -73,7 +73,9 @@ impl RolloutStage {
         };
         let rows: Vec<Id> = problems.select(columns)?;
         let wanted = |row: &Id| {
-            part.span.holds(&row.problem_id) && !solved.contains(&row.problem_id) && self.can_be_prompted(row.solution.is_some())
+            part.span.holds(&row.problem_id)
+                && !solved.contains(&row.problem_id)
+                && self.can_be_prompted(row.solution.is_some())
         };
         Ok(rows.into_iter().filter(wanted).map(|row| row.problem_id).collect())
     }

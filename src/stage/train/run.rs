@@ -9,8 +9,8 @@ use mindgap_lm::model::tensors::{self, Put, TensorFile};
 use mindgap_lm::train::{PlannedStep, StepMetrics, TrainExample, Trainer};
 use mindgap_store::parquet::decode_batches;
 use mindgap_store::table::rewrites::Source;
-use mindgap_store::table::{Row, from_batches};
 use mindgap_store::table::train_steps::{TrainEval, TrainStep};
+use mindgap_store::table::{Row, from_batches};
 use mindgap_store::{Journal, Snapshot};
 use std::collections::BTreeMap;
 
@@ -100,7 +100,7 @@ impl Run {
             let length = rows.bytes.len();
             state.insert(name.to_string(), Tensor::from_vec(rows.bytes, length, &Device::Cpu).map_err(tensor_error)?);
         }
-        context.journal.replace(&mut |put| tensors::write(&state, None, put))
+        context.journal.replace(|put| tensors::write(&state, None, put))
     }
 
     /// Goes on from what an interrupted part kept, if that is further than this.
@@ -108,8 +108,7 @@ impl Run {
         let Some(kept) = journal.snapshot()?.map(Kept) else { return Ok(None) };
         let file = TensorFile::open(&kept)?;
         let bytes = |name: &str| file.tensor(name)?.to_vec1::<u8>().map_err(tensor_error);
-        let said =
-            Said { rows: rows(bytes(STEPS)?)?, evals: rows(bytes(EVALS)?)? };
+        let said = Said { rows: rows(bytes(STEPS)?)?, evals: rows(bytes(EVALS)?)? };
         self.restore(&kept)?;
         Ok(Some(said))
     }

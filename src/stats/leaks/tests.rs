@@ -10,7 +10,9 @@ fn copies_are_told_from_rewrites() {
     assert_eq!(share(&expert.replace("<<16+27=43>>", "").to_uppercase()), 1.0, "marks and case do not tell");
     assert_eq!(share("We start with 16. Adding 27 gives 16 + 27 = 43, and 43 - 8 = 35. So \\boxed{35}."), 0.0);
     assert_eq!(share(question), 0.0, "the question's words are nobody's");
-    let half = share(&format!("{expert} And now for some words of my own, at long last, which nobody wrote before me, and more."));
+    let half = share(&format!(
+        "{expert} And now for some words of my own, at long last, which nobody wrote before me, and more."
+    ));
     assert!(half > 0.4 && half < 0.8, "{half}");
     assert_eq!(share("leaves 43 - 8 = 35 pens"), 1.0, "a text shorter than a run counts as one run");
     assert_eq!(share(""), 0.0);
@@ -54,10 +56,20 @@ fn echoes_are_of_the_template_alone() {
 
 #[test]
 fn work_is_more_than_an_answer() {
-    for text in ["The answer is \\boxed{25}.", "\\boxed{25}", "#### 25", "25"] {
+    for text in [
+        "The answer is \\boxed{25}.",
+        "\\boxed{25}",
+        "#### 25",
+        "25",
+        "The reader will see that the answer is \\boxed{25} apples.",
+    ] {
         assert!(is_answer_only(text), "{text}");
     }
-    for text in ["16 + 9 = 25, so \\boxed{25}.", "We start with 16 and add the 9 we have left. \\boxed{25}"] {
+    for text in [
+        "16 + 9 = 25, so \\boxed{25}.",
+        "We start with the 16 that we have and add the 9 we have left, which makes \\boxed{25}",
+        "\\boxed{25}\n\nWe start with the 16 that we have and add the 9 we have left, which makes it so.",
+    ] {
         assert!(!is_answer_only(text), "{text}");
     }
 }

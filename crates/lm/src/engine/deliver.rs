@@ -2,7 +2,7 @@
 
 use mindgap_base::error::Result;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
 /// Where the workers of a call put what they finish.
@@ -34,11 +34,8 @@ pub fn deliver<T: Send>(
         let mut next = Instant::now();
         while let Ok(first) = receiver.recv() {
             let mut batch = vec![first];
-            loop {
-                match receiver.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                    Ok(more) => batch.push(more),
-                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-                }
+            while let Ok(more) = receiver.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                batch.push(more);
             }
             if taken.is_ok() {
                 let started = Instant::now();

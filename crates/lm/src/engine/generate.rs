@@ -116,12 +116,17 @@ fn generate_with<R: Inference>(
     check_prompts(runner.config(), requests)?;
     let queue = Queue::new(runner, requests, sampling, limits)?;
     let job = Job { runner, tokenizer, requests, sampling, limits, queue: &queue, on_progress };
-    deliver(queue.workers, &queue.failed, |outbox| Worker::new(&job, outbox)?.work(), |finished| {
-        let count = finished.len();
-        take(finished)?;
-        queue.done.fetch_add(count, Ordering::Relaxed);
-        Ok(())
-    })?;
+    deliver(
+        queue.workers,
+        &queue.failed,
+        |outbox| Worker::new(&job, outbox)?.work(),
+        |finished| {
+            let count = finished.len();
+            take(finished)?;
+            queue.done.fetch_add(count, Ordering::Relaxed);
+            Ok(())
+        },
+    )?;
     on_progress(queue.progress());
     Ok(())
 }

@@ -92,12 +92,17 @@ fn score_with<R: Inference>(
         scored: AtomicUsize::new(0),
         prompted: AtomicUsize::new(0),
     };
-    deliver(workers, &shared.failed, |outbox| shared.work(&outbox), |finished| {
-        let count = finished.len();
-        take(finished)?;
-        shared.done.fetch_add(count, Ordering::Relaxed);
-        Ok(())
-    })?;
+    deliver(
+        workers,
+        &shared.failed,
+        |outbox| shared.work(&outbox),
+        |finished| {
+            let count = finished.len();
+            take(finished)?;
+            shared.done.fetch_add(count, Ordering::Relaxed);
+            Ok(())
+        },
+    )?;
     on_progress(shared.progress());
     Ok(())
 }

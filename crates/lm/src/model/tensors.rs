@@ -183,7 +183,7 @@ mod tests {
         });
         let error = error.unwrap_err();
         assert_eq!((error.what(), error.place()), ("the disk is full", Some("/there")));
-        let byte = BTreeMap::from([("b".to_string(), Tensor::zeros(1, DType::U8, &Device::Cpu).unwrap())]);
+        let byte = BTreeMap::from([("b".to_string(), Tensor::zeros(1, DType::U32, &Device::Cpu).unwrap())]);
         assert_eq!(write(&byte, None, &mut |_| Ok(())).unwrap_err().place(), Some("b"));
     }
 }

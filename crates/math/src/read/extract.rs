@@ -5,8 +5,8 @@
 //! them; (2) what follows the last "final answer is", "answer:" or `####`; (3) the whole text, when it is one short formula;
 //! (4) the last formula or number. A box that is cut off or empty is an answer withheld: nothing earlier replaces it.
 
-use crate::thoughts;
 use crate::read::spans::{Candidate, candidates, first_sentence, formulas, joins, words_in};
+use crate::thoughts;
 
 /// The macros whose argument marks a final answer.
 const BOX_MACROS: [&str; 3] = ["\\boxed", "\\fbox", "\\framebox"];

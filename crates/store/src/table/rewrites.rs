@@ -1,9 +1,9 @@
 //! rewrites: the training target of every problem, and where it came from.
 
-use super::{by_reason, named};
 use super::row::row;
 use super::verdicts::Refusal;
 use super::words::words;
+use super::{by_reason, named};
 
 words! {
     /// Where a training target comes from.
