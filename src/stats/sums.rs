@@ -40,6 +40,9 @@ pub fn first_false(text: &str) -> Option<&str> {
 
 /// Whether the equation is the end of something longer: of a word, a bracket, another term.
 fn goes_on_before(text: &str) -> bool {
+    if ["\\(", "\\["].iter().any(|opening| text.trim_end().ends_with(opening)) {
+        return false;
+    }
     let touches = text.chars().next_back().is_some_and(|c| c.is_alphanumeric() || ")]}._,%".contains(c));
     let last = text.trim_end().chars().next_back();
     touches || last.is_some_and(|c| "+-*/^(\\\u{d7}\u{f7}\u{2013}\u{2212}".contains(c))

@@ -294,21 +294,19 @@ mod tests {
         checks.finish(Moment::After, Group::Guided, &gather.finish())
     }
 
+    const OWN: &str = "we add three and four, which makes seven, and then we double the seven we have, so \\boxed{14}";
+
     #[test]
     fn each_target_check_raises_on_what_it_is_for() {
         let rows = [target("a", -0.1), target("b", -0.1)];
-        let fine = texts("first we add three and four, then double it, so \\boxed{14}", "x = 14");
+        let fine = texts(OWN, "x = 14");
         assert_eq!(raised(&check(&rows, true, &fine)), [""; 0]);
         assert_eq!(raised(&check(&rows, false, &fine)), ["truncated"]);
-        let copied = check(
-            &rows,
-            true,
-            &texts("we add and then double it, so \\boxed{14}", "we add and then double it, so \\boxed{14}"),
-        );
+        let copied = check(&rows, true, &texts(OWN, OWN));
         assert_eq!(raised(&copied), ["copied"]);
         let row = copied.iter().find(|row| row.warning == Warning::Copied).unwrap();
         assert_eq!((row.affected, row.row_count, row.problem_ids.clone()), (1, 2, vec!["a".to_string()]));
-        let meta = texts("as the reference solution says, we add and double, so \\boxed{14}", "");
+        let meta = texts(&format!("as the reference solution says, {OWN}"), "");
         assert_eq!(raised(&check(&rows, true, &meta)), ["meta_phrase"]);
         assert_eq!(raised(&check(&rows, true, &texts("so \\boxed{14}", ""))), ["answer_only"]);
         assert_eq!(raised(&check(&[target("a", -3.0)], true, &fine)), ["eos_not_learned"]);
