@@ -46,7 +46,7 @@ pub struct Params {
     /// Guided samples are ranked by them, and refused where they are no likelier per token than the expert's solution.
     #[serde(default)]
     pub logprobs: Vec<String>,
-    /// Take the expert's solution where no sample is fit. Without, such a problem has no target and is listed in `untargeted`.
+    /// Take the expert's solution where no sample is fit. Without, such a problem has no row here.
     #[serde(default = "yes")]
     pub fallback: bool,
     /// Targets kept per problem, at most.
@@ -209,11 +209,10 @@ impl Stage for RewriteStage {
                 }));
             }
             let rows = self.targets(&policy, problem, attempts, samples)?;
-            if rows.is_empty() {
-                let reason = match (self.params.fallback, attempts) {
-                    (true, 0) => "no samples and no expert solution",
-                    (true, _) => "no sample to choose and no expert solution",
-                    (false, _) => "no sample to choose, and no fallback to the expert's solution",
+            if rows.is_empty() && self.params.fallback {
+                let reason = match attempts {
+                    0 => "no samples and no expert solution",
+                    _ => "no sample to choose and no expert solution",
                 };
                 let problem_id = problem.problem_id.clone();
                 untargeted.push(Untargeted { problem_id, attempts, reason: reason.to_string() });
