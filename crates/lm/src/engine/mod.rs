@@ -1,4 +1,5 @@
-//! The engine: draws completions from a policy and scores given ones. Values in, values out: no files, no clock, no printing.
+//! The engine: draws completions from a policy and scores given ones. Values in, values out: no files, no printing, and no
+//! clock but to see what taking results costs (`deliver.rs`).
 //!
 //! Each thread runs its own batch over its own slots and takes work from a shared queue: for small models that beats sharing
 //! one batch; on a device one thread drives a single batch. A sample depends on its prompt, its stream and the sampling
