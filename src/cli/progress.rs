@@ -118,7 +118,11 @@ impl Progress {
                 let counts: Vec<String> =
                     outcome.counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
                 let counts = if counts.is_empty() { String::new() } else { format!(" ({})", counts.join(", ")) };
-                note(&format!("{}: {} rows{counts}, {how}", outcome.name, outcome.rows));
+                let what = match outcome.kind {
+                    "train" => "a policy".to_string(),
+                    _ => format!("{} rows{counts}", outcome.rows),
+                };
+                note(&format!("{}: {what}, {how}", outcome.name));
                 if let Some(left_out) = &outcome.left_out {
                     let (rows, table) = (left_out.rows, left_out.table);
                     note(&format!("  {rows} more are in `{table}`: {}", left_out.why()));
