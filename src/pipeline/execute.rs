@@ -6,22 +6,21 @@
 use super::estimate::{Speed, check_memory};
 use super::plan::{StagePlan, stage_plan};
 use super::session::{Bound, Session, manifest};
+use super::sink::Made;
 use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::{Transfer, Watch};
-use crate::stage::{Context, Part, Sink, Tick};
+use crate::stage::{Context, Part, Tick};
 use candle_core::Device;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Kind, Result};
 use mindgap_base::fingerprint::Fingerprint;
-use mindgap_lm::model::tensors::Put;
-use mindgap_store::fs::{self, Gate};
-use mindgap_store::parquet::{Encoded, Footer};
-use mindgap_store::{Lease, LeftOut, Oplog, PartRecord, PartRef, Pointer, Store};
+use mindgap_store::fs;
+use mindgap_store::parquet::Footer;
+use mindgap_store::{Lease, LeftOut, Oplog, PartRecord, Pointer, Store};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What happens during a run, for whoever shows it.
@@ -184,51 +183,6 @@ fn check_any_left(outcome: &Outcome) -> Result<()> {
     let whole = if count == 1 { "the only row is".to_string() } else { format!("all {count} rows are") };
     Err(Error::input(format!("{whole} in `{table}`: {}", left_out.why()))
         .hint(format!("mindgap show PIPELINE {name} --table {table} shows them")))
-}
-
-/// What a part has made so far, in the store. From the first object on the gate is passed, so that no collection takes what no
-/// record names yet.
-struct Made<'a> {
-    store: &'a Store,
-    objects: Mutex<Objects>,
-}
-
-#[derive(Default)]
-struct Objects {
-    gate: Option<Gate>,
-    tables: BTreeMap<String, Vec<PartRef>>,
-    files: BTreeMap<String, (Address, u64)>,
-}
-
-impl<'a> Made<'a> {
-    fn new(store: &'a Store) -> Made<'a> {
-        Made { store, objects: Mutex::default() }
-    }
-
-    fn open(&self) -> Result<MutexGuard<'_, Objects>> {
-        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        if objects.gate.is_none() {
-            objects.gate = Some(self.store.gate()?.pass()?);
-        }
-        Ok(objects)
-    }
-}
-
-impl Sink for Made<'_> {
-    fn put_table(&self, encoded: Encoded) -> Result<()> {
-        let mut objects = self.open()?;
-        let table = encoded.table.to_string();
-        objects.tables.entry(table).or_default().push(self.store.put_part(encoded)?);
-        Ok(())
-    }
-
-    fn put_file(&self, name: &str, write: &mut dyn FnMut(&mut Put) -> Result<()>) -> Result<()> {
-        let mut objects = self.open()?;
-        let mut writer = self.store.writer()?;
-        write(&mut |bytes| writer.append(bytes))?;
-        objects.files.insert(name.to_string(), writer.finish()?);
-        Ok(())
-    }
 }
 
 struct Runner<'a, 'b> {

@@ -7,6 +7,7 @@ pub mod explain;
 mod matrix;
 pub mod plan;
 pub mod session;
+mod sink;
 pub mod spec;
 mod stale;
 

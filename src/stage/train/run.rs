@@ -103,7 +103,7 @@ impl Run {
         context.journal.replace(|put| tensors::write(&state, None, put))
     }
 
-    /// Goes on from what an interrupted part kept, if that is further than this.
+    /// Goes on from what an interrupted run of this part kept, if it kept anything.
     pub fn take_up(&mut self, journal: &Journal) -> Result<Option<Said>> {
         let Some(kept) = journal.snapshot()?.map(Kept) else { return Ok(None) };
         let file = TensorFile::open(&kept)?;
