@@ -8,7 +8,8 @@ use super::Segments;
 use super::cpu::{self, Read};
 use super::gemm::{Left, Right, Size, Start, gemm};
 use super::simd::{self, vectorised};
-use super::tape;
+use super::team::Disjoint;
+use super::{tape, wide};
 use crate::model::config::Config;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::ops::Range;
@@ -121,7 +122,7 @@ pub fn attend(
     for block in blocks {
         let size = Size { m: rows, n: block.len, k: head_dim };
         let left = Left { data, row: stride, step: 1 };
-        gemm(size, left, Right { data: block.keys, row: block.key_stride }, &mut scores[first..], keys, Start::Zero);
+        gemm(size, left, Right::rows(block.keys, block.key_stride), &mut scores[first..], keys, Start::Zero);
         first += block.len;
     }
     let mut inverse_sums = [0.0f32; TILE];
@@ -150,7 +151,7 @@ pub fn attend(
         let size = Size { m: rows, n: head_dim, k: block.len };
         let left = Left { data: &scores[first.min(scores.len())..], row: keys, step: 1 };
         let start = if index == 0 { Start::Zero } else { Start::Add };
-        gemm(size, left, Right { data: block.values, row: block.value_stride }, out, out_stride, start);
+        gemm(size, left, Right::rows(block.values, block.value_stride), out, out_stride, start);
         first += block.len;
     }
     for (row, inverse) in inverse_sums.iter().enumerate() {
@@ -198,12 +199,24 @@ impl Attention {
         Ok(Widths { query, key })
     }
 
+    /// Segments and the key heads that attend in them, each with everything of its own, and about what one costs.
+    fn tasks(&self, widths: &Widths) -> (Vec<(Range<usize>, usize)>, usize) {
+        let heads = 0..widths.key / self.heads.dim;
+        let tasks: Vec<_> =
+            self.segments.iter().flat_map(|s| heads.clone().map(move |head| (s.clone(), head))).collect();
+        let squares: usize = self.segments.iter().map(|segment| segment.len() * segment.len()).sum();
+        (tasks, 2 * squares / self.segments.iter().count().max(1) * self.heads.dim * widths.query / widths.key)
+    }
+
+    #[expect(unsafe_code, reason = "threads write the heads of a row")]
     fn forward(&self, q: &[f32], k: &[f32], v: &[f32], widths: &Widths, out: &mut [f32]) {
         let hd = self.heads.dim;
         let group = widths.query / widths.key;
-        let (mut keys, mut scratch) = (Vec::new(), Vec::new());
-        for segment in self.segments.iter() {
-            for key_head in 0..widths.key / hd {
+        let (tasks, operations) = self.tasks(widths);
+        let out = Disjoint::new(out);
+        wide::share(tasks.len(), operations, 1, |piece| {
+            let (mut keys, mut scratch, mut done) = (Vec::new(), Vec::new(), vec![0.0; TILE * hd]);
+            for (segment, key_head) in &tasks[piece] {
                 transposed(k, widths.key, segment.clone(), key_head * hd, hd, &mut keys);
                 for head in key_head * group..(key_head + 1) * group {
                     for start in segment.clone().step_by(TILE) {
@@ -220,29 +233,34 @@ impl Attention {
                         let (stride, heads) = (widths.query, self.heads);
                         let queries = Queries { data: &q[at..], stride, rows: end - start, heads };
                         let visible = Visible::Causal { first: start - segment.start + 1 - from };
-                        attend(queries, &[block], visible, &mut out[at..], widths.query, &mut scratch);
+                        attend(queries, &[block], visible, &mut done, hd, &mut scratch);
+                        for (row, done) in done.chunks_exact(hd).take(end - start).enumerate() {
+                            let at = at + row * widths.query;
+                            // SAFETY: no other task has this row and head.
+                            unsafe { out.part(at..at + hd) }.copy_from_slice(done);
+                        }
                     }
                 }
             }
-        }
+        });
     }
 }
 
-/// What the backward pass reads and writes, as slices.
+/// What the backward pass reads, and where it writes.
 struct Backward<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
     out: &'a [f32],
     dout: &'a [f32],
-    dq: Vec<f32>,
-    dk: Vec<f32>,
-    dv: Vec<f32>,
+    dq: Disjoint<'a, f32>,
+    dk: Disjoint<'a, f32>,
+    dv: Disjoint<'a, f32>,
     widths: Widths,
     heads: Heads,
 }
 
-/// Buffers of one tile.
+/// Buffers of one thread.
 #[derive(Default)]
 struct Buffers {
     keys: Vec<f32>,
@@ -251,25 +269,44 @@ struct Buffers {
     dscores: Vec<f32>,
     /// Derivatives of the bound of a row's scores.
     slopes: Vec<f32>,
+    /// Of a tile's queries.
+    dq: Vec<f32>,
+    /// Of the keys and values of a segment and key head.
+    dk: Vec<f32>,
+    dv: Vec<f32>,
 }
 
 impl Backward<'_> {
-    fn segment(&mut self, segment: Range<usize>, buffers: &mut Buffers) {
+    fn task(&self, segment: &Range<usize>, key_head: usize, buffers: &mut Buffers) {
         let (hd, group) = (self.heads.dim, self.widths.query / self.widths.key);
-        for key_head in 0..self.widths.key / hd {
-            transposed(self.k, self.widths.key, segment.clone(), key_head * hd, hd, &mut buffers.keys);
-            transposed(self.v, self.widths.key, segment.clone(), key_head * hd, hd, &mut buffers.values);
-            for head in key_head * group..(key_head + 1) * group {
-                for start in segment.clone().step_by(TILE) {
-                    self.tile(&segment, start..segment.end.min(start + TILE), head, key_head, buffers);
-                }
+        transposed(self.k, self.widths.key, segment.clone(), key_head * hd, hd, &mut buffers.keys);
+        transposed(self.v, self.widths.key, segment.clone(), key_head * hd, hd, &mut buffers.values);
+        for sum in [&mut buffers.dk, &mut buffers.dv] {
+            sum.clear();
+            sum.resize(segment.len() * hd, 0.0);
+        }
+        for head in key_head * group..(key_head + 1) * group {
+            for start in segment.clone().step_by(TILE) {
+                self.tile(segment, start..segment.end.min(start + TILE), head, key_head, buffers);
             }
+        }
+        self.put(&self.dk, &buffers.dk, segment.start * self.widths.key + key_head * hd, self.widths.key);
+        self.put(&self.dv, &buffers.dv, segment.start * self.widths.key + key_head * hd, self.widths.key);
+    }
+
+    /// Writes rows of a head, `row` apart, the first at `at`.
+    #[expect(unsafe_code, reason = "threads write the heads of a row")]
+    fn put(&self, target: &Disjoint<f32>, rows: &[f32], at: usize, row: usize) {
+        for (index, values) in rows.chunks_exact(self.heads.dim).enumerate() {
+            let at = at + index * row;
+            // SAFETY: no other task has this row and head.
+            unsafe { target.part(at..at + values.len()) }.copy_from_slice(values);
         }
     }
 
     /// One tile of query rows: with P the probabilities and D = rowsum(dO o O),
     /// `dV += P^T dO`, `dS = scale P o (dO V^T - D)`, `dQ = dS K`, `dK += dS^T Q`.
-    fn tile(&mut self, segment: &Range<usize>, tile: Range<usize>, head: usize, key_head: usize, b: &mut Buffers) {
+    fn tile(&self, segment: &Range<usize>, tile: Range<usize>, head: usize, key_head: usize, b: &mut Buffers) {
         let (hd, length, rows) = (self.heads.dim, segment.len(), tile.len());
         // Keys from `from` on are seen by some row.
         let from = self.heads.first_seen(tile.start - segment.start);
@@ -279,14 +316,14 @@ impl Backward<'_> {
         let (row, key_row) = (self.widths.query, self.widths.key);
         b.probs.resize(rows * keys, 0.0);
         b.dscores.resize(rows * keys, 0.0);
+        b.dq.resize(rows * hd, 0.0);
         let square = Size { m: rows, n: keys, k: hd };
         let left = |data| Left { data, row, step: 1 };
-        let right = |data| Right { data, row: length };
-        gemm(square, left(&self.q[at..]), right(&b.keys[from..]), &mut b.probs, keys, Start::Zero);
-        gemm(square, left(&self.dout[at..]), right(&b.values[from..]), &mut b.dscores, keys, Start::Zero);
+        gemm(square, left(&self.q[at..]), Right::rows(&b.keys[from..], length), &mut b.probs, keys, Start::Zero);
+        gemm(square, left(&self.dout[at..]), Right::rows(&b.values[from..], length), &mut b.dscores, keys, Start::Zero);
         let visible = Visible::Causal { first: tile.start - segment.start + 1 - from };
         let lines = b.probs.chunks_exact_mut(keys).zip(b.dscores.chunks_exact_mut(keys));
-        for (r, (probs, dscores)) in lines.enumerate() {
+        for (r, (probs, dscores)) in lines.enumerate().take(rows) {
             let seen = visible.of(r, keys, self.heads);
             for line in [&mut *probs, &mut *dscores] {
                 line[..seen.start].fill(0.0);
@@ -308,14 +345,14 @@ impl Backward<'_> {
             }
         }
         let by_query = Size { m: rows, n: hd, k: keys };
-        let keys_right = Right { data: &self.k[key_at..], row: key_row };
         let dscores = Left { data: &b.dscores, row: keys, step: 1 };
-        gemm(by_query, dscores, keys_right, &mut self.dq[at..], row, Start::Zero);
+        gemm(by_query, dscores, Right::rows(&self.k[key_at..], key_row), &mut b.dq, hd, Start::Zero);
+        self.put(&self.dq, &b.dq, at, row);
         let by_key = Size { m: keys, n: hd, k: rows };
         let turned = |data| Left { data, row: 1, step: keys };
-        let (q, dout) = (Right { data: &self.q[at..], row }, Right { data: &self.dout[at..], row });
-        gemm(by_key, turned(&b.dscores), q, &mut self.dk[key_at..], key_row, Start::Add);
-        gemm(by_key, turned(&b.probs), dout, &mut self.dv[key_at..], key_row, Start::Add);
+        let (q, dout) = (Right::rows(&self.q[at..], row), Right::rows(&self.dout[at..], row));
+        gemm(by_key, turned(&b.dscores), q, &mut b.dk[from * hd..], hd, Start::Add);
+        gemm(by_key, turned(&b.probs), dout, &mut b.dv[from * hd..], hd, Start::Add);
     }
 }
 
@@ -363,23 +400,26 @@ impl CustomOp3 for Attention {
         let grad = grad.contiguous()?;
         let reads = [q, k, v, out, &grad].map(Read::new);
         let [q_data, k_data, v_data, out_data, dout] = &reads;
-        let mut backward = Backward {
+        let (mut dq, mut dk) = (vec![0.0; q.elem_count()], vec![0.0; k.elem_count()]);
+        let mut dv = vec![0.0; v.elem_count()];
+        let widths = self.widths(q.shape(), k.shape(), v.shape())?;
+        let (tasks, operations) = self.tasks(&widths);
+        let backward = Backward {
             q: q_data.slice()?,
             k: k_data.slice()?,
             v: v_data.slice()?,
             out: out_data.slice()?,
             dout: dout.slice()?,
-            dq: vec![0.0; q.elem_count()],
-            dk: vec![0.0; k.elem_count()],
-            dv: vec![0.0; v.elem_count()],
-            widths: self.widths(q.shape(), k.shape(), v.shape())?,
+            dq: Disjoint::new(&mut dq),
+            dk: Disjoint::new(&mut dk),
+            dv: Disjoint::new(&mut dv),
+            widths,
             heads: self.heads,
         };
-        let mut buffers = Buffers::default();
-        for segment in self.segments.iter() {
-            backward.segment(segment, &mut buffers);
-        }
-        let Backward { dq, dk, dv, .. } = backward;
+        wide::share(tasks.len(), 3 * operations, 1, |piece| {
+            let mut buffers = Buffers::default();
+            tasks[piece].iter().for_each(|(segment, key_head)| backward.task(segment, *key_head, &mut buffers));
+        });
         Ok((Some(cpu::tensor(dq, q)?), Some(cpu::tensor(dk, k)?), Some(cpu::tensor(dv, v)?)))
     }
 }

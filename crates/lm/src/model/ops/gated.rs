@@ -2,7 +2,8 @@
 
 use super::cpu::{self, Read};
 use super::simd::{sigmoid, vectorised};
-use super::tape;
+use super::team::Disjoint;
+use super::{tape, wide};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 /// `sqrt(8 / pi)`: the tanh approximation of GELU is `x * sigmoid(SLOPE * (x + CUBIC * x^3))`.
@@ -56,6 +57,9 @@ vectorised! {
     }
 }
 
+/// About what an element costs.
+const OPERATIONS: usize = 30;
+
 /// The function of the gate.
 #[derive(Clone, Copy)]
 pub enum Gate {
@@ -82,22 +86,33 @@ impl CustomOp2 for Gate {
         }
         let (gate, up) = (cpu::slice(gate, gl)?, cpu::slice(up, ul)?);
         let mut out = vec![0.0; gate.len()];
-        match self {
-            Gate::Silu => swiglu_rows(gate, up, &mut out),
-            Gate::Gelu => geglu_rows(gate, up, &mut out),
-        }
+        wide::share_rows(&mut out, 1, OPERATIONS, |first, out| {
+            let (gate, up) = (&gate[first..][..out.len()], &up[first..][..out.len()]);
+            match self {
+                Gate::Silu => swiglu_rows(gate, up, out),
+                Gate::Gelu => geglu_rows(gate, up, out),
+            }
+        });
         Ok((CpuStorage::F32(out), gl.shape().clone()))
     }
 
+    #[expect(unsafe_code, reason = "threads write parts of two outputs")]
     fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (gate_read, up_read, grad_read) = (Read::new(gate), Read::new(up), Read::new(&grad));
         let (mut dgate, mut dup) = (vec![0.0; gate.elem_count()], vec![0.0; up.elem_count()]);
         let (gate_data, up_data, dy) = (gate_read.slice()?, up_read.slice()?, grad_read.slice()?);
-        match self {
-            Gate::Silu => swiglu_backward(gate_data, up_data, dy, &mut dgate, &mut dup),
-            Gate::Gelu => geglu_backward(gate_data, up_data, dy, &mut dgate, &mut dup),
-        }
+        let own = Disjoint::new(&mut dup);
+        wide::share_rows(&mut dgate, 1, 2 * OPERATIONS, |first, dgate| {
+            let range = first..first + dgate.len();
+            let (gate, up, dy) = (&gate_data[range.clone()], &up_data[range.clone()], &dy[range.clone()]);
+            // SAFETY: pieces are disjoint.
+            let dup = unsafe { own.part(range) };
+            match self {
+                Gate::Silu => swiglu_backward(gate, up, dy, dgate, dup),
+                Gate::Gelu => geglu_backward(gate, up, dy, dgate, dup),
+            }
+        });
         Ok((Some(cpu::tensor(dgate, gate)?), Some(cpu::tensor(dup, up)?)))
     }
 }

@@ -7,11 +7,15 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+use super::isa::Isa;
+use super::team::Output;
+use super::wide;
+
 /// Output columns of a tile, and of a panel of [`super::Packed`].
 pub const PANEL: usize = 48;
-/// Output rows of a tile.
-const ROWS: usize = 8;
-/// Steps of k between two visits of an output tile: the panel of `b` they touch stays in the first cache level.
+/// Output rows of a tile: whole blocks of 8 rows, and of 6.
+pub(super) const ROWS: usize = 24;
+/// Steps of k between two visits of an output tile: the panel of `b` they touch stays near.
 const DEPTH: usize = 192;
 /// Output rows between two visits of a panel of `b`: the part of `a` they touch stays in the second cache level.
 const BLOCK: usize = 384;
@@ -26,11 +30,32 @@ pub struct Left<'a> {
     pub step: usize,
 }
 
-/// Right factor: element (p, j) lies at `p * row + j`.
+/// Right factor: element (p, j) lies at `p * row + j / 16 * strip + j % 16`.
 #[derive(Clone, Copy)]
 pub struct Right<'a> {
     pub data: &'a [f32],
     pub row: usize,
+    pub strip: usize,
+}
+
+/// Columns of a strip.
+pub const STRIP: usize = 16;
+
+impl<'a> Right<'a> {
+    /// Rows that lie as a matrix has them, `row` apart.
+    pub fn rows(data: &'a [f32], row: usize) -> Right<'a> {
+        Right { data, row, strip: STRIP }
+    }
+
+    /// Strips of 16 columns, each of `k` rows; the last one filled up.
+    pub fn strips(data: &'a [f32], k: usize) -> Right<'a> {
+        Right { data, row: STRIP, strip: k * STRIP }
+    }
+
+    /// From row p and column j on, which begins a strip.
+    fn from(self, p: usize, j: usize) -> Right<'a> {
+        Right { data: &self.data[p * self.row + j / STRIP * self.strip..], ..self }
+    }
 }
 
 /// What an output element starts from.
@@ -52,50 +77,50 @@ pub struct Size {
 }
 
 /// `c[i, j] = start + sum over p of a[i, p] * b[p, j]`; row i of c begins at `i * c_row`.
+#[expect(unsafe_code, reason = "one body serves memory that is initialised and memory that is not")]
 pub fn gemm(size: Size, a: Left, b: Right, c: &mut [f32], c_row: usize, start: Start) {
-    let Size { m, n, k } = size;
-    if m == 0 || n == 0 {
-        return;
+    if size.m > 0 && size.n > 0 {
+        assert!(c.len() >= (size.m - 1) * c_row + size.n, "output too short for {size:?}");
+        // SAFETY: all elements of the output lie in `c`, and they are initialised.
+        unsafe { product_at(size, a, b, c.as_mut_ptr(), c_row, start) };
     }
-    assert!(c.len() >= (m - 1) * c_row + n, "output too short for {size:?}");
-    check(size, a, b, start);
-    if k == 0 {
-        return fill(size, c, c_row, start);
-    }
-    tiles(size, a, b, c_row, start, |size, a, b, at, start| tile(size, a, b, &mut c[at..], c_row, start));
 }
 
-/// The product in fresh memory, dense. With a kernel that only writes, the memory is not cleared first.
-#[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "output memory is written without being cleared"))]
+/// The product in fresh memory, dense, which is not cleared first; rows are shared among threads.
+#[expect(unsafe_code, reason = "output memory is written without being cleared")]
 pub fn product(size: Size, a: Left, b: Right) -> Vec<f32> {
-    #[cfg(target_arch = "x86_64")]
-    if size.k > 0 && std::is_x86_feature_detected!("avx512f") {
-        let mut out = Vec::with_capacity(size.m * size.n);
-        // SAFETY: the processor has AVX-512 and the capacity is m x n.
-        unsafe { product_at(size, a, b, out.as_mut_ptr(), size.n, Start::Zero) };
-        // SAFETY: every element was written.
-        unsafe { out.set_len(size.m * size.n) };
-        return out;
-    }
-    let mut out = vec![0.0; size.m * size.n];
-    gemm(size, a, b, &mut out, size.n, Start::Zero);
+    let mut out = Vec::with_capacity(size.m * size.n);
+    let to = Output(out.as_mut_ptr());
+    wide::share(size.m, 2 * size.n * size.k, BLOCK / 4, |rows| {
+        let a = Left { data: &a.data[(rows.start * a.row).min(a.data.len())..], ..a };
+        let part = Size { m: rows.len(), ..size };
+        // SAFETY: the capacity is m x n, of which this thread writes its rows; `Zero` reads nothing there.
+        unsafe { product_at(part, a, b, to.at(rows.start * size.n), size.n, Start::Zero) };
+    });
+    // SAFETY: every element was written.
+    unsafe { out.set_len(size.m * size.n) };
     out
 }
 
-/// [`gemm`] into memory that need not be initialised; every output element is written.
+/// [`gemm`] into memory that need not be initialised unless `start` is `Add`; every output element is written.
 ///
 /// # Safety
-/// The processor has AVX-512F, k and n are not 0, `c` points to m rows of n elements, `c_row` apart, and `start` is not `Add`.
-#[cfg(target_arch = "x86_64")]
+/// `c` points to m rows of n elements, `c_row` apart, that nobody else reads or writes meanwhile.
 #[expect(unsafe_code, reason = "writes memory that is not initialised")]
 pub(super) unsafe fn product_at(size: Size, a: Left, b: Right, c: *mut f32, c_row: usize, start: Start) {
-    if size.m > 0 && size.n > 0 {
-        check(size, a, b, start);
-        // SAFETY: the caller vouches for the processor and for c; the factors were checked.
-        tiles(size, a, b, c_row, start, |size, a, b, at, start| unsafe {
-            avx512::tile(size, a, b, c.add(at), c_row, start);
-        });
+    if size.m == 0 || size.n == 0 {
+        return;
     }
+    check(size, a, b, start);
+    let isa = Isa::current();
+    if size.k == 0 {
+        // SAFETY: the caller vouches for c, and no element of the factors is read.
+        return unsafe { tile_portable(size, a, b, c, c_row, start) };
+    }
+    tiles(size, a, b, c_row, start, |size, a, b, at, start| {
+        // SAFETY: the caller vouches for c; the factors were checked, and the processor has the instruction set.
+        unsafe { tile(isa, size, a, b, c.add(at), c_row, start) }
+    });
 }
 
 /// Panics if a factor is too short: a bug of the caller.
@@ -106,7 +131,8 @@ fn check(size: Size, a: Left, b: Right, start: Start) {
     }
     if k > 0 {
         assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.step, "left factor too short for {size:?}");
-        assert!(b.data.len() >= (k - 1) * b.row + n, "right factor too short for {size:?}");
+        let last = (n - 1) / STRIP * b.strip + (n - 1) % STRIP;
+        assert!(b.data.len() > (k - 1) * b.row + last, "right factor too short for {size:?}");
     }
 }
 
@@ -130,12 +156,12 @@ fn tiles(
             let depth = DEPTH.min(k - p);
             for j in (0..n).step_by(PANEL) {
                 let width = PANEL.min(n - j);
-                let mut right = Right { data: &b.data[p * b.row + j..], row: b.row };
+                let mut right = b.from(p, j);
                 if pack {
                     for (row, target) in panel.chunks_exact_mut(PANEL).take(depth).enumerate() {
                         target[..width].copy_from_slice(&right.data[row * b.row..row * b.row + width]);
                     }
-                    right = Right { data: &panel, row: PANEL };
+                    right = Right::rows(&panel, PANEL);
                 }
                 let start = match start {
                     _ if p > 0 => Start::Add,
@@ -152,59 +178,54 @@ fn tiles(
     }
 }
 
-/// The product over no terms at all.
-fn fill(size: Size, c: &mut [f32], c_row: usize, start: Start) {
-    for row in c.chunks_mut(c_row.max(1)).take(size.m) {
-        match start {
-            Start::Zero => row[..size.n].fill(0.0),
-            Start::Bias(bias) => row[..size.n].copy_from_slice(&bias[..size.n]),
-            Start::Add => {}
-        }
-    }
-}
-
-/// One tile of at most ROWS x PANEL; the bounds were checked by [`gemm`].
-#[cfg_attr(
-    target_arch = "x86_64",
-    expect(unsafe_code, reason = "calls functions compiled for features found at run time")
-)]
+/// One tile of at most ROWS x PANEL, of some depth.
+///
+/// # Safety
+/// The processor has the instruction set, the factors' elements that `size` names lie in their slices, and `c` points to the rows
+/// of the output; it is read only to add to it.
+#[expect(unsafe_code, reason = "calls functions compiled for features found at run time")]
 #[inline]
-fn tile(size: Size, a: Left, b: Right, c: &mut [f32], c_row: usize, start: Start) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if std::is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has AVX-512, and `gemm` checked that all elements lie in the slices.
-            return unsafe { avx512::tile(size, a, b, c.as_mut_ptr(), c_row, start) };
-        }
-        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has AVX2 and FMA, and `gemm` checked that all elements lie in the slices.
-            return unsafe { avx2::tile(size, a, b, c.as_mut_ptr(), c_row, start) };
+pub(super) unsafe fn tile(isa: Isa, size: Size, a: Left, b: Right, c: *mut f32, c_row: usize, start: Start) {
+    // SAFETY: the caller's promise, handed on.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::tile(size, a, b, c, c_row, start),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::tile(size, a, b, c, c_row, start),
+            _ => tile_portable(size, a, b, c, c_row, start),
         }
     }
-    tile_portable(size, a, b, c, c_row, start);
 }
 
 /// The tile in plain code: 4 x 16 outputs at a time.
-fn tile_portable(size: Size, a: Left, b: Right, c: &mut [f32], c_row: usize, start: Start) {
-    const WIDTH: usize = 16;
+///
+/// # Safety
+/// As for [`tile`].
+#[expect(unsafe_code, reason = "the output may be memory that is not initialised")]
+unsafe fn tile_portable(size: Size, a: Left, b: Right, c: *mut f32, c_row: usize, start: Start) {
+    const WIDTH: usize = STRIP;
     for i in (0..size.m).step_by(4) {
         let rows = 4.min(size.m - i);
         for j in (0..size.n).step_by(WIDTH) {
             let width = WIDTH.min(size.n - j);
+            let at = |row: usize| c.wrapping_add((i + row) * c_row + j);
             let mut sums = [[0.0f32; WIDTH]; 4];
             for (row, sum) in sums.iter_mut().take(rows).enumerate() {
                 match start {
                     Start::Zero => {}
                     Start::Bias(bias) => sum[..width].copy_from_slice(&bias[j..j + width]),
-                    Start::Add => sum[..width].copy_from_slice(&c[(i + row) * c_row + j..][..width]),
+                    // SAFETY: the block lies inside the output, which is initialised if it is added to.
+                    Start::Add => unsafe { at(row).copy_to_nonoverlapping(sum.as_mut_ptr(), width) },
                 }
             }
             let mut right = [0.0f32; WIDTH];
+            let b = b.from(0, j);
             for p in 0..size.k {
                 if width == WIDTH {
-                    right.copy_from_slice(&b.data[p * b.row + j..][..WIDTH]);
+                    right.copy_from_slice(&b.data[p * b.row..][..WIDTH]);
                 } else {
-                    right[..width].copy_from_slice(&b.data[p * b.row + j..][..width]);
+                    right[..width].copy_from_slice(&b.data[p * b.row..][..width]);
                 }
                 for (row, sum) in sums.iter_mut().enumerate() {
                     let left = a.data[(i + row.min(rows - 1)) * a.row + p * a.step];
@@ -214,7 +235,8 @@ fn tile_portable(size: Size, a: Left, b: Right, c: &mut [f32], c_row: usize, sta
                 }
             }
             for (row, sum) in sums.iter().take(rows).enumerate() {
-                c[(i + row) * c_row + j..][..width].copy_from_slice(&sum[..width]);
+                // SAFETY: the block lies inside the output.
+                unsafe { at(row).copy_from_nonoverlapping(sum.as_ptr(), width) };
             }
         }
     }
@@ -244,7 +266,8 @@ mod tests {
                     Start::Add => c[i * c_row + j],
                 };
                 for p in 0..size.k {
-                    sum = a.data[i * a.row + p * a.step].mul_add(b.data[p * b.row + j], sum);
+                    let right = b.data[p * b.row + j / STRIP * b.strip + j % STRIP];
+                    sum = a.data[i * a.row + p * a.step].mul_add(right, sum);
                 }
                 c[i * c_row + j] = sum;
             }
@@ -252,35 +275,40 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the AVX2 tile is tested where AVX-512 is chosen"))]
+    #[expect(unsafe_code, reason = "tiles are called directly, for every instruction set that is here")]
     fn equals_the_definition_bit_for_bit() {
-        for (m, n, k) in [(1, 1, 1), (1, 100, 300), (7, 33, 5), (8, 48, 192), (25, 113, 400), (40, 16, 193), (3, 5, 0)]
-        {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (1, 100, 300),
+            (2, 48, 7),
+            (7, 33, 5),
+            (8, 48, 192),
+            (23, 41, 9),
+            (25, 113, 400),
+            (40, 16, 193),
+            (3, 5, 0),
+        ] {
             let size = Size { m, n, k };
             let (data_a, data_b, bias) = (values(m * k + 1, 1), values(k * (n + 3) + n, 2), values(n, 3));
-            let b = Right { data: &data_b, row: n + 3 };
-            for a in [Left { data: &data_a, row: k, step: 1 }, Left { data: &data_a, row: 1, step: m }] {
+            let lefts = [Left { data: &data_a, row: k, step: 1 }, Left { data: &data_a, row: 1, step: m }];
+            let strips = values(n.next_multiple_of(STRIP) * k, 5);
+            let rights = [Right::rows(&data_b, n + 3), Right::strips(&strips, k)];
+            for (a, b) in lefts.iter().flat_map(|a| rights.map(|b| (*a, b))) {
                 for start in [Start::Zero, Start::Bias(&bias), Start::Add] {
                     let mut got = values(m * (n + 2), 4);
-                    let mut portable = got.clone();
                     let mut want = got.clone();
-                    gemm(size, a, b, &mut got, n + 2, start);
                     definition(size, a, b, &mut want, n + 2, start);
+                    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_here() && k > 0 && m <= ROWS && n <= PANEL) {
+                        let mut own = got.clone();
+                        // SAFETY: the set is here, and the lengths fit as for `gemm`.
+                        unsafe { tile(isa, size, a, b, own.as_mut_ptr(), n + 2, start) };
+                        assert_eq!(own, want, "{} {size:?}", isa.name());
+                    }
+                    gemm(size, a, b, &mut got, n + 2, start);
                     assert_eq!(got, want, "{size:?}");
-                    if let (true, Start::Zero) = (k > 0, start) {
+                    if let Start::Zero = start {
                         let dense: Vec<f32> = want.chunks(n + 2).flat_map(|row| &row[..n]).copied().collect();
                         assert_eq!(product(size, a, b), dense, "fresh {size:?}");
-                    }
-                    if k > 0 {
-                        #[cfg(target_arch = "x86_64")]
-                        if n <= PANEL && m <= ROWS && std::is_x86_feature_detected!("avx2") {
-                            let mut vectors = values(m * (n + 2), 4);
-                            // SAFETY: the processor has AVX2 and FMA, and the lengths fit as for `gemm`.
-                            unsafe { avx2::tile(size, a, b, vectors.as_mut_ptr(), n + 2, start) };
-                            assert_eq!(vectors, want, "AVX2 {size:?}");
-                        }
-                        tile_portable(size, a, b, &mut portable, n + 2, start);
-                        assert_eq!(portable, want, "portable {size:?}");
                     }
                 }
             }

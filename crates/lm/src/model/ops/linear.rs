@@ -1,21 +1,19 @@
 //! `y = x w^T + b`: forward over packed panels of w, backward as two products.
 
 use super::cpu::{self, Read};
-#[cfg(target_arch = "x86_64")]
-use super::gemm::product_at;
-use super::gemm::{Left, PANEL, Right, Size, Start, gemm, product};
-use super::tape;
+use super::gemm::{Left, PANEL, Right, STRIP, Size, Start, product, product_at};
+use super::team::Output;
+use super::{tape, wide};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use std::ops::Range;
 
 /// Rows of x between two visits of a panel.
 const BLOCK: usize = 384;
 
-/// A weight `[out, in]` laid out for the forward product: panels of 48 outputs, each `[in, 48]`. Build it once per weight;
+/// A weight `[out, in]` laid out for the forward product: strips of 16 outputs, each `[in, 16]`. Build it once per weight;
 /// building costs about as much as multiplying by eight rows.
 #[derive(Clone, Debug)]
 pub struct Packed {
-    panels: Vec<f32>,
+    strips: Vec<f32>,
     outputs: usize,
     inputs: usize,
 }
@@ -32,13 +30,15 @@ impl Packed {
     /// From the rows of a weight `[out, in]`.
     pub fn from_slice(w: &[f32], outputs: usize, inputs: usize) -> Packed {
         assert_eq!(w.len(), outputs * inputs, "a weight of {outputs} x {inputs}");
-        let mut panels = vec![0.0; outputs.next_multiple_of(16) * inputs];
-        for (index, rows) in w.chunks(PANEL * inputs.max(1)).enumerate() {
-            let width = (rows.len() / inputs).next_multiple_of(16);
-            let panel = &mut panels[index * PANEL * inputs..][..width * inputs];
-            transpose(rows, inputs, panel, width);
+        let mut strips = vec![0.0; outputs.next_multiple_of(STRIP) * inputs];
+        if inputs > 0 {
+            let size = STRIP * inputs;
+            wide::share_rows(&mut strips, size, 16 * size, |first, strips| {
+                let rows = w[first * size..].chunks(size);
+                rows.zip(strips.chunks_exact_mut(size)).for_each(|(rows, strip)| transpose(rows, inputs, strip));
+            });
         }
-        Packed { panels, outputs, inputs }
+        Packed { strips, outputs, inputs }
     }
 
     pub fn outputs(&self) -> usize {
@@ -52,94 +52,72 @@ impl Packed {
     /// Row `output` of the weight as it was given: `[in]` numbers into `row`.
     pub fn unpack(&self, output: usize, row: &mut [f32]) {
         assert!(output < self.outputs && row.len() == self.inputs, "row {output} of {} outputs", self.outputs);
-        let first = output / PANEL * PANEL;
-        let width = PANEL.min(self.outputs - first).next_multiple_of(16);
-        let panel = &self.panels[first * self.inputs + output - first..];
-        for (value, step) in row.iter_mut().zip(panel.chunks(width)) {
+        let strip = &self.strips[output / STRIP * STRIP * self.inputs + output % STRIP..];
+        for (value, step) in row.iter_mut().zip(strip.chunks(STRIP)) {
             *value = step[0];
         }
     }
 
     /// `out[r] = x[r] w^T + bias` for `rows` rows; both lie densely.
+    #[expect(unsafe_code, reason = "one body serves memory that is initialised and memory that is not")]
     pub fn apply(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, out: &mut [f32]) {
         assert!(out.len() >= rows * self.outputs, "output too short for {rows} rows of {}", self.outputs);
-        self.panels(x, rows, bias, |size, left, right, at, start| {
-            gemm(size, left, right, &mut out[at..], self.outputs, start);
-        });
+        // SAFETY: all rows lie in `out`.
+        unsafe { self.apply_at(x, rows, bias, out.as_mut_ptr()) };
     }
 
-    /// Outputs `entries` alone, `[rows, entries.len()]`: to the same bits as those columns of the whole. The first must be a
-    /// multiple of [`PANEL`].
-    pub fn apply_to(&self, x: &[f32], rows: usize, entries: Range<usize>, out: &mut [f32]) {
-        assert!(entries.start.is_multiple_of(PANEL) && entries.end <= self.outputs, "{entries:?} of {}", self.outputs);
-        assert!(out.len() >= rows * entries.len(), "output too short for {rows} rows of {}", entries.len());
-        for first in entries.clone().step_by(PANEL) {
-            let panel = PANEL.min(self.outputs - first).next_multiple_of(16);
-            let size = Size { m: rows, n: PANEL.min(entries.end - first), k: self.inputs };
-            let left = Left { data: x, row: self.inputs, step: 1 };
-            let right = Right { data: &self.panels[first * self.inputs..], row: panel };
-            gemm(size, left, right, &mut out[first - entries.start..], entries.len(), Start::Zero);
-        }
+    /// The weight from this output on, which begins a strip, as a right factor.
+    pub(super) fn right(&self, first: usize) -> Right<'_> {
+        Right::strips(&self.strips[first * self.inputs..], self.inputs)
     }
 
     /// [`Packed::apply`] in fresh memory.
-    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "output memory is written without being cleared"))]
+    #[expect(unsafe_code, reason = "output memory is written without being cleared")]
     pub fn applied(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
-        #[cfg(target_arch = "x86_64")]
-        if self.inputs > 0 && std::is_x86_feature_detected!("avx512f") {
-            let mut out: Vec<f32> = Vec::with_capacity(rows * self.outputs);
-            let to = out.as_mut_ptr();
-            self.panels(x, rows, bias, |size, left, right, at, start| {
-                // SAFETY: the processor has AVX-512; panels lie inside the rows x outputs of the capacity.
-                unsafe { product_at(size, left, right, to.add(at), self.outputs, start) };
-            });
-            // SAFETY: the panels cover every element.
-            unsafe { out.set_len(rows * self.outputs) };
-            return out;
+        let mut out: Vec<f32> = Vec::with_capacity(rows * self.outputs);
+        // SAFETY: the capacity is rows x outputs, and all of it is written.
+        unsafe {
+            self.apply_at(x, rows, bias, out.as_mut_ptr());
+            out.set_len(rows * self.outputs);
         }
-        let mut out = vec![0.0; rows * self.outputs];
-        self.apply(x, rows, bias, &mut out);
         out
     }
 
-    /// The products that make up the whole: factors, offset of the output, start.
-    fn panels(
-        &self,
-        x: &[f32],
-        rows: usize,
-        bias: Option<&[f32]>,
-        mut run: impl FnMut(Size, Left, Right, usize, Start),
-    ) {
-        for block in (0..rows).step_by(BLOCK) {
-            let m = BLOCK.min(rows - block);
-            let left = Left { data: &x[block * self.inputs..], row: self.inputs, step: 1 };
-            for first in (0..self.outputs).step_by(PANEL) {
-                let n = PANEL.min(self.outputs - first);
-                let right = Right { data: &self.panels[first * self.inputs..], row: n.next_multiple_of(16) };
-                let start = bias.map_or(Start::Zero, |bias| Start::Bias(&bias[first..]));
-                run(Size { m, n, k: self.inputs }, left, right, block * self.outputs + first, start);
+    /// Panel after panel, shared among threads.
+    ///
+    /// # Safety
+    /// `out` points to rows x outputs elements that nobody else reads or writes meanwhile.
+    #[expect(unsafe_code, reason = "threads write columns of one output")]
+    unsafe fn apply_at(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, out: *mut f32) {
+        let out = Output(out);
+        wide::share(self.outputs.div_ceil(PANEL), 2 * rows * PANEL * self.inputs, 1, |panels| {
+            for block in (0..rows).step_by(BLOCK) {
+                let m = BLOCK.min(rows - block);
+                let left = Left { data: &x[block * self.inputs..], row: self.inputs, step: 1 };
+                for first in panels.clone().map(|panel| panel * PANEL) {
+                    let size = Size { m, n: PANEL.min(self.outputs - first), k: self.inputs };
+                    let start = bias.map_or(Start::Zero, |bias| Start::Bias(&bias[first..]));
+                    let to = out.at(block * self.outputs + first);
+                    // SAFETY: the panel lies inside the output, and is this thread's.
+                    unsafe { product_at(size, left, self.right(first), to, self.outputs, start) };
+                }
             }
-        }
+        });
     }
 }
 
-/// Writes `rows` (dense, `columns` wide) as columns of `target`, whose rows are `width` wide.
-fn transpose(rows: &[f32], columns: usize, target: &mut [f32], width: usize) {
-    const TILE: usize = 16;
-    let count = rows.len() / columns.max(1);
-    for column in (0..columns).step_by(TILE) {
-        let depth = TILE.min(columns - column);
-        for first in (0..count).step_by(TILE) {
-            let mut tile = [[0.0f32; TILE]; TILE];
-            let height = TILE.min(count - first);
-            for (r, row) in rows[first * columns..].chunks(columns).take(height).enumerate() {
-                for (c, value) in row[column..column + depth].iter().enumerate() {
-                    tile[c][r] = *value;
-                }
+/// Writes up to 16 rows (dense, `columns` wide) as columns of `target`, whose rows are 16 wide.
+fn transpose(rows: &[f32], columns: usize, target: &mut [f32]) {
+    for (first, target) in (0..columns).step_by(STRIP).zip(target.chunks_mut(STRIP * STRIP)) {
+        let depth = STRIP.min(columns - first);
+        let mut tile = [[0.0f32; STRIP]; STRIP];
+        for (r, row) in rows.chunks_exact(columns).enumerate() {
+            for (c, value) in row[first..first + depth].iter().enumerate() {
+                tile[c][r] = *value;
             }
-            for (c, line) in tile.iter().take(depth).enumerate() {
-                target[(column + c) * width + first..][..height].copy_from_slice(&line[..height]);
-            }
+        }
+        for (line, target) in tile.iter().zip(target.chunks_exact_mut(STRIP)) {
+            target.copy_from_slice(line);
         }
     }
 }
@@ -193,14 +171,14 @@ fn backward(x: &Tensor, w: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Op
     let mut dx = None;
     if cpu::wants_gradient(x) {
         let left = Left { data: dy, row: outputs, step: 1 };
-        let right = Right { data: w_read.slice()?, row: inputs };
+        let right = Right::rows(w_read.slice()?, inputs);
         let out = product(Size { m: rows, n: inputs, k: outputs }, left, right);
         dx = Some(cpu::tensor(out, x)?);
     }
     let mut dw = None;
     if cpu::wants_gradient(w) {
         let left = Left { data: dy, row: 1, step: outputs };
-        let right = Right { data: x_read.slice()?, row: inputs };
+        let right = Right::rows(x_read.slice()?, inputs);
         let out = product(Size { m: outputs, n: inputs, k: rows }, left, right);
         dw = Some(cpu::tensor(out, w)?);
     }

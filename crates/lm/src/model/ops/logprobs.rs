@@ -5,7 +5,7 @@ use super::cpu::{self, Read};
 use super::gemm::{Left, Right, Size, Start, gemm};
 use super::linear::Packed;
 use super::simd::{self, LANES, vectorised};
-use super::tape;
+use super::{tape, wide};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
@@ -105,8 +105,8 @@ pub fn bound(logits: &mut [f32], softcap: Option<f32>) {
 
 fn summarise(hidden: &[f32], head: &[f32], size: usize, targets: &[u32], softcap: Option<f32>) -> Summary {
     let rows = targets.len();
-    let mut tallies = vec![Tally::default(); rows];
-    let mut target = vec![0.0; rows];
+    // Of each row its tally and its target's logit.
+    let mut rows_of = vec![(Tally::default(), 0.0); rows];
     let mut logits = Vec::new();
     for (index, entries) in head.chunks(ENTRIES * size).enumerate() {
         let (first, count) = (index * ENTRIES, entries.len() / size);
@@ -116,16 +116,22 @@ fn summarise(hidden: &[f32], head: &[f32], size: usize, targets: &[u32], softcap
             let height = ROWS.min(rows - start);
             packed.apply(&hidden[start * size..], height, None, &mut logits);
             bound(&mut logits[..height * count], softcap);
-            for (row, logits) in logits.chunks_exact(count).take(height).enumerate() {
-                tallies[start + row].add(logits);
-                if let Some(logit) = (targets[start + row] as usize).checked_sub(first).and_then(|t| logits.get(t)) {
-                    target[start + row] = *logit;
+            wide::share_rows(&mut rows_of[start..start + height], 1, 32 * count, |row, own| {
+                let logits = logits[row * count..].chunks_exact(count);
+                for (((tally, chosen), logits), target) in own.iter_mut().zip(logits).zip(&targets[start + row..]) {
+                    tally.add(logits);
+                    if let Some(logit) = (*target as usize).checked_sub(first).and_then(|t| logits.get(t)) {
+                        *chosen = *logit;
+                    }
                 }
-            }
+            });
         }
     }
-    let log_sum_exp = tallies.iter().map(Tally::log_sum_exp).collect();
-    Summary { log_sum_exp, entropy: tallies.iter().map(Tally::entropy).collect(), target }
+    Summary {
+        log_sum_exp: rows_of.iter().map(|(tally, _)| tally.log_sum_exp()).collect(),
+        entropy: rows_of.iter().map(|(tally, _)| tally.entropy()).collect(),
+        target: rows_of.iter().map(|(_, logit)| *logit).collect(),
+    }
 }
 
 /// Gradients of hidden states `[N, H]` and of a head `[V, H]`, from those of their logits block by block. A frozen head gets none.
@@ -151,13 +157,19 @@ impl Slopes {
         head: &[f32],
     ) {
         let size = self.size;
-        let left = Left { data: block, row: entries, step: 1 };
-        let right = Right { data: &head[entry * size..], row: size };
-        gemm(Size { m: rows, n: size, k: entries }, left, right, &mut self.hidden[row * size..], size, Start::Add);
+        let right = Right::rows(&head[entry * size..], size);
+        let sum = &mut self.hidden[row * size..(row + rows) * size];
+        wide::share_rows(sum, size, 2 * size * entries, |first, sum| {
+            let left = Left { data: &block[first * entries..], row: entries, step: 1 };
+            gemm(Size { m: sum.len() / size, n: size, k: entries }, left, right, sum, size, Start::Add);
+        });
         if let Some(sum) = &mut self.head {
-            let left = Left { data: block, row: 1, step: entries };
-            let right = Right { data: &hidden[row * size..], row: size };
-            gemm(Size { m: entries, n: size, k: rows }, left, right, &mut sum[entry * size..], size, Start::Add);
+            let right = Right::rows(&hidden[row * size..], size);
+            let sum = &mut sum[entry * size..(entry + entries) * size];
+            wide::share_rows(sum, size, 2 * size * rows, |first, sum| {
+                let left = Left { data: &block[first..], row: 1, step: entries };
+                gemm(Size { m: sum.len() / size, n: size, k: rows }, left, right, sum, size, Start::Add);
+            });
         }
     }
 
@@ -245,13 +257,16 @@ impl CustomOp2 for TokenLogprobs {
                 let height = ROWS.min(rows - start);
                 packed.apply(&hidden[start * size..], height, None, &mut logits);
                 cap_slopes.bound(&mut logits[..height * count]);
-                for (row, logits) in logits.chunks_exact_mut(count).take(height).enumerate() {
-                    let row = start + row;
-                    softmax_gradient(logits, summary.log_sum_exp[row], grad[row]);
-                    if let Some(x) = (self.targets[row] as usize).checked_sub(first).and_then(|t| logits.get_mut(t)) {
-                        *x += grad[row];
+                wide::share_rows(&mut logits[..height * count], count, 16 * count, |top, logits| {
+                    for (row, logits) in logits.chunks_exact_mut(count).enumerate() {
+                        let row = start + top + row;
+                        softmax_gradient(logits, summary.log_sum_exp[row], grad[row]);
+                        let target = (self.targets[row] as usize).checked_sub(first);
+                        if let Some(x) = target.and_then(|target| logits.get_mut(target)) {
+                            *x += grad[row];
+                        }
                     }
-                }
+                });
                 cap_slopes.apply(&mut logits[..height * count]);
                 slopes.add(&logits, (start, height), (first, count), hidden, head);
             }

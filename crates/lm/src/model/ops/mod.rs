@@ -4,11 +4,12 @@
 //! Each operator has two forms: [`reference`] composes candle ops and runs anywhere (on the tape through [`composed`]); on the
 //! CPU in f32 a kernel with its own backward takes over. In the kernels every output row is the result of the same sequence of float operations whatever
 //! the number of rows, its neighbours or the number of threads: a batch of one equals a batch of n bit for bit.
-//! An operator uses one thread; parallelism belongs to the callers.
+//! Where micro-batches run side by side an operator uses one thread, else it may share its rows among several ([`wide`]).
 
 mod cpu;
+pub mod isa;
 mod segments;
-mod simd;
+pub mod simd;
 
 pub mod attention;
 mod composed;
@@ -23,6 +24,9 @@ pub mod reference;
 pub mod rope;
 pub mod sampling;
 pub mod tape;
+pub mod team;
+pub mod weight;
+pub mod wide;
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +37,7 @@ pub(crate) use cpu::without_kernels;
 pub use gemm::PANEL;
 pub use linear::{Packed, linear_packed};
 pub use segments::Segments;
+pub use weight::{Weight, WeightType};
 
 use composed::Cut;
 

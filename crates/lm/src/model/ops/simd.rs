@@ -114,15 +114,34 @@ pub fn max(x: &[f32]) -> f32 {
     lanes[0]
 }
 
-/// Compiles a function for AVX-512, for AVX2 and for the baseline, and picks at run time.
+/// Compiles a function for every instruction set, and picks one at run time.
 macro_rules! vectorised {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
-        #[multiversion::multiversion(targets(
-            "x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma",
-            "x86_64+avx2+fma",
-        ))]
-        $vis fn $name($($arg: $type),*) $(-> $ret)? $body
+        #[cfg_attr(
+            target_arch = "x86_64",
+            expect(unsafe_code, reason = "calls functions compiled for features found at run time")
+        )]
+        $vis fn $name($($arg: $type),*) $(-> $ret)? {
+            #[inline(always)]
+            fn portable($($arg: $type),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                use $crate::model::ops::isa::Isa;
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn avx512($($arg: $type),*) $(-> $ret)? { portable($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $type),*) $(-> $ret)? { portable($($arg),*) }
+                match Isa::current() {
+                    // SAFETY: the processor has what `current` names.
+                    Isa::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
+                    Isa::Avx2 => return unsafe { avx2($($arg),*) },
+                    Isa::Portable => {}
+                }
+            }
+            portable($($arg),*)
+        }
     };
 }
 pub(crate) use vectorised;
@@ -168,6 +187,19 @@ vectorised! {
             let t = x / cap;
             *slope = 1.0 - t * t;
         }
+    }
+}
+
+vectorised! {
+    /// Sum of all elements, by lanes: as fast as memory gives them.
+    pub fn sum(x: &[f32]) -> f32 {
+        let mut lanes = [0.0f32; 4 * LANES];
+        for block in x.chunks_exact(4 * LANES) {
+            for (lane, x) in lanes.iter_mut().zip(block) {
+                *lane += x;
+            }
+        }
+        lanes.iter().sum()
     }
 }
 

@@ -1,17 +1,30 @@
-//! The tile of a product with AVX-512: up to 8 rows of 3 vectors of 16.
+//! The tile of a product with AVX-512, in blocks of up to 8 rows of 3 vectors of 16.
 
 #![expect(unsafe_code, reason = "vector loads and stores through pointers")]
 
 use super::{Left, Right, Size, Start};
 use std::arch::x86_64::*;
 
-/// Chooses the tile compiled for this number of rows and of 16-column vectors.
+/// Cuts the tile into blocks of rows whose sums stay in registers.
 ///
 /// # Safety
 /// The processor has AVX-512F, every element of the factors that `size` names lies in its slice, and `c`
 /// points to the rows of the output; it is read only to add to it.
 #[target_feature(enable = "avx512f")]
 pub unsafe fn tile(size: Size, a: Left, b: Right, c: *mut f32, c_row: usize, start: Start) {
+    for i in (0..size.m).step_by(8) {
+        let a = Left { data: &a.data[i * a.row..], ..a };
+        // SAFETY: the block lies inside the tile, of which the caller promises the same.
+        unsafe { block(Size { m: 8.min(size.m - i), ..size }, a, b, c.add(i * c_row), c_row, start) };
+    }
+}
+
+/// Chooses the block compiled for this number of rows and of 16-column vectors.
+///
+/// # Safety
+/// As for [`tile`].
+#[target_feature(enable = "avx512f")]
+unsafe fn block(size: Size, a: Left, b: Right, c: *mut f32, c_row: usize, start: Start) {
     macro_rules! dispatch {
         ($($rows:literal)*) => {
             // SAFETY: the caller's promise, handed on; each arm has just as many rows and vectors as `size`.
@@ -20,7 +33,7 @@ pub unsafe fn tile(size: Size, a: Left, b: Right, c: *mut f32, c_row: usize, sta
                     $(($rows, 1) => run::<$rows, 1>(size, a, b, c, c_row, start),
                       ($rows, 2) => run::<$rows, 2>(size, a, b, c, c_row, start),
                       ($rows, 3) => run::<$rows, 3>(size, a, b, c, c_row, start),)*
-                    _ => unreachable!("a tile has 1 to 8 rows and 1 to 48 columns"),
+                    _ => unreachable!("a block has 1 to 8 rows and 1 to 48 columns"),
                 }
             }
         };
@@ -53,7 +66,7 @@ unsafe fn run<const M: usize, const N: usize>(size: Size, a: Left, b: Right, c: 
         for _ in 0..size.k {
             let mut vectors = [_mm512_setzero_ps(); N];
             for (v, vector) in vectors.iter_mut().enumerate() {
-                let from = right.add(16 * v);
+                let from = right.wrapping_add(v * b.strip);
                 *vector = if v + 1 == N { _mm512_maskz_loadu_ps(tail, from) } else { _mm512_loadu_ps(from) };
             }
             for i in 0..M {

@@ -1,0 +1,94 @@
+//! Which instructions the kernels use: the best that the processor has, or fewer where `MINDGAP_ISA` says so.
+
+use mindgap_base::error::{Error, Result};
+use std::sync::OnceLock;
+
+/// Instruction sets that kernels are compiled for; each holds those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// What the compiler takes for granted of this architecture; on 64-bit ARM that is NEON.
+    Portable,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+/// The environment variable that names the instruction set to use.
+pub const VARIABLE: &str = "MINDGAP_ISA";
+
+impl Isa {
+    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+
+    /// What the kernels of this process use. Where the variable is wrong it counts as absent; [`Isa::from_env`] says what is wrong.
+    #[inline]
+    pub fn current() -> Isa {
+        static CURRENT: OnceLock<Isa> = OnceLock::new();
+        *CURRENT.get_or_init(|| Isa::from_env().unwrap_or_else(|_| Isa::best()))
+    }
+
+    /// The best that this processor has.
+    pub fn best() -> Isa {
+        Isa::ALL.into_iter().rev().find(|isa| isa.is_here()).unwrap_or(Isa::Portable)
+    }
+
+    /// The processor has it.
+    pub fn is_here(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::is_x86_feature_detected as has;
+            match self {
+                Isa::Portable => true,
+                Isa::Avx2 => has!("avx2") && has!("fma"),
+                Isa::Avx512 => {
+                    Isa::Avx2.is_here() && has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Isa::Portable
+        }
+    }
+
+    /// The set that the environment asks for, or the best. Errors: an unknown name, a set that the processor lacks.
+    pub fn from_env() -> Result<Isa> {
+        match std::env::var(VARIABLE) {
+            Ok(name) => Isa::named(&name),
+            Err(_) => Ok(Isa::best()),
+        }
+    }
+
+    fn named(name: &str) -> Result<Isa> {
+        let here: Vec<&str> = Isa::ALL.into_iter().filter(|isa| isa.is_here()).map(Isa::name).collect();
+        let hint = format!("this processor has `{}`", here.join("`, `"));
+        match Isa::ALL.into_iter().find(|isa| isa.name() == name) {
+            Some(isa) if isa.is_here() => Ok(isa),
+            Some(_) => Err(Error::environment(format!("{VARIABLE} asks for `{name}`")).hint(hint)),
+            None => Err(Error::usage(format!("{VARIABLE} is `{name}`, which names no instruction set")).hint(hint)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        assert_eq!(Isa::named("portable").unwrap(), Isa::Portable);
+        assert_eq!(Isa::named(Isa::best().name()).unwrap(), Isa::best());
+        assert!(Isa::named("avx9").unwrap_err().what().contains("`avx9`"));
+        if let Some(missing) = Isa::ALL.into_iter().find(|isa| !isa.is_here()) {
+            assert!(Isa::named(missing.name()).unwrap_err().remedy().unwrap().contains("`portable`"));
+        }
+    }
+}
