@@ -9,6 +9,7 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use mindgap_base::error::Result;
 use mindgap_lm::model::device;
+use mindgap_lm::model::ops::WeightType;
 use mindgap_store::table::rewrites::Source;
 use std::path::PathBuf;
 
@@ -350,6 +351,18 @@ pub struct Judge {
     pub abs_tol: Option<f64>,
 }
 
+/// How a policy is held in memory.
+#[derive(ClapArgs)]
+pub struct Holding {
+    /// What the weights are held in on a CPU: `f32`, `bf16` or `int8` [default: bf16 for checkpoints in bf16, else f32].
+    #[arg(long, value_parser = weight_type)]
+    pub weights: Option<WeightType>,
+}
+
+fn weight_type(name: &str) -> Result<WeightType, String> {
+    WeightType::named(name).ok_or_else(|| "weights are held in `f32`, `bf16` or `int8`".to_string())
+}
+
 #[derive(ClapArgs)]
 pub struct Score {
     /// Folder in Hugging Face layout, a GGUF file, or `hub:org/name[@revision]`.
@@ -363,6 +376,8 @@ pub struct Score {
     pub system: Option<String>,
     /// JSON lines {"id","prompt","completion"}, or "messages" for "prompt"; `-` reads stdin.
     pub file: PathBuf,
+    #[command(flatten)]
+    pub holding: Holding,
     #[command(flatten)]
     pub compute: Compute,
 }
@@ -404,6 +419,8 @@ pub struct Generate {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     #[command(flatten)]
+    pub holding: Holding,
+    #[command(flatten)]
     pub compute: Compute,
 }
 
@@ -412,6 +429,8 @@ pub struct Bench {
     /// Folder in Hugging Face layout, a GGUF file, or `hub:org/name[@revision]`.
     #[arg(long)]
     pub policy: String,
+    #[command(flatten)]
+    pub holding: Holding,
     #[command(flatten)]
     pub compute: Compute,
     #[arg(long)]

@@ -17,6 +17,7 @@ mod upkeep;
 use args::{Args, Command};
 use clap::Parser;
 use mindgap_base::error::{Error, Kind, Result};
+use mindgap_lm::model::ops::isa::Isa;
 use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ fn dispatch(args: Args) -> Result<()> {
         .num_threads(threads)
         .build_global()
         .map_err(|e| Error::new(Kind::Environment, "cannot start worker threads").source(e))?;
+    Isa::from_env()?;
     match args.command {
         Command::Run(command) => pipelines::run(&args.store, command, threads, cancel_on_signal()?),
         Command::Plan(command) => pipelines::plan(&args.store, command.stages),

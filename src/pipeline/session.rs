@@ -3,8 +3,8 @@
 use super::estimate::Speeds;
 use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::{Hub, Watch};
-use crate::policy::{PolicyHandle, PolicySpec, gguf_policy, hub_policy, policy_config, served_policy};
-use crate::stage::{Inputs, Params, Part, Stage, policy_files};
+use crate::policy::{PolicyHandle, PolicySource, gguf_policy, hub_policy, policy_config, served_policy, usual_weights};
+use crate::stage::{Holds, Inputs, Params, Part, Stage, policy_files};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
 use mindgap_lm::model::policy::PolicyFiles;
@@ -75,17 +75,19 @@ impl<'a> Session<'a> {
         let used: BTreeSet<String> = references.map(|reference| reference.name).collect();
         let mut policies = BTreeMap::new();
         for (name, spec) in pipeline.policies.iter().filter(|(name, _)| used.contains(*name)) {
-            let handle = match spec {
-                PolicySpec::Path(path) => {
+            let handle = match &spec.source {
+                PolicySource::Path(path) => {
                     PolicyHandle::of_folder(name, &pipeline.folder.join(path), PolicyFiles::wants)
                 }
-                PolicySpec::Gguf { file, tokenizer } => gguf_policy(name, &pipeline.folder, file, tokenizer.as_deref()),
-                PolicySpec::Hub(model) => hub_policy(name, &Hub::from_env(), model, watch),
-                PolicySpec::Server(served) => served_policy(name, &pipeline.folder, served, watch),
-                PolicySpec::Stage(_) => continue,
+                PolicySource::Gguf { file, tokenizer } => {
+                    gguf_policy(name, &pipeline.folder, file, tokenizer.as_deref())
+                }
+                PolicySource::Hub(model) => hub_policy(name, &Hub::from_env(), model, watch),
+                PolicySource::Server(served) => served_policy(name, &pipeline.folder, served, watch),
+                PolicySource::Stage(_) => continue,
             };
             let locate = |e: Error| e.at(format!("policy `{name}`")).at(&pipeline.source.path);
-            policies.insert(name.clone(), handle.map_err(locate)?);
+            policies.insert(name.clone(), handle.map_err(locate)?.held_in(spec.weights));
         }
         let params = pipeline.stages.iter().map(|stage| (stage.name.clone(), stage.params.clone())).collect();
         let speeds = OnceLock::new();
@@ -109,8 +111,14 @@ impl<'a> Session<'a> {
         let Some(policy) = self.origin_of(footprint.policy).filter(|policy| policy.served().is_none()) else {
             return Ok(None);
         };
-        let parameters = policy_config(policy)?.parameter_count() as u64;
-        Ok(Some(parameters * footprint.bytes_per_parameter))
+        let bytes = match footprint.holds {
+            Holds::Training { bytes_per_parameter } => bytes_per_parameter as f64,
+            Holds::Weights => {
+                let said = self.pipeline.policies.get(footprint.policy).and_then(|spec| spec.weights);
+                said.map_or_else(|| usual_weights(policy), Ok)?.bytes()
+            }
+        };
+        Ok(Some((policy_config(policy)?.parameter_count() as f64 * bytes) as u64))
     }
 
     /// The policy of this name, or the one that the stage of this name starts from: it has the same shape.
@@ -118,8 +126,8 @@ impl<'a> Session<'a> {
         if let Some(policy) = self.policies.get(name) {
             return Some(policy);
         }
-        let stage = match self.pipeline.policies.get(name) {
-            Some(PolicySpec::Stage(stage)) => stage,
+        let stage = match self.pipeline.policies.get(name).map(|spec| &spec.source) {
+            Some(PolicySource::Stage(stage)) => stage,
             _ => name,
         };
         let trained = self.params.get(stage).filter(|params| params.trains())?;
@@ -177,9 +185,9 @@ impl<'a> Session<'a> {
     /// Takes a finished stage in, for those that read from it.
     pub fn finish(&mut self, spec: &StageSpec, manifest: Manifest) {
         for (name, policy) in &self.pipeline.policies {
-            if *policy == PolicySpec::Stage(spec.name.clone()) {
-                let files = policy_files(manifest.files());
-                self.policies.insert(name.clone(), PolicyHandle::of_objects(name, self.store, files));
+            if policy.source == PolicySource::Stage(spec.name.clone()) {
+                let handle = PolicyHandle::of_objects(name, self.store, policy_files(manifest.files()));
+                self.policies.insert(name.clone(), handle.held_in(policy.weights));
             }
         }
         self.manifests.insert(spec.name.clone(), manifest);

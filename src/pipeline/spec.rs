@@ -3,7 +3,7 @@
 use super::excerpt::{Source, did_you_mean};
 use super::matrix::{self, Variables};
 use crate::params::Misfit;
-use crate::policy::PolicySpec;
+use crate::policy::{PolicySource, PolicySpec};
 use crate::stage::{Params, Reference, Wants};
 use mindgap_base::error::{Error, Result};
 use mindgap_store::{check_name, fs};
@@ -119,8 +119,8 @@ impl Pipeline {
 
 /// The stage a reference leads to: through a named policy, if it is one.
 fn resolve<'a>(policies: &'a BTreeMap<String, PolicySpec>, reference: &'a Reference) -> &'a str {
-    match (reference.wants, policies.get(&reference.name)) {
-        (Wants::Policy, Some(PolicySpec::Stage(stage))) => stage,
+    match (reference.wants, policies.get(&reference.name).map(|spec| &spec.source)) {
+        (Wants::Policy, Some(PolicySource::Stage(stage))) => stage,
         _ => &reference.name,
     }
 }
@@ -302,7 +302,7 @@ impl Reader<'_> {
 
     fn check_references(&self, policies: &BTreeMap<String, PolicySpec>, stages: &[StageSpec]) -> Result<()> {
         for (name, policy) in policies {
-            let PolicySpec::Stage(target) = policy else { continue };
+            let PolicySource::Stage(target) = &policy.source else { continue };
             let reference = Reference::new("stage", target, Wants::Policy);
             self.check_reference(
                 &["policies", name],
@@ -316,12 +316,21 @@ impl Reader<'_> {
             for reference in stage.params.references() {
                 let path = ["stages", stage.written.as_str(), reference.field];
                 self.check_reference(&path, &format!("stage `{}`", stage.name), &reference, policies, stages)?;
-                if let (true, Some(PolicySpec::Server(_))) = (stage.params.trains(), policies.get(&reference.name)) {
+                let trained = policies.get(&reference.name).filter(|_| stage.params.trains());
+                if let Some(PolicySpec { source: PolicySource::Server(_), .. }) = trained {
                     let what =
                         format!("stage `{}`: `{}` is on servers and cannot be trained", stage.name, reference.name);
                     return Err(self.error(&path, what).hint(
                         "train a policy whose weights are here: { path = \"..\" } or { hub = \"..\" }; or take the targets to another \
                          trainer with `mindgap export`",
+                    ));
+                }
+                if let Some(weights) = trained.and_then(|spec| spec.weights) {
+                    let (name, weights) = (&reference.name, weights.name());
+                    let what =
+                        format!("stage `{}`: `{name}` is held in {weights}, which is not for training", stage.name);
+                    return Err(self.error(&path, what).hint(
+                        "`weights` is what a policy samples and scores with; name the same policy again without it, and train that",
                     ));
                 }
             }

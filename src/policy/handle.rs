@@ -3,6 +3,7 @@
 use super::Served;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
+use mindgap_lm::model::ops::WeightType;
 use mindgap_lm::model::policy::PolicyFiles;
 use mindgap_store::{Store, fs};
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ pub struct PolicyHandle {
     place: Place,
     /// What the weights of a GGUF file are.
     quantisation: Option<String>,
+    /// What the weights are to be held in.
+    weights: Option<WeightType>,
     served: Option<Served>,
 }
 
@@ -54,7 +57,7 @@ impl PolicyHandle {
             }
         }
         let place = Place::Folder(folder.to_path_buf());
-        Ok(PolicyHandle { name: name.to_string(), files, place, quantisation: None, served: None })
+        Ok(PolicyHandle { name: name.to_string(), files, place, quantisation: None, weights: None, served: None })
     }
 
     /// A GGUF file and the files of another tokenizer, by the names that a policy's files have; what the weights are is said
@@ -63,19 +66,29 @@ impl PolicyHandle {
         let address = |(file, path): (&String, &PathBuf)| Ok((file.clone(), fs::address(path)?));
         let files = paths.iter().map(address).collect::<Result<_>>()?;
         let (quantisation, place) = (Some(quantisation), Place::Paths(paths));
-        Ok(PolicyHandle { name: name.to_string(), files, place, quantisation, served: None })
+        Ok(PolicyHandle { name: name.to_string(), files, place, quantisation, weights: None, served: None })
     }
 
     /// The output of a train stage.
     pub fn of_objects(name: &str, store: &Store, files: BTreeMap<String, (Address, u64)>) -> PolicyHandle {
         let files = files.into_iter().map(|(file, (address, _))| (file, address)).collect();
         let place = Place::Objects(store.clone());
-        PolicyHandle { name: name.to_string(), files, place, quantisation: None, served: None }
+        PolicyHandle { name: name.to_string(), files, place, quantisation: None, weights: None, served: None }
     }
 
     /// The policy whose weights servers hold; the files here are its tokenizer's.
     pub fn served_by(self, served: Served) -> PolicyHandle {
         PolicyHandle { served: Some(served), ..self }
+    }
+
+    /// The same policy with its weights held in this type while it samples and scores.
+    pub fn held_in(self, weights: Option<WeightType>) -> PolicyHandle {
+        PolicyHandle { weights, ..self }
+    }
+
+    /// What the weights are to be held in, where somebody said.
+    pub fn weights(&self) -> Option<WeightType> {
+        self.weights
     }
 
     /// The servers that run it, where it does not run here.
@@ -87,7 +100,10 @@ impl PolicyHandle {
     pub fn digest(&self) -> BTreeMap<&str, String> {
         let files = self.files.iter().map(|(file, address)| (file.as_str(), address.to_string()));
         let quantisation = self.quantisation.iter().map(|kind| ("quantisation", kind.clone()));
-        files.chain(quantisation).chain(self.served.iter().flat_map(Served::identity)).collect()
+        // Said only where it may change what is drawn.
+        let weights = self.weights.filter(|weights| *weights != WeightType::F32);
+        let weights = weights.into_iter().map(|weights| ("weights", weights.name().to_string()));
+        files.chain(quantisation).chain(weights).chain(self.served.iter().flat_map(Served::identity)).collect()
     }
 
     /// The same without the weights: what a result depends on that only tokenizes.

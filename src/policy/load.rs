@@ -5,6 +5,7 @@ use crate::net::hub::{Hub, HubModel, Watch};
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::model::config::Config;
 use mindgap_lm::model::gguf::Gguf;
+use mindgap_lm::model::ops::WeightType;
 use mindgap_lm::model::policy::{GGUF, Policy, PolicyFiles, is_weights};
 use mindgap_store::fs;
 use std::collections::BTreeMap;
@@ -126,13 +127,24 @@ fn handle(name: &str, folder: &Path, files: &PolicyFiles) -> Result<PolicyHandle
 
 /// What kind of transformer a policy is, read from its small files.
 pub fn policy_config(handle: &PolicyHandle) -> Result<Config> {
+    let config = config_file(handle).and_then(|config| Config::from_json(&config));
+    config.map_err(|e| e.at(format!("policy `{}`", handle.name)))
+}
+
+/// What a policy's weights are held in where nobody says, as far as its small files tell.
+pub fn usual_weights(handle: &PolicyHandle) -> Result<WeightType> {
+    let config: serde_json::Value = serde_json::from_slice(&config_file(handle)?).unwrap_or_default();
+    let dtype = ["dtype", "torch_dtype"].into_iter().find_map(|key| config.get(key)?.as_str());
+    Ok(if dtype == Some("bfloat16") { WeightType::Bf16 } else { WeightType::F32 })
+}
+
+fn config_file(handle: &PolicyHandle) -> Result<Vec<u8>> {
     const NAME: &str = "config.json";
     let config = match handle.file_names().any(|name| name == NAME) {
         true => Some(handle.read(NAME)?),
         false => described(handle)?.remove(NAME),
     };
-    let config = config.ok_or_else(|| Error::input("policy has no `config.json`")).and_then(|c| Config::from_json(&c));
-    config.map_err(|e| e.at(format!("policy `{}`", handle.name)))
+    config.ok_or_else(|| Error::input("policy has no `config.json`"))
 }
 
 /// Loads a policy from its files, all read and verified.

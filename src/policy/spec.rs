@@ -3,12 +3,20 @@
 use super::Served;
 use crate::net::hub::HubModel;
 use crate::params::{Misfit, typed};
+use mindgap_lm::model::ops::WeightType;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use toml::Value;
 
+/// A policy, and what its weights are held in while it samples and scores in this process, where somebody says.
 #[derive(Clone, Debug, PartialEq)]
-pub enum PolicySpec {
+pub struct PolicySpec {
+    pub source: PolicySource,
+    pub weights: Option<WeightType>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum PolicySource {
     /// A Hugging Face folder; relative paths start at the pipeline file's folder.
     Path(String),
     /// A GGUF file, and perhaps a folder with the tokenizer; relative paths start at the pipeline file's folder.
@@ -31,13 +39,15 @@ struct Written {
     hub: Option<String>,
     revision: Option<String>,
     stage: Option<String>,
+    weights: Option<String>,
     /// Known here so that a slip in the word is met with it; what has it is read otherwise.
     #[expect(dead_code, reason = "known so that a slip in the word is met with it")]
     server: Option<IgnoredAny>,
 }
 
 const KINDS: &str = "a policy is { path = \"folder\" }, { gguf = \"model.gguf\" }, { hub = \"org/name\", revision = \"main\" }, { stage = \"train stage\" } or \
-                     { server = [\"http://host:8000/v1\"], model = \"name\", tokenizer = \"folder or hub:org/name\" }";
+                     { server = [\"http://host:8000/v1\"], model = \"name\", tokenizer = \"folder or hub:org/name\" }; all but the last take \
+                     weights = \"f32\", \"bf16\" or \"int8\"";
 
 impl PolicySpec {
     pub fn read(value: Value) -> Result<PolicySpec, Misfit> {
@@ -49,21 +59,34 @@ impl PolicySpec {
         if value.get("server").is_some() {
             let served: Served = typed(value).map_err(with_kinds)?;
             served.validate().map_err(|e| misfit(e.what(), e.remedy().unwrap_or(KINDS)))?;
-            return Ok(PolicySpec::Server(Box::new(served)));
+            return Ok(PolicySource::Server(Box::new(served)).into());
         }
-        let Written { path, gguf, tokenizer, hub, revision, stage, .. } = typed(value).map_err(with_kinds)?;
-        match (path, gguf, hub, stage) {
-            (Some(path), None, None, None) if (&tokenizer, &revision) == (&None, &None) => Ok(PolicySpec::Path(path)),
-            (None, Some(file), None, None) if revision.is_none() => Ok(PolicySpec::Gguf { file, tokenizer }),
+        let Written { path, gguf, tokenizer, hub, revision, stage, weights, .. } = typed(value).map_err(with_kinds)?;
+        let named = |name: String| {
+            WeightType::named(&name).ok_or_else(|| {
+                misfit(&format!("`weights` is `{name}`"), "weights are held in \"f32\", \"bf16\" or \"int8\"")
+            })
+        };
+        let weights = weights.map(named).transpose()?;
+        let source = match (path, gguf, hub, stage) {
+            (Some(path), None, None, None) if (&tokenizer, &revision) == (&None, &None) => Ok(PolicySource::Path(path)),
+            (None, Some(file), None, None) if revision.is_none() => Ok(PolicySource::Gguf { file, tokenizer }),
             (None, None, None, Some(stage)) if (&tokenizer, &revision) == (&None, &None) => {
-                Ok(PolicySpec::Stage(stage))
+                Ok(PolicySource::Stage(stage))
             }
             (None, None, Some(id), None) if tokenizer.is_none() => {
                 let model = HubModel::new(&id, revision.as_deref());
-                model.map(PolicySpec::Hub).map_err(|e| misfit(e.what(), e.remedy().unwrap_or(KINDS)))
+                model.map(PolicySource::Hub).map_err(|e| misfit(e.what(), e.remedy().unwrap_or(KINDS)))
             }
             _ => Err(misfit("names not exactly one of `path`, `gguf`, `hub`, `stage` and `server`", KINDS)),
-        }
+        };
+        Ok(PolicySpec { source: source?, weights })
+    }
+}
+
+impl From<PolicySource> for PolicySpec {
+    fn from(source: PolicySource) -> PolicySpec {
+        PolicySpec { source, weights: None }
     }
 }
 

@@ -26,12 +26,24 @@ impl Cost {
 pub struct Footprint<'a> {
     /// The policy that is held.
     pub policy: &'a str,
-    /// For each of its parameters.
-    pub bytes_per_parameter: u64,
+    pub holds: Holds,
 }
 
-/// The engine holds weights once, in f32.
-pub const ENGINE_BYTES: u64 = 4;
+/// What of a policy is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// Its weights, once, to sample and to score with.
+    Weights,
+    /// All that training needs.
+    Training { bytes_per_parameter: u64 },
+}
+
+impl Footprint<'_> {
+    /// Of a stage that samples or scores.
+    pub fn of_engine(policy: &str) -> Footprint<'_> {
+        Footprint { policy, holds: Holds::Weights }
+    }
+}
 
 /// Tokens of a table's parts, if all of them say.
 pub fn tokens<'a>(parts: impl IntoIterator<Item = &'a PartRef>) -> Option<u64> {

@@ -1,7 +1,7 @@
 //! logprob: rewrites + policy -> logprobs.  Teacher-forced, per token, given the plain training prompt.
 
 use super::backend::Lazy;
-use super::cost::{Cost, ENGINE_BYTES, Footprint, tokens};
+use super::cost::{Cost, Footprint, tokens};
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::PolicyHandle;
 use mindgap_base::error::Result;
@@ -37,7 +37,7 @@ impl StageParams for Params {
     }
 
     fn footprint(&self) -> Option<Footprint<'_>> {
-        Some(Footprint { policy: &self.policy, bytes_per_parameter: ENGINE_BYTES })
+        Some(Footprint::of_engine(&self.policy))
     }
 
     fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {

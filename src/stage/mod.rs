@@ -17,7 +17,7 @@ mod spec;
 mod template;
 pub mod train;
 
-pub use cost::{Cost, Footprint};
+pub use cost::{Cost, Footprint, Holds};
 pub use spec::{Inputs, KINDS, Params, Reference, StageParams, Wants};
 pub use train::policy_files;
 

@@ -6,7 +6,7 @@ mod work;
 
 use super::backend::{Lazy, Loaded};
 use super::buckets::{at_least_one, group, slices};
-use super::cost::{Cost, ENGINE_BYTES, Footprint, tokens};
+use super::cost::{Cost, Footprint, tokens};
 use super::template::Template;
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants, Work};
 use crate::policy::PolicyHandle;
@@ -136,7 +136,7 @@ impl StageParams for Params {
     }
 
     fn footprint(&self) -> Option<Footprint<'_>> {
-        Some(Footprint { policy: &self.policy, bytes_per_parameter: ENGINE_BYTES })
+        Some(Footprint::of_engine(&self.policy))
     }
 
     fn lists(&mut self) -> Vec<(&'static str, &mut Vec<String>)> {

@@ -4,7 +4,7 @@ use super::browse::browse;
 use super::frame;
 use super::made::{Made, is_baseline};
 use crate::pipeline::{Pipeline, StageSpec};
-use crate::policy::PolicySpec;
+use crate::policy::PolicySource;
 use crate::report::{
     Cascade, EvalTable, GapTable, Histograms, RefusedSamples, Report, Run, Samples, Series, StageState, Targets,
 };
@@ -95,7 +95,7 @@ fn state(made: &Made, spec: &StageSpec) -> Result<StageState> {
 
 /// What evals call the policy a train stage makes: the label of its samples, else its name among the policies, else the stage's.
 fn label(pipeline: &Pipeline, stage: &str) -> String {
-    let policy = pipeline.policies.iter().find(|(_, spec)| **spec == PolicySpec::Stage(stage.to_string()));
+    let policy = pipeline.policies.iter().find(|(_, spec)| spec.source == PolicySource::Stage(stage.to_string()));
     let name = policy.map_or(stage, |(name, _)| name.as_str());
     let labelled = pipeline.stages.iter().find_map(|spec| match &spec.params {
         Params::Rollout(rollout) if rollout.policy == name || rollout.policy == stage => rollout.label.clone(),

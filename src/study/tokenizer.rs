@@ -2,7 +2,7 @@
 
 use super::Made;
 use crate::net::hub::{Hub, HubModel};
-use crate::policy::{PolicySpec, described, gguf_policy};
+use crate::policy::{PolicySource, described, gguf_policy};
 use mindgap_base::error::Result;
 use mindgap_lm::model::policy::{Policy, PolicyFiles};
 use mindgap_lm::model::tokenizer::Tokenizer;
@@ -42,18 +42,18 @@ enum Place<'a> {
 
 impl<'a> Place<'a> {
     fn of(made: &'a Made, policy: &'a str) -> Result<Place<'a>> {
-        let folder = match made.pipeline.policies.get(policy) {
-            Some(PolicySpec::Path(path)) => Some(made.pipeline.folder.join(path)),
-            Some(PolicySpec::Hub(model)) => Hub::from_env().snapshot(model)?,
-            Some(PolicySpec::Server(served)) => match served.tokenizer.strip_prefix("hub:") {
+        let folder = match made.pipeline.policies.get(policy).map(|spec| &spec.source) {
+            Some(PolicySource::Path(path)) => Some(made.pipeline.folder.join(path)),
+            Some(PolicySource::Hub(model)) => Hub::from_env().snapshot(model)?,
+            Some(PolicySource::Server(served)) => match served.tokenizer.strip_prefix("hub:") {
                 Some(model) => Hub::from_env().snapshot(&HubModel::parse(model)?)?,
                 None => Some(made.pipeline.folder.join(&served.tokenizer)),
             },
-            Some(PolicySpec::Gguf { file, tokenizer }) => {
+            Some(PolicySource::Gguf { file, tokenizer }) => {
                 let handle = gguf_policy(policy, &made.pipeline.folder, file, tokenizer.as_deref())?;
                 return described(&handle).map(Place::File);
             }
-            Some(PolicySpec::Stage(stage)) => return Ok(Place::Stage(stage)),
+            Some(PolicySource::Stage(stage)) => return Ok(Place::Stage(stage)),
             None => None,
         };
         Ok(folder.map_or(Place::Stage(policy), Place::Folder))

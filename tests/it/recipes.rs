@@ -5,7 +5,7 @@ use crate::support::{root, smoke};
 use mindgap::net::hub::Watch;
 use mindgap::pipeline::session::{Bound, Session, manifest};
 use mindgap::pipeline::{Pipeline, StageSpec};
-use mindgap::policy::PolicySpec;
+use mindgap::policy::PolicySource;
 use mindgap::stage::{KINDS, Params};
 use mindgap_lm::train::Loss;
 use mindgap_store::Store;
@@ -133,7 +133,7 @@ struct Smoke<'a> {
 fn with_smoke(test: impl FnOnce(&Smoke)) {
     let mut pipeline = Pipeline::load(&root().join("pipelines/smoke.toml"), &[]).unwrap();
     let model = root().join("tests/fixtures/model/qwen2");
-    pipeline.policies.insert("other".to_string(), PolicySpec::Path(model.display().to_string()));
+    pipeline.policies.insert("other".to_string(), PolicySource::Path(model.display().to_string()).into());
     // A session knows the policies that stages name.
     let mut naming = pipeline.stage("logprobs-expert").unwrap().clone();
     naming.name = "naming".to_string();

@@ -1,7 +1,7 @@
 //! What a train stage may be told, checked before anything runs.
 
 use super::super::buckets::at_least_one;
-use super::super::{Footprint, Inputs, Reference, Stage, StageParams, Wants};
+use super::super::{Footprint, Holds, Inputs, Reference, Stage, StageParams, Wants};
 use super::TrainStage;
 use candle_core::DType;
 use mindgap_base::error::{Error, Result};
@@ -233,7 +233,10 @@ impl StageParams for Params {
     }
 
     fn footprint(&self) -> Option<Footprint<'_>> {
-        Some(Footprint { policy: &self.policy, bytes_per_parameter: self.bytes_per_weight() })
+        Some(Footprint {
+            policy: &self.policy,
+            holds: Holds::Training { bytes_per_parameter: self.bytes_per_weight() },
+        })
     }
 
     fn trains(&self) -> bool {

@@ -2,13 +2,17 @@
 //! from the caller.
 
 use super::{Limits, Progress, Request, Sampling, ScoreRequest, generate, score};
-use crate::model::ops::Packed;
+use crate::model::ops::simd::sum;
+use crate::model::ops::team::Team;
+use crate::model::ops::weight::Scratch;
+use crate::model::ops::{Weight, WeightType};
 use crate::model::runner::Runner;
 use crate::model::tensor_error;
 use candle_core::{DType, Device, Tensor};
 use mindgap_base::error::Result;
 use mindgap_base::rng::Stream;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -40,17 +44,17 @@ pub struct Measured {
     pub seconds: f64,
     /// Floating-point operations done in weight products.
     pub flops: f64,
-    /// Bytes of weights read while decoding, once per step and thread; 0 where each read serves many rows.
+    /// Bytes of weights read while decoding, once per step and worker; 0 where each read serves many rows.
     pub bytes: f64,
     /// Threads that had work.
     pub threads: usize,
 }
 
-/// What one core of this machine reaches, or a device.
+/// What one thread of this machine reaches while all are at work, or a device.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ceilings {
     pub read_bytes_per_second: f64,
-    /// Of our own f32 product at many rows; on a device, of its product in the weights' type.
+    /// Of the product at many rows, in the weights' type.
     pub gemm_flops_per_second: f64,
 }
 
@@ -68,7 +72,8 @@ pub fn bench(runner: &Runner, plan: &Plan, limits: &Limits, clock: &dyn Fn() -> 
         for shared_prompt in [false, true] {
             let requests = requests(runner, plan, batch, shared_prompt);
             let sampling = Sampling::plain(plan.new_tokens as u32, &[]);
-            let threads = runner.workers(limits.threads).clamp(1, batch);
+            let workers = runner.workers(limits.threads).clamp(1, batch);
+            let threads = workers * runner.crew(limits.threads);
             let limits = Limits { slots: batch.div_ceil(threads), ..*limits };
             let start = clock();
             let samples = generate(runner, None, &requests, &sampling, &limits, &quiet)?;
@@ -82,7 +87,7 @@ pub fn bench(runner: &Runner, plan: &Plan, limits: &Limits, clock: &dyn Fn() -> 
             let flops = fed as f64 * config.block_flops() + logits as f64 * config.head_flops();
             // Two operations with each weight. The first token of a sample comes with its prompt.
             let weights = (config.block_flops() + config.head_flops()) / 2.0;
-            let bytes = weights * runner.weight_bytes() as f64 * (threads * plan.new_tokens) as f64;
+            let bytes = weights * runner.weight_bytes() * (workers * plan.new_tokens) as f64;
             all.push(Measured { what: "generate", batch, shared_prompt, tokens, seconds, flops, bytes, threads });
         }
     }
@@ -95,7 +100,7 @@ pub fn bench(runner: &Runner, plan: &Plan, limits: &Limits, clock: &dyn Fn() -> 
         let (seconds, tokens) = (clock() - start, plan.score_sequences * plan.score_tokens);
         let flops = tokens as f64 * (runner.config().block_flops() + runner.config().head_flops());
         let batch = plan.score_sequences;
-        let threads = runner.workers(limits.threads).clamp(1, batch);
+        let threads = runner.scoring_workers(limits.threads).clamp(1, batch);
         all.push(Measured { what: "score", batch, shared_prompt: false, tokens, seconds, flops, bytes: 0.0, threads });
     }
     Ok(all)
@@ -147,27 +152,40 @@ pub fn device_ceilings(
     measure().map_err(tensor_error)
 }
 
-/// Reads 256 MB and multiplies matrices on one thread.
-pub fn ceilings(clock: &dyn Fn() -> f64) -> Ceilings {
-    let buffer = vec![1u64; 32 << 20];
-    let best = |run: &mut dyn FnMut()| {
-        let seconds = (0..3).map(|_| {
-            let start = clock();
-            run();
-            clock() - start
-        });
-        seconds.fold(f64::INFINITY, f64::min).max(1e-9)
-    };
-    let mut sum = 0u64;
-    let read = best(&mut || sum = buffer.iter().fold(sum, |a, b| a.wrapping_add(*b)));
-    std::hint::black_box(sum);
+/// What each of so many threads reaches while all are at work: reading 128 MB of its own, multiplying by weights of this type.
+pub fn ceilings(weights: WeightType, threads: usize, clock: &(dyn Fn() -> f64 + Sync)) -> Result<Ceilings> {
     let (rows, inputs, outputs) = (512, 512, 1536);
-    let weight = Packed::from_slice(&vec![0.5; inputs * outputs], outputs, inputs);
-    let (x, mut out) = (vec![0.25; rows * inputs], vec![0.0; rows * outputs]);
-    let multiply = best(&mut || weight.apply(&x, rows, None, &mut out));
-    std::hint::black_box(&out);
-    Ceilings {
-        read_bytes_per_second: (buffer.len() * 8) as f64 / read,
+    let weight = Tensor::full(0.5f32, (outputs, inputs), &Device::Cpu).and_then(|w| Weight::new(&w, weights));
+    let weight = weight.map_err(tensor_error)?;
+    let read_bytes = 128 << 20;
+    let seconds = |work: &(dyn Fn() + Sync)| {
+        // All begin at once; the slowest counts.
+        let ready = Barrier::new(threads);
+        let timed = || {
+            ready.wait();
+            let start = clock();
+            work();
+            clock() - start
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(timed)).collect();
+            workers.into_iter().map(|worker| worker.join().expect("it only computes")).fold(0.0, f64::max)
+        })
+    };
+    let best = |work: &(dyn Fn() + Sync)| (0..3).map(|_| seconds(work)).fold(f64::INFINITY, f64::min).max(1e-9);
+    let buffers: Vec<Vec<f32>> = (0..threads).map(|_| vec![1.0; read_bytes / size_of::<f32>()]).collect();
+    let next = AtomicUsize::new(0);
+    let read = best(&|| {
+        std::hint::black_box(sum(&buffers[next.fetch_add(1, Ordering::Relaxed) % threads]));
+    });
+    let x = vec![0.25; rows * inputs];
+    let multiply = best(&|| {
+        let (mut team, mut scratch, mut out) = (Team::new(1), Scratch::default(), vec![0.0; rows * outputs]);
+        weight.apply(&mut team, &x, 0..outputs, None, &mut out, &mut scratch);
+        std::hint::black_box(out);
+    });
+    Ok(Ceilings {
+        read_bytes_per_second: read_bytes as f64 / read,
         gemm_flops_per_second: 2.0 * (rows * inputs * outputs) as f64 / multiply,
-    }
+    })
 }

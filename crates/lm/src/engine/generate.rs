@@ -202,11 +202,11 @@ struct Worker<'a, R: Inference> {
 
 impl<'a, R: Inference> Worker<'a, R> {
     fn new(job: &'a Job<'a, R>, outbox: Outbox<Finished>) -> Result<Worker<'a, R>> {
-        let queue = job.queue;
+        let (queue, threads) = (job.queue, job.limits.threads);
         Ok(Worker {
             job,
-            session: job.runner.session(queue.slots, queue.longest_prompt, queue.capacity)?,
-            samplers: (0..(job.limits.threads / queue.workers).max(1)).map(|_| Sampler::new(job.sampling)).collect(),
+            session: job.runner.session(queue.slots, queue.longest_prompt, queue.capacity, job.runner.crew(threads))?,
+            samplers: (0..(threads / queue.workers).max(1)).map(|_| Sampler::new(job.sampling)).collect(),
             logits: Vec::new(),
             prompts: VecDeque::new(),
             active: Vec::new(),

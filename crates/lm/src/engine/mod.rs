@@ -1,9 +1,9 @@
 //! The engine: draws completions from a policy and scores given ones. Values in, values out: no files, no printing, and no
 //! clock but to see what taking results costs (`deliver.rs`).
 //!
-//! Each thread runs its own batch over its own slots and takes work from a shared queue: for small models that beats sharing
-//! one batch; on a device one thread drives a single batch. A sample depends on its prompt, its stream and the sampling
-//! parameters only, to the last bit (CPU, f32).
+//! Each worker runs its own batch over its own slots and takes work from a shared queue. Of small models every thread is a worker, which beats
+//! sharing one batch; of large ones all threads share one worker's steps; on a device one thread drives a single batch. A sample depends on its prompt, its stream and the sampling
+//! parameters only, to the last bit (on the CPU).
 
 pub mod sampler;
 mod deliver;

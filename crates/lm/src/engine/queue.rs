@@ -49,7 +49,8 @@ impl Queue {
         }
         // Where not every thread's share holds a sequence, some threads go without.
         let workers = runner.workers(limits.threads).clamp(1, total.max(1)).min(fitting);
-        let slots = limits.slots.min(total.div_ceil(workers)).max(1).min(fitting / workers);
+        let slots = limits.slots * runner.crew(limits.threads);
+        let slots = slots.min(total.div_ceil(workers)).max(1).min(fitting / workers);
         // A request with many samples is split, so that no thread waits while another holds all of them.
         let units = requests.iter().enumerate().flat_map(|(request, r)| {
             (0..r.samples.len())

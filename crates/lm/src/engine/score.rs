@@ -80,9 +80,11 @@ fn score_with<R: Inference>(
     for (index, request) in requests.iter().enumerate() {
         check(runner.config(), request).map_err(|e| locate(e, &request.name, index))?;
     }
-    let workers = runner.workers(limits.threads).clamp(1, requests.len().max(1));
+    // Rows enough for every thread to have calls of its own, which beats sharing them.
+    let workers = runner.scoring_workers(limits.threads).clamp(1, requests.len().max(1));
     let shared = Shared {
         runner,
+        crew: if workers == 1 { runner.crew(limits.threads) } else { 1 },
         requests,
         limits,
         on_progress,
@@ -124,6 +126,8 @@ fn check(config: &Config, request: &ScoreRequest) -> Result<()> {
 
 struct Shared<'a, R> {
     runner: &'a R,
+    /// Threads that share a worker's calls.
+    crew: usize,
     requests: &'a [ScoreRequest],
     limits: &'a Limits<'a>,
     on_progress: &'a (dyn Fn(Progress) + Sync),
@@ -136,7 +140,7 @@ struct Shared<'a, R> {
 
 impl<R: Inference> Shared<'_, R> {
     fn work(&self, outbox: &Outbox<(usize, TokenScores)>) -> Result<()> {
-        let mut session = self.runner.session(0, 0, 0)?;
+        let mut session = self.runner.session(0, 0, 0, self.crew)?;
         while let Some(batch) = self.take() {
             self.limits.check_cancel()?;
             if self.failed.load(Ordering::Relaxed) {

@@ -4,6 +4,7 @@ use super::chat::{self, ChatTemplate, Conversation, Message};
 use super::config::{self, Config};
 use super::controls::{Controls, unmarked};
 use super::gguf::Gguf;
+use super::ops::WeightType;
 use super::runner::Runner;
 use super::tokenizer::Tokenizer;
 use super::transformer::Transformer;
@@ -314,12 +315,15 @@ impl Policy {
 
     /// The transformer for sampling and scoring on the CPU.
     pub fn runner(&self) -> Result<Runner> {
-        self.runner_on(&Device::Cpu)
+        self.runner_on(&Device::Cpu, None)
     }
 
-    /// The same on any device.
-    pub fn runner_on(&self, device: &Device) -> Result<Runner> {
-        Runner::from_checkpoint(&self.config, &self.checkpoint()?, device)
+    /// The same on any device. On the CPU weights are held in the type that is asked for, else in bf16 if the checkpoint's are, else in
+    /// f32.
+    pub fn runner_on(&self, device: &Device, weights: Option<WeightType>) -> Result<Runner> {
+        let checkpoint = self.checkpoint()?;
+        let own = if checkpoint.dtype() == DType::BF16 { WeightType::Bf16 } else { WeightType::F32 };
+        Runner::from_checkpoint(&self.config, &checkpoint, device, weights.unwrap_or(own))
     }
 
     /// The checked weights, not yet converted.

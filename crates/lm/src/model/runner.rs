@@ -8,6 +8,7 @@ pub mod device;
 mod layer;
 
 use super::config::Config;
+use super::ops::WeightType;
 use super::tensor_error;
 use super::transformer::{Transformer, check_length, check_token_ids};
 use super::weights::Checkpoint;
@@ -25,15 +26,21 @@ pub trait Inference: Sync {
     /// Bytes that the keys and values of a slot take: a prompt and a completion of so many tokens.
     fn slot_bytes(&self, prompt: usize, completion: usize) -> usize;
 
-    /// Workers side by side, each with a session of its own, when there are so many threads.
+    /// Workers that sample side by side, each with a session of its own, when there are so many threads.
     fn workers(&self, threads: usize) -> usize;
+
+    /// Of so many threads, those that share each step of one worker.
+    fn crew(&self, threads: usize) -> usize;
+
+    /// The same of workers that score: each call has many rows.
+    fn scoring_workers(&self, threads: usize) -> usize;
 
     /// Rows worth feeding in one call.
     fn call_rows(&self) -> usize;
 
     /// An empty cache with so many slots, each with room for a prompt and a completion of at most these lengths. The slots'
-    /// memory is taken here.
-    fn session(&self, slots: usize, prompt: usize, completion: usize) -> Result<Self::Session<'_>>;
+    /// memory is taken here. A crew of so many threads shares its steps.
+    fn session(&self, slots: usize, prompt: usize, completion: usize, crew: usize) -> Result<Self::Session<'_>>;
 }
 
 /// The sequences of one worker. Appending tokens to them is one call, prefill and decode alike.
@@ -87,18 +94,23 @@ pub enum Runner {
 }
 
 impl Runner {
-    /// From a checkpoint's bytes, one tensor at a time. On the CPU it computes in f32, elsewhere in the checkpoint's own type.
-    pub fn from_checkpoint(config: &Config, checkpoint: &Checkpoint, device: &Device) -> Result<Runner> {
+    /// From a checkpoint's bytes, one tensor at a time. On a device weights stay in the checkpoint's own type.
+    pub fn from_checkpoint(
+        config: &Config,
+        checkpoint: &Checkpoint,
+        device: &Device,
+        weights: WeightType,
+    ) -> Result<Runner> {
         Ok(match device {
-            Device::Cpu => Runner::Cpu(cpu::CpuRunner::from_checkpoint(config, checkpoint)?),
+            Device::Cpu => Runner::Cpu(cpu::CpuRunner::from_checkpoint(config, checkpoint, weights)?),
             _ => Runner::Device(device::DeviceRunner::from_checkpoint(config, checkpoint, device)?),
         })
     }
 
-    /// A snapshot of a transformer's weights as they are now, where they are.
+    /// A snapshot of a transformer's weights as they are now, where they are; in f32 on the CPU.
     pub fn from_transformer(transformer: &Transformer) -> Result<Runner> {
         Ok(match transformer.device() {
-            Device::Cpu => Runner::Cpu(cpu::CpuRunner::from_transformer(transformer)?),
+            Device::Cpu => Runner::Cpu(cpu::CpuRunner::from_transformer(transformer, WeightType::F32)?),
             _ => Runner::Device(device::DeviceRunner::from_transformer(transformer)?),
         })
     }
@@ -111,18 +123,34 @@ impl Runner {
     }
 
     /// Bytes that a weight takes.
-    pub fn weight_bytes(&self) -> usize {
+    pub fn weight_bytes(&self) -> f64 {
         match self {
-            Runner::Cpu(_) => size_of::<f32>(),
-            Runner::Device(runner) => runner.dtype().size_in_bytes(),
+            Runner::Cpu(runner) => runner.weights().bytes(),
+            Runner::Device(runner) => runner.dtype().size_in_bytes() as f64,
         }
     }
 
-    /// Workers side by side when there are so many threads.
+    /// Workers that sample side by side when there are so many threads.
     pub fn workers(&self, threads: usize) -> usize {
         match self {
             Runner::Cpu(runner) => runner.workers(threads),
             Runner::Device(runner) => runner.workers(threads),
+        }
+    }
+
+    /// Of so many threads, those that share each step of a worker that samples.
+    pub fn crew(&self, threads: usize) -> usize {
+        match self {
+            Runner::Cpu(runner) => runner.crew(threads),
+            Runner::Device(runner) => runner.crew(threads),
+        }
+    }
+
+    /// Workers that score side by side when there are so many threads.
+    pub fn scoring_workers(&self, threads: usize) -> usize {
+        match self {
+            Runner::Cpu(runner) => runner.scoring_workers(threads),
+            Runner::Device(runner) => runner.scoring_workers(threads),
         }
     }
 }

@@ -26,6 +26,17 @@ pub(super) trait Backward {
     fn backward(&self, inputs: &[Tensor], wanted: &[bool], gradient: &Tensor) -> Result<Vec<Option<Tensor>>>;
 }
 
+impl Op {
+    fn inputs(&self) -> &[Tensor] {
+        match self {
+            Op::One(x, _) => std::slice::from_ref(x),
+            Op::Two(inputs, _) | Op::Sum(inputs) => inputs,
+            Op::Three(inputs, _) => inputs,
+            Op::Other(inputs, _) => inputs,
+        }
+    }
+}
+
 struct Node {
     op: Op,
     output: Tensor,
@@ -36,6 +47,8 @@ struct Node {
 pub struct Tape {
     nodes: Vec<Node>,
     outputs: HashSet<TensorId>,
+    /// Made elsewhere, and its gradient is wanted.
+    input: Option<TensorId>,
 }
 
 thread_local! {
@@ -50,12 +63,12 @@ pub fn record<R, E: From<candle_core::Error>>(
     record_onto(Tape::default(), f)
 }
 
-/// The same; the gradient of `input`, made elsewhere, is wanted too: [`TapeGradients::remove`] gives it.
+/// The same; the gradient of `input`, made elsewhere, is wanted too: [`Tape::backward`] returns it.
 pub fn record_from<R, E: From<candle_core::Error>>(
     input: &Tensor,
     f: impl FnOnce() -> std::result::Result<R, E>,
 ) -> std::result::Result<(R, Tape), E> {
-    record_onto(Tape { nodes: Vec::new(), outputs: HashSet::from([input.id()]) }, f)
+    record_onto(Tape { nodes: Vec::new(), outputs: HashSet::from([input.id()]), input: Some(input.id()) }, f)
 }
 
 fn record_onto<R, E: From<candle_core::Error>>(
@@ -203,23 +216,14 @@ struct Gradient {
     owned: bool,
 }
 
-/// Gradients of the variables a tape reached.
-pub struct TapeGradients(HashMap<TensorId, Gradient>);
+/// Gradients so far.
+#[derive(Default)]
+struct Gradients(HashMap<TensorId, Gradient>);
 
-impl TapeGradients {
-    /// Adds those of a tape that was recorded before this one.
-    pub fn merge(&mut self, earlier: TapeGradients) -> Result<()> {
-        for (id, Gradient { tensor, owned }) in earlier.0 {
-            self.sum(id, tensor, owned)?;
-        }
-        Ok(())
-    }
+/// Takes the gradient of a variable once nothing more is added to it; whoever takes it may change it in place.
+pub type Take<'a> = dyn FnMut(&Tensor, Tensor) -> Result<()> + 'a;
 
-    /// Takes out the gradient of a variable, if the tape led to it.
-    pub fn remove(&mut self, variable: &Tensor) -> Option<Tensor> {
-        self.0.remove(&variable.id()).map(|gradient| gradient.tensor)
-    }
-
+impl Gradients {
     fn add(&mut self, to: &Tensor, term: Option<Tensor>, owned: bool, reached: &HashSet<TensorId>) -> Result<()> {
         match term.filter(|_| to.is_variable() || reached.contains(&to.id())) {
             Some(term) => self.sum(to.id(), term, owned),
@@ -257,53 +261,79 @@ pub(super) fn reaches(tensor: &Tensor) -> bool {
 }
 
 impl Tape {
-    /// Gradients of all variables, given those of some outputs of the tape. A panic inside leaves this thread's next tape unharmed:
-    /// what it set is set anew.
-    pub fn backward(self, seeds: Vec<(Tensor, Tensor)>) -> Result<TapeGradients> {
+    /// Gradients of all variables, each handed to `take` as soon as it is whole, given those of some outputs of the tape. Returns
+    /// that of the input of [`record_from`], if the tape led to it. A panic inside leaves this thread's next tape unharmed: what it
+    /// set is set anew.
+    pub fn backward(self, seeds: Vec<(Tensor, Tensor)>, take: &mut Take) -> Result<Option<Tensor>> {
         REACHED.set(self.outputs);
-        let result = walk(self.nodes, seeds);
+        let result = walk(self.nodes, seeds, take);
         REACHED.take();
-        result
+        let mut left = result?;
+        Ok(self.input.and_then(|input| left.0.remove(&input)).map(|gradient| gradient.tensor))
     }
 }
 
-fn walk(nodes: Vec<Node>, seeds: Vec<(Tensor, Tensor)>) -> Result<TapeGradients> {
+fn walk(nodes: Vec<Node>, seeds: Vec<(Tensor, Tensor)>, take: &mut Take) -> Result<Gradients> {
     let reached = REACHED.with_borrow(HashSet::clone);
-    let mut gradients = TapeGradients(HashMap::new());
+    let mut gradients = Gradients::default();
     for (output, gradient) in seeds {
         gradients.add(&output, Some(gradient), false, &reached)?;
     }
+    // How many operators still to come have a variable as an input.
+    let mut uses: HashMap<TensorId, usize> = HashMap::new();
+    for input in nodes.iter().flat_map(|node| node.op.inputs()).filter(|input| input.is_variable()) {
+        *uses.entry(input.id()).or_default() += 1;
+    }
     for Node { op, output } in nodes.into_iter().rev() {
-        let Some(Gradient { tensor: gradient, .. }) = gradients.0.remove(&output.id()) else { continue };
-        match op {
-            Op::One(x, op) => {
-                let dx = op.bwd(&x, &output, &gradient)?;
-                gradients.add(&x, dx, true, &reached)?;
-            }
-            Op::Two([x, y], op) => {
-                let (dx, dy) = op.bwd(&x, &y, &output, &gradient)?;
-                gradients.add(&x, dx, true, &reached)?;
-                gradients.add(&y, dy, true, &reached)?;
-            }
-            Op::Three([x, y, z], op) => {
-                let (dx, dy, dz) = op.bwd(&x, &y, &z, &output, &gradient)?;
-                gradients.add(&x, dx, true, &reached)?;
-                gradients.add(&y, dy, true, &reached)?;
-                gradients.add(&z, dz, true, &reached)?;
-            }
-            Op::Other(inputs, op) => {
-                let wanted: Vec<bool> = inputs.iter().map(cpu::wants_gradient).collect();
-                for (input, own) in inputs.iter().zip(op.backward(&inputs, &wanted, &gradient)?) {
-                    gradients.add(input, own, false, &reached)?;
-                }
-            }
-            Op::Sum([x, y]) => {
-                gradients.add(&x, Some(gradient.clone()), false, &reached)?;
-                gradients.add(&y, Some(gradient), false, &reached)?;
+        let variables: Vec<Tensor> = op.inputs().iter().filter(|input| input.is_variable()).cloned().collect();
+        if let Some(Gradient { tensor: gradient, .. }) = gradients.0.remove(&output.id()) {
+            gradients.step(op, &output, gradient, &reached)?;
+        }
+        for variable in variables {
+            let uses = uses.entry(variable.id()).or_default();
+            *uses -= 1;
+            if *uses == 0
+                && let Some(gradient) = gradients.0.remove(&variable.id())
+            {
+                take(&variable, if gradient.owned { gradient.tensor } else { gradient.tensor.copy()? })?;
             }
         }
     }
     Ok(gradients)
+}
+
+impl Gradients {
+    /// Adds what an operator hands on to its inputs.
+    fn step(&mut self, op: Op, output: &Tensor, gradient: Tensor, reached: &HashSet<TensorId>) -> Result<()> {
+        match op {
+            Op::One(x, op) => {
+                let dx = op.bwd(&x, output, &gradient)?;
+                self.add(&x, dx, true, reached)?;
+            }
+            Op::Two([x, y], op) => {
+                let (dx, dy) = op.bwd(&x, &y, output, &gradient)?;
+                self.add(&x, dx, true, reached)?;
+                self.add(&y, dy, true, reached)?;
+            }
+            Op::Three([x, y, z], op) => {
+                let (dx, dy, dz) = op.bwd(&x, &y, &z, output, &gradient)?;
+                self.add(&x, dx, true, reached)?;
+                self.add(&y, dy, true, reached)?;
+                self.add(&z, dz, true, reached)?;
+            }
+            Op::Other(inputs, op) => {
+                let wanted: Vec<bool> = inputs.iter().map(cpu::wants_gradient).collect();
+                for (input, own) in inputs.iter().zip(op.backward(&inputs, &wanted, &gradient)?) {
+                    self.add(input, own, false, reached)?;
+                }
+            }
+            Op::Sum([x, y]) => {
+                self.add(&x, Some(gradient.clone()), false, reached)?;
+                self.add(&y, Some(gradient), false, reached)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// `sum += term` in place.
@@ -337,7 +367,7 @@ impl InplaceOp2 for AddTo {
 #[cfg(test)]
 mod tests {
     use super::super::{add, linear, swiglu};
-    use super::{Result, Tensor, record};
+    use super::{HashMap, Result, Tensor, TensorId, record};
     use crate::model::ops::cpu::Read;
     use candle_core::{Device, Var};
 
@@ -360,15 +390,20 @@ mod tests {
         let seed = var(0.5, (5, 8)).as_detached_tensor();
         let mut want = (network().unwrap() * &seed).unwrap().sum_all().unwrap().backward().unwrap();
         let (output, tape) = record(network).unwrap();
-        let mut got = tape.backward(vec![(output.clone(), seed)]).unwrap();
+        let mut got: HashMap<TensorId, Tensor> = HashMap::new();
+        let mut take = |variable: &Tensor, gradient| {
+            assert!(got.insert(variable.id(), gradient).is_none(), "handed on once, whole");
+            Ok(())
+        };
+        assert!(tape.backward(vec![(output.clone(), seed)], &mut take).unwrap().is_none());
         for variable in [&x, &w] {
             let values = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let (got, want) = (values(got.remove(variable).unwrap()), values(want.remove(variable).unwrap()));
+            let (got, want) = (values(got.remove(&variable.id()).unwrap()), values(want.remove(variable).unwrap()));
             for (got, want) in got.iter().zip(&want) {
                 assert!((got - want).abs() < 1e-5 * (1.0 + want.abs()), "{got} instead of {want}");
             }
         }
-        assert!(got.remove(&v).is_none());
+        assert!(!got.contains_key(&v.id()));
         assert!(record(|| record(network)).is_err());
         assert!(Read::new(&output).slice().is_ok());
     }

@@ -1,7 +1,7 @@
-//! The runner on the CPU, f32: weights packed once, activations in reused buffers.
+//! The runner on the CPU: weights packed once in the type they are held in, activations in f32 and in reused buffers.
 //!
-//! A row's result is the same bits whatever else is in the call, however its sequence was cut into calls, and equals
-//! [`Transformer::hidden`](crate::model::transformer::Transformer::hidden).
+//! A row's result is the same bits whatever else is in the call, however its sequence was cut into calls, on however many threads;
+//! with weights in f32 it equals [`Transformer::hidden`](crate::model::transformer::Transformer::hidden).
 
 mod cached;
 mod session;
@@ -14,9 +14,9 @@ use super::layer::{Form, Layer, Load};
 use super::{Inference, check_feed, tensor_error, weight};
 use crate::model::config::Config;
 use crate::model::kv_cache::{KvShape, Sequence};
-use crate::model::ops::Packed;
 use crate::model::ops::logprobs::bound;
 use crate::model::ops::norm::rms_norm_rows;
+use crate::model::ops::{Weight, WeightType};
 use crate::model::rotary::Rotary;
 use crate::model::transformer::{Transformer, blocks};
 use crate::model::weights::Checkpoint;
@@ -29,58 +29,55 @@ use workspace::Rows;
 /// Tokens to append to a sequence on the CPU.
 pub type Feed<'a> = super::Feed<'a, Sequence>;
 
-/// Weights in the kernels' layout.
-pub struct PackedForm;
+/// Weights in the kernels' layout, matrices in this type.
+pub struct PackedForm(WeightType);
 
 impl Form for PackedForm {
     type Vector = Vec<f32>;
     type Linear = Linear;
 
-    fn vector(tensor: Tensor) -> Result<Vec<f32>> {
+    fn vector(&self, tensor: Tensor) -> Result<Vec<f32>> {
         tensor.flatten_all().and_then(|t| t.to_vec1()).map_err(tensor_error)
     }
 
-    fn linear(weight: Tensor, bias: Option<Tensor>) -> Result<Linear> {
-        let weight = Packed::new(&weight).map_err(tensor_error)?;
-        Ok(Linear { weight, bias: bias.map(PackedForm::vector).transpose()? })
+    fn linear(&self, weight: Tensor, bias: Option<Tensor>) -> Result<Linear> {
+        let weight = Weight::new(&weight, self.0).map_err(tensor_error)?;
+        Ok(Linear { weight, bias: bias.map(|bias| self.vector(bias)).transpose()? })
     }
 }
 
 /// A projection in the kernels' layout.
 pub struct Linear {
-    weight: Packed,
+    weight: Weight,
     bias: Option<Vec<f32>>,
-}
-
-impl Linear {
-    fn apply(&self, x: &Rows, out: &mut Rows) {
-        self.weight.apply(&x.data, x.count(), self.bias.as_deref(), &mut out.data);
-    }
 }
 
 /// Rows fed in one call: enough to reuse the weights, few enough to stay in the caches.
 const CALL_ROWS: usize = 512;
+/// Bytes of weights beyond which threads share steps: more than the caches of a thread hold.
+const SHARED_BYTES: f64 = 24e6;
 
 /// Packed weights of one transformer, read only: threads share it.
 pub struct CpuRunner {
     config: Config,
     rotary: Rotary,
+    weights: WeightType,
     /// `[vocab_size, hidden_size]`; `None` when tied: rows are then read from the head.
-    embedding: Option<Vec<f32>>,
+    embedding: Option<Weight>,
     layers: Vec<Layer<PackedForm>>,
     norm: Vec<f32>,
-    head: Packed,
+    head: Weight,
 }
 
 impl CpuRunner {
     /// From a checkpoint's bytes, one tensor at a time: no second copy of the weights exists.
-    pub fn from_checkpoint(config: &Config, checkpoint: &Checkpoint) -> Result<CpuRunner> {
-        CpuRunner::new(config, |name| checkpoint.tensor(name, DType::F32, &Device::Cpu))
+    pub fn from_checkpoint(config: &Config, checkpoint: &Checkpoint, weights: WeightType) -> Result<CpuRunner> {
+        CpuRunner::new(config, weights, |name| checkpoint.tensor(name, DType::F32, &Device::Cpu))
     }
 
     /// A snapshot of a transformer's weights as they are now.
-    pub fn from_transformer(transformer: &Transformer) -> Result<CpuRunner> {
-        CpuRunner::new(transformer.config(), |name| {
+    pub fn from_transformer(transformer: &Transformer, weights: WeightType) -> Result<CpuRunner> {
+        CpuRunner::new(transformer.config(), weights, |name| {
             weight(transformer, name)?
                 .to_dtype(DType::F32)
                 .and_then(|t| t.to_device(&Device::Cpu))
@@ -88,23 +85,28 @@ impl CpuRunner {
         })
     }
 
-    fn new(config: &Config, tensor: impl Fn(&str) -> Result<Tensor>) -> Result<CpuRunner> {
+    fn new(config: &Config, weights: WeightType, tensor: impl Fn(&str) -> Result<Tensor>) -> Result<CpuRunner> {
         config.check()?;
-        let load = Load { config, tensor: &tensor };
-        let (embedding, head) = if config.tie_word_embeddings {
-            (None, load.linear::<PackedForm>(&["model.embed_tokens".into()], false)?)
-        } else {
-            let embedding = load.vector::<PackedForm>("model.embed_tokens.weight")?;
-            (Some(embedding), load.linear::<PackedForm>(&["lm_head".into()], false)?)
+        let load = Load { form: PackedForm(weights), config, tensor: &tensor };
+        let matrix = |name: &str| Ok(load.linear(&[name.into()], false)?.weight);
+        let (embedding, head) = match config.tie_word_embeddings {
+            true => (None, matrix("model.embed_tokens")?),
+            false => (Some(matrix("model.embed_tokens")?), matrix("lm_head")?),
         };
         Ok(CpuRunner {
             rotary: Rotary::of(config),
+            weights,
             embedding,
             layers: (0..config.layer_count).map(|i| load.layer(i)).collect::<Result<_>>()?,
-            norm: load.norm::<PackedForm>("model.norm")?,
-            head: head.weight,
+            norm: load.norm("model.norm")?,
+            head,
             config: config.clone(),
         })
+    }
+
+    /// What the weights are held in.
+    pub fn weights(&self) -> WeightType {
+        self.weights
     }
 
     pub fn config(&self) -> &Config {
@@ -124,7 +126,7 @@ impl CpuRunner {
             check_feed(&self.config, feed, sequence.len(), sequence.room(), sequence.is_long())?;
         }
         let x = self.embed(workspace, feeds);
-        let mut cached = Cached { runner: self, workspace, feeds };
+        let mut cached = Cached::new(self, workspace, feeds);
         let x = blocks(&mut cached, &self.layers, x)?;
         for feed in feeds.iter_mut() {
             feed.sequence.advance(feed.token_ids.len());
@@ -132,20 +134,16 @@ impl CpuRunner {
         Ok(self.finish(workspace, feeds, x))
     }
 
-    /// Logits of hidden rows: `[rows, vocab_size]`, row after row, into `out`.
-    pub fn logits(&self, hidden: &[f32], out: &mut Vec<f32>) {
-        let rows = hidden.len() / self.config.hidden_size;
-        out.resize(rows * self.config.vocab_size, 0.0);
-        self.head.apply(hidden, rows, None, out);
-        bound(out, self.config.logit_softcap);
-    }
-
-    /// The same for a range of the vocabulary, `[rows, entries.len()]`; it starts at a multiple of [`PANEL`](crate::model::ops::PANEL).
-    pub fn logits_of(&self, hidden: &[f32], entries: Range<usize>, out: &mut Vec<f32>) {
-        let rows = hidden.len() / self.config.hidden_size;
-        out.resize(rows * entries.len(), 0.0);
-        self.head.apply_to(hidden, rows, entries, out);
-        bound(out, self.config.logit_softcap);
+    /// Logits of the rows that the last [`CpuRunner::step`] gave, for a range of the vocabulary: `[rows, entries.len()]`, row after
+    /// row, into `out`. The range starts at a multiple of [`PANEL`](crate::model::ops::PANEL).
+    pub fn logits(&self, workspace: &mut Workspace, rows: Range<usize>, entries: Range<usize>, out: &mut Vec<f32>) {
+        let Workspace { team, scratch, out: hidden, .. } = workspace;
+        let (size, width) = (self.config.hidden_size, entries.len());
+        out.resize(rows.len() * width, 0.0);
+        self.head.apply(team, &hidden[rows.start * size..rows.end * size], entries, None, out, scratch);
+        if self.config.logit_softcap.is_some() {
+            team.share_rows(out, width, |_, logits| bound(logits, self.config.logit_softcap));
+        }
     }
 
     /// Embeddings of all rows, and the rotary angles of their positions.
@@ -154,13 +152,11 @@ impl CpuRunner {
         let rows = feeds.iter().map(|f| f.token_ids.len()).sum();
         workspace.turn(&self.rotary, feeds.iter().map(|f| (f.sequence.len(), f.token_ids.len(), f.sequence.is_long())));
         let mut x = workspace.take(rows, hidden);
+        let embedding = self.embedding.as_ref().unwrap_or(&self.head);
         let mut targets = x.data.chunks_exact_mut(hidden);
         for feed in feeds {
             for (token, target) in feed.token_ids.iter().zip(&mut targets) {
-                match &self.embedding {
-                    Some(embedding) => target.copy_from_slice(&embedding[*token as usize * hidden..][..hidden]),
-                    None => self.head.unpack(*token as usize, target),
-                }
+                embedding.unpack(*token as usize, target);
             }
         }
         scale(&mut x.data, self.config.embedding_scale);
@@ -205,8 +201,18 @@ impl Inference for CpuRunner {
         self.kv_shape().bytes(prompt) + self.kv_shape().bytes(completion)
     }
 
-    /// For small models a batch per thread beats sharing one.
     fn workers(&self, threads: usize) -> usize {
+        (threads / self.crew(threads)).max(1)
+    }
+
+    /// Small models run a batch on every thread; of large ones, whose weights each step reads from memory, all threads share a
+    /// step.
+    fn crew(&self, threads: usize) -> usize {
+        let weights = (self.config.block_flops() + self.config.head_flops()) / 2.0;
+        if weights * self.weights.bytes() > SHARED_BYTES { threads.max(1) } else { 1 }
+    }
+
+    fn scoring_workers(&self, threads: usize) -> usize {
         threads
     }
 
@@ -214,8 +220,8 @@ impl Inference for CpuRunner {
         CALL_ROWS
     }
 
-    fn session(&self, slots: usize, _prompt: usize, completion: usize) -> Result<CpuSession<'_>> {
-        Ok(CpuSession::new(self, slots, completion))
+    fn session(&self, slots: usize, _prompt: usize, completion: usize, crew: usize) -> Result<CpuSession<'_>> {
+        Ok(CpuSession::new(self, slots, completion, crew))
     }
 }
 

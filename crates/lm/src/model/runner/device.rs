@@ -29,11 +29,11 @@ impl Form for TensorForm {
     type Vector = Tensor;
     type Linear = Linear;
 
-    fn vector(tensor: Tensor) -> Result<Tensor> {
+    fn vector(&self, tensor: Tensor) -> Result<Tensor> {
         Ok(tensor.detach())
     }
 
-    fn linear(weight: Tensor, bias: Option<Tensor>) -> Result<Linear> {
+    fn linear(&self, weight: Tensor, bias: Option<Tensor>) -> Result<Linear> {
         let transposed = weight.detach().t().map_err(tensor_error)?;
         Ok(Linear { transposed, bias: bias.map(|bias| bias.detach()) })
     }
@@ -100,17 +100,17 @@ impl DeviceRunner {
         tensor: &dyn Fn(&str) -> Result<Tensor>,
     ) -> Result<DeviceRunner> {
         config.check()?;
-        let load = Load { config, tensor };
-        let embedding = load.vector::<TensorForm>("model.embed_tokens.weight")?;
+        let load = Load { form: TensorForm, config, tensor };
+        let embedding = load.vector("model.embed_tokens.weight")?;
         let head = match config.tie_word_embeddings {
             true => embedding.clone(),
-            false => load.vector::<TensorForm>("lm_head.weight")?,
+            false => load.vector("lm_head.weight")?,
         };
         Ok(DeviceRunner {
             rotary: Rotary::of(config),
             embedding,
             layers: (0..config.layer_count).map(|i| load.layer(i)).collect::<Result<_>>()?,
-            norm: load.norm::<TensorForm>("model.norm")?,
+            norm: load.norm("model.norm")?,
             head: Head { weight: head, softcap: config.logit_softcap },
             config: config.clone(),
             device: device.clone(),
@@ -151,11 +151,20 @@ impl Inference for DeviceRunner {
         1
     }
 
+    /// The one that drives the device.
+    fn crew(&self, _threads: usize) -> usize {
+        1
+    }
+
+    fn scoring_workers(&self, threads: usize) -> usize {
+        self.workers(threads)
+    }
+
     fn call_rows(&self) -> usize {
         CALL_ROWS
     }
 
-    fn session(&self, slots: usize, prompt: usize, completion: usize) -> Result<DeviceSession<'_>> {
+    fn session(&self, slots: usize, prompt: usize, completion: usize, _crew: usize) -> Result<DeviceSession<'_>> {
         DeviceSession::new(self, slots, prompt + completion)
     }
 }

@@ -13,10 +13,10 @@ pub trait Form {
     type Vector;
     type Linear;
 
-    fn vector(tensor: Tensor) -> Result<Self::Vector>;
+    fn vector(&self, tensor: Tensor) -> Result<Self::Vector>;
 
     /// A projection: weight `[out, in]` and perhaps a bias `[out]`.
-    fn linear(weight: Tensor, bias: Option<Tensor>) -> Result<Self::Linear>;
+    fn linear(&self, weight: Tensor, bias: Option<Tensor>) -> Result<Self::Linear>;
 }
 
 /// One block.
@@ -38,21 +38,26 @@ pub struct Layer<F: Form> {
     pub feed_forward_output: Option<F::Vector>,
 }
 
-/// Reads a checkpoint's tensors by name.
-pub struct Load<'a> {
+/// Reads a checkpoint's tensors by name, and turns them into a form.
+pub struct Load<'a, F> {
+    pub form: F,
     pub config: &'a Config,
     pub tensor: &'a dyn Fn(&str) -> Result<Tensor>,
 }
 
-impl Load<'_> {
-    pub fn vector<F: Form>(&self, name: &str) -> Result<F::Vector> {
-        F::vector((self.tensor)(name)?)
+impl<F: Form> Load<'_, F> {
+    pub fn vector(&self, name: &str) -> Result<F::Vector> {
+        self.form.vector((self.tensor)(name)?)
     }
 
     /// What a norm multiplies by; in f32 where that is more than its weight.
-    pub fn norm<F: Form>(&self, name: &str) -> Result<F::Vector> {
+    pub fn norm(&self, name: &str) -> Result<F::Vector> {
         let weight = (self.tensor)(&format!("{name}.weight"))?;
-        F::vector(if self.config.norm_offset { ops::add_one(&weight.detach()).map_err(tensor_error)? } else { weight })
+        self.form.vector(if self.config.norm_offset {
+            ops::add_one(&weight.detach()).map_err(tensor_error)?
+        } else {
+            weight
+        })
     }
 
     /// Tensors one above the other, as one.
@@ -62,23 +67,23 @@ impl Load<'_> {
     }
 
     /// Projections of one input, as one.
-    pub fn linear<F: Form>(&self, names: &[String], bias: bool) -> Result<F::Linear> {
+    pub fn linear(&self, names: &[String], bias: bool) -> Result<F::Linear> {
         let bias = bias.then(|| self.joined(names, "bias")).transpose()?;
-        F::linear(self.joined(names, "weight")?, bias)
+        self.form.linear(self.joined(names, "weight")?, bias)
     }
 
-    pub fn layer<F: Form>(&self, index: usize) -> Result<Layer<F>> {
+    pub fn layer(&self, index: usize) -> Result<Layer<F>> {
         let config = self.config;
         let at = |rest: &str| format!("model.layers.{index}.{rest}");
         let names = NormNames::of(config.norms);
-        let norm = |name: Option<&str>| name.map(|name| self.norm::<F>(&at(name))).transpose();
+        let norm = |name: Option<&str>| name.map(|name| self.norm(&at(name))).transpose();
         let qk_norms = match config.qk_norm {
             QkNorm::None => None,
-            _ => Some((self.norm::<F>(&at("self_attn.q_norm"))?, self.norm::<F>(&at("self_attn.k_norm"))?)),
+            _ => Some((self.norm(&at("self_attn.q_norm"))?, self.norm(&at("self_attn.k_norm"))?)),
         };
         let joint = |(fused, parts): (&str, &[&str]), bias: bool| match config.fused_projections {
-            true => self.linear::<F>(&[at(fused)], bias),
-            false => self.linear::<F>(&parts.iter().map(|part| at(part)).collect::<Vec<_>>(), bias),
+            true => self.linear(&[at(fused)], bias),
+            false => self.linear(&parts.iter().map(|part| at(part)).collect::<Vec<_>>(), bias),
         };
         let [attention, feed_forward] = FUSED;
         Ok(Layer {
@@ -87,11 +92,11 @@ impl Load<'_> {
             qk_norms,
             heads: Heads::of(config, index),
             rope: config.rope_of(index),
-            o: self.linear::<F>(&[at("self_attn.o_proj")], config.output_bias)?,
+            o: self.linear(&[at("self_attn.o_proj")], config.output_bias)?,
             attention_output: norm(names.attention_output)?,
             feed_forward_input: norm(names.feed_forward_input)?,
             gate_up: joint(feed_forward, config.mlp_bias)?,
-            down: self.linear::<F>(&[at("mlp.down_proj")], config.mlp_bias)?,
+            down: self.linear(&[at("mlp.down_proj")], config.mlp_bias)?,
             feed_forward_output: norm(names.feed_forward_output)?,
         })
     }

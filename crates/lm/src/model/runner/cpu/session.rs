@@ -27,10 +27,10 @@ pub struct CpuSession<'a> {
 }
 
 impl<'a> CpuSession<'a> {
-    pub fn new(runner: &'a CpuRunner, slots: usize, capacity: usize) -> CpuSession<'a> {
+    pub fn new(runner: &'a CpuRunner, slots: usize, capacity: usize, crew: usize) -> CpuSession<'a> {
         CpuSession {
             runner,
-            workspace: Workspace::default(),
+            workspace: Workspace::new(crew),
             logits: Vec::new(),
             slots,
             free: (0..slots).map(|_| Sequence::new(runner.kv_shape(), capacity)).collect(),
@@ -92,49 +92,55 @@ impl Session for CpuSession<'_> {
     }
 
     fn logits(&mut self, feeds: &mut [Feed], out: &mut Vec<f32>) -> Result<()> {
-        let hidden = self.runner.step(&mut self.workspace, feeds)?;
-        self.runner.logits(hidden, out);
+        let rows = self.runner.step(&mut self.workspace, feeds)?.len() / self.runner.config().hidden_size;
+        self.runner.logits(&mut self.workspace, 0..rows, 0..self.runner.config().vocab_size, out);
         Ok(())
     }
 
     fn scores(&mut self, feeds: &mut [Feed], targets: &[u32]) -> Result<Vec<(f32, f32)>> {
-        let hidden = self.runner.step(&mut self.workspace, feeds)?;
-        token_scores(self.runner, hidden, targets, &mut self.logits)
+        self.runner.step(&mut self.workspace, feeds)?;
+        token_scores(self.runner, &mut self.workspace, targets, &mut self.logits)
     }
 }
 
-/// Log-probs and entropies of targets, from the hidden states before them. Rows and vocabulary go by in tiles.
-fn token_scores(runner: &CpuRunner, hidden: &[f32], targets: &[u32], logits: &mut Vec<f32>) -> Result<Vec<(f32, f32)>> {
-    let (size, vocabulary) = (runner.config().hidden_size, runner.config().vocab_size);
-    let mut tallies = vec![Tally::default(); targets.len()];
-    let mut chosen = vec![0.0; targets.len()];
+/// Log-probs and entropies of targets, from the hidden states of the last step. Rows and vocabulary go by in tiles.
+fn token_scores(
+    runner: &CpuRunner,
+    workspace: &mut Workspace,
+    targets: &[u32],
+    logits: &mut Vec<f32>,
+) -> Result<Vec<(f32, f32)>> {
+    let vocabulary = runner.config().vocab_size;
+    let mut tallies = vec![(Tally::default(), 0.0); targets.len()];
     for first in (0..vocabulary).step_by(TILE_ENTRIES) {
         let entries = first..vocabulary.min(first + TILE_ENTRIES);
-        let rows = hidden.chunks(TILE_ROWS * size).zip(targets.chunks(TILE_ROWS));
-        let rows = rows.zip(tallies.chunks_mut(TILE_ROWS)).zip(chosen.chunks_mut(TILE_ROWS));
-        for (((hidden, targets), tallies), chosen) in rows {
-            runner.logits_of(hidden, entries.clone(), logits);
-            let logits = logits.chunks_exact(entries.len());
-            for (((logits, target), tally), chosen) in logits.zip(targets).zip(tallies).zip(chosen) {
-                // Cut as everywhere, so that the sums agree to the bit.
-                logits.chunks(ENTRIES).for_each(|chunk| tally.add(chunk));
-                if let Some(logit) = (*target as usize).checked_sub(first).and_then(|index| logits.get(index)) {
-                    *chosen = *logit;
+        for start in (0..targets.len()).step_by(TILE_ROWS) {
+            let rows = start..targets.len().min(start + TILE_ROWS);
+            runner.logits(workspace, rows.clone(), entries.clone(), logits);
+            workspace.team.share_rows(&mut tallies[rows.clone()], 1, |row, tallies| {
+                let logits = logits[row * entries.len()..].chunks_exact(entries.len());
+                for (((tally, chosen), logits), target) in tallies.iter_mut().zip(logits).zip(&targets[start + row..]) {
+                    // Cut as everywhere, so that the sums agree to the bit.
+                    logits.chunks(ENTRIES).for_each(|chunk| tally.add(chunk));
+                    if let Some(logit) = (*target as usize).checked_sub(first).and_then(|index| logits.get(index)) {
+                        *chosen = *logit;
+                    }
                 }
-            }
+            });
         }
     }
     let score = |(tally, logit): (Tally, f32)| match tally.log_sum_exp() {
         sum if sum.is_finite() => Ok((logit - sum, tally.entropy())),
         _ => Err(not_finite()),
     };
-    tallies.into_iter().zip(chosen).map(score).collect()
+    tallies.into_iter().map(score).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::config::Config;
+    use crate::model::ops::WeightType;
     use crate::model::ops::sampling::tally;
     use crate::model::testing::{tiny_config, tiny_tensors};
     use crate::model::transformer::Transformer;
@@ -146,16 +152,17 @@ mod tests {
         let config = Config { vocab_size: 151_936, ..tiny_config() };
         let transformer =
             Transformer::from_tensors(&config, tiny_tensors(&config, 3), DType::F32, &Device::Cpu).unwrap();
-        let runner = CpuRunner::from_transformer(&transformer).unwrap();
+        let runner = CpuRunner::from_transformer(&transformer, WeightType::F32).unwrap();
         let rows = TILE_ROWS + 7;
-        let hidden: Vec<f32> = (0..rows * config.hidden_size).map(|i| (i as f32 * 0.7).sin()).collect();
+        let mut workspace = Workspace::new(2);
+        workspace.out = (0..rows * config.hidden_size).map(|i| (i as f32 * 0.7).sin()).collect();
         let targets: Vec<u32> = (0..rows as u32).map(|i| i * 7919 % 151_936).chain([151_935]).skip(1).collect();
         let mut logits = Vec::new();
-        let scores = token_scores(&runner, &hidden, &targets, &mut logits).unwrap();
+        let scores = token_scores(&runner, &mut workspace, &targets, &mut logits).unwrap();
         assert!(logits.capacity() <= 2 * TILE_ROWS * TILE_ENTRIES, "{} logits at once", logits.capacity());
         let mut whole = Vec::new();
         for row in [0, 1, TILE_ROWS - 1, TILE_ROWS, rows - 1] {
-            runner.logits(&hidden[row * config.hidden_size..][..config.hidden_size], &mut whole);
+            runner.logits(&mut workspace, row..row + 1, 0..config.vocab_size, &mut whole);
             let expected = tally(&whole);
             let log_prob = whole[targets[row] as usize] - expected.log_sum_exp();
             assert_eq!(scores[row], (log_prob, expected.entropy()), "row {row}");

@@ -1,10 +1,10 @@
 use super::*;
-use crate::model::ops::Segments;
+use crate::model::ops::{Segments, WeightType};
 use crate::model::testing::{every_shape, tiny_config, tiny_tensors};
 
 fn build(config: &Config) -> (Transformer, CpuRunner) {
     let transformer = Transformer::from_tensors(config, tiny_tensors(config, 5), DType::F32, &Device::Cpu).unwrap();
-    let runner = CpuRunner::from_transformer(&transformer).unwrap();
+    let runner = CpuRunner::from_transformer(&transformer, WeightType::F32).unwrap();
     (transformer, runner)
 }
 
@@ -21,46 +21,75 @@ fn packed_hidden(transformer: &Transformer, ids: &[u32]) -> Vec<f32> {
     hidden.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Prefill in uneven pieces and decode token by token, three sequences side by side, equal the packed forward bit for bit.
+/// Hidden states of three sequences side by side, prefilled in uneven pieces and decoded token by token.
+fn cached_hidden(runner: &CpuRunner, sequences: &[Vec<u32>; 3], threads: usize) -> [Vec<f32>; 3] {
+    let config = runner.config();
+    let mut caches: Vec<Sequence> = (0..3).map(|_| Sequence::new(runner.kv_shape(), 80)).collect();
+    for (cache, sequence) in caches.iter_mut().zip(sequences) {
+        cache.set_long(config.is_long(sequence.len()));
+    }
+    let mut found = [const { Vec::new() }; 3];
+    let mut workspace = Workspace::new(threads);
+    let mut taken = [0; 3];
+    for round in 0.. {
+        let pieces = [[1, 33, 2, 1], [5, 1, 1, 17], [1, 1, 1, 1]];
+        let mut feeds = Vec::new();
+        let mut sizes = [0; 3];
+        for (i, cache) in caches.iter_mut().enumerate() {
+            sizes[i] = pieces[i][round % 4].min(sequences[i].len() - taken[i]);
+            let token_ids = &sequences[i][taken[i]..taken[i] + sizes[i]];
+            feeds.push(Feed { sequence: cache, token_ids, want: sizes[i] });
+        }
+        if sizes == [0; 3] {
+            break;
+        }
+        let mut hidden = runner.step(&mut workspace, &mut feeds).unwrap();
+        for i in 0..3 {
+            let (mine, rest) = hidden.split_at(sizes[i] * config.hidden_size);
+            found[i].extend_from_slice(mine);
+            hidden = rest;
+            taken[i] += sizes[i];
+        }
+    }
+    found
+}
+
+/// On one thread and on three, sequences equal the packed forward bit for bit.
 #[test]
 fn cached_equals_packed_bit_for_bit() {
     for config in every_shape() {
         let (transformer, runner) = build(&config);
         let sequences = [tokens(70, 1), tokens(40, 2), tokens(9, 3)];
-        let mut caches: Vec<Sequence> = (0..3).map(|_| Sequence::new(runner.kv_shape(), 80)).collect();
-        for (cache, sequence) in caches.iter_mut().zip(&sequences) {
-            cache.set_long(config.is_long(sequence.len()));
-        }
-        let mut found = vec![Vec::new(); 3];
-        let mut workspace = Workspace::default();
-        let mut taken = [0; 3];
-        for round in 0.. {
-            let pieces = [[1, 33, 2, 1], [5, 1, 1, 17], [1, 1, 1, 1]];
-            let mut feeds = Vec::new();
-            let mut sizes = [0; 3];
-            for (i, cache) in caches.iter_mut().enumerate() {
-                sizes[i] = pieces[i][round % 4].min(sequences[i].len() - taken[i]);
-                let token_ids = &sequences[i][taken[i]..taken[i] + sizes[i]];
-                feeds.push(Feed { sequence: cache, token_ids, want: sizes[i] });
-            }
-            if sizes == [0; 3] {
-                break;
-            }
-            let mut hidden = runner.step(&mut workspace, &mut feeds).unwrap();
-            for i in 0..3 {
-                let (mine, rest) = hidden.split_at(sizes[i] * config.hidden_size);
-                found[i].extend_from_slice(mine);
-                hidden = rest;
-                taken[i] += sizes[i];
+        for threads in [1, 3] {
+            for (found, sequence) in cached_hidden(&runner, &sequences, threads).iter().zip(&sequences) {
+                assert_eq!(bits(found), bits(&packed_hidden(&transformer, sequence)), "{:?}", config.architecture);
             }
         }
-        for i in 0..3 {
-            assert_eq!(
-                bits(&found[i]),
-                bits(&packed_hidden(&transformer, &sequences[i])),
-                "{:?} {i}",
-                config.architecture
-            );
+    }
+}
+
+/// Weights in bf16 are those weights in f32: the same bits. Weights of 8 bits are near. Neither depends on company or threads.
+#[test]
+fn narrow_weights_are_the_policy_or_near_it() {
+    for config in every_shape() {
+        let round = |t: &Tensor| t.to_dtype(DType::BF16).and_then(|t| t.to_dtype(DType::F32)).unwrap();
+        let tensors = tiny_tensors(&config, 5).iter().map(|(name, tensor)| (name.clone(), round(tensor))).collect();
+        let transformer = Transformer::from_tensors(&config, tensors, DType::F32, &Device::Cpu).unwrap();
+        let sequences = [tokens(70, 1), tokens(40, 2), tokens(9, 3)];
+        let [full, bf16, int8] = WeightType::ALL.map(|kind| {
+            let runner = CpuRunner::from_transformer(&transformer, kind).unwrap();
+            let [one, three] = [1, 3].map(|threads| cached_hidden(&runner, &sequences, threads).map(|x| bits(&x)));
+            assert_eq!(one, three, "{kind:?}");
+            let alone = cached_hidden(&runner, &[sequences[0].clone(), vec![1], vec![2]], 2);
+            assert_eq!(bits(&alone[0]), one[0], "{kind:?} in other company");
+            one
+        });
+        assert!(full == bf16, "{:?}", config.architecture);
+        let value = |bits: &Vec<u32>| bits.iter().map(|bits| f32::from_bits(*bits)).collect::<Vec<f32>>();
+        for (full, int8) in full.iter().map(value).zip(int8.iter().map(value)) {
+            let gap: f32 = full.iter().zip(&int8).map(|(x, y)| (x - y) * (x - y)).sum();
+            let size: f32 = full.iter().map(|x| x * x).sum();
+            assert!(gap > 0.0 && gap < 1e-3 * size, "{:?}: {gap} of {size}", config.architecture);
         }
     }
 }
@@ -70,7 +99,7 @@ fn a_shared_prefix_changes_nothing() {
     let config = tiny_config();
     let (transformer, runner) = build(&config);
     let (prompt, rest) = (tokens(21, 1), tokens(6, 9));
-    let mut workspace = Workspace::default();
+    let mut workspace = Workspace::new(1);
     let mut sequence = Sequence::new(runner.kv_shape(), prompt.len());
     runner.step(&mut workspace, &mut [Feed { sequence: &mut sequence, token_ids: &prompt, want: 0 }]).unwrap();
     let prefix = sequence.into_prefix();
@@ -89,7 +118,7 @@ fn a_shared_prefix_changes_nothing() {
 #[test]
 fn bad_tokens_and_lengths_are_errors() {
     let (_, runner) = build(&tiny_config());
-    let mut workspace = Workspace::default();
+    let mut workspace = Workspace::new(1);
     let mut sequence = Sequence::new(runner.kv_shape(), 200);
     let mut step = |token_ids: &[u32]| {
         let feed = Feed { sequence: &mut sequence, token_ids, want: 1 };

@@ -1,5 +1,7 @@
-//! Buffers of one thread, reused from call to call.
+//! What a step needs beside the weights: its threads, and buffers that are reused from call to call.
 
+use crate::model::ops::team::Team;
+use crate::model::ops::weight::Scratch;
 use crate::model::rotary::Rotary;
 
 /// Activations: `data.len() / width` rows.
@@ -14,16 +16,16 @@ impl Rows {
     }
 }
 
-/// Buffers of one thread, reused from call to call.
-#[derive(Default)]
+/// Threads that share the steps, and buffers.
 pub struct Workspace {
-    pub free: Vec<Rows>,
+    pub team: Team,
+    free: Vec<Rows>,
     /// By rope, for short texts and for long ones: of all positions from 0 on, as far as needed yet.
     known: Vec<[Angles; 2]>,
     /// By rope: of the rows of this call.
     pub angles: Vec<Angles>,
-    pub scratch: Vec<f32>,
-    pub normed: Vec<f32>,
+    /// Of products.
+    pub scratch: Scratch,
     pub out: Vec<f32>,
 }
 
@@ -36,6 +38,18 @@ pub struct Angles {
 }
 
 impl Workspace {
+    /// With a team of so many threads.
+    pub fn new(threads: usize) -> Workspace {
+        Workspace {
+            team: Team::new(threads),
+            free: Vec::new(),
+            known: Vec::new(),
+            angles: Vec::new(),
+            scratch: Scratch::default(),
+            out: Vec::new(),
+        }
+    }
+
     /// A buffer of this size, its content left over from earlier use.
     pub fn take(&mut self, rows: usize, width: usize) -> Rows {
         let mut found = match self.free.iter().position(|r| r.width == width) {

@@ -3,11 +3,15 @@
 use super::super::cpu::CpuRunner;
 use super::super::{Feed, Session};
 use super::*;
+use crate::model::ops::WeightType;
 use crate::model::testing::{every_shape, tiny_config, tiny_tensors};
 
 fn build(config: &Config, dtype: DType) -> (CpuRunner, DeviceRunner) {
     let transformer = Transformer::from_tensors(config, tiny_tensors(config, 5), dtype, &Device::Cpu).unwrap();
-    (CpuRunner::from_transformer(&transformer).unwrap(), DeviceRunner::from_transformer(&transformer).unwrap())
+    (
+        CpuRunner::from_transformer(&transformer, WeightType::F32).unwrap(),
+        DeviceRunner::from_transformer(&transformer).unwrap(),
+    )
 }
 
 fn tokens(count: usize, seed: u32) -> Vec<u32> {
@@ -44,8 +48,8 @@ fn prompts_of_any_length_in_any_pieces() {
     for config in every_shape() {
         let (cpu, device) = build(&config, DType::F32);
         let (lengths, pieces) = ([70, 9, 31], [1, 20, 49]);
-        let found = prefill(&mut device.session(0, 0, 0).unwrap(), &lengths, &pieces);
-        let expected = prefill(&mut cpu.session(0, 0, 0).unwrap(), &lengths, &pieces);
+        let found = prefill(&mut device.session(0, 0, 0, 1).unwrap(), &lengths, &pieces);
+        let expected = prefill(&mut cpu.session(0, 0, 0, 1).unwrap(), &lengths, &pieces);
         let gap = largest_gap(&found, &expected);
         assert!(gap < 1e-4, "{:?}: {gap}", config.architecture);
     }
@@ -55,8 +59,8 @@ fn prompts_of_any_length_in_any_pieces() {
 #[test]
 fn long_prompts_go_by_in_tiles() {
     let (cpu, device) = build(&Config { max_positions: 2048, ..tiny_config() }, DType::F32);
-    let found = prefill(&mut device.session(0, 0, 0).unwrap(), &[1300], &[1100, 200]);
-    let expected = prefill(&mut cpu.session(0, 0, 0).unwrap(), &[1300], &[1100, 200]);
+    let found = prefill(&mut device.session(0, 0, 0, 1).unwrap(), &[1300], &[1100, 200]);
+    let expected = prefill(&mut cpu.session(0, 0, 0, 1).unwrap(), &[1300], &[1100, 200]);
     let gap = largest_gap(&found, &expected);
     assert!(gap < 1e-4, "{gap}");
 }
@@ -125,8 +129,8 @@ fn script<S: Session>(session: &mut S) -> Vec<Vec<f32>> {
 fn samples_share_prompts_and_slots_are_used_again() {
     for config in every_shape() {
         let (cpu, device) = build(&config, DType::F32);
-        let found = script(&mut device.session(4, 40, 12).unwrap());
-        let expected = script(&mut cpu.session(4, 40, 12).unwrap());
+        let found = script(&mut device.session(4, 40, 12, 1).unwrap());
+        let expected = script(&mut cpu.session(4, 40, 12, 1).unwrap());
         let gap = largest_gap(&found, &expected);
         assert!(gap < 1e-4, "{:?}: {gap}", config.architecture);
     }
@@ -139,8 +143,8 @@ fn narrow_types_stay_close() {
         for config in every_shape() {
             let (cpu, device) = build(&config, dtype);
             assert_eq!(device.dtype, dtype);
-            let found = script(&mut device.session(4, 40, 12).unwrap());
-            let expected = script(&mut cpu.session(4, 40, 12).unwrap());
+            let found = script(&mut device.session(4, 40, 12, 1).unwrap());
+            let expected = script(&mut cpu.session(4, 40, 12, 1).unwrap());
             let gap = largest_gap(&found, &expected);
             assert!(gap > 0.0 && gap < tolerance, "{:?} {dtype:?}: {gap}", config.architecture);
         }
@@ -150,7 +154,7 @@ fn narrow_types_stay_close() {
 #[test]
 fn slots_take_the_memory_that_was_stated() {
     let (_, device) = build(&tiny_config(), DType::BF16);
-    let session = device.session(5, 40, 50).unwrap();
+    let session = device.session(5, 40, 50, 1).unwrap();
     // Two layers, two key heads of 8 numbers of 2 bytes, keys and values; 90 tokens in a room of 128.
     assert_eq!(session.bytes(), 5 * 128 * 2 * 2 * 2 * 8 * 2);
     assert!(session.bytes() <= 5 * device.slot_bytes(40, 50));
@@ -165,15 +169,15 @@ fn scores_are_log_probs_and_entropies() {
         let mut feeds = [Feed { sequence: &mut sequence, token_ids: &text[..29], want: 20 }];
         session.scores(&mut feeds, &text[10..]).unwrap().into_iter().map(|(a, b)| vec![a, b]).collect()
     }
-    let found = scores(device.session(0, 0, 0).unwrap(), &text);
+    let found = scores(device.session(0, 0, 0, 1).unwrap(), &text);
     assert_eq!(found.len(), 20);
-    assert!(largest_gap(&found, &scores(cpu.session(0, 0, 0).unwrap(), &text)) < 1e-4);
+    assert!(largest_gap(&found, &scores(cpu.session(0, 0, 0, 1).unwrap(), &text)) < 1e-4);
 }
 
 #[test]
 fn impossible_feeds_are_errors() {
     let (_, device) = build(&tiny_config(), DType::F32);
-    let mut session = device.session(2, 10, 10).unwrap();
+    let mut session = device.session(2, 10, 10, 1).unwrap();
     let mut what = |token_ids: &[u32], room: usize| {
         let mut sequence = session.open(room).unwrap();
         let mut feeds = [Feed { sequence: &mut sequence, token_ids, want: 1 }];
