@@ -3,8 +3,9 @@
 //! With g the clipped gradient: `m = m + (1 - b1)(g - m)`, `v = b2 v + (1 - b2) g^2`,
 //! `w = w (1 - lr decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)`. Matrices decay, vectors (norms, biases) do not.
 
+use crate::model::ops::{self, wide};
+use crate::model::tensor_error;
 use crate::model::tensors::TensorFile;
-use crate::model::{ops, tensor_error};
 use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Tensor, Var, bail};
 use mindgap_base::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -144,6 +145,9 @@ fn moment(kind: &str, name: &str) -> String {
     format!("adamw.{kind}.{name}")
 }
 
+/// About what an element costs: little, but it comes from memory.
+const OPERATIONS: usize = 16;
+
 /// Moving average of `(scale * gradient)^power`.
 #[derive(Clone, Copy)]
 struct Average {
@@ -181,16 +185,18 @@ impl InplaceOp2 for Average {
         let (average, gradient) = (values_mut(average, layout)?, values(gradient, gradient_layout)?);
         let (rest, scale) = ((1.0 - self.decay) as f32, self.scale as f32);
         let decay = self.decay as f32;
-        for (average, gradient) in average.iter_mut().zip(gradient) {
-            let g = gradient * scale;
-            *average = match self.power {
-                2 => *average * decay + g * g * rest,
-                _ => *average + rest * (g - *average),
-            };
-        }
-        if self.bf16 {
-            average.iter_mut().for_each(|x| *x = half::bf16::from_f32(*x).to_f32());
-        }
+        wide::share_rows(average, 1, OPERATIONS, |first, average| {
+            for (average, gradient) in average.iter_mut().zip(&gradient[first..]) {
+                let g = gradient * scale;
+                *average = match self.power {
+                    2 => *average * decay + g * g * rest,
+                    _ => *average + rest * (g - *average),
+                };
+            }
+            if self.bf16 {
+                average.iter_mut().for_each(|x| *x = half::bf16::from_f32(*x).to_f32());
+            }
+        });
         Ok(())
     }
 }
@@ -232,9 +238,11 @@ impl InplaceOp3 for Descent {
         let weights = values_mut(weights, layout)?;
         let (keep, rate) = (self.keep as f32, self.rate as f32);
         let (inverse_root, epsilon) = ((1.0 / self.root_correction) as f32, self.epsilon as f32);
-        for ((weight, first), second) in weights.iter_mut().zip(first).zip(second) {
-            *weight = *weight * keep - rate * first / (second.sqrt() * inverse_root + epsilon);
-        }
+        wide::share_rows(weights, 1, OPERATIONS, |start, weights| {
+            for ((weight, first), second) in weights.iter_mut().zip(&first[start..]).zip(&second[start..]) {
+                *weight = *weight * keep - rate * first / (second.sqrt() * inverse_root + epsilon);
+            }
+        });
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! One micro-batch forward and backward: log-probs of its targets, their weights, and from these the gradients.
 
-use super::gradients::Gradients;
+use super::gradients::Collector;
 use super::loss::{StepFacts, Token};
 use super::metrics::Sums;
 use super::packing::{MicroBatch, TrainExample};
@@ -8,9 +8,8 @@ use super::step::{Accumulation, TrainerParams};
 use crate::model::ops::{self, tape};
 use crate::model::tensor_error;
 use crate::model::transformer::Transformer;
-use candle_core::{Tensor, Var};
+use candle_core::Tensor;
 use mindgap_base::error::{Error, Result};
-use std::collections::BTreeMap;
 
 /// The policy in its several roles.
 pub(super) struct Policies {
@@ -42,18 +41,24 @@ pub(super) struct Objective {
 }
 
 impl Pass<'_> {
-    /// Gradients of all variables and the sums of one micro-batch.
-    pub fn backward(&self, batch: &MicroBatch, vars: &BTreeMap<String, Var>) -> Result<(Gradients, Sums)> {
+    /// Adds the gradients of one micro-batch, and returns its sums.
+    pub fn backward(&self, batch: &MicroBatch, gradients: &mut Collector) -> Result<Sums> {
+        let sums = match self.params.gradient_checkpointing {
+            true => self.backward_by_blocks(batch, gradients)?,
+            false => self.backward_at_once(batch, gradients)?,
+        };
+        gradients.end_batch()?;
+        Ok(sums)
+    }
+
+    fn backward_at_once(&self, batch: &MicroBatch, gradients: &mut Collector) -> Result<Sums> {
         let model = &self.policies.model;
-        if self.params.gradient_checkpointing {
-            return self.backward_by_blocks(batch, vars);
-        }
         let recorded = tape::record(|| {
             picked(model, batch).and_then(|hidden| self.objective(model, &hidden, batch)).map_err(Failed)
         });
         let (objective, tape) = recorded.map_err(|Failed(error)| error)?;
-        let mut gradients = tape.backward(objective.terms).map_err(tensor_error)?;
-        Ok((Gradients::take(|var| gradients.remove(var), vars)?, objective.sums))
+        tape.backward(objective.terms, &mut |variable, own| gradients.take(variable, own)).map_err(tensor_error)?;
+        Ok(objective.sums)
     }
 
     /// The sums of one micro-batch, without gradients.

@@ -4,7 +4,7 @@
 //! number of threads cannot change a bit. Nothing else is remembered between steps than what [`Trainer::state`] returns.
 
 use super::adamw::{AdamW, AdamWParams};
-use super::gradients::Gradients;
+use super::gradients::{Collector, Gradients};
 use super::lora::LoraParams;
 use super::loss::{Loss, StepFacts, Talr, Token};
 use super::metrics::{StepMetrics, Sums};
@@ -198,23 +198,35 @@ impl Trainer {
         self.refresh_old()?;
         let batches = self.pack(examples)?;
         let pass = self.pass(examples, &batches)?;
-        let (mut sums, mut gradients) = (Sums::default(), None::<Gradients>);
-        self.for_each(
-            &batches,
-            |batch| pass.backward(batch, &self.vars),
-            |(own, own_sums)| {
-                sums.add(&own_sums);
-                match &mut gradients {
-                    None => gradients = Some(own),
-                    Some(gradients) => gradients.add(&own)?,
-                }
+        let (mut sums, mut gradients) = (Sums::default(), Gradients::default());
+        if self.has_one_batch_at_a_time() {
+            let mut collector = Collector::new(&self.vars);
+            batches.iter().try_for_each(|batch| {
+                sums.add(&pass.backward(batch, &mut collector)?);
                 Ok(())
-            },
-        )?;
+            })?;
+            gradients = collector.into_sums();
+        } else {
+            let work = |batch: &MicroBatch| {
+                let mut collector = Collector::new(&self.vars);
+                let sums = pass.backward(batch, &mut collector)?;
+                Ok((collector.into_sums(), sums))
+            };
+            self.for_each(&batches, work, |(own, own_sums)| {
+                sums.add(&own_sums);
+                gradients.add(own)
+            })?;
+        }
         let mut metrics = sums.metrics(self.step, self.mean_loss(&sums, batches.len()));
-        self.update(gradients, &mut metrics)?;
+        self.update((!batches.is_empty()).then_some(gradients), &mut metrics)?;
         self.step += 1;
         Ok(metrics)
+    }
+
+    /// On a device, and where the weights are many: the activations and gradients of one micro-batch exist at a time, and its
+    /// operators share the threads.
+    fn has_one_batch_at_a_time(&self) -> bool {
+        !self.device.is_cpu() || self.config.parameter_count() > SIDE_BY_SIDE
     }
 
     /// Micro-batches of examples whose tokens are all in the vocabulary.
@@ -255,15 +267,15 @@ impl Trainer {
         Ok(metrics)
     }
 
-    /// Does the work of every micro-batch and takes the results in order: on the CPU some side by side, one per thread; on a
-    /// device one after the other, so that the activations of one exist at a time.
+    /// Does the work of every micro-batch and takes the results in order: one after the other, or some side by side, one per
+    /// thread.
     fn for_each<T: Send>(
         &self,
         batches: &[MicroBatch],
         work: impl Fn(&MicroBatch) -> Result<T> + Sync,
         mut take: impl FnMut(T) -> Result<()>,
     ) -> Result<()> {
-        if !self.device.is_cpu() {
+        if self.has_one_batch_at_a_time() {
             return batches.iter().try_for_each(|batch| take(work(batch)?));
         }
         for wave in batches.chunks(2 * rayon::current_num_threads().max(1)) {
@@ -407,6 +419,9 @@ fn copies(vars: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Tensor>> {
     };
     vars.iter().map(|(name, var)| Ok((name.clone(), copy(var).map_err(tensor_error)?))).collect()
 }
+
+/// Parameters up to which micro-batches go side by side, each with gradients of its own.
+const SIDE_BY_SIDE: usize = 50_000_000;
 
 const COUNTERS: &str = "trainer.counters";
 /// How the names of the old policy's weights begin.
