@@ -1,6 +1,7 @@
-"""Speed of this engine beside transformers on PyTorch and llama.cpp, per CPU-second of one thread, f32, on random Qwen2 checkpoints.
+"""Speed of this engine beside transformers on PyTorch and llama.cpp, on random Qwen2 checkpoints or on a real one.
 
-    python3 benches/peers/engine.py [--binary target/release/mindgap] [--shapes tiny,small] [--cases generate,score,train] [--rounds 3] [--json FILE]
+    python3 benches/peers/engine.py [--binary target/release/mindgap] [--shapes tiny,small] [--policy FOLDER] [--types f32,bf16,int8]
+                                    [--cases generate,score,train] [--threads 1] [--rounds 3] [--json FILE]
 
 They run in turn, round after round, and medians are compared, so that a busy machine slows all alike; the ratio is to the best of the
 others. Each figure is the difference of a long and a short run of the same kind, so that loading and compiling do not count. Rows:
@@ -9,7 +10,8 @@ others. Each figure is the difference of a long and a short run of the same kind
     score        log-probs of every token of 256-token texts
     train        steps of 16 x 256 tokens, cross-entropy, AdamW (not llama.cpp, nor does it score)
 
-llama.cpp takes part where `llama-cpp-python` is installed.
+Figures are tokens per second of wall time and per CPU-second. A type is what weights are held in: PyTorch computes in the same (not in
+int8), llama.cpp holds int8 as Q8_0. llama.cpp takes part where `llama-cpp-python` is installed.
 """
 
 import argparse
@@ -26,14 +28,14 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"
-
 import pyarrow
 import pyarrow.parquet
 import torch
 import transformers
 from tokenizers import Tokenizer
 from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from cost import Cost
 
 try:
     from llama import Llama
@@ -48,10 +50,11 @@ SHAPES = {
     "small": dict(hidden_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, intermediate_size=1536, vocab_size=8192),
 }
 # New tokens per prompt, by shape and batch: a second or a few of work each.
-NEW = {("tiny", 1): 256, ("tiny", 16): 128, ("tiny", 64): 64, ("small", 1): 96, ("small", 16): 48, ("small", 64): 32}
+NEW = {("tiny", 1): 256, ("tiny", 16): 128, ("tiny", 64): 64, ("small", 1): 96, ("small", 16): 48, ("small", 64): 32, ("real", 1): 48, ("real", 16): 24, ("real", 64): 16}
 PROMPT, TEXT = 64, 256
-# Rows of a training step, and steps.
-ROWS, STEPS = 16, {"tiny": 4, "small": 2}
+# Rows of a training step, steps, and texts scored beyond the first 8.
+ROWS, STEPS, SCORED = {"tiny": 16, "small": 16, "real": 4}, {"tiny": 4, "small": 2, "real": 2}, {"tiny": 32, "small": 32, "real": 4}
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 def make_policy(shape, folder):
@@ -63,9 +66,9 @@ def make_policy(shape, folder):
     (folder / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
 
 
-def texts(count, length, seed):
+def texts(tokenizer, count, length, seed):
     """Texts of exactly so many tokens."""
-    tokenizer, draw = Tokenizer.from_file(str(TOKENIZER)), random.Random(seed)
+    draw = random.Random(seed)
     words = "one two three four five six seven eight nine ten and so the sum of all is not what it was before".split()
     found = []
     while len(found) < count:
@@ -80,14 +83,15 @@ def texts(count, length, seed):
 class Mindgap:
     """One process per run."""
 
-    def __init__(self, binary, policy, scratch):
-        self.binary, self.policy, self.scratch = binary, policy, scratch
+    def __init__(self, binary, policy, scratch, tokenizer, kind, threads, rows):
+        self.binary, self.policy, self.scratch, self.tokenizer, self.kind = binary, policy, scratch, tokenizer, kind
+        self.threads, self.rows = threads, rows
 
     def run(self, *args):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        out = subprocess.run([self.binary, "--threads", "1", *map(str, args)], check=True, capture_output=True).stdout
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, out
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        out = subprocess.run([self.binary, "--threads", str(self.threads), *map(str, args)], check=True, capture_output=True).stdout
+        wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+        return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime), out
 
     def lines(self, rows):
         path = self.scratch / "rows.jsonl"
@@ -96,14 +100,14 @@ class Mindgap:
 
     def generate(self, prompts, new):
         rows = self.lines({"id": i, "prompt": text} for i, (text, _) in enumerate(prompts))
-        seconds, out = self.run("generate", "--policy", self.policy, "--raw", "--max-new-tokens", new, rows)
+        seconds, out = self.run("generate", "--policy", self.policy, "--weights", self.kind, "--raw", "--max-new-tokens", new, rows)
         return seconds, sum(len(json.loads(line)["token_ids"]) for line in out.splitlines())
 
     def score(self, rows):
-        first = Tokenizer.from_file(str(TOKENIZER))
+        first = self.tokenizer
         split = [(text[:4], text[4:]) for text, _ in rows]
         path = self.lines({"id": i, "prompt": a, "completion": b} for i, (a, b) in enumerate(split))
-        seconds, _ = self.run("score", "--policy", self.policy, "--raw", path)
+        seconds, _ = self.run("score", "--policy", self.policy, "--weights", self.kind, "--raw", path)
         return seconds, sum(len(first.encode(a).ids) + len(first.encode(b).ids) for a, b in split)
 
     def train(self, rows, steps):
@@ -112,7 +116,8 @@ class Mindgap:
         pipeline = self.scratch / "train.toml"
         pipeline.write_text(
             f'[policies]\nbase = {{ path = "{self.policy}" }}\n[stages.rows]\nkind = "documents"\nfiles = ["rows.parquet"]\npolicy = "base"\n'
-            f'[stages.train]\nkind = "train"\ndata = "rows"\npolicy = "base"\nloss = "sft"\nlearning_rate = 1e-5\nbatch_size = {ROWS}\nsteps = {steps}\n'
+            f'[stages.train]\nkind = "train"\ndata = "rows"\npolicy = "base"\nloss = "sft"\nlearning_rate = 1e-5\nbatch_size = {self.rows}\nsteps = {steps}\n'
+            f'dtype = "{self.kind}"\n'
         )
         with tempfile.TemporaryDirectory() as store:
             seconds, _ = self.run("--store", store, "run", pipeline)
@@ -123,18 +128,19 @@ class Mindgap:
 class Torch:
     """transformers, eager, in this process."""
 
-    def __init__(self, policy):
-        torch.set_num_threads(1)
-        self.policy = policy
-        self.model = Qwen2ForCausalLM.from_pretrained(policy, dtype=torch.float32).eval()
+    def __init__(self, policy, kind, threads, rows):
+        torch.set_num_threads(threads)
+        self.policy, self.dtype, self.rows = policy, DTYPES[kind], rows
+        self.model = Qwen2ForCausalLM.from_pretrained(policy, dtype=self.dtype).eval()
+        self.model.generation_config.eos_token_id = None
 
     @staticmethod
     @contextlib.contextmanager
     def clock(result):
         gc.collect()
-        start = time.process_time()
+        start, cpu = time.perf_counter(), time.process_time()
         yield
-        result.append(time.process_time() - start)
+        result.append(Cost(time.perf_counter() - start, time.process_time() - cpu))
 
     def generate(self, prompts, new):
         ids, seconds = torch.tensor([ids for _, ids in prompts]), []
@@ -155,76 +161,94 @@ class Torch:
         return seconds[0], len(rows) * TEXT
 
     def train(self, rows, steps):
-        model, seconds = Qwen2ForCausalLM.from_pretrained(self.policy, dtype=torch.float32), []
+        model, seconds = Qwen2ForCausalLM.from_pretrained(self.policy, dtype=self.dtype), []
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
         with self.clock(seconds):
             for step in range(steps):
-                ids = torch.tensor([ids for _, ids in rows[ROWS * step : ROWS * (step + 1)]])
+                ids = torch.tensor([ids for _, ids in rows[self.rows * step : self.rows * (step + 1)]])
                 model(ids, labels=ids).loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 optimizer.zero_grad()
-        return seconds[0], steps * ROWS * TEXT
+        return seconds[0], steps * self.rows * TEXT
 
 
-def check_llama(torch_runner, llama):
+def check_llama(torch_runner, llama, ids, bound):
     """The same network on both sides, or the comparison says nothing. llama.cpp keeps keys and values in half precision."""
-    ids = texts(1, PROMPT, 3)[0][1]
     with torch.inference_mode():
-        expected = torch_runner.model(torch.tensor([ids])).logits[0, -1].numpy()
+        expected = torch_runner.model(torch.tensor([ids])).logits[0, -1].float().numpy()
     difference = abs(expected - llama.logits(ids)).max()
-    assert difference < 0.01, f"llama.cpp's logits differ by {difference}"
+    assert difference < bound, f"llama.cpp's logits differ by {difference}"
 
 
 def rate(run, long, short):
-    """Tokens per CPU-second of what the long run does beyond the short one."""
-    (long_seconds, long_tokens), (short_seconds, short_tokens) = run(*long), run(*short)
-    return (long_tokens - short_tokens) / (long_seconds - short_seconds)
+    """Tokens per second of wall time and per CPU-second of what the long run does beyond the short one."""
+    (long_cost, long_tokens), (short_cost, short_tokens) = run(*long), run(*short)
+    cost, tokens = long_cost - short_cost, long_tokens - short_tokens
+    return tokens / cost.wall, tokens / cost.cpu
 
 
-def cases(shape):
+def cases(tokenizer, shape):
     """Name, method, arguments of the long and of the short run."""
     for batch in (1, 16, 64):
-        prompts = texts(batch, PROMPT, batch)
+        prompts = texts(tokenizer, batch, PROMPT, batch)
         yield f"generate {batch}", "generate", (prompts, NEW[shape, batch] + 1), (prompts, 1)
-    rows = texts(40, TEXT, 7)
-    yield "score", "score", (rows,), (rows[:8],)
-    rows, steps = texts(ROWS * (STEPS[shape] + 1), TEXT, 8), STEPS[shape]
-    yield "train", "train", (rows, steps + 1), (rows[:ROWS], 1)
+    rows = texts(tokenizer, SCORED[shape] + 8, TEXT, 7)
+    yield "score", "score", (rows,), (rows[: SCORED[shape] // 2],)
+    rows, steps, per_step = texts(tokenizer, ROWS[shape] * (STEPS[shape] + 1), TEXT, 8), STEPS[shape], ROWS[shape]
+    yield "train", "train", (rows, steps + 1), (rows[:per_step], 1)
+
+
+def compare(args, shape, kind, policy, folder, results):
+    """All programs on one checkpoint, in one type."""
+    tokenizer = Tokenizer.from_file(str(policy / "tokenizer.json"))
+    able = {"mindgap": Mindgap(args.binary, policy, folder, tokenizer, kind, args.threads, ROWS[shape])}
+    if kind in DTYPES:
+        able["torch"] = Torch(policy, kind, args.threads, ROWS[shape])
+    if Llama:
+        able["llama.cpp"] = Llama(policy, folder / f"policy-{kind}.gguf", kind, args.threads)
+        if kind == "f32":
+            check_llama(able["torch"], able["llama.cpp"], texts(tokenizer, 1, PROMPT, 3)[0][1], 0.02)
+    for case, method, long, short in cases(tokenizer, shape):
+        runners = {name: runner for name, runner in able.items() if hasattr(runner, method)}
+        if method not in args.cases.split(",") or len(runners) == 1 or (method, kind) == ("train", "int8"):
+            continue
+        rates = {name: [] for name in runners}
+        for _ in range(args.rounds):
+            for name, runner in runners.items():
+                rates[name].append(rate(getattr(runner, method), long, short))
+        medians = {name: [statistics.median(kinds) for kinds in zip(*found)] for name, found in rates.items()}
+        best = [max(values[i] for name, values in medians.items() if name != "mindgap") for i in range(2)]
+        ratios = [own / other for own, other in zip(medians["mindgap"], best)]
+        figures = "  ".join(f"{name} {wall:.1f} ({cpu:.1f})" for name, (wall, cpu) in medians.items())
+        print(f"{shape:<6} {kind:<5} {case:<12} {figures}  ratio {ratios[0]:.2f} ({ratios[1]:.2f})", flush=True)
+        results.append({"shape": shape, "type": kind, "case": case, "threads": args.threads, "rates": rates, "ratio": ratios})
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default=str(ROOT / "target/release/mindgap"))
     parser.add_argument("--shapes", default="tiny,small")
+    parser.add_argument("--policy", type=Path, help="a Qwen2 checkpoint to measure instead of random ones")
+    parser.add_argument("--types", default="f32")
     parser.add_argument("--cases", default="generate,score,train")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json")
     args = parser.parse_args()
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}; load {os.getloadavg()[0]:.1f}; tokens per CPU-second, medians of {args.rounds}")
+    print(
+        f"torch {torch.__version__}, transformers {transformers.__version__}; load {os.getloadavg()[0]:.1f}; {args.threads} threads; "
+        f"tokens per second of wall time (per CPU-second), medians of {args.rounds}"
+    )
     results = []
-    for shape in args.shapes.split(","):
+    for shape in ["real"] if args.policy else args.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
-            policy = folder / "policy"
-            make_policy(shape, policy)
-            runners = {"mindgap": Mindgap(args.binary, policy, folder), "torch": Torch(policy)}
-            if Llama:
-                runners["llama.cpp"] = Llama(policy, SHAPES[shape], folder / "policy.gguf")
-                check_llama(runners["torch"], runners["llama.cpp"])
-            for case, method, long, short in cases(shape):
-                if method not in args.cases.split(","):
-                    continue
-                able = {name: runner for name, runner in runners.items() if hasattr(runner, method)}
-                rates = {name: [] for name in able}
-                for _ in range(args.rounds):
-                    for name, runner in able.items():
-                        rates[name].append(rate(getattr(runner, method), long, short))
-                medians = {name: statistics.median(found) for name, found in rates.items()}
-                ratio = medians["mindgap"] / max(value for name, value in medians.items() if name != "mindgap")
-                figures = "  ".join(f"{name} {value:.0f}" for name, value in medians.items())
-                print(f"{shape:<6} {case:<12} {figures}  ratio {ratio:.2f}", flush=True)
-                results.append({"shape": shape, "case": case, "rates": rates, "ratio": ratio})
+            policy = args.policy or folder / "policy"
+            if not args.policy:
+                make_policy(shape, policy)
+            for kind in args.types.split(","):
+                compare(args, shape, kind, policy, folder, results)
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=1))
 

@@ -1,12 +1,15 @@
-"""llama.cpp as a peer: a checkpoint written as GGUF in f32, and batched sampling over its C interface, on one thread."""
+"""llama.cpp as a peer: a checkpoint written as GGUF in f32, bf16 or Q8_0, and batched sampling over its C interface."""
 
 import ctypes
+import json
 import time
 
 import gguf
 import llama_cpp
 import numpy
-from safetensors.numpy import load_file
+from safetensors import safe_open
+
+from cost import Cost
 
 NAMES = {
     "input_layernorm": "attn_norm",
@@ -31,22 +34,37 @@ def gguf_name(name):
     return f"blk.{layer}.{NAMES[module]}.{kind}"
 
 
-def write_gguf(policy, shape, path):
+# What matrices become; vectors stay in f32.
+TYPES = {
+    "f32": (gguf.LlamaFileType.ALL_F32, gguf.GGMLQuantizationType.F32),
+    "bf16": (gguf.LlamaFileType.MOSTLY_BF16, gguf.GGMLQuantizationType.BF16),
+    "int8": (gguf.LlamaFileType.MOSTLY_Q8_0, gguf.GGMLQuantizationType.Q8_0),
+}
+
+
+def write_gguf(policy, path, kind):
     """A tied Qwen2 checkpoint as GGUF, without a tokenizer: token ids go in and come out."""
+    config = json.loads((policy / "config.json").read_text())
     writer = gguf.GGUFWriter(str(path), "qwen2")
     writer.add_context_length(1024)
-    writer.add_embedding_length(shape["hidden_size"])
-    writer.add_block_count(shape["num_hidden_layers"])
-    writer.add_feed_forward_length(shape["intermediate_size"])
-    writer.add_head_count(shape["num_attention_heads"])
-    writer.add_head_count_kv(shape["num_key_value_heads"])
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_vocab_size(shape["vocab_size"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_rope_freq_base(config.get("rope_theta") or config["rope_parameters"]["rope_theta"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("no_vocab")
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    for name, tensor in load_file(policy / "model.safetensors").items():
-        writer.add_tensor(gguf_name(name), numpy.ascontiguousarray(tensor, dtype=numpy.float32))
+    file_type, matrix = TYPES[kind]
+    writer.add_file_type(file_type)
+    with safe_open(policy / "model.safetensors", "pt") as tensors:
+        for name in tensors.keys():
+            if name == "lm_head.weight":
+                continue
+            tensor = tensors.get_tensor(name).float().numpy()
+            own = matrix if tensor.ndim > 1 else gguf.GGMLQuantizationType.F32
+            writer.add_tensor(gguf_name(name), gguf.quantize(numpy.ascontiguousarray(tensor), own), raw_dtype=own)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -61,15 +79,15 @@ def silent(level, text, data):
 class Llama:
     """Sequences side by side in one context, each step one call of `llama_decode` over all of them."""
 
-    def __init__(self, policy, shape, path, sequences=64, length=512):
+    def __init__(self, policy, path, kind, threads, sequences=64, length=512):
         llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
-        write_gguf(policy, shape, path)
+        write_gguf(policy, path, kind)
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_seq_max = sequences * length, sequences
         params.n_batch = params.n_ubatch = 2048
-        params.n_threads = params.n_threads_batch = 1
+        params.n_threads = params.n_threads_batch = threads
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         self.batch = llama_cpp.llama_batch_init(params.n_batch, 0, 1)
         self.sampler = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
@@ -98,10 +116,10 @@ class Llama:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
 
     def generate(self, prompts, new):
-        """CPU seconds and new tokens of `new` tokens for each of the prompts of one length, at temperature 1."""
+        """What it costs, and new tokens, of `new` tokens for each of the prompts of one length, at temperature 1."""
         prompts = [ids for _, ids in prompts]
         length = len(prompts[0])
-        start = time.process_time()
+        start, cpu = time.perf_counter(), time.process_time()
         self.clear()
         tokens, group = [], self.batch_size(length)
         for first in range(0, len(prompts), group):
@@ -111,7 +129,7 @@ class Llama:
         for position in range(length, length + new - 1):
             self.decode([(token, position, sequence, True) for sequence, token in enumerate(tokens)])
             tokens = [self.sample(row) for row in range(len(tokens))]
-        return time.process_time() - start, len(prompts) * new
+        return Cost(time.perf_counter() - start, time.process_time() - cpu), len(prompts) * new
 
     @staticmethod
     def batch_size(length):
