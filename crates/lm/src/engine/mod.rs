@@ -8,6 +8,7 @@
 pub mod sampler;
 mod deliver;
 mod queue;
+mod speculate;
 pub mod generate;
 pub mod score;
 pub mod bench;
@@ -76,6 +77,10 @@ pub struct Progress {
     pub new_tokens: usize,
     /// Prompt tokens run through the model. A prompt shared by several samples counts once.
     pub prompt_tokens: usize,
+    /// Tokens guessed ahead and run through the model.
+    pub guessed: usize,
+    /// Of these, those that came out.
+    pub guessed_right: usize,
 }
 
 #[cfg(test)]

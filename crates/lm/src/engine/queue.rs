@@ -30,6 +30,8 @@ pub struct Queue {
     pub done: AtomicUsize,
     pub new_tokens: AtomicUsize,
     pub prompt_tokens: AtomicUsize,
+    pub guessed: AtomicUsize,
+    pub guessed_right: AtomicUsize,
 }
 
 impl Queue {
@@ -68,6 +70,8 @@ impl Queue {
             done: AtomicUsize::new(0),
             new_tokens: AtomicUsize::new(0),
             prompt_tokens: AtomicUsize::new(0),
+            guessed: AtomicUsize::new(0),
+            guessed_right: AtomicUsize::new(0),
         })
     }
 
@@ -81,6 +85,8 @@ impl Queue {
             total: self.total,
             new_tokens: self.new_tokens.load(Ordering::Relaxed),
             prompt_tokens: self.prompt_tokens.load(Ordering::Relaxed),
+            guessed: self.guessed.load(Ordering::Relaxed),
+            guessed_right: self.guessed_right.load(Ordering::Relaxed),
         }
     }
 }

@@ -158,6 +158,7 @@ impl<R: Inference> Shared<'_, R> {
             total: self.requests.len(),
             new_tokens: self.scored.load(Ordering::Relaxed),
             prompt_tokens: self.prompted.load(Ordering::Relaxed),
+            ..Progress::default()
         }
     }
 

@@ -31,6 +31,10 @@ pub trait Inference: Sync {
     /// Rows worth feeding in one call.
     fn call_rows(&self) -> usize;
 
+    /// Rows that a step of few rows computes in the time in which it reads the weights; 0 where a slot takes no more than a token
+    /// per step.
+    fn free_rows(&self) -> usize;
+
     /// An empty cache with so many slots, each with room for a prompt and a completion of at most these lengths. The slots'
     /// memory is taken here.
     fn session(&self, slots: usize, prompt: usize, completion: usize) -> Result<Self::Session<'_>>;
@@ -58,6 +62,9 @@ pub trait Session {
 
     /// A sequence in a free slot that goes on after the prompt.
     fn start(&mut self, prompt: &Self::Prompt) -> Result<Self::Sequence>;
+
+    /// Forgets the tokens of a sequence in a slot from `len` on, its prompt excepted.
+    fn truncate(&mut self, sequence: &mut Self::Sequence, len: usize);
 
     /// Gives a slot back.
     fn retire(&mut self, sequence: Self::Sequence);

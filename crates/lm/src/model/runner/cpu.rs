@@ -61,6 +61,9 @@ impl Linear {
 /// Rows fed in one call: enough to reuse the weights, few enough to stay in the caches.
 const CALL_ROWS: usize = 512;
 
+/// See [`Inference::free_rows`]: measured, docs/log.md.
+const FREE_ROWS: usize = 16;
+
 /// Packed weights of one transformer, read only: threads share it.
 pub struct CpuRunner {
     config: Config,
@@ -212,6 +215,10 @@ impl Inference for CpuRunner {
 
     fn call_rows(&self) -> usize {
         CALL_ROWS
+    }
+
+    fn free_rows(&self) -> usize {
+        FREE_ROWS
     }
 
     fn session(&self, slots: usize, _prompt: usize, completion: usize) -> Result<CpuSession<'_>> {

@@ -155,6 +155,10 @@ impl Inference for DeviceRunner {
         CALL_ROWS
     }
 
+    fn free_rows(&self) -> usize {
+        0
+    }
+
     fn session(&self, slots: usize, prompt: usize, completion: usize) -> Result<DeviceSession<'_>> {
         DeviceSession::new(self, slots, prompt + completion)
     }

@@ -83,6 +83,10 @@ impl Session for CpuSession<'_> {
         Ok(sequence)
     }
 
+    fn truncate(&mut self, sequence: &mut Sequence, len: usize) {
+        sequence.truncate(len);
+    }
+
     fn retire(&mut self, mut sequence: Sequence) {
         if let Some(room) = sequence.reset() {
             self.prompts_in_use -= 1;

@@ -175,6 +175,11 @@ impl Session for DeviceSession<'_> {
         Ok(Sequence { len: prompt.len, capacity, long: prompt.long, place: Place::Slot(slot) })
     }
 
+    /// A step looks at as much of a slot as is filled.
+    fn truncate(&mut self, sequence: &mut Sequence, len: usize) {
+        sequence.len = sequence.len.min(len);
+    }
+
     fn retire(&mut self, sequence: Sequence) {
         self.free.extend(sequence.slot());
     }
