@@ -5,6 +5,7 @@ use super::deliver::{Outbox, deliver};
 use super::queue::Queue;
 use super::sampler::{Draw, Run, Sampler, Sampling, draw_runs};
 use super::speculate::{Draft, Speculation, Tail};
+use super::stem::Stem;
 use super::{Limits, Progress, locate};
 use crate::model::config::Config;
 use crate::model::runner::{Feed, Inference, Runner, Session};
@@ -115,8 +116,9 @@ fn generate_with<R: Inference>(
         (_, true) => None,
     };
     check_prompts(runner.config(), requests)?;
-    let queue = Queue::new(runner, requests, sampling, limits)?;
-    let job = Job { runner, tokenizer, requests, sampling, limits, queue: &queue, on_progress };
+    let stem = Stem::of(runner.config(), requests.iter().map(|r| &r.prompt_ids[..]));
+    let queue = Queue::new(runner, requests, &stem, sampling, limits)?;
+    let job = Job { runner, tokenizer, requests, stem: &stem, sampling, limits, queue: &queue, on_progress };
     deliver(
         queue.workers,
         &queue.failed,
@@ -181,6 +183,7 @@ struct Job<'a, R> {
     runner: &'a R,
     tokenizer: Option<&'a Tokenizer>,
     requests: &'a [Request],
+    stem: &'a Stem<'a>,
     sampling: &'a Sampling,
     limits: &'a Limits<'a>,
     queue: &'a Queue,
@@ -197,6 +200,8 @@ struct Worker<'a, R: Inference> {
     /// One for every thread that this worker has to itself.
     samplers: Vec<Sampler<'a>>,
     logits: Vec<f32>,
+    /// What the job's prompts share, once one was needed.
+    stem: Option<Prefix<'a, R>>,
     prompts: VecDeque<Prompt<Prefix<'a, R>>>,
     active: Vec<Active<'a, Sequence<'a, R>>>,
     speculation: Speculation,
@@ -211,6 +216,7 @@ impl<'a, R: Inference> Worker<'a, R> {
             session: job.runner.session(queue.slots, queue.longest_prompt, queue.capacity)?,
             samplers: (0..(job.limits.threads / queue.workers).max(1)).map(|_| Sampler::new(job.sampling)).collect(),
             logits: Vec::new(),
+            stem: None,
             prompts: VecDeque::new(),
             active: Vec::new(),
             speculation: Speculation::new(job.sampling.speculate as usize, job.runner.free_rows()),
@@ -281,10 +287,9 @@ impl<'a, R: Inference> Worker<'a, R> {
         while samples < self.session.free_slots() && rows < call_rows {
             let Some(unit) = self.job.queue.take() else { break };
             samples += unit.samples.len();
-            let length = self.job.requests[unit.request].prompt_ids.len();
-            rows += length;
-            // Longer by a token at least.
-            units.push((unit, 0, self.session.open(length + 1)?));
+            let (fed, sequence) = self.open(&self.job.requests[unit.request].prompt_ids)?;
+            rows += self.job.requests[unit.request].prompt_ids.len() - fed;
+            units.push((unit, fed, sequence));
         }
         if units.is_empty() {
             return Ok(false);
@@ -321,6 +326,22 @@ impl<'a, R: Inference> Worker<'a, R> {
         Ok(true)
     }
 
+    /// A sequence for a prompt, behind the stem where it begins with it; how much of the prompt is in it.
+    fn open(&mut self, prompt_ids: &[u32]) -> Result<(usize, Sequence<'a, R>)> {
+        let Job { runner, stem, limits, queue, .. } = *self.job;
+        // Longer by a token at least.
+        let (fed, tokens) = (stem.under_prompt(prompt_ids), prompt_ids.len() + 1);
+        if fed == 0 {
+            return Ok((0, self.session.open(tokens)?));
+        }
+        if self.stem.is_none() {
+            self.stem = Some(stem.prefill(&mut self.session, runner.call_rows(), limits)?);
+            queue.prompt_tokens.fetch_add(stem.len(), Ordering::Relaxed);
+        }
+        let stem = self.stem.as_ref().expect("made above");
+        Ok((fed, self.session.open_after(stem, tokens)?))
+    }
+
     /// A token for every active sample, and more where guesses come out.
     fn decode(&mut self) -> Result<()> {
         let samples = self.active.len();
@@ -336,14 +357,13 @@ impl<'a, R: Inference> Worker<'a, R> {
             feeds.push(Feed { sequence: &mut active.sequence, token_ids, want: token_ids.len() });
         }
         self.session.logits(&mut feeds, &mut self.logits)?;
-        let mut rest = &self.logits[..];
-        let run = |(active, draft): (&Active<'a, _>, &'_ Draft)| {
+        let (mut runs, mut rest) = (Vec::with_capacity(samples), &self.logits[..]);
+        for (active, draft) in self.active.iter().zip(&drafts) {
             let (logits, others) = rest.split_at(draft.token_ids.len() * self.job.runner.config().vocab_size);
             rest = others;
             let stream = &self.job.requests[active.request].samples[active.index];
-            Run { logits, guesses: draft.guesses(), stream, position: active.sample.token_ids.len() }
-        };
-        let runs: Vec<Run> = self.active.iter().zip(&drafts).map(run).collect();
+            runs.push(Run { logits, guesses: draft.guesses(), stream, position: active.sample.token_ids.len() });
+        }
         let draws = draw_runs(&mut self.samplers, &runs)?;
         for ((active, draft), draws) in std::mem::take(&mut self.active).into_iter().zip(&drafts).zip(&draws) {
             self.take(active, draft, draws)?;

@@ -9,6 +9,7 @@ pub mod sampler;
 mod deliver;
 mod queue;
 mod speculate;
+mod stem;
 pub mod generate;
 pub mod score;
 pub mod bench;
@@ -75,7 +76,8 @@ pub struct Progress {
     pub total: usize,
     /// Tokens drawn, or scored.
     pub new_tokens: usize,
-    /// Prompt tokens run through the model. A prompt shared by several samples counts once.
+    /// Prompt tokens run through the model. A prompt shared by several samples counts once, a beginning shared by several prompts
+    /// once per thread.
     pub prompt_tokens: usize,
     /// Tokens guessed ahead and run through the model.
     pub guessed: usize,

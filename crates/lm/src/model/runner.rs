@@ -22,8 +22,11 @@ pub trait Inference: Sync {
 
     fn config(&self) -> &Config;
 
-    /// Bytes that the keys and values of a slot take: a prompt and a completion of so many tokens.
-    fn slot_bytes(&self, prompt: usize, completion: usize) -> usize;
+    /// Bytes that the keys and values of a slot take: a prompt of so many tokens behind a stem of so many, and a completion.
+    fn slot_bytes(&self, stem: usize, prompt: usize, completion: usize) -> usize;
+
+    /// Bytes that the keys and values of a stem take, which all prompts of a session stand on.
+    fn stem_bytes(&self, stem: usize) -> usize;
 
     /// Workers side by side, each with a session of its own, when there are so many threads.
     fn workers(&self, threads: usize) -> usize;
@@ -44,17 +47,21 @@ pub trait Inference: Sync {
 pub trait Session {
     /// A sequence that grows.
     type Sequence;
-    /// A finished prompt, from which samples start.
+    /// A finished prompt, from which samples start, or a stem, from which prompts do.
     type Prompt;
 
     /// An empty sequence for at most so many tokens, outside the slots: a prompt, or a text to score. Where long texts turn by
     /// other frequencies, the number says whether it is one.
     fn open(&mut self, tokens: usize) -> Result<Self::Sequence>;
 
-    /// Freezes a sequence made by [`Session::open`].
+    /// The same for a sequence that goes on after a stem; the number counts the stem's tokens. Not where the texts turn by other
+    /// frequencies than the stem.
+    fn open_after(&mut self, stem: &Self::Prompt, tokens: usize) -> Result<Self::Sequence>;
+
+    /// Freezes a sequence made by [`Session::open`] or [`Session::open_after`].
     fn freeze(&mut self, sequence: Self::Sequence) -> Self::Prompt;
 
-    /// No more samples will start from this prompt.
+    /// No more samples will start from this prompt, or prompts from this stem.
     fn release(&mut self, prompt: Self::Prompt);
 
     /// Slots not in use.

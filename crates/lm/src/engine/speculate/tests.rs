@@ -41,6 +41,7 @@ fn guesses_change_no_sample() {
         let runner = Runner::from_transformer(&transformer).unwrap();
         let requests = requests(5, 3);
         let plain = Sampling { eos: vec![3, 50], ..Sampling::plain(40, &[]) };
+        let mut wrong = 0;
         for sampling in [
             plain.clone(),
             Sampling { temperature: 0.5, top_p: 0.9, ..plain.clone() },
@@ -57,11 +58,11 @@ fn guesses_change_no_sample() {
                 let context = format!("{:?}, {sampling:?}, {most} guesses, {slots} slots", config.architecture);
                 assert_eq!(samples, expected, "{context}");
                 assert_eq!(progress.new_tokens, without.new_tokens, "{context}");
-                assert!(progress.guessed_right <= progress.guessed, "{context}");
-                let some = 0 < progress.guessed_right && progress.guessed_right < progress.guessed;
-                assert!(some || slots > 1, "{context}: {progress:?}");
+                assert!(progress.guessed_right > 0 || slots > 1, "{context}: {progress:?}");
+                wrong += progress.guessed - progress.guessed_right;
             }
         }
+        assert!(wrong > 100, "{:?}: {wrong} wrong guesses", config.architecture);
     }
 }
 
@@ -77,8 +78,9 @@ fn a_run_of_right_guesses_ends_where_the_sample_ends() {
     let at = (0..free.len()).rev().find(|i| !free[..*i].contains(&free[*i])).unwrap();
     assert!(at > 3, "the text is one loop: {free:?}");
     let eos = Sampling { eos: vec![free[at]], ..greedy.clone() };
-    let stop = policy.tokenizer().text(&free[..=at]).unwrap();
-    let stop = stop.chars().rev().take(2).collect::<Vec<_>>().into_iter().rev().collect();
+    let text = policy.tokenizer().text(&free).unwrap();
+    let stop = text.chars().filter(char::is_ascii_graphic).max_by_key(|c| text.find(*c)).unwrap().to_string();
+    assert!(text.find(&stop).unwrap() > 3, "the text is one loop: {text}");
     let stop = Sampling { stop: vec![stop], ..greedy.clone() };
     for (sampling, reason) in [(eos, StopReason::Eos), (stop, StopReason::StopString), (greedy, StopReason::MaxTokens)]
     {
@@ -150,8 +152,7 @@ fn guesses_follow_their_chance() {
     assert_eq!(length(&speculation, tail, 1, 100), 8);
     speculation.keep(|request| request != 0);
     assert_eq!(length(&speculation, tail, 1, 100), 0);
-    for off in [Speculation::new(0, 16), Speculation::new(8, 0)] {
-        let mut off = off;
+    for mut off in [Speculation::new(0, 16), Speculation::new(8, 0)] {
         let tail = off.start(0, &circle);
         assert_eq!(length(&off, tail, 1, 100), 0);
     }

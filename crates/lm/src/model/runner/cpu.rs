@@ -204,8 +204,12 @@ impl Inference for CpuRunner {
         &self.config
     }
 
-    fn slot_bytes(&self, prompt: usize, completion: usize) -> usize {
+    fn slot_bytes(&self, _stem: usize, prompt: usize, completion: usize) -> usize {
         self.kv_shape().bytes(prompt) + self.kv_shape().bytes(completion)
+    }
+
+    fn stem_bytes(&self, stem: usize) -> usize {
+        if stem == 0 { 0 } else { self.kv_shape().bytes(stem) }
     }
 
     /// For small models a batch per thread beats sharing one.

@@ -155,6 +155,14 @@ impl Session for DeviceSession<'_> {
         Ok(Sequence { len: 0, capacity: tokens, long, place: Place::Own(Own::default()) })
     }
 
+    /// Appending makes a copy: the stem stays as it is.
+    fn open_after(&mut self, stem: &Sequence, tokens: usize) -> Result<Sequence> {
+        let Place::Own(own) = &stem.place else {
+            return Err(Error::internal("a stem lies outside the slots"));
+        };
+        Ok(Sequence { len: stem.len, capacity: tokens, long: stem.long, place: Place::Own(own.clone()) })
+    }
+
     fn freeze(&mut self, sequence: Sequence) -> Sequence {
         sequence
     }
