@@ -257,7 +257,7 @@ impl<'a, R: Inference> Worker<'a, R> {
             let sequence = self.session.start(&prompt.prefix)?;
             let prompt_tokens = request.prompt_ids.len();
             let positions = self.job.runner.config().longest_after(prompt_tokens) - prompt_tokens;
-            let mut active = Active {
+            let active = Active {
                 request: prompt.request,
                 index,
                 sequence,

@@ -17,7 +17,7 @@ const ORDER: usize = 3;
 /// Tokens over which the share of right guesses is averaged.
 const MEMORY: f32 = 100.0;
 /// Right guesses by the number of tokens looked back on, before any was tried.
-const AT_FIRST: [f32; ORDER] = [0.3, 0.5, 0.7];
+const AT_FIRST: [f32; ORDER] = [0.15, 0.35, 0.6];
 /// Stands for no token.
 const NONE: u32 = u32::MAX;
 

@@ -41,7 +41,7 @@ fn guesses_change_no_sample() {
         let runner = Runner::from_transformer(&transformer).unwrap();
         let requests = requests(5, 3);
         let plain = Sampling { eos: vec![3, 50], ..Sampling::plain(40, &[]) };
-        let mut wrong = 0;
+        let (mut right, mut wrong) = (0, 0);
         for sampling in [
             plain.clone(),
             Sampling { temperature: 0.5, top_p: 0.9, ..plain.clone() },
@@ -58,11 +58,11 @@ fn guesses_change_no_sample() {
                 let context = format!("{:?}, {sampling:?}, {most} guesses, {slots} slots", config.architecture);
                 assert_eq!(samples, expected, "{context}");
                 assert_eq!(progress.new_tokens, without.new_tokens, "{context}");
-                assert!(progress.guessed_right > 0 || slots > 1, "{context}: {progress:?}");
+                right += progress.guessed_right;
                 wrong += progress.guessed - progress.guessed_right;
             }
         }
-        assert!(wrong > 100, "{:?}: {wrong} wrong guesses", config.architecture);
+        assert!(right > 100 && wrong > 100, "{:?}: {right} right, {wrong} wrong", config.architecture);
     }
 }
 
@@ -133,9 +133,9 @@ fn guesses_follow_their_chance() {
     let mut tail = speculation.start(0, &circle);
     let length =
         |speculation: &Speculation, tail, samples, room| speculation.draft(0, tail, 5, samples, room).guesses().len();
-    // 0.7^8 is almost 1 / (16 + 1); a guess of 0.7 pays until there are 37 samples.
-    assert_eq!(speculation.draft(0, tail, 5, 1, 100).token_ids, [5, 1, 2, 3, 4, 5, 1, 2]);
-    assert_eq!([4, 16, 37, 38].map(|samples| length(&speculation, tail, samples, 100)), [4, 1, 1, 0]);
+    // 0.6^5 is more than 1 / (16 + 1), 0.6^6 is less; a guess of 0.6 pays until there are 24 samples.
+    assert_eq!(speculation.draft(0, tail, 5, 1, 100).token_ids, [5, 1, 2, 3, 4, 5]);
+    assert_eq!([4, 16, 23, 25].map(|samples| length(&speculation, tail, samples, 100)), [3, 1, 1, 0]);
     assert_eq!([0, 1, 3].map(|room| length(&speculation, tail, 1, room)), [0, 1, 3]);
     // All wrong: no guess is fed, but the first is still compared.
     for i in 0..1000 {

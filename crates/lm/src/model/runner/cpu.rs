@@ -62,7 +62,7 @@ impl Linear {
 const CALL_ROWS: usize = 512;
 
 /// See [`Inference::free_rows`]: measured, docs/log.md.
-const FREE_ROWS: usize = 16;
+const FREE_ROWS: usize = 4;
 
 /// Packed weights of one transformer, read only: threads share it.
 pub struct CpuRunner {
