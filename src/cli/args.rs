@@ -416,6 +416,9 @@ pub struct Generate {
     /// Text at which a completion ends. May be repeated.
     #[arg(long)]
     pub stop: Vec<String>,
+    /// Tokens guessed ahead per sample and step, at most, from text that repeats; saves time, changes no sample (CPU).
+    #[arg(long, default_value_t = 0)]
+    pub speculate: u32,
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     #[command(flatten)]

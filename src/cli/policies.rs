@@ -110,6 +110,7 @@ pub fn generate(args: args::Generate, threads: usize, cancel: Arc<AtomicBool>) -
         max_new_tokens: args.max_new_tokens,
         stop: args.stop,
         eos: policy.eos_token_ids().to_vec(),
+        speculate: args.speculate,
     };
     let mut requests = Vec::new();
     for (index, row) in rows.iter().enumerate() {

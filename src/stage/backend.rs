@@ -77,7 +77,7 @@ impl Loaded {
         let longest = sampling.max_new_tokens;
         match &self.backend {
             Backend::Engine(runner) => {
-                let on_progress = |progress: Progress| (context.tick)(drawn(progress, longest, ""));
+                let on_progress = |progress: Progress| (context.tick)(drawn(progress, longest, &guesses(progress)));
                 let (tokenizer, limits) = (Some(self.policy.tokenizer()), context.limits()?);
                 engine::generate_each(runner, tokenizer, &requests, sampling, &limits, &on_progress, |finished| {
                     take(finished.into_iter().map(|(request, index, sample)| ((request, index), sample)).collect())
@@ -137,6 +137,16 @@ fn drawn(progress: Progress, longest: u32, note: &str) -> Tick {
         done => (progress.new_tokens as u64 / done).min(u64::from(longest)),
     };
     tick(progress, mean * progress.total as u64, note)
+}
+
+/// How many of the tokens guessed ahead came out, for people.
+fn guesses(progress: Progress) -> String {
+    match progress.guessed {
+        0 => String::new(),
+        guessed => {
+            format!("{:.0} % of {guessed} guesses right", 100.0 * progress.guessed_right as f64 / guessed as f64)
+        }
+    }
 }
 
 fn tick(progress: Progress, tokens_expected: u64, note: &str) -> Tick {

@@ -63,6 +63,9 @@ pub struct Params {
     /// Tokens a part may draw, at most: a part with more is cut into several.
     #[serde(default = "part_tokens")]
     pub part_tokens: u32,
+    /// Tokens guessed ahead per sample and step, at most, where that saves time; changes no sample.
+    #[serde(default)]
+    pub speculate: u32,
 }
 
 fn plain() -> PromptKind {
@@ -92,6 +95,7 @@ impl Params {
             max_new_tokens: self.max_new_tokens,
             stop: self.stop.clone(),
             eos: eos.to_vec(),
+            speculate: self.speculate,
         }
     }
 }

@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicBool;
 /// Kind, parameter, and why no result of the stage depends on it.
 const IRRELEVANT: &[(&str, &str, &str)] = &[
     ("rollout", "label", "evals tell it, samples do not depend on it"),
+    ("rollout", "speculate", "the same samples in less time"),
     ("train", "gradient_checkpointing", "the same result with less memory"),
     ("train", "keep_checkpoints", "says what stays in the store, not what is made"),
 ];

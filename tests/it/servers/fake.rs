@@ -370,6 +370,7 @@ fn draw(prompt_ids: &[u32], params: &Value, max_tokens: &str, seed: &str) -> Ser
         max_new_tokens: number(max_tokens) as u32,
         stop: serde_json::from_value(params["stop"].clone()).unwrap(),
         eos: ids(&params["stop_token_ids"]),
+        speculate: 0,
     };
     let seed = number(seed) as u64;
     let request = Request::new(prompt_ids, vec![Stream::at(seed, &[b"served"])]);

@@ -92,7 +92,7 @@ fn a_small_budget_is_kept() {
     let greedy = Sampling { temperature: 0.0, ..sampling(30) };
     let Runner::Device(device) = &runner else { unreachable!() };
     let longest = requests.iter().map(|r| r.prompt_ids.len()).max().unwrap();
-    let slot = crate::model::runner::Inference::slot_bytes(device, longest, 30);
+    let slot = crate::model::runner::Inference::slot_bytes(device, 0, longest, 30);
     let tight = |bytes: usize| {
         let limits = Limits { kv_budget_bytes: bytes, ..limits(64, 1) };
         generate(&runner, None, &requests, &greedy, &limits, &|_| ())

@@ -3,7 +3,9 @@
 
 use super::deliver::{Outbox, deliver};
 use super::queue::Queue;
-use super::sampler::{Draw, Sampler, Sampling, draw_rows};
+use super::sampler::{Draw, Run, Sampler, Sampling, draw_runs};
+use super::speculate::{Draft, Speculation, Tail};
+use super::stem::Stem;
 use super::{Limits, Progress, locate};
 use crate::model::config::Config;
 use crate::model::runner::{Feed, Inference, Runner, Session};
@@ -114,8 +116,9 @@ fn generate_with<R: Inference>(
         (_, true) => None,
     };
     check_prompts(runner.config(), requests)?;
-    let queue = Queue::new(runner, requests, sampling, limits)?;
-    let job = Job { runner, tokenizer, requests, sampling, limits, queue: &queue, on_progress };
+    let stem = Stem::of(runner.config(), requests.iter().map(|r| &r.prompt_ids[..]));
+    let queue = Queue::new(runner, requests, &stem, sampling, limits)?;
+    let job = Job { runner, tokenizer, requests, stem: &stem, sampling, limits, queue: &queue, on_progress };
     deliver(
         queue.workers,
         &queue.failed,
@@ -169,6 +172,7 @@ struct Active<'a, S> {
     request: usize,
     index: usize,
     sequence: S,
+    tail: Tail,
     watch: Option<StopWatch<'a>>,
     limit: usize,
     sample: Sample,
@@ -179,6 +183,7 @@ struct Job<'a, R> {
     runner: &'a R,
     tokenizer: Option<&'a Tokenizer>,
     requests: &'a [Request],
+    stem: &'a Stem<'a>,
     sampling: &'a Sampling,
     limits: &'a Limits<'a>,
     queue: &'a Queue,
@@ -195,8 +200,11 @@ struct Worker<'a, R: Inference> {
     /// One for every thread that this worker has to itself.
     samplers: Vec<Sampler<'a>>,
     logits: Vec<f32>,
+    /// What the job's prompts share, once one was needed.
+    stem: Option<Prefix<'a, R>>,
     prompts: VecDeque<Prompt<Prefix<'a, R>>>,
     active: Vec<Active<'a, Sequence<'a, R>>>,
+    speculation: Speculation,
     outbox: Outbox<Finished>,
 }
 
@@ -208,8 +216,10 @@ impl<'a, R: Inference> Worker<'a, R> {
             session: job.runner.session(queue.slots, queue.longest_prompt, queue.capacity, job.runner.crew(threads))?,
             samplers: (0..(threads / queue.workers).max(1)).map(|_| Sampler::new(job.sampling)).collect(),
             logits: Vec::new(),
+            stem: None,
             prompts: VecDeque::new(),
             active: Vec::new(),
+            speculation: Speculation::new(job.sampling.speculate as usize, job.runner.free_rows()),
             outbox,
         })
     }
@@ -247,10 +257,11 @@ impl<'a, R: Inference> Worker<'a, R> {
             let sequence = self.session.start(&prompt.prefix)?;
             let prompt_tokens = request.prompt_ids.len();
             let positions = self.job.runner.config().longest_after(prompt_tokens) - prompt_tokens;
-            let mut active = Active {
+            let active = Active {
                 request: prompt.request,
                 index,
                 sequence,
+                tail: self.speculation.start(prompt.request, &request.prompt_ids),
                 watch: self.job.tokenizer.map(|t| StopWatch::new(t, &self.job.sampling.stop)),
                 limit: positions.min(self.job.sampling.max_new_tokens as usize),
                 sample: Sample {
@@ -263,11 +274,7 @@ impl<'a, R: Inference> Worker<'a, R> {
             let draw = self.samplers[0]
                 .draw(&prompt.logits, request.samples[index].uniform(0))
                 .map_err(|e| locate(e, &request.name, active.request))?;
-            self.job.queue.new_tokens.fetch_add(1, Ordering::Relaxed);
-            match active.push(draw, self.job.sampling)? {
-                true => self.retire(active),
-                false => self.active.push(active),
-            }
+            self.take(active, &Draft::default(), &[draw])?;
         }
         Ok(())
     }
@@ -280,10 +287,9 @@ impl<'a, R: Inference> Worker<'a, R> {
         while samples < self.session.free_slots() && rows < call_rows {
             let Some(unit) = self.job.queue.take() else { break };
             samples += unit.samples.len();
-            let length = self.job.requests[unit.request].prompt_ids.len();
-            rows += length;
-            // Longer by a token at least.
-            units.push((unit, 0, self.session.open(length + 1)?));
+            let (fed, sequence) = self.open(&self.job.requests[unit.request].prompt_ids)?;
+            rows += self.job.requests[unit.request].prompt_ids.len() - fed;
+            units.push((unit, fed, sequence));
         }
         if units.is_empty() {
             return Ok(false);
@@ -313,33 +319,83 @@ impl<'a, R: Inference> Worker<'a, R> {
             let prefix = self.session.freeze(sequence);
             self.prompts.push_back(Prompt { request, waiting, prefix, logits });
         }
+        let (prompts, active) = (&self.prompts, &self.active);
+        self.speculation.keep(|request| {
+            prompts.iter().any(|prompt| prompt.request == request) || active.iter().any(|a| a.request == request)
+        });
         Ok(true)
     }
 
-    /// One token for every active sample.
+    /// A sequence for a prompt, behind the stem where it begins with it; how much of the prompt is in it.
+    fn open(&mut self, prompt_ids: &[u32]) -> Result<(usize, Sequence<'a, R>)> {
+        let Job { runner, stem, limits, queue, .. } = *self.job;
+        // Longer by a token at least.
+        let (fed, tokens) = (stem.under_prompt(prompt_ids), prompt_ids.len() + 1);
+        if fed == 0 {
+            return Ok((0, self.session.open(tokens)?));
+        }
+        if self.stem.is_none() {
+            self.stem = Some(stem.prefill(&mut self.session, runner.call_rows(), limits)?);
+            queue.prompt_tokens.fetch_add(stem.len(), Ordering::Relaxed);
+        }
+        let stem = self.stem.as_ref().expect("made above");
+        Ok((fed, self.session.open_after(stem, tokens)?))
+    }
+
+    /// A token for every active sample, and more where guesses come out.
     fn decode(&mut self) -> Result<()> {
-        let mut feeds = Vec::with_capacity(self.active.len());
-        for active in &mut self.active {
-            let last = active.sample.token_ids.len() - 1;
-            let token_ids = &active.sample.token_ids[last..];
-            feeds.push(Feed { sequence: &mut active.sequence, token_ids, want: 1 });
+        let samples = self.active.len();
+        let draft = |active: &Active<'a, _>| {
+            let drawn = &active.sample.token_ids;
+            let room = active.limit - drawn.len() - 1;
+            self.speculation.draft(active.request, active.tail, drawn[drawn.len() - 1], samples, room)
+        };
+        let drafts: Vec<Draft> = self.active.iter().map(draft).collect();
+        let mut feeds = Vec::with_capacity(samples);
+        for (active, draft) in self.active.iter_mut().zip(&drafts) {
+            let token_ids = &draft.token_ids;
+            feeds.push(Feed { sequence: &mut active.sequence, token_ids, want: token_ids.len() });
         }
         self.session.logits(&mut feeds, &mut self.logits)?;
-        let size = self.job.runner.config().vocab_size;
-        self.job.queue.new_tokens.fetch_add(self.active.len(), Ordering::Relaxed);
-        let uniform = |active: &Active<'a, _>| {
-            self.job.requests[active.request].samples[active.index].uniform(active.sample.token_ids.len() as u64)
-        };
-        let uniforms: Vec<f64> = self.active.iter().map(uniform).collect();
-        let draws = draw_rows(&mut self.samplers, &self.logits, size, &uniforms)?;
-        let mut still = Vec::with_capacity(self.active.len());
-        for (mut active, draw) in std::mem::take(&mut self.active).into_iter().zip(draws) {
-            match active.push(draw, self.job.sampling)? {
-                true => self.retire(active),
-                false => still.push(active),
+        let (mut runs, mut rest) = (Vec::with_capacity(samples), &self.logits[..]);
+        for (active, draft) in self.active.iter().zip(&drafts) {
+            let (logits, others) = rest.split_at(draft.token_ids.len() * self.job.runner.config().vocab_size);
+            rest = others;
+            let stream = &self.job.requests[active.request].samples[active.index];
+            runs.push(Run { logits, guesses: draft.guesses(), stream, position: active.sample.token_ids.len() });
+        }
+        let draws = draw_runs(&mut self.samplers, &runs)?;
+        for ((active, draft), draws) in std::mem::take(&mut self.active).into_iter().zip(&drafts).zip(&draws) {
+            self.take(active, draft, draws)?;
+        }
+        Ok(())
+    }
+
+    /// Appends what was drawn to a sample. It goes on, or is complete.
+    fn take(&mut self, mut active: Active<'a, Sequence<'a, R>>, draft: &Draft, draws: &[Draw]) -> Result<()> {
+        let (before, mut is_complete) = (active.sample.token_ids.len(), false);
+        for draw in draws {
+            is_complete = active.push(*draw, self.job.sampling)?;
+            if is_complete {
+                break;
             }
         }
-        self.active = still;
+        let (queue, drawn) = (self.job.queue, active.sample.token_ids.len() - before);
+        queue.new_tokens.fetch_add(drawn, Ordering::Relaxed);
+        self.speculation.learn(active.request, &mut active.tail, draft, &draws[..drawn]);
+        let guessed = draft.token_ids.len().saturating_sub(1);
+        if guessed > 0 {
+            queue.guessed.fetch_add(guessed, Ordering::Relaxed);
+            let right = draft.guesses().iter().zip(draws).filter(|(guess, draw)| **guess == draw.token_id).count();
+            queue.guessed_right.fetch_add(right, Ordering::Relaxed);
+            // The last token was not fed yet.
+            let prompt = self.job.requests[active.request].prompt_ids.len();
+            self.session.truncate(&mut active.sequence, prompt + active.sample.token_ids.len() - 1);
+        }
+        match is_complete {
+            true => self.retire(active),
+            false => self.active.push(active),
+        }
         Ok(())
     }
 

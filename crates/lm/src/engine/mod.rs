@@ -8,6 +8,8 @@
 pub mod sampler;
 mod deliver;
 mod queue;
+mod speculate;
+mod stem;
 pub mod generate;
 pub mod score;
 pub mod bench;
@@ -74,8 +76,13 @@ pub struct Progress {
     pub total: usize,
     /// Tokens drawn, or scored.
     pub new_tokens: usize,
-    /// Prompt tokens run through the model. A prompt shared by several samples counts once.
+    /// Prompt tokens run through the model. A prompt shared by several samples counts once, a beginning shared by several prompts
+    /// once per thread.
     pub prompt_tokens: usize,
+    /// Tokens guessed ahead and run through the model.
+    pub guessed: usize,
+    /// Of these, those that came out.
+    pub guessed_right: usize,
 }
 
 #[cfg(test)]

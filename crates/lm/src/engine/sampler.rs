@@ -9,6 +9,7 @@
 use crate::model::ops::sampling::{BLOCK, block_sums, max, softmax_weights, tally};
 use crate::model::runner::not_finite;
 use mindgap_base::error::{Error, Result};
+use mindgap_base::rng::Stream;
 use rayon::prelude::*;
 
 /// How to draw tokens, and when to stop.
@@ -27,13 +28,24 @@ pub struct Sampling {
     pub stop: Vec<String>,
     /// A completion ends with one of these tokens.
     pub eos: Vec<u32>,
+    /// Tokens guessed ahead per sample and step, at most (`speculate.rs`). Changes no sample on the CPU, only the time; elsewhere
+    /// nothing is guessed.
+    pub speculate: u32,
 }
 
 impl Sampling {
     /// The policy itself: temperature 1, nothing cut off.
     pub fn plain(max_new_tokens: u32, eos: &[u32]) -> Sampling {
-        let stop = Vec::new();
-        Sampling { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, max_new_tokens, stop, eos: eos.to_vec() }
+        Sampling {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            max_new_tokens,
+            stop: Vec::new(),
+            eos: eos.to_vec(),
+            speculate: 0,
+        }
     }
 
     /// Errors name the parameter that is out of range.
@@ -80,21 +92,30 @@ pub struct Sampler<'a> {
     order: Vec<u32>,
 }
 
-/// Rows that are worth waking a thread for.
+/// The rows of one sample in a step: behind its last token, and behind each token that was guessed to come after that.
+pub struct Run<'a> {
+    /// `[1 + guesses, vocab_size]`.
+    pub logits: &'a [f32],
+    pub guesses: &'a [u32],
+    pub stream: &'a Stream,
+    /// Of the first row's token in its completion.
+    pub position: usize,
+}
+
+/// Runs that are worth waking a thread for.
 const SHARE: usize = 4;
 
-/// Draws from rows of logits of `size` entries, one uniform number per row; the samplers share the rows and run side by side. What
-/// is drawn does not depend on how many there are.
-pub fn draw_rows(samplers: &mut [Sampler], logits: &[f32], size: usize, uniforms: &[f64]) -> Result<Vec<Draw>> {
-    let draw = |sampler: &mut Sampler, logits: &[f32], uniforms: &[f64]| -> Result<Vec<Draw>> {
-        logits.chunks_exact(size).zip(uniforms).map(|(row, uniform)| sampler.draw(row, *uniform)).collect()
+/// Draws from the rows of each run until a token is not the one guessed, or the completion's last. The samplers share the runs and
+/// work side by side. What is drawn does not depend on how many there are, nor on the guesses, but for where a run ends.
+pub fn draw_runs(samplers: &mut [Sampler], runs: &[Run]) -> Result<Vec<Vec<Draw>>> {
+    let draw = |sampler: &mut Sampler, runs: &[Run]| -> Result<Vec<Vec<Draw>>> {
+        runs.iter().map(|run| sampler.draw_run(run)).collect()
     };
-    let share = uniforms.len().div_ceil(samplers.len()).max(SHARE);
-    if uniforms.len() <= share {
-        return draw(&mut samplers[0], logits, uniforms);
+    let share = runs.len().div_ceil(samplers.len()).max(SHARE);
+    if runs.len() <= share {
+        return draw(&mut samplers[0], runs);
     }
-    let shares = logits.par_chunks(share * size).zip(uniforms.par_chunks(share)).zip(samplers);
-    let draws = shares.map(|((logits, uniforms), sampler)| draw(sampler, logits, uniforms));
+    let draws = runs.par_chunks(share).zip(samplers).map(|(runs, sampler)| draw(sampler, runs));
     Ok(draws.collect::<Result<Vec<_>>>()?.concat())
 }
 
@@ -104,6 +125,19 @@ const SORTED: usize = 1024;
 impl<'a> Sampler<'a> {
     pub fn new(sampling: &'a Sampling) -> Sampler<'a> {
         Sampler { sampling, weights: Vec::new(), sums: Vec::new(), order: Vec::new() }
+    }
+
+    fn draw_run(&mut self, run: &Run) -> Result<Vec<Draw>> {
+        let rows = run.logits.chunks_exact(run.logits.len() / (1 + run.guesses.len()));
+        let mut draws: Vec<Draw> = Vec::with_capacity(rows.len());
+        for (row, logits) in rows.enumerate() {
+            let draw = self.draw(logits, run.stream.uniform((run.position + row) as u64))?;
+            draws.push(draw);
+            if run.guesses.get(row) != Some(&draw.token_id) || self.sampling.eos.contains(&draw.token_id) {
+                break;
+            }
+        }
+        Ok(draws)
     }
 
     /// Draws from a row of logits with a uniform number in [0, 1). Errors if the logits are not finite: the policy is broken.

@@ -2,6 +2,7 @@
 //! and logits exist for a few rows and a part of the vocabulary at a time.
 
 use super::deliver::{Outbox, deliver};
+use super::stem::Stem;
 use super::{Limits, Progress, locate};
 use crate::model::config::Config;
 use crate::model::runner::{Feed, Inference, Runner, Session};
@@ -27,6 +28,11 @@ impl ScoreRequest {
 
     pub fn named(self, name: impl Into<String>) -> ScoreRequest {
         ScoreRequest { name: name.into(), ..self }
+    }
+
+    /// Tokens of prompt and answer.
+    fn length(&self) -> usize {
+        self.prompt_ids.len() + self.token_ids.len()
     }
 }
 
@@ -86,6 +92,7 @@ fn score_with<R: Inference>(
         runner,
         crew: if workers == 1 { runner.crew(limits.threads) } else { 1 },
         requests,
+        stem: Stem::of(runner.config(), requests.iter().map(|r| &r.prompt_ids[..])),
         limits,
         on_progress,
         next: AtomicUsize::new(0),
@@ -115,7 +122,7 @@ fn check(config: &Config, request: &ScoreRequest) -> Result<()> {
             Error::input("prompt is empty").hint("the first token of a text has no log-prob without a token before it")
         );
     }
-    let (length, longest) = (request.prompt_ids.len() + request.token_ids.len(), config.max_positions);
+    let (length, longest) = (request.length(), config.max_positions);
     if length > longest {
         return Err(Error::input(format!("sequence of {length} tokens is longer than the model's {longest}"))
             .hint("`max_position_embeddings` in `config.json` is the longest prompt and completion together"));
@@ -129,6 +136,7 @@ struct Shared<'a, R> {
     /// Threads that share a worker's calls.
     crew: usize,
     requests: &'a [ScoreRequest],
+    stem: Stem<'a>,
     limits: &'a Limits<'a>,
     on_progress: &'a (dyn Fn(Progress) + Sync),
     next: AtomicUsize,
@@ -138,15 +146,23 @@ struct Shared<'a, R> {
     prompted: AtomicUsize,
 }
 
+type Sequence<'a, R> = <<R as Inference>::Session<'a> as Session>::Sequence;
+
+/// One worker's sequences, and what the prompts share, once it was needed.
+struct Worker<'a, R: Inference + 'a> {
+    session: R::Session<'a>,
+    stem: Option<<R::Session<'a> as Session>::Prompt>,
+}
+
 impl<R: Inference> Shared<'_, R> {
     fn work(&self, outbox: &Outbox<(usize, TokenScores)>) -> Result<()> {
-        let mut session = self.runner.session(0, 0, 0, self.crew)?;
+        let mut worker = Worker { session: self.runner.session(0, 0, 0, self.crew)?, stem: None };
         while let Some(batch) = self.take() {
             self.limits.check_cancel()?;
             if self.failed.load(Ordering::Relaxed) {
                 break; // the thread that failed says why
             }
-            let scores = self.batch(&mut session, batch.clone()).map_err(|e| self.locate(e, &batch))?;
+            let scores = self.batch(&mut worker, batch.clone()).map_err(|e| self.locate(e, &batch))?;
             for finished in batch.zip(scores) {
                 // Who takes it is there as long as there are workers.
                 let _ = outbox.send(finished);
@@ -162,6 +178,7 @@ impl<R: Inference> Shared<'_, R> {
             total: self.requests.len(),
             new_tokens: self.scored.load(Ordering::Relaxed),
             prompt_tokens: self.prompted.load(Ordering::Relaxed),
+            ..Progress::default()
         }
     }
 
@@ -184,8 +201,8 @@ impl<R: Inference> Shared<'_, R> {
             }
             let mut end = first;
             let mut rows = 0;
-            while end < self.requests.len() && (end == first || rows + self.length(end) <= self.runner.call_rows()) {
-                rows += self.length(end);
+            while end < self.requests.len() && (end == first || rows + self.rows(end) <= self.runner.call_rows()) {
+                rows += self.rows(end);
                 end += 1;
             }
             match self.next.compare_exchange(first, end, Ordering::Relaxed, Ordering::Relaxed) {
@@ -195,19 +212,35 @@ impl<R: Inference> Shared<'_, R> {
         }
     }
 
-    fn length(&self, index: usize) -> usize {
-        self.requests[index].prompt_ids.len() + self.requests[index].token_ids.len()
+    /// Tokens behind the stem.
+    fn rows(&self, index: usize) -> usize {
+        self.requests[index].length() - self.under(&self.requests[index])
     }
 
-    fn batch(&self, session: &mut R::Session<'_>, batch: Range<usize>) -> Result<Vec<TokenScores>> {
+    fn under(&self, request: &ScoreRequest) -> usize {
+        self.stem.under(&request.prompt_ids, request.length())
+    }
+
+    fn open<'s>(&self, worker: &mut Worker<'s, R>, request: &ScoreRequest) -> Result<Sequence<'s, R>> {
+        let Worker { session, stem } = worker;
+        if self.under(request) == 0 {
+            return session.open(request.length());
+        }
+        if stem.is_none() {
+            *stem = Some(self.stem.prefill(session, self.runner.call_rows(), self.limits)?);
+            self.prompted.fetch_add(self.stem.len(), Ordering::Relaxed);
+        }
+        session.open_after(stem.as_ref().expect("made above"), request.length())
+    }
+
+    fn batch(&self, worker: &mut Worker<'_, R>, batch: Range<usize>) -> Result<Vec<TokenScores>> {
         let requests = &self.requests[batch];
-        // The last token is only a target.
+        // What lies behind the stem. The last token is only a target.
         let inputs: Vec<Vec<u32>> = requests
             .iter()
-            .map(|r| [&r.prompt_ids[..], &r.token_ids[..r.token_ids.len().saturating_sub(1)]].concat())
+            .map(|r| [&r.prompt_ids[self.under(r)..], &r.token_ids[..r.token_ids.len().saturating_sub(1)]].concat())
             .collect();
-        let whole = |r: &ScoreRequest| session.open(r.prompt_ids.len() + r.token_ids.len());
-        let mut sequences = requests.iter().map(whole).collect::<Result<Vec<_>>>()?;
+        let mut sequences = requests.iter().map(|r| self.open(worker, r)).collect::<Result<Vec<_>>>()?;
         let (mut scores, mut fed) = (Vec::new(), 0);
         while inputs.iter().any(|i| fed < i.len()) {
             self.limits.check_cancel()?;
@@ -215,7 +248,7 @@ impl<R: Inference> Shared<'_, R> {
             let (mut feeds, mut targets) = (Vec::with_capacity(requests.len()), Vec::new());
             for ((input, request), sequence) in inputs.iter().zip(requests).zip(&mut sequences) {
                 let end = input.len().min(fed + self.runner.call_rows());
-                let first_target = request.prompt_ids.len() - 1;
+                let first_target = request.prompt_ids.len() - self.under(request) - 1;
                 let want = if request.token_ids.is_empty() { 0 } else { end.saturating_sub(first_target.max(fed)) };
                 if want > 0 {
                     let scored = end - first_target;
@@ -223,11 +256,12 @@ impl<R: Inference> Shared<'_, R> {
                 }
                 feeds.push(Feed { sequence, token_ids: &input[fed.min(end)..end], want });
             }
-            scores.extend(session.scores(&mut feeds, &targets)?);
+            scores.extend(worker.session.scores(&mut feeds, &targets)?);
             fed += self.runner.call_rows();
         }
         self.scored.fetch_add(requests.iter().map(|r| r.token_ids.len()).sum(), Ordering::Relaxed);
-        self.prompted.fetch_add(requests.iter().map(|r| r.prompt_ids.len()).sum(), Ordering::Relaxed);
+        let prompted = requests.iter().map(|r| r.prompt_ids.len() - self.under(r)).sum();
+        self.prompted.fetch_add(prompted, Ordering::Relaxed);
         let mut scores = scores.into_iter();
         let of_request = |r: &ScoreRequest| {
             let (logprob_policy, entropy) = scores.by_ref().take(r.token_ids.len()).unzip();

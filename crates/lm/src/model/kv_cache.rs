@@ -1,8 +1,9 @@
 //! Keys and values of sequences, preallocated, in the layout the attention kernel reads: nothing is concatenated, repeated or
 //! transposed while decoding.
 //!
-//! A [`Sequence`] is a frozen prefix, shared by all samples of one prompt, and a part of its own that grows. Attention reads
-//! the two as consecutive blocks, which gives the same bits as one.
+//! A [`Sequence`] is a frozen prefix, shared by all samples of one prompt, and a part of its own that grows. A prompt may stand on
+//! a prefix itself, its stem, which other prompts begin with too. Attention reads the parts as consecutive blocks, which gives
+//! the same bits as one.
 
 use super::config::Config;
 use super::ops::KeyValues;
@@ -72,22 +73,42 @@ impl Span {
     }
 }
 
-/// A prompt's keys and values, read only, shared by its samples.
+/// A prompt's keys and values, read only, shared by its samples; or those of a stem, shared by prompts.
 #[derive(Clone, Debug)]
-pub struct Prefix(Arc<Span>);
+pub struct Prefix(Arc<Frozen>);
+
+#[derive(Debug)]
+struct Frozen {
+    /// Stands on none itself.
+    stem: Option<Prefix>,
+    own: Span,
+}
 
 impl Prefix {
+    /// Its stem included.
     pub fn len(&self) -> usize {
-        self.0.len
+        self.stem_len() + self.0.own.len
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.len == 0
+        self.len() == 0
     }
 
-    /// No sequence stands on it: this is the only handle.
-    pub fn is_unused(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
+    fn stem_len(&self) -> usize {
+        self.0.stem.as_ref().map_or(0, |stem| stem.0.own.len)
+    }
+
+    /// Its room and its stem's, empty, to be used again, where this was the last to hold it.
+    pub fn into_rooms(self) -> Vec<Sequence> {
+        let mut rooms = Vec::new();
+        let mut last = Some(self);
+        while let Some(Frozen { stem, mut own }) = last.take().and_then(|prefix| Arc::into_inner(prefix.0)) {
+            own.len = 0;
+            let capacity = own.stride;
+            rooms.push(Sequence { prefix: None, own, capacity });
+            last = stem;
+        }
+        rooms
     }
 }
 
@@ -121,7 +142,7 @@ impl Sequence {
 
     /// Its keys turn by the frequencies for long texts.
     pub fn is_long(&self) -> bool {
-        self.prefix.as_ref().map_or(self.own.long, |prefix| prefix.0.long)
+        self.prefix.as_ref().map_or(self.own.long, |prefix| prefix.0.own.long)
     }
 
     /// Tokens that still fit.
@@ -133,14 +154,11 @@ impl Sequence {
         self.prefix.as_ref().map_or(0, Prefix::len)
     }
 
-    /// Forgets everything; its own memory stays. If it was the last to stand on its prefix, that room comes back empty, to be
-    /// used again.
-    pub fn reset(&mut self) -> Option<Sequence> {
+    /// Forgets everything; its own memory stays. Where it was the last to stand on its prefix, that room comes back, and its
+    /// stem's likewise.
+    pub fn reset(&mut self) -> Vec<Sequence> {
         self.own.len = 0;
-        let mut own = Arc::into_inner(self.prefix.take()?.0)?;
-        own.len = 0;
-        let capacity = own.stride;
-        Some(Sequence { prefix: None, own, capacity })
+        self.prefix.take().map_or(Vec::new(), Prefix::into_rooms)
     }
 
     /// Tokens it can hold, its prefix aside.
@@ -159,10 +177,11 @@ impl Sequence {
         self.own.len = self.own.len.min(len.saturating_sub(self.prefix_len()));
     }
 
-    /// Freezes what was written into a prefix to share. Panics if this sequence stands on a prefix itself.
-    pub fn into_prefix(self) -> Prefix {
-        assert!(self.prefix.is_none(), "a prefix is written without one");
-        Prefix(Arc::new(self.own))
+    /// Freezes what was written into a prefix to share. Panics if the prefix that this sequence stands on has one itself.
+    pub fn into_prefix(mut self) -> Prefix {
+        assert!(self.prefix.as_ref().is_none_or(|stem| stem.0.stem.is_none()), "a stem stands on none");
+        self.own.long = self.is_long();
+        Prefix(Arc::new(Frozen { stem: self.prefix, own: self.own }))
     }
 
     /// Writes one token's keys and values (all heads, `[heads * head_dim]`) of one layer, `ahead` tokens behind the end. They
@@ -186,12 +205,21 @@ impl Sequence {
 
     /// The blocks of one head that hold these tokens (written ones included, counted or not), in order; the second element says
     /// how many blocks there are.
-    pub(super) fn blocks(&self, layer: usize, head: usize, tokens: Range<usize>) -> ([KeyValues<'_>; 2], usize) {
+    pub(super) fn blocks(&self, layer: usize, head: usize, tokens: Range<usize>) -> ([KeyValues<'_>; 3], usize) {
         let shared = self.prefix_len();
         let own = self.own.block(layer, head, tokens.start.max(shared) - shared..tokens.end - shared);
-        match &self.prefix {
-            Some(prefix) if tokens.start < shared => ([prefix.0.block(layer, head, tokens.start..shared), own], 2),
-            _ => ([own, own], 1),
+        let mut blocks = [own; 3];
+        let Some(prefix) = self.prefix.as_ref().filter(|_| tokens.start < shared) else { return (blocks, 1) };
+        let stem_len = prefix.stem_len();
+        let behind_stem = tokens.start.max(stem_len) - stem_len..shared - stem_len;
+        blocks[0] = prefix.0.own.block(layer, head, behind_stem);
+        match &prefix.0.stem {
+            Some(stem) if tokens.start < stem_len => {
+                blocks[1] = blocks[0];
+                blocks[0] = stem.0.own.block(layer, head, tokens.start..stem_len);
+                (blocks, 3)
+            }
+            _ => (blocks, 2),
         }
     }
 }
@@ -238,11 +266,40 @@ mod tests {
         assert_eq!(keys(&a, 0, 0, 0), [10.0, 20.0, 30.0]);
         a.truncate(1);
         assert_eq!(a.len(), 2);
-        assert!(a.reset().is_none(), "others stand on the prefix");
+        assert!(a.reset().is_empty(), "others stand on the prefix");
         assert!(a.is_empty() && a.room() == 2);
         drop(prefix);
-        let room = b.reset().expect("the last one gives the prefix's room back");
-        assert!(room.is_empty() && room.capacity() >= 3);
+        let rooms = b.reset();
+        assert!(rooms.len() == 1 && rooms[0].is_empty() && rooms[0].capacity() >= 3);
+    }
+
+    #[test]
+    fn prompts_stand_on_a_stem() {
+        let mut stem = Sequence::new(SHAPE, 2);
+        push(&mut stem, 10.0);
+        push(&mut stem, 20.0);
+        let stem = stem.into_prefix();
+        let mut prompt = Sequence::new(SHAPE, 2);
+        prompt.start_after(&stem);
+        push(&mut prompt, 30.0);
+        assert_eq!((keys(&prompt, 1, 1, 2), prompt.len(), prompt.room()), (vec![16.0, 26.0, 36.0], 3, 1));
+        let prompt = prompt.into_prefix();
+        assert_eq!(prompt.len(), 3);
+        let mut sample = Sequence::new(SHAPE, 2);
+        sample.start_after(&prompt);
+        push(&mut sample, 40.0);
+        push(&mut sample, 50.0);
+        sample.truncate(4);
+        // A window begins in any of the three.
+        for (first, expected) in [(0, 3), (1, 3), (2, 2), (3, 1)] {
+            let (blocks, count) = sample.blocks(0, 0, first..4);
+            let found: Vec<f32> =
+                blocks[..count].iter().flat_map(|b| b.values.iter().step_by(4).take(b.len)).copied().collect();
+            assert_eq!((found.as_slice(), count), (&[-10.0, -20.0, -30.0, -40.0][first..], expected));
+        }
+        assert!(prompt.into_rooms().is_empty(), "the sample stands on it");
+        assert_eq!(sample.reset().len(), 1, "others may stand on the stem");
+        assert_eq!(stem.into_rooms().len(), 1);
     }
 
     #[test]

@@ -23,8 +23,11 @@ pub trait Inference: Sync {
 
     fn config(&self) -> &Config;
 
-    /// Bytes that the keys and values of a slot take: a prompt and a completion of so many tokens.
-    fn slot_bytes(&self, prompt: usize, completion: usize) -> usize;
+    /// Bytes that the keys and values of a slot take: a prompt of so many tokens behind a stem of so many, and a completion.
+    fn slot_bytes(&self, stem: usize, prompt: usize, completion: usize) -> usize;
+
+    /// Bytes that the keys and values of a stem take, which all prompts of a session stand on.
+    fn stem_bytes(&self, stem: usize) -> usize;
 
     /// Workers that sample side by side, each with a session of its own, when there are so many threads.
     fn workers(&self, threads: usize) -> usize;
@@ -38,6 +41,10 @@ pub trait Inference: Sync {
     /// Rows worth feeding in one call.
     fn call_rows(&self) -> usize;
 
+    /// Rows that a step of few rows computes in the time in which it reads the weights; 0 where a slot takes no more than a token
+    /// per step.
+    fn free_rows(&self) -> usize;
+
     /// An empty cache with so many slots, each with room for a prompt and a completion of at most these lengths. The slots'
     /// memory is taken here. A crew of so many threads shares its steps.
     fn session(&self, slots: usize, prompt: usize, completion: usize, crew: usize) -> Result<Self::Session<'_>>;
@@ -47,17 +54,21 @@ pub trait Inference: Sync {
 pub trait Session {
     /// A sequence that grows.
     type Sequence;
-    /// A finished prompt, from which samples start.
+    /// A finished prompt, from which samples start, or a stem, from which prompts do.
     type Prompt;
 
     /// An empty sequence for at most so many tokens, outside the slots: a prompt, or a text to score. Where long texts turn by
     /// other frequencies, the number says whether it is one.
     fn open(&mut self, tokens: usize) -> Result<Self::Sequence>;
 
-    /// Freezes a sequence made by [`Session::open`].
+    /// The same for a sequence that goes on after a stem; the number counts the stem's tokens. Not where the texts turn by other
+    /// frequencies than the stem.
+    fn open_after(&mut self, stem: &Self::Prompt, tokens: usize) -> Result<Self::Sequence>;
+
+    /// Freezes a sequence made by [`Session::open`] or [`Session::open_after`].
     fn freeze(&mut self, sequence: Self::Sequence) -> Self::Prompt;
 
-    /// No more samples will start from this prompt.
+    /// No more samples will start from this prompt, or prompts from this stem.
     fn release(&mut self, prompt: Self::Prompt);
 
     /// Slots not in use.
@@ -65,6 +76,9 @@ pub trait Session {
 
     /// A sequence in a free slot that goes on after the prompt.
     fn start(&mut self, prompt: &Self::Prompt) -> Result<Self::Sequence>;
+
+    /// Forgets the tokens of a sequence in a slot from `len` on, its prompt excepted.
+    fn truncate(&mut self, sequence: &mut Self::Sequence, len: usize);
 
     /// Gives a slot back.
     fn retire(&mut self, sequence: Self::Sequence);

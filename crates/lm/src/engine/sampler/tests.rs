@@ -167,14 +167,37 @@ fn broken_logits_and_parameters_are_errors() {
 }
 
 #[test]
-fn rows_are_drawn_alike_by_any_number_of_samplers() {
+fn runs_are_drawn_alike_by_any_number_of_samplers() {
     let sampling = Sampling { top_p: 0.9, ..Sampling::plain(1, &[]) };
     let logits: Vec<f32> = (0..21 * 50).map(|i| (i as f32 * 1.3).sin() * 4.0).collect();
-    let uniforms: Vec<f64> = (0..21).map(|i| (f64::from(i) * 0.37).fract()).collect();
+    let streams: Vec<Stream> = (0..21u32).map(|i| Stream::at(3, &[&i.to_le_bytes()])).collect();
+    let rows = logits.chunks(50).zip(&streams);
+    let runs: Vec<Run> = rows.map(|(logits, stream)| Run { logits, guesses: &[], stream, position: 2 }).collect();
     let draws = |count: usize| {
         let mut samplers: Vec<Sampler> = (0..count).map(|_| Sampler::new(&sampling)).collect();
-        draw_rows(&mut samplers, &logits, 50, &uniforms).unwrap()
+        draw_runs(&mut samplers, &runs).unwrap()
     };
     assert_eq!(draws(1).len(), 21);
     assert!([2, 3, 5, 40].into_iter().all(|count| draws(count) == draws(1)));
+}
+
+/// A run ends behind the first token that was not guessed, and at EOS even if that was guessed.
+#[test]
+fn a_run_goes_on_while_guesses_are_right() {
+    let logits: Vec<f32> = (0..4 * 50).map(|i| (i as f32 * 1.3).sin() * 4.0).collect();
+    let stream = Stream::at(3, &[]);
+    let plain = Sampling::plain(1, &[]);
+    let drawn = |sampling: &Sampling, guesses: &[u32]| -> Vec<Draw> {
+        let run = Run { logits: &logits[..50 * (1 + guesses.len())], guesses, stream: &stream, position: 7 };
+        draw_runs(&mut [Sampler::new(sampling)], &[run]).unwrap().concat()
+    };
+    let mut sampler = Sampler::new(&plain);
+    let rows = logits.chunks(50).zip(7..);
+    let alone: Vec<Draw> = rows.map(|(row, at)| sampler.draw(row, stream.uniform(at)).unwrap()).collect();
+    let [a, b, c, _] = [0, 1, 2, 3].map(|i: usize| alone[i].token_id);
+    assert_eq!(drawn(&plain, &[a, b, c]), alone);
+    assert_eq!(drawn(&plain, &[a, b + 1, c]), alone[..2]);
+    assert_eq!(drawn(&plain, &[a + 1, b, c]), alone[..1]);
+    assert_eq!(drawn(&plain, &[a]), alone[..2]);
+    assert_eq!(drawn(&Sampling::plain(1, &[b]), &[a, b, c]), alone[..2]);
 }

@@ -57,6 +57,9 @@ const CALL_ROWS: usize = 512;
 /// Bytes of weights beyond which threads share steps: more than the caches of a thread hold.
 const SHARED_BYTES: f64 = 24e6;
 
+/// See [`Inference::free_rows`]: measured, docs/log.md.
+const FREE_ROWS: usize = 4;
+
 /// Packed weights of one transformer, read only: threads share it.
 pub struct CpuRunner {
     config: Config,
@@ -197,8 +200,12 @@ impl Inference for CpuRunner {
         &self.config
     }
 
-    fn slot_bytes(&self, prompt: usize, completion: usize) -> usize {
+    fn slot_bytes(&self, _stem: usize, prompt: usize, completion: usize) -> usize {
         self.kv_shape().bytes(prompt) + self.kv_shape().bytes(completion)
+    }
+
+    fn stem_bytes(&self, stem: usize) -> usize {
+        if stem == 0 { 0 } else { self.kv_shape().bytes(stem) }
     }
 
     fn workers(&self, threads: usize) -> usize {
@@ -218,6 +225,10 @@ impl Inference for CpuRunner {
 
     fn call_rows(&self) -> usize {
         CALL_ROWS
+    }
+
+    fn free_rows(&self) -> usize {
+        FREE_ROWS
     }
 
     fn session(&self, slots: usize, _prompt: usize, completion: usize, crew: usize) -> Result<CpuSession<'_>> {

@@ -142,8 +142,13 @@ impl Inference for DeviceRunner {
     }
 
     /// A slot holds the prompt too; beside it lies the prompt itself while samples of it are still to start.
-    fn slot_bytes(&self, prompt: usize, completion: usize) -> usize {
+    fn slot_bytes(&self, stem: usize, prompt: usize, completion: usize) -> usize {
+        let prompt = stem + prompt;
         cache::token_bytes(&self.config, self.dtype) * (cache::capacity(prompt + completion) + prompt)
+    }
+
+    fn stem_bytes(&self, stem: usize) -> usize {
+        cache::token_bytes(&self.config, self.dtype) * stem
     }
 
     /// One batch, driven by one thread.
@@ -162,6 +167,10 @@ impl Inference for DeviceRunner {
 
     fn call_rows(&self) -> usize {
         CALL_ROWS
+    }
+
+    fn free_rows(&self) -> usize {
+        0
     }
 
     fn session(&self, slots: usize, prompt: usize, completion: usize, _crew: usize) -> Result<DeviceSession<'_>> {

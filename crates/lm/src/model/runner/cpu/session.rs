@@ -21,7 +21,7 @@ pub struct CpuSession<'a> {
     slots: usize,
     /// Rooms of slots not in use.
     free: Vec<Sequence>,
-    /// Rooms of prompts not in use. Together with the prompts in use there are never more than slots.
+    /// Rooms of prompts not in use. There are none where the prompts in use are more than the slots.
     spare: Vec<Sequence>,
     prompts_in_use: usize,
 }
@@ -38,27 +38,40 @@ impl<'a> CpuSession<'a> {
             prompts_in_use: 0,
         }
     }
+
+    /// A room for a prompt; one used before if it fits without waste. Fresh memory costs a page fault per 4 kB, which for small
+    /// models is as dear as the prefill itself.
+    fn room(&mut self, tokens: usize) -> Sequence {
+        self.prompts_in_use += 1;
+        let spare = self.spare.iter().position(|s| (tokens..=2 * tokens + 32).contains(&s.capacity()));
+        if let Some(index) = spare {
+            return self.spare.swap_remove(index);
+        }
+        if self.prompts_in_use + self.spare.len() > self.slots {
+            self.spare.pop();
+        }
+        Sequence::new(self.runner.kv_shape(), tokens)
+    }
+
+    fn take_back(&mut self, rooms: Vec<Sequence>) {
+        self.prompts_in_use -= rooms.len();
+        self.spare.extend(rooms);
+    }
 }
 
 impl Session for CpuSession<'_> {
     type Sequence = Sequence;
     type Prompt = Prefix;
 
-    /// A room used before if it fits without waste. Fresh memory costs a page fault per 4 kB, which for small models is as
-    /// dear as the prefill itself.
     fn open(&mut self, tokens: usize) -> Result<Sequence> {
-        self.prompts_in_use += 1;
-        let spare = self.spare.iter().position(|s| (tokens..=2 * tokens + 32).contains(&s.capacity()));
-        let mut sequence = match spare {
-            Some(index) => self.spare.swap_remove(index),
-            None => {
-                if self.prompts_in_use + self.spare.len() > self.slots {
-                    self.spare.pop();
-                }
-                Sequence::new(self.runner.kv_shape(), tokens)
-            }
-        };
+        let mut sequence = self.room(tokens);
         sequence.set_long(self.runner.config().is_long(tokens));
+        Ok(sequence)
+    }
+
+    fn open_after(&mut self, stem: &Prefix, tokens: usize) -> Result<Sequence> {
+        let mut sequence = self.room(tokens - stem.len());
+        sequence.start_after(stem);
         Ok(sequence)
     }
 
@@ -66,11 +79,9 @@ impl Session for CpuSession<'_> {
         sequence.into_prefix()
     }
 
+    /// Where samples stand on it, its room comes back with the last of them.
     fn release(&mut self, prompt: Prefix) {
-        // Its samples hold it now; one that is left over by all of them has ended already.
-        if prompt.is_unused() {
-            self.prompts_in_use -= 1;
-        }
+        self.take_back(prompt.into_rooms());
     }
 
     fn free_slots(&self) -> usize {
@@ -83,11 +94,12 @@ impl Session for CpuSession<'_> {
         Ok(sequence)
     }
 
+    fn truncate(&mut self, sequence: &mut Sequence, len: usize) {
+        sequence.truncate(len);
+    }
+
     fn retire(&mut self, mut sequence: Sequence) {
-        if let Some(room) = sequence.reset() {
-            self.prompts_in_use -= 1;
-            self.spare.push(room);
-        }
+        self.take_back(sequence.reset());
         self.free.push(sequence);
     }
 

@@ -90,7 +90,7 @@ impl Slots {
 }
 
 /// A sequence outside the slots: per layer `[1, key heads, tokens, head_dim]`, empty at first.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Own(pub Vec<KeyValues>);
 
 impl Own {

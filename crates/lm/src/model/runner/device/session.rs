@@ -155,6 +155,14 @@ impl Session for DeviceSession<'_> {
         Ok(Sequence { len: 0, capacity: tokens, long, place: Place::Own(Own::default()) })
     }
 
+    /// Appending makes a copy: the stem stays as it is.
+    fn open_after(&mut self, stem: &Sequence, tokens: usize) -> Result<Sequence> {
+        let Place::Own(own) = &stem.place else {
+            return Err(Error::internal("a stem lies outside the slots"));
+        };
+        Ok(Sequence { len: stem.len, capacity: tokens, long: stem.long, place: Place::Own(own.clone()) })
+    }
+
     fn freeze(&mut self, sequence: Sequence) -> Sequence {
         sequence
     }
@@ -173,6 +181,11 @@ impl Session for DeviceSession<'_> {
         self.slots.copy_in(slot, &own.0).map_err(tensor_error)?;
         let capacity = self.slots.capacity();
         Ok(Sequence { len: prompt.len, capacity, long: prompt.long, place: Place::Slot(slot) })
+    }
+
+    /// A step looks at as much of a slot as is filled.
+    fn truncate(&mut self, sequence: &mut Sequence, len: usize) {
+        sequence.len = sequence.len.min(len);
     }
 
     fn retire(&mut self, sequence: Sequence) {

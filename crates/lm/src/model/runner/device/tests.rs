@@ -157,7 +157,7 @@ fn slots_take_the_memory_that_was_stated() {
     let session = device.session(5, 40, 50, 1).unwrap();
     // Two layers, two key heads of 8 numbers of 2 bytes, keys and values; 90 tokens in a room of 128.
     assert_eq!(session.bytes(), 5 * 128 * 2 * 2 * 2 * 8 * 2);
-    assert!(session.bytes() <= 5 * device.slot_bytes(40, 50));
+    assert!(session.bytes() <= 5 * device.slot_bytes(0, 40, 50));
 }
 
 #[test]
