@@ -22,7 +22,7 @@ mod json;
 use read::{extract, lex, parse, print};
 
 pub use judge::{Judge, Judgement, Verdict};
-pub use options::Options;
+pub use options::{Options, Percent, Scale};
 pub use stated::{concluded_answer, is_bare_answer, stated_answer};
 
 /// Bumped whenever a verdict can change; part of every verdict's fingerprint.

@@ -35,11 +35,21 @@ fn case(path: &Path, number: usize, line: &str) -> Value {
     case
 }
 
-/// `exact`, `choice`, `json`, `numeric REL ABS`; mathematics when nothing is said.
+/// Options of the mathematics judge: `scale=ignore`.
+fn options(settings: &[&str]) -> Options {
+    let mut options = Options::default();
+    for setting in settings {
+        let (name, value) = setting.split_once('=').expect("name=value");
+        options.set(name, value).expect("an option");
+    }
+    options
+}
+
+/// `exact`, `choice`, `json`, `numeric REL ABS`, `math NAME=VALUE ..`; mathematics when nothing is said.
 fn judge(case: &Value) -> Judge {
     let words: Vec<&str> = case.get("judge").and_then(Value::as_str).unwrap_or("math").split(' ').collect();
     match words.as_slice() {
-        ["math"] => Judge::Math(Options::default()),
+        ["math", settings @ ..] => Judge::Math(options(settings)),
         ["exact"] => Judge::Exact,
         ["choice"] => Judge::Choice,
         ["json"] => Judge::Json,
