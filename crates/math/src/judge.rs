@@ -315,7 +315,7 @@ fn number(text: &str) -> Option<BigRational> {
     loop {
         expr = match expr {
             Expr::Quantity(inner, _) => *inner,
-            Expr::Rel(..) => crate::compare::relations::assignment(&expr)?.1.clone(),
+            Expr::Rel(..) => crate::compare::names::assignment(&expr)?.1.clone(),
             other => {
                 expr = other;
                 break;

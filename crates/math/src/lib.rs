@@ -26,7 +26,7 @@ pub use options::{Options, Percent, Scale};
 pub use stated::{concluded_answer, is_bare_answer, stated_answer};
 
 /// Bumped whenever a verdict can change; part of every verdict's fingerprint.
-pub const JUDGE_VERSION: u32 = 4;
+pub const JUDGE_VERSION: u32 = 5;
 
 /// The content of the last box of `text`, if its braces close.
 pub fn last_boxed(text: &str) -> Option<&str> {

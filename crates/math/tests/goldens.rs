@@ -89,6 +89,10 @@ fn golden_cases() {
     assert!(update || wrong.is_empty(), "{} of {count} cases changed:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+fn is_one_of(path: &Path, stems: &[&str]) -> bool {
+    path.file_stem().is_some_and(|stem| stems.iter().any(|known| stem == *known))
+}
+
 /// Answers of all goldens that have a tree.
 fn answers() -> Vec<String> {
     let mut answers = Vec::new();
@@ -178,7 +182,8 @@ fn equality_is_symmetric_but_for_conventions() {
     let mut checked = 0;
     let mut wrong = Vec::new();
     for (path, cases) in goldens() {
-        if path.file_stem().is_some_and(|stem| stem == "judges" || stem == "hostile" || stem == "extraction") {
+        // a response may name what the reference is the value of, and give the letter or the value of a choice
+        if is_one_of(&path, &["judges", "hostile", "extraction", "statements", "letters", "names"]) {
             continue;
         }
         for case in &cases {

@@ -5,8 +5,9 @@ use num_traits::{One, Signed};
 
 use crate::compare::equal::{Answer, Comparison};
 use crate::compare::identity;
+use crate::compare::names;
 use crate::compare::sets;
-use crate::compare::shapes::{is_collection, is_scalar, radians, value_of};
+use crate::compare::shapes::{is_collection, is_scalar, radians};
 use crate::compare::signs::{expanded, is_plus_minus};
 use crate::number::budget::Exhausted;
 use crate::read::ast::Expr;
@@ -50,21 +51,21 @@ impl Comparison<'_> {
             (x, Expr::Quantity(y, _)) if self.options.units_optional && !x.is_text() => self.same(x, y)?,
             (Expr::Percent(x), Expr::Percent(y)) => self.same(x, y)?,
             (Expr::Percent(x), y) if !is_collection(y) => {
-                let (x, y) = (x.as_ref(), value_of(y));
+                let (x, y) = (x.as_ref(), names::value(y));
                 let hundredth = Expr::Div(Box::new(x.clone()), Box::new(Expr::int(100)));
                 (self.options.percent_as_number && self.same(x, y)?) || self.same(&hundredth, y)?
             }
             (x, Expr::Percent(y)) if !is_collection(x) => {
                 let hundredth = Expr::Div(y.clone(), Box::new(Expr::int(100)));
-                self.same(value_of(x), &hundredth)?
+                self.same(names::value(x), &hundredth)?
             }
             (Expr::Degree(x), Expr::Degree(y)) => self.same(x, y)?,
             (Expr::Degree(x), y) if !is_collection(y) => {
-                let y = value_of(y);
+                let y = names::value(y);
                 (self.options.degrees_optional && self.same(x, y)?) || self.same(&radians(x), y)?
             }
             (x, Expr::Degree(y)) if !is_collection(x) => {
-                let x = value_of(x);
+                let x = names::value(x);
                 (self.options.degrees_optional && self.same(x, y)?) || self.same(x, &radians(y))?
             }
             (Expr::Based(x, _, base), Expr::Based(y, _, other)) => {

@@ -1,18 +1,13 @@
 //! shapes: what kind of answer a tree is, and the parts that comparisons look at.
 
 use crate::compare::identity;
-use crate::compare::relations;
+use crate::compare::names;
 use crate::compare::sets;
 use crate::read::ast::{Bracket, Const, Expr, Func, NamedSet, RelOp};
 
-/// The value behind a name, or the expression itself.
-pub fn value_of(expr: &Expr) -> &Expr {
-    relations::assignment(expr).map_or(expr, |(_, value)| value)
-}
-
 /// The set behind `S =` or `x in`, when the name says nothing.
 pub fn set_value(expr: &Expr) -> &Expr {
-    match relations::assignment(expr) {
+    match names::assignment(expr) {
         Some((_, value)) if is_region(value) || matches!(value, Expr::Tuple(..)) => value,
         _ => match expr {
             Expr::Rel(terms, operators) if operators.as_slice() == [RelOp::In] => &terms[1],

@@ -97,7 +97,15 @@ impl Parser {
                 Some(Tok::Op('/')) => {
                     self.at += 1;
                     self.deepen()?;
-                    let under = self.signed_factor()?;
+                    let mut under = self.signed_factor()?;
+                    // AB/CD is a ratio of segments
+                    if factors.len() > 1 && factors.iter().all(is_capital) {
+                        let mut segment = vec![under];
+                        while segment.iter().all(is_capital) && self.is_capital_here() {
+                            segment.push(self.factor()?);
+                        }
+                        under = product_of(segment);
+                    }
                     let over = product_of(std::mem::take(&mut factors));
                     factors.push(Expr::Div(Box::new(over), Box::new(under)));
                 }
@@ -132,6 +140,11 @@ impl Parser {
             term = negative(term);
         }
         self.with_unit(term)
+    }
+
+    fn is_capital_here(&self) -> bool {
+        !self.tokens.get(self.at).is_some_and(|token| token.spaced)
+            && matches!(self.peek(), Some(Tok::Ident(name)) if name.starts_with(|c: char| c.is_ascii_uppercase()))
     }
 
     fn signed_factor(&mut self) -> Result<Expr> {
@@ -323,6 +336,10 @@ impl Parser {
         }
         Ok(if negative_sign { negative(value) } else { value })
     }
+}
+
+fn is_capital(expr: &Expr) -> bool {
+    matches!(expr, Expr::Sym(name) if name.starts_with(|c: char| c.is_ascii_uppercase()))
 }
 
 /// The sum of terms; one term alone.
