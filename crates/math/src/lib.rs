@@ -6,6 +6,8 @@
 
 // people ask here
 mod judge;
+// gold, answer -> equal?
+mod answers;
 mod options;
 mod stated;
 // where thoughts end

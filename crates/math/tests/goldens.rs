@@ -97,7 +97,8 @@ fn is_one_of(path: &Path, stems: &[&str]) -> bool {
 fn answers() -> Vec<String> {
     let mut answers = Vec::new();
     for (path, cases) in goldens() {
-        if path.file_stem().is_some_and(|stem| stem == "judges" || stem == "hostile") {
+        // choices and their values are read as text
+        if is_one_of(&path, &["judges", "hostile", "letters"]) {
             continue;
         }
         for case in &cases {
@@ -127,7 +128,11 @@ fn an_answer_equals_itself() {
 fn spacing_and_sizing_do_not_matter() {
     let mut wrong = Vec::new();
     for answer in answers() {
-        if answer.contains("\\text") || answer.contains("0.(") || answer.contains(|c: char| !c.is_ascii()) {
+        if answer.contains("\\text")
+            || answer.contains("0.(")
+            || answer.contains('"')
+            || answer.contains(|c: char| !c.is_ascii())
+        {
             continue;
         }
         for changed in [
