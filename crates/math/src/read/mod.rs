@@ -1,6 +1,7 @@
 //! Text -> tree: extraction of the answer, tokens, parser, and the printer that is their inverse.
 
 pub(crate) mod extract;
+pub(crate) mod announcements;
 pub(crate) mod spans;
 pub(crate) mod letters;
 pub(crate) mod lex;
