@@ -7,7 +7,7 @@ use crate::options::Options;
 use crate::read::ast::Expr;
 use crate::read::lex::Comma;
 use crate::read::parse::{self, Failure, Parsed};
-use crate::read::token;
+use crate::read::{token, written};
 
 type Judged = (Verdict, &'static str);
 
@@ -25,6 +25,9 @@ const READINGS: [(Comma, Comma); 8] = [
 
 /// The verdict on an answer, and how it was reached.
 pub fn compared(options: &Options, gold: &str, answer: &str) -> Judged {
+    let gold = written::plain(gold, options.accounting_negatives);
+    let answer = written::plain(answer, options.accounting_negatives);
+    let (gold, answer) = (gold.as_ref(), answer.as_ref());
     let same_text = bare(gold) == bare(answer);
     let first = parse::parse(gold, Comma::Auto);
     let second = parse::parse(answer, Comma::Auto);

@@ -10,8 +10,13 @@ use crate::compare::sets;
 use crate::compare::shapes::{is_collection, is_scalar, radians};
 use crate::compare::signs::{expanded, is_plus_minus};
 use crate::number::budget::Exhausted;
+use crate::options::{Percent, Scale};
 use crate::read::ast::Expr;
 use crate::read::units::Unit;
+
+fn scaled(x: &Expr, factor: &BigRational) -> Expr {
+    Expr::Mul(vec![x.clone(), Expr::num(factor.clone())])
+}
 
 impl Comparison<'_> {
     /// Signs, units, percents, degrees, bases, times: what stands around a number.
@@ -35,7 +40,6 @@ impl Comparison<'_> {
                 if unit.scale == other.scale {
                     return self.same(x, y).map(Some);
                 }
-                let scaled = |x: &Expr, scale: &BigRational| Expr::Mul(vec![x.clone(), Expr::num(scale.clone())]);
                 self.same(&scaled(x, &unit.scale), &scaled(y, &other.scale))?
             }
             // 5cm without a space, where the other side says that it is a length
@@ -49,15 +53,24 @@ impl Comparison<'_> {
             }
             (Expr::Quantity(x, _), y) if self.options.units_optional && !y.is_text() => self.same(x, y)?,
             (x, Expr::Quantity(y, _)) if self.options.units_optional && !x.is_text() => self.same(x, y)?,
+            (Expr::Scaled(x, factor), Expr::Scaled(y, other)) if factor == other => self.same(x, y)?,
+            (Expr::Scaled(x, factor), y) if is_scalar(y) && !matches!(y, Expr::Scaled(..) | Expr::Percent(_)) => {
+                (self.options.scale != Scale::Value && self.same(x, y)?) || self.same(&scaled(x, factor), y)?
+            }
+            (x, Expr::Scaled(y, factor)) if is_scalar(x) && !matches!(x, Expr::Scaled(..) | Expr::Percent(_)) => {
+                (self.options.scale == Scale::Ignore && self.same(x, y)?) || self.same(x, &scaled(y, factor))?
+            }
             (Expr::Percent(x), Expr::Percent(y)) => self.same(x, y)?,
             (Expr::Percent(x), y) if !is_collection(y) => {
                 let (x, y) = (x.as_ref(), names::value(y));
                 let hundredth = Expr::Div(Box::new(x.clone()), Box::new(Expr::int(100)));
-                (self.options.percent_as_number && self.same(x, y)?) || self.same(&hundredth, y)?
+                let bare = self.options.percent_as_number && !matches!(y, Expr::Scaled(..));
+                (bare && self.same(x, y)?) || self.same(&hundredth, y)?
             }
             (x, Expr::Percent(y)) if !is_collection(x) => {
+                let (x, sign_optional) = (names::value(x), self.options.percent == Percent::SignOptional);
                 let hundredth = Expr::Div(y.clone(), Box::new(Expr::int(100)));
-                self.same(names::value(x), &hundredth)?
+                (sign_optional && self.same(x, y)?) || self.same(x, &hundredth)?
             }
             (Expr::Degree(x), Expr::Degree(y)) => self.same(x, y)?,
             (Expr::Degree(x), y) if !is_collection(y) => {

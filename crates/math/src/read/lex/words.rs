@@ -3,6 +3,7 @@
 use super::Lexer;
 use crate::read::ast::Const;
 use crate::read::plain;
+use crate::read::scale;
 use crate::read::token::{self, Cmd, Tok};
 use crate::read::units;
 
@@ -52,6 +53,15 @@ impl Lexer<'_> {
             }
             _ => {}
         }
+        // $18 per day
+        let before = self.tokens.last().map(|token| &token.tok);
+        let each = matches!(before, Some(Tok::Word(word)) if word == "per");
+        if self.spaced && (each || run == "per" && matches!(before, Some(Tok::Num(..) | Tok::Word(_)))) {
+            return self.push_font(Tok::Word(run.to_string()), true);
+        }
+        if self.short_scale(run) {
+            return self.push_font(Tok::Word(run.to_string()), true);
+        }
         // 24 min
         if matches!(run, "min" | "sec") && self.spaced && self.behind_number() && !self.next_opens() {
             return self.push_font(Tok::Word(run.to_string()), true);
@@ -77,6 +87,18 @@ impl Lexer<'_> {
             return self.push_font(Tok::Word(run.to_string()), true);
         }
         self.product(run);
+    }
+
+    /// `$12.6M`, `5 bn`: a short scale word that is no product of names.
+    fn short_scale(&self, run: &str) -> bool {
+        let before = |back: usize| self.tokens.len().checked_sub(back).map(|at| &self.tokens[at].tok);
+        if !matches!(before(1), Some(Tok::Num(..))) {
+            return false;
+        }
+        let money = matches!(before(2), Some(Tok::Currency(_)))
+            || matches!((before(3), before(2)), (Some(Tok::Currency(_)), Some(Tok::Op('-'))));
+        money && scale::suffix(run, true).is_some()
+            || self.spaced && matches!(run, "bn" | "bln" | "mln" | "trn" | "bps" | "bp")
     }
 
     fn behind_number(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use super::{Failure, Parser, Result};
 use crate::read::ast::{Expr, Func, SetOp};
+use crate::read::scale;
 use crate::read::token::{Cmd, Delim, Tok};
 use crate::read::units::Unit;
 
@@ -191,7 +192,7 @@ impl Parser {
         match &token.tok {
             Tok::Ident(name) => {
                 token.upright
-                    && Unit::named(name).is_some()
+                    && (Unit::named(name).is_some() || scale::suffix(name, false).is_some())
                     && self.at > 0
                     && !matches!(self.tokens[self.at - 1].tok, Tok::Ident(_))
             }
@@ -359,6 +360,7 @@ pub(super) fn negative(expr: Expr) -> Expr {
         Expr::Quantity(inner, unit) => Expr::Quantity(Box::new(negative(*inner)), unit),
         Expr::Percent(inner) => Expr::Percent(Box::new(negative(*inner))),
         Expr::Degree(inner) => Expr::Degree(Box::new(negative(*inner))),
+        Expr::Scaled(inner, factor) => Expr::Scaled(Box::new(negative(*inner)), factor),
         other => Expr::Neg(Box::new(other)),
     }
 }

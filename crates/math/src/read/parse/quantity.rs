@@ -6,6 +6,7 @@ use num_traits::{One, ToPrimitive};
 use super::words::is_clause_word;
 use super::{Parser, Result};
 use crate::read::ast::{Const, Expr};
+use crate::read::scale;
 use crate::read::token::{Cmd, Delim, Tok};
 use crate::read::units::Unit;
 
@@ -23,6 +24,8 @@ impl Parser {
             self.at += 2;
             return Ok(value);
         }
+        let term = self.scaled(term);
+        let term = self.rate(term);
         let start = self.at;
         if let Some(unit) = self.unit() {
             return Ok(Expr::Quantity(Box::new(term), unit));
@@ -36,6 +39,56 @@ impl Parser {
         Ok(term)
     }
 
+    /// An amount of money for each of something: `$18 per day`.
+    fn rate(&mut self, term: Expr) -> Expr {
+        match (term, self.peek(), self.peek_at(1)) {
+            (Expr::Quantity(amount, unit), Some(Tok::Word(per)), Some(Tok::Word(thing))) if per == "per" => {
+                let counted = || Unit { dimension: vec![(format!("#{thing}"), 1)], scale: BigRational::one() };
+                let unit = unit.times(&Unit::named(thing).unwrap_or_else(counted), -1);
+                self.at += 2;
+                Expr::Quantity(amount, unit)
+            }
+            (term, ..) => term,
+        }
+    }
+
+    /// Scale words behind a number or an amount of money: `24 million`, `$12.6M`, `25 basis points`.
+    fn scaled(&mut self, mut term: Expr) -> Expr {
+        while let Some((factor, length)) = self.scale_here() {
+            self.at += length;
+            term = match term {
+                Expr::Quantity(amount, unit) => Expr::Quantity(Box::new(Expr::Scaled(amount, factor)), unit),
+                other => Expr::Scaled(Box::new(other), factor),
+            };
+        }
+        term
+    }
+
+    /// The factor of a scale word, and the tokens it takes.
+    fn scale_here(&self) -> Option<(BigRational, usize)> {
+        match self.peek()? {
+            Tok::Word(word) if word.eq_ignore_ascii_case("basis") => match self.peek_at(1)? {
+                Tok::Word(point) if matches!(point.as_str(), "point" | "points") => Some((scale::word("bp")?, 2)),
+                _ => None,
+            },
+            // the lexer makes words of short forms where they can be no product
+            Tok::Word(word) => {
+                scale::word(word).or_else(|| scale::suffix(word, word.len() == 1)).map(|factor| (factor, 1))
+            }
+            Tok::Ident(name) if self.tokens[self.at].upright => Some((scale::suffix(name, false)?, 1)),
+            _ => None,
+        }
+    }
+
+    /// True where an item ends at the token `at`.
+    fn ends_item(&self, at: usize) -> bool {
+        at >= self.end
+            || matches!(
+                self.tokens[at].tok,
+                Tok::Comma | Tok::Semicolon | Tok::And | Tok::Or | Tok::Newline | Tok::Quad | Tok::Close(_)
+            )
+    }
+
     /// One to three words up to the end of an item that name what is counted.
     fn counted(&mut self) -> Option<String> {
         let mut words = Vec::new();
@@ -47,11 +100,7 @@ impl Parser {
             words.push(word);
             self.at += 1;
         }
-        let ends = matches!(
-            self.peek(),
-            None | Some(Tok::Comma | Tok::Semicolon | Tok::And | Tok::Or | Tok::Newline | Tok::Quad | Tok::Close(_))
-        );
-        ((1..=3).contains(&words.len()) && ends).then(|| words.join(" "))
+        ((1..=3).contains(&words.len()) && self.ends_item(self.at)).then(|| words.join(" "))
     }
 
     /// `\frac{\text{m}}{\text{s}^2}` ahead, and the tokens it takes.
