@@ -7,6 +7,7 @@ use crate::options::Options;
 use crate::read::ast::Expr;
 use crate::read::lex::Comma;
 use crate::read::parse::{self, Failure, Parsed};
+use crate::read::spans::words_in;
 use crate::read::{token, written};
 
 type Judged = (Verdict, &'static str);
@@ -55,7 +56,9 @@ pub fn compared(options: &Options, gold: &str, answer: &str) -> Judged {
     if usual.0 == Verdict::Correct {
         return usual;
     }
-    other_commas(options, (gold, &first), (answer, &second)).unwrap_or(usual)
+    other_commas(options, (gold, &first), (answer, &second))
+        .or_else(|| without_qualifier(options, (gold, &first), (answer, &second)))
+        .unwrap_or(usual)
 }
 
 /// What remains of the steps for a reading that is tried when the usual one failed: all together cost no more than that.
@@ -88,6 +91,20 @@ fn other_commas(options: &Options, gold: (&str, &Parsed), answer: (&str, &Parsed
         let (first, second) = (read(gold, *gold_comma)?, read(answer, *answer_comma)?);
         correct(trees(&options, &first.expr, &second.expr))
     })
+}
+
+/// Without the words that qualify one side: `17 \text{ ways to choose}` against 17.
+fn without_qualifier(options: &Options, gold: (&str, &Parsed), answer: (&str, &Parsed)) -> Option<Judged> {
+    let has_words = |text: &str| words_in(text) > 0 || text.contains("\\forall");
+    if !options.qualifiers_optional || !(has_words(gold.0) || has_words(answer.0)) {
+        return None;
+    }
+    match (parse::unqualified(gold.0), parse::unqualified(answer.0)) {
+        (Some(first), None) => correct(trees(&reduced(options), &first, &answer.1.expr)),
+        (None, Some(second)) => correct(trees(&reduced(options), &gold.1.expr, &second)),
+        // two qualifiers may contradict each other
+        _ => None,
+    }
 }
 
 /// True for a numeral alone with a comma that can be a decimal one: `1,22`, and neither `(1,22)` nor `1,222`.

@@ -44,6 +44,10 @@ impl Lexer<'_> {
             // a lost backslash
             "frac" | "dfrac" | "tfrac" if self.peek() == Some(b'{') => return self.push(Tok::Cmd(Cmd::Frac)),
             "percent" | "percentage" | "pct" => return self.push(Tok::Percent),
+            "cent" if matches!(self.tokens.last().map(|token| &token.tok), Some(Tok::Word(word)) if word == "per") => {
+                self.tokens.pop();
+                return self.push(Tok::Percent);
+            }
             "degrees" | "degree" | "deg" => return self.push(Tok::Degree),
             "U" if !upright
                 && matches!(self.tokens.last().map(|token| &token.tok), Some(Tok::Close(_)))

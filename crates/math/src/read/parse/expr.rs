@@ -165,6 +165,7 @@ impl Parser {
             Tok::Ident(_) => !self.unit_ahead(),
             Tok::Cmd(Cmd::Frac) if self.unit_fraction().is_some() => false,
             Tok::Open(Delim::Square) => !self.outward,
+            Tok::Open(Delim::Paren) if self.bracketed_words().is_some() => false,
             Tok::Open(_) => true,
             Tok::Bar => self.bars == 0,
             Tok::Cmd(cmd) => matches!(

@@ -7,6 +7,7 @@ mod brackets;
 mod expr;
 mod layout;
 mod macros;
+mod qualifiers;
 mod quantity;
 mod words;
 
@@ -51,6 +52,13 @@ pub fn parse(text: &str, comma: Comma) -> Result<Parsed> {
     }
     let expr = parse_tokens(tokens)?;
     Ok(Parsed { expr, ambiguous: lexed.ambiguous })
+}
+
+/// The answer without the words behind it that qualify it; none where there are none, or nothing is left.
+pub fn unqualified(text: &str) -> Option<Expr> {
+    let mut tokens = layout::prepared(lex::lex(text, Comma::Auto).ok()?.tokens);
+    tokens.truncate(qualifiers::start(&tokens)?);
+    parse_tokens(tokens).ok().filter(|expr| !expr.is_text())
 }
 
 fn parse_tokens(tokens: Vec<Token>) -> Result<Expr> {

@@ -7,7 +7,7 @@ use super::words::is_clause_word;
 use super::{Parser, Result};
 use crate::read::ast::{Const, Expr};
 use crate::read::scale;
-use crate::read::token::{Cmd, Delim, Tok};
+use crate::read::token::{Cmd, Delim, Tok, Token};
 use crate::read::units::Unit;
 
 impl Parser {
@@ -26,6 +26,9 @@ impl Parser {
         }
         let term = self.scaled(term);
         let term = self.rate(term);
+        if let Some(close) = self.bracketed_words() {
+            return self.in_brackets(term, close);
+        }
         let start = self.at;
         if let Some(unit) = self.unit() {
             return Ok(Expr::Quantity(Box::new(term), unit));
@@ -78,6 +81,50 @@ impl Parser {
             Tok::Ident(name) if self.tokens[self.at].upright => Some((scale::suffix(name, false)?, 1)),
             _ => None,
         }
+    }
+
+    /// Where words in brackets behind a number end, `9 (square feet)`, `24 (in millions)`: the closing bracket's place.
+    pub(super) fn bracketed_words(&self) -> Option<usize> {
+        if self.peek() != Some(&Tok::Open(Delim::Paren)) || self.at == 0 {
+            return None;
+        }
+        let behind = &self.tokens[self.at - 1];
+        let counts =
+            matches!(behind.tok, Tok::Num(..) | Tok::Close(Delim::Group | Delim::Paren) | Tok::Word(_) | Tok::Degree);
+        let is_word = |token: &Token| match &token.tok {
+            Tok::Word(word) => matches!(word.as_str(), "in" | "of" | "per") || !is_clause_word(word),
+            Tok::Degree | Tok::Percent | Tok::Op('/') => true,
+            Tok::Ident(_) => token.upright,
+            _ => false,
+        };
+        let inside = self.tokens[self.at + 1..self.end].iter().take_while(|token| is_word(token)).count();
+        let close = self.at + 1 + inside;
+        let words = (1..=5).contains(&inside) && !matches!(self.tokens[self.at + 1].tok, Tok::Op(_));
+        let closes = close < self.end && self.tokens[close].tok == Tok::Close(Delim::Paren);
+        (counts && words && closes && self.ends_item(close + 1)).then_some(close)
+    }
+
+    /// A number whose unit, scale or counted thing stands in brackets up to the token `close`.
+    fn in_brackets(&mut self, term: Expr, close: usize) -> Result<Expr> {
+        let end = std::mem::replace(&mut self.end, close);
+        self.at += 1;
+        if matches!(self.peek(), Some(Tok::Word(word)) if word == "in") {
+            self.at += 1;
+        }
+        let mut term = self.scaled(term);
+        if self.take(&Tok::Degree) {
+            term = Expr::Degree(Box::new(term));
+        } else if self.take(&Tok::Percent) {
+            term = Expr::Percent(Box::new(term));
+        }
+        if self.at < close {
+            let unit = self.unit().filter(|_| self.at == close);
+            let counted = || Unit { dimension: vec![("#thing".to_string(), 1)], scale: BigRational::one() };
+            term = Expr::Quantity(Box::new(term), unit.unwrap_or_else(counted));
+        }
+        self.end = end;
+        self.at = close + 1;
+        Ok(term)
     }
 
     /// True where an item ends at the token `at`.
