@@ -51,6 +51,18 @@ impl Comparison<'_> {
                 let glued = glued_unit(factors).expect("just seen");
                 return self.same(&glued, b).map(Some);
             }
+            // a percentage is no length, and degrees are no money
+            (Expr::Percent(_), Expr::Quantity(_, unit)) | (Expr::Quantity(_, unit), Expr::Percent(_))
+                if !unit.is_count() =>
+            {
+                false
+            }
+            (Expr::Degree(x), Expr::Quantity(y, unit)) if !unit.is_count() => {
+                in_angles(x, unit).map_or(Ok(false), |x| self.same(&x, y))?
+            }
+            (Expr::Quantity(x, unit), Expr::Degree(y)) if !unit.is_count() => {
+                in_angles(y, unit).map_or(Ok(false), |y| self.same(x, &y))?
+            }
             (Expr::Quantity(x, _), y) if self.options.units_optional && !y.is_text() => self.same(x, y)?,
             (x, Expr::Quantity(y, _)) if self.options.units_optional && !x.is_text() => self.same(x, y)?,
             (Expr::Scaled(x, factor), Expr::Scaled(y, other)) if factor == other => self.same(x, y)?,
@@ -94,6 +106,8 @@ impl Comparison<'_> {
                 let clock = h == hour
                     && m == minute
                     && (half == other || half.is_none() || (other.is_none() && self.options.units_optional));
+                let clock = clock
+                    || m == minute && in_24_hours(*h, *half).is_some_and(|h| in_24_hours(*hour, *other) == Some(h));
                 let ratio = half.is_none() && other.is_none() && *m > 0 && *minute > 0 && h * minute == m * hour;
                 clock || ratio
             }
@@ -169,6 +183,26 @@ impl Comparison<'_> {
         }
         Ok(inside)
     }
+}
+
+/// The hour from midnight, of a time that says which half of the day it is in: `3 PM` and `15:00`.
+fn in_24_hours(hour: u32, half: Option<bool>) -> Option<u32> {
+    match half {
+        Some(afternoon) if (1..=12).contains(&hour) => Some(hour % 12 + if afternoon { 12 } else { 0 }),
+        None if hour == 0 || (13..24).contains(&hour) => Some(hour),
+        _ => None,
+    }
+}
+
+/// Degrees in a unit that measures angles: radians, turns; a temperature's degrees may be called just degrees.
+fn in_angles(degrees: &Expr, unit: &Unit) -> Option<Expr> {
+    let [(dimension, 1)] = unit.dimension.as_slice() else { return None };
+    Some(match dimension.as_str() {
+        "angle" => radians(degrees),
+        "turn" => Expr::Div(Box::new(degrees.clone()), Box::new(Expr::int(360))),
+        "celsius" | "fahrenheit" => degrees.clone(),
+        _ => return None,
+    })
 }
 
 /// `5 * c * m` as 5 cm: a numeral, and letters that spell a unit, perhaps to a power.

@@ -78,7 +78,7 @@ impl Lexer<'_> {
             return self.push(Tok::Func(func));
         }
         if run.len() == 1 {
-            return self.one_letter(run, upright);
+            return self.one_letter(run, upright || self.composite_unit(run));
         }
         if let Some(name) = token::letter(run).filter(|_| run.len() > 2 || !as_text)
             && run.len() > 2
@@ -91,6 +91,15 @@ impl Lexer<'_> {
             return self.push_font(Tok::Word(run.to_string()), true);
         }
         self.product(run);
+    }
+
+    /// `3 m 20 cm`: a letter between two numbers, apart from both, is a unit.
+    fn composite_unit(&self, run: &str) -> bool {
+        let next = self.text[self.at..].strip_prefix(' ');
+        self.spaced
+            && matches!(self.tokens.last().map(|token| &token.tok), Some(Tok::Num(..)))
+            && next.is_some_and(|next| next.starts_with(|c: char| c.is_ascii_digit()))
+            && units::Unit::named(run).is_some()
     }
 
     /// `$12.6M`, `5 bn`: a short scale word that is no product of names.

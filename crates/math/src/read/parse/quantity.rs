@@ -31,7 +31,8 @@ impl Parser {
         }
         let start = self.at;
         if let Some(unit) = self.unit() {
-            return Ok(Expr::Quantity(Box::new(term), unit));
+            let amount = self.with_smaller_units(term, &unit);
+            return Ok(Expr::Quantity(Box::new(amount), unit));
         }
         self.at = start;
         if let Some(name) = self.counted() {
@@ -53,6 +54,34 @@ impl Parser {
             }
             (term, ..) => term,
         }
+    }
+
+    /// What stands behind an amount in smaller units: `8 hours 20 minutes`, `12 dollars and 50 cents`, `5 ft 6 in`.
+    fn with_smaller_units(&mut self, amount: Expr, unit: &Unit) -> Expr {
+        let mut parts = vec![amount];
+        let mut smallest = unit.scale.clone();
+        loop {
+            let start = self.at;
+            self.take(&Tok::And);
+            let Some(Tok::Num(count, ..)) = self.peek().cloned() else {
+                self.at = start;
+                break;
+            };
+            self.at += 1;
+            match self.unit() {
+                Some(next)
+                    if next.dimension == unit.dimension && &count * &next.scale < smallest && !unit.is_count() =>
+                {
+                    parts.push(Expr::num(count * &next.scale / &unit.scale));
+                    smallest = next.scale;
+                }
+                _ => {
+                    self.at = start;
+                    break;
+                }
+            }
+        }
+        super::expr::sum_of(parts)
     }
 
     /// Scale words behind a number or an amount of money: `24 million`, `$12.6M`, `25 basis points`.
