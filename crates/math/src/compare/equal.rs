@@ -373,7 +373,7 @@ impl<'a> Comparison<'a> {
             }
             Identity::Different(method) => {
                 self.how(method);
-                self.rounded(a, b)
+                Ok(self.rounded(a, b)? || self.rounds_gold(a, b)?)
             }
             Identity::Undefined => {
                 self.how("undefined");

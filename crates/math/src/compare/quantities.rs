@@ -156,10 +156,7 @@ impl Comparison<'_> {
     /// An exact value that does not end as a decimal, rounded to the digits of the reference.
     pub(super) fn rounded(&mut self, gold: &Expr, answer: &Expr) -> Answer {
         let Expr::Num(value, Some(places)) = gold else { return Ok(false) };
-        let digits = (value.numer() * num_bigint::BigInt::from(10).pow((*places).min(400)) / value.denom())
-            .abs()
-            .to_string()
-            .len();
+        let digits = significant_digits(value, *places);
         if !self.options.round_to_gold || *places == 0 || digits < 3 || !identity::is_constant(answer) {
             return Ok(false);
         }
@@ -174,9 +171,28 @@ impl Comparison<'_> {
                 return Ok(false);
             }
         }
-        let half = BigRational::new(1.into(), num_bigint::BigInt::from(10).pow(*places) * 2);
-        let above = sets::order(answer, &Expr::num(value - &half), &mut self.budget)?;
-        let below = sets::order(answer, &Expr::num(value + &half), &mut self.budget)?;
+        self.rounds_to(answer, value, *places)
+    }
+
+    /// A decimal answer that is an exact reference, rounded at its own last digit.
+    pub(super) fn rounds_gold(&mut self, gold: &Expr, answer: &Expr) -> Answer {
+        let Expr::Num(value, Some(places @ 1..=400)) = answer else { return Ok(false) };
+        let decimal = |node: &Expr| matches!(node, Expr::Num(_, Some(places)) if *places > 0);
+        if !self.options.rounded_decimals
+            || significant_digits(value, *places) < ROUNDED_DIGITS
+            || !identity::is_constant(gold)
+            || gold.any(&mut |node| decimal(node))
+        {
+            return Ok(false);
+        }
+        self.rounds_to(gold, value, *places)
+    }
+
+    /// Is a constant within half a unit of the last digit of a decimal?
+    fn rounds_to(&mut self, exact: &Expr, decimal: &BigRational, places: u32) -> Answer {
+        let half = BigRational::new(1.into(), num_bigint::BigInt::from(10).pow(places) * 2);
+        let above = sets::order(exact, &Expr::num(decimal - &half), &mut self.budget)?;
+        let below = sets::order(exact, &Expr::num(decimal + &half), &mut self.budget)?;
         let inside = above.is_some_and(|order| order.is_ge()) && below.is_some_and(|order| order.is_le());
         if inside {
             self.how("rounded");
@@ -192,6 +208,14 @@ fn in_24_hours(hour: u32, half: Option<bool>) -> Option<u32> {
         None if hour == 0 || (13..24).contains(&hour) => Some(hour),
         _ => None,
     }
+}
+
+/// Significant digits from which a decimal is the reference rounded and no guess near it.
+const ROUNDED_DIGITS: usize = 6;
+
+/// The digits of a decimal without the zeros in front of them.
+fn significant_digits(value: &BigRational, places: u32) -> usize {
+    (value.numer() * num_bigint::BigInt::from(10).pow(places.min(400)) / value.denom()).abs().to_string().len()
 }
 
 /// Degrees in a unit that measures angles: radians, turns; a temperature's degrees may be called just degrees.
