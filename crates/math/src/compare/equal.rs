@@ -142,8 +142,8 @@ impl<'a> Comparison<'a> {
         if declared.is_some() != other.is_some() {
             return self.same(declared.as_ref().unwrap_or(a), other.as_ref().unwrap_or(b)).map(Some);
         }
-        let (first, second) = (elements(a), elements(b));
-        match (first, second) {
+        let square = self.options.square_lists;
+        match (elements(a, square), elements(b, square)) {
             (Some(x), Some(y)) => {
                 self.how(if matches!((a, b), (Expr::Set(_), _) | (_, Expr::Set(_))) { "set" } else { "list" });
                 let ordered = self.options.ordered_lists && matches!((a, b), (Expr::List(_), Expr::List(_)));

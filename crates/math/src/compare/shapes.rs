@@ -16,10 +16,11 @@ pub fn set_value(expr: &Expr) -> &Expr {
     }
 }
 
-/// The elements of a list or a set.
-pub fn elements(expr: &Expr) -> Option<&[Expr]> {
+/// The elements of a list or a set; with `square`, of a list in square brackets, too long to be an interval.
+pub fn elements(expr: &Expr, square: bool) -> Option<&[Expr]> {
     match expr {
         Expr::List(items) | Expr::Set(items) => Some(items),
+        Expr::Tuple(Bracket::Square, items) if square && items.len() > 2 => Some(items),
         _ => None,
     }
 }
