@@ -1,10 +1,13 @@
 //! layout: tokens that only lay out an answer go before it is parsed.
 
+use super::systems;
 use crate::read::ast::RelOp;
 use crate::read::token::{Cmd, Delim, Tok, Token};
 
 /// Removes what only lays out lines: alignment marks, their environments, punctuation at the ends.
 pub(super) fn prepared(tokens: Vec<Token>) -> Vec<Token> {
+    let tokens = systems::braced(tokens);
+
     const LAYOUT: [&str; 12] = [
         "align",
         "aligned",

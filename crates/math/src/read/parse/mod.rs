@@ -9,6 +9,7 @@ mod layout;
 mod macros;
 mod qualifiers;
 mod quantity;
+mod systems;
 mod words;
 
 use crate::read::ast::{Expr, RelOp};
