@@ -23,6 +23,8 @@ pub struct Comparison<'a> {
     pub budget: Budget,
     /// The step that decided, outermost first.
     pub method: &'static str,
+    /// A name for every integer, in which both sides are families of values.
+    pub(super) parameter: Option<String>,
     depth: u32,
 }
 
@@ -38,7 +40,7 @@ const LIST_LIMIT: usize = 400;
 impl<'a> Comparison<'a> {
     /// A new comparison.
     pub fn new(options: &'a Options) -> Comparison<'a> {
-        Comparison { options, budget: Budget::new(options.step_budget), method: "structure", depth: 0 }
+        Comparison { options, budget: Budget::new(options.step_budget), method: "structure", parameter: None, depth: 0 }
     }
 
     /// Compares the reference `a` with the response `b`.
@@ -139,8 +141,8 @@ impl<'a> Comparison<'a> {
         }
         // x = pi/6 + 2 k pi, k in Z: the declaration of a parameter is no element
         let (declared, other) = (without_declarations(a), without_declarations(b));
-        if declared.is_some() != other.is_some() {
-            return self.same(declared.as_ref().unwrap_or(a), other.as_ref().unwrap_or(b)).map(Some);
+        if declared.is_some() || other.is_some() {
+            return self.families((a, declared), (b, other)).map(Some);
         }
         let square = self.options.square_lists;
         match (elements(a, square), elements(b, square)) {
@@ -373,7 +375,7 @@ impl<'a> Comparison<'a> {
             }
             Identity::Different(method) => {
                 self.how(method);
-                Ok(self.rounded(a, b)? || self.rounds_gold(a, b)?)
+                Ok(self.same_family(a, b)? || self.rounded(a, b)? || self.rounds_gold(a, b)?)
             }
             Identity::Undefined => {
                 self.how("undefined");

@@ -5,6 +5,7 @@ pub(crate) mod quantities;
 pub(crate) mod shapes;
 pub(crate) mod signs;
 pub(crate) mod names;
+pub(crate) mod families;
 pub(crate) mod relations;
 pub(crate) mod sets;
 pub(crate) mod matrix;

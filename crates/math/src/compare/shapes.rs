@@ -107,12 +107,21 @@ pub fn is_plain_function(expr: &Expr) -> bool {
     )
 }
 
+/// `\mathbb{Z}`, and with a mark, `\mathbb{N}^*`.
+fn is_named_set(expr: &Expr) -> bool {
+    match expr {
+        Expr::Named(_) => true,
+        Expr::Shape(_, parts) => parts.iter().all(is_named_set),
+        _ => false,
+    }
+}
+
 /// A list without declarations of parameters that its other items use; none when there are none.
 pub fn without_declarations(expr: &Expr) -> Option<Expr> {
     let Expr::List(items) = expr else { return None };
     let declares = |item: &Expr| match item {
         Expr::Rel(terms, operators) => match (terms.as_slice(), operators.as_slice()) {
-            ([Expr::Sym(name), Expr::Named(_)], [RelOp::In]) => {
+            ([Expr::Sym(name), set], [RelOp::In]) if is_named_set(set) => {
                 let used = |other: &Expr| !std::ptr::eq(other, item) && identity::variables(other).contains(name);
                 items.iter().any(used)
             }

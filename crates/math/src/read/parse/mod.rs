@@ -204,8 +204,9 @@ impl Parser {
         let mut terms = vec![self.ratio()?];
         let mut operators = Vec::new();
         while let Some(operator) = self.relation_operator() {
+            let right = self.ratio()?;
+            terms.push(if matches!(operator, RelOp::In | RelOp::NotIn) { words::named_set(right) } else { right });
             operators.push(operator);
-            terms.push(self.ratio()?);
         }
         if operators.is_empty() {
             return Ok(terms.pop().expect("one term was just pushed"));

@@ -46,6 +46,18 @@ pub fn known(text: String) -> Expr {
     }
 }
 
+/// A set by its letter behind a sign of membership: `k \in Z`, `\mathbf{Z}`.
+pub fn named_set(expr: Expr) -> Expr {
+    let Expr::Sym(name) = &expr else { return expr };
+    Expr::Named(match name.as_str() {
+        "R" => NamedSet::Reals,
+        "Z" => NamedSet::Integers,
+        "N" => NamedSet::Naturals,
+        "Q" => NamedSet::Rationals,
+        _ => return expr,
+    })
+}
+
 /// What a token adds to the words between two pieces of mathematics; none when it is mathematics.
 pub fn of_prose(tok: &Tok) -> Option<Option<String>> {
     Some(match tok {
