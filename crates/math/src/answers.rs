@@ -1,6 +1,7 @@
 //! answers: is one answer the other? Both are read, compared as they usually are, and where that shows no equality, in the
 //! other ways that they may be meant.
 
+use crate::compare::combinations;
 use crate::compare::equal::Comparison;
 use crate::judge::Verdict;
 use crate::options::Options;
@@ -57,6 +58,7 @@ pub fn compared(options: &Options, gold: &str, answer: &str) -> Judged {
         return usual;
     }
     other_commas(options, (gold, &first), (answer, &second))
+        .or_else(|| combinations_written_out(options, &first.expr, &second.expr))
         .or_else(|| without_qualifier(options, (gold, &first), (answer, &second)))
         .unwrap_or(usual)
 }
@@ -91,6 +93,19 @@ fn other_commas(options: &Options, gold: (&str, &Parsed), answer: (&str, &Parsed
         let (first, second) = (read(gold, *gold_comma)?, read(answer, *answer_comma)?);
         correct(trees(&options, &first.expr, &second.expr))
     })
+}
+
+/// `C_6^2` as a number, where one side is no such name.
+fn combinations_written_out(options: &Options, gold: &Expr, answer: &Expr) -> Option<Judged> {
+    if !options.combinations {
+        return None;
+    }
+    let (first, second) = (combinations::written_out(gold), combinations::written_out(answer));
+    if first.is_none() && second.is_none() {
+        return None;
+    }
+    let (first, second) = (first.as_ref().unwrap_or(gold), second.as_ref().unwrap_or(answer));
+    correct(trees(&reduced(options), first, second))
 }
 
 /// Without the words that qualify one side: `17 \text{ ways to choose}` against 17.

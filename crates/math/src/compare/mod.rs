@@ -6,6 +6,7 @@ pub(crate) mod shapes;
 pub(crate) mod signs;
 pub(crate) mod names;
 pub(crate) mod families;
+pub(crate) mod combinations;
 pub(crate) mod relations;
 pub(crate) mod sets;
 pub(crate) mod matrix;
