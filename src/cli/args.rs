@@ -343,6 +343,9 @@ pub struct Judge {
     /// How answers are compared.
     #[arg(long, value_enum, default_value_t)]
     pub judge: JudgeKind,
+    /// An option of the judge `math`, such as `scale=ignore`; may be given more than once. docs/design/math-equivalence.md
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub option: Vec<String>,
     /// Relative tolerance of `--judge numeric` [default: 1e-6].
     #[arg(long)]
     pub rel_tol: Option<f64>,

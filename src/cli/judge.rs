@@ -3,7 +3,7 @@
 
 use super::{args, policies, render};
 use crate::stage::ingest;
-use crate::stage::judge::{JudgeKind, rel_tol};
+use crate::stage::judge::{JudgeKind, Setting, rel_tol};
 use mindgap_base::error::{Error, Result};
 use mindgap_math::Judge;
 use mindgap_store::fs;
@@ -35,7 +35,8 @@ pub fn judge(args: args::Judge) -> Result<()> {
     if args.judge != JudgeKind::Numeric && (args.rel_tol.is_some() || args.abs_tol.is_some()) {
         return Err(Error::usage("`--rel-tol` and `--abs-tol` belong to `--judge numeric`"));
     }
-    let judge = args.judge.with(args.rel_tol.unwrap_or_else(rel_tol), args.abs_tol.unwrap_or(0.0))?;
+    let options = args.option.iter().map(|option| setting(option)).collect::<Result<_>>()?;
+    let judge = args.judge.with(&options, args.rel_tol.unwrap_or_else(rel_tol), args.abs_tol.unwrap_or(0.0))?;
     if let (Some(gold), Some(response)) = (args.gold, args.answer) {
         return render::json(&verdict(&judge, &Pair { id: Value::Null, gold: Value::from(gold), response })?);
     }
@@ -61,6 +62,14 @@ pub fn judge(args: args::Judge) -> Result<()> {
         answers.into_iter().collect::<Result<Vec<_>>>()?;
     }
     Ok(())
+}
+
+/// `scale=ignore`
+fn setting(option: &str) -> Result<(String, Setting)> {
+    let (name, value) = option.split_once('=').ok_or_else(|| {
+        Error::usage(format!("`--option {option}` has no value")).hint("write it as NAME=VALUE, such as scale=ignore")
+    })?;
+    Ok((name.to_string(), Setting::Word(value.to_string())))
 }
 
 fn verdict(judge: &Judge, pair: &Pair) -> Result<Value> {

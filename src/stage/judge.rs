@@ -8,7 +8,7 @@ use super::{Context, Inputs, Part, Reference, Stage, StageParams, Tick, Wants};
 use clap::ValueEnum;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
-use mindgap_math::Judge;
+use mindgap_math::{Judge, Options};
 use mindgap_store::table::Row;
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rollouts::Rollout;
@@ -17,7 +17,8 @@ use mindgap_store::{PartRecord, Span, Table};
 use rayon::prelude::*;
 use refuse::Refuse;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 
 const VERSION: u32 = 1;
 
@@ -28,6 +29,9 @@ pub struct Params {
     pub problems: String,
     #[serde(default)]
     pub judge: JudgeKind,
+    /// Options of the `math` judge by name, where they differ from its defaults: `{ scale = "from_gold", named_sums = false }`.
+    #[serde(default)]
+    pub options: BTreeMap<String, Setting>,
     /// Relative tolerance of the `numeric` judge.
     #[serde(default = "rel_tol")]
     pub rel_tol: f64,
@@ -60,21 +64,43 @@ pub enum JudgeKind {
     Json,
 }
 
+/// The value of an option, as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Setting {
+    Flag(bool),
+    Number(u64),
+    Word(String),
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Setting::Flag(flag) => flag.fmt(f),
+            Setting::Number(number) => number.fmt(f),
+            Setting::Word(word) => word.fmt(f),
+        }
+    }
+}
+
 /// The default relative tolerance of the `numeric` judge.
 pub fn rel_tol() -> f64 {
     1e-6
 }
 
 impl JudgeKind {
-    /// The judge of this kind; only `numeric` looks at the tolerances.
-    pub fn with(self, rel_tol: f64, abs_tol: f64) -> Result<Judge> {
+    /// The judge of this kind; only `math` has options, and only `numeric` looks at the tolerances.
+    pub fn with(self, options: &BTreeMap<String, Setting>, rel_tol: f64, abs_tol: f64) -> Result<Judge> {
+        if self != JudgeKind::Math && !options.is_empty() {
+            return Err(Error::usage("options belong to the judge `math`; the others have none"));
+        }
         for (name, value) in [("rel_tol", rel_tol), ("abs_tol", abs_tol)] {
             if !value.is_finite() || value < 0.0 {
                 return Err(Error::usage(format!("`{name}` is `{value}`, it must be 0 or more")));
             }
         }
         Ok(match self {
-            JudgeKind::Math => Judge::Math(Default::default()),
+            JudgeKind::Math => Judge::Math(conventions(options)?),
             JudgeKind::Exact => Judge::Exact,
             JudgeKind::Numeric => Judge::Numeric { rel_tol, abs_tol },
             JudgeKind::Choice => Judge::Choice,
@@ -83,9 +109,23 @@ impl JudgeKind {
     }
 }
 
+fn conventions(settings: &BTreeMap<String, Setting>) -> Result<Options> {
+    let mut options = Options::default();
+    for (name, value) in settings {
+        options.set(name, &value.to_string()).map_err(Error::usage)?;
+    }
+    Ok(options)
+}
+
+impl Params {
+    fn judge(&self) -> Result<Judge> {
+        self.judge.with(&self.options, self.rel_tol, self.abs_tol)
+    }
+}
+
 impl StageParams for Params {
     fn validate(&self) -> Result<()> {
-        self.judge.with(self.rel_tol, self.abs_tol)?;
+        self.judge()?;
         refuse::check(&self.refuse, self.copied_limit)
     }
 
@@ -98,7 +138,7 @@ impl StageParams for Params {
 
     fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
         Ok(Box::new(JudgeStage {
-            judge: self.judge.with(self.rel_tol, self.abs_tol)?,
+            judge: self.judge()?,
             rollouts: inputs.table(&self.rollouts)?,
             problems: inputs.table(&self.problems)?,
             refuse: Refuse::of(self, inputs)?,

@@ -26,7 +26,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// Bumped whenever the same bytes would give other rows.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What the name of a source file says of its layout. A Parquet file is recognised under any name, and so is gzip around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -69,6 +69,7 @@ fn values_that_no_stage_takes_fail_in_plan() {
         ("rollouts", "samples = 2", "samples = 2\nstop = [\"\"]", "a `stop` string is empty"),
         ("rollouts", "samples = 2", "samples = 2\npart_samples = 0", "`part_samples` must be at least 1"),
         ("verdicts", "rollouts = \"rollouts\"", "rollouts = \"rollouts\"\nrel_tol = -1.0", "`rel_tol` is `-1`"),
+        ("verdicts", "rollouts = \"rollouts\"", "rollouts = \"rollouts\"\noptions = { scale = 3 }", "has no value `3`"),
         ("verdicts", "rollouts = \"rollouts\"", "rollouts = \"rollouts\"\nabs_tol = nan", "`abs_tol` is `NaN`"),
         ("rewrites", "self_aligned = [\"verdicts\"]", "keep = 0", "`keep` must be at least 1"),
         ("evals", "[stages.train]", evals, "`verdicts` names no stage"),

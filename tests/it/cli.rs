@@ -126,13 +126,24 @@ fn every_judge_has_a_name() {
         (vec!["--judge", "choice"], "B", "The answer is (B).", "correct", "choice-"),
         (vec!["--judge", "json"], r#"{"a":1,"b":2}"#, r#"{"b":2.0,"a":1}"#, "correct", "json-"),
         (vec![], "1/2", "\\boxed{0.5}", "correct", "math-"),
+        (vec![], "24 million", "\\boxed{24}", "incorrect", "math-"),
+        (vec!["--option", "scale=from_gold"], "24 million", "\\boxed{24}", "correct", "(scale=from_gold)"),
+        (vec!["--option", "percent=sign_optional"], "20", "\\boxed{20\\%}", "correct", "(percent=sign_optional)"),
     ] {
         let pair = ["judge", "--gold", gold, "--answer", answer];
         let verdict = json(&ok(store.path(), &[&pair[..], &arguments].concat()));
         assert_eq!(verdict["verdict"], expected, "{arguments:?} {verdict}");
         assert!(verdict["judge_version"].as_str().unwrap().contains(name), "{verdict}");
     }
-    for arguments in [["--rel-tol", "0.1"], ["--judge", "guess"], ["--abs-tol", "-1"]] {
+    for arguments in [
+        vec!["--rel-tol", "0.1"],
+        vec!["--judge", "guess"],
+        vec!["--abs-tol", "-1"],
+        vec!["--option", "scale"],
+        vec!["--option", "scale=gold"],
+        vec!["--option", "scales=ignore"],
+        vec!["--judge", "exact", "--option", "scale=ignore"],
+    ] {
         fails(store.path(), &[&["judge", "--gold", "1", "--answer", "1"][..], &arguments].concat(), 2);
     }
 }

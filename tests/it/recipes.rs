@@ -61,6 +61,7 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("rollout", "part_tokens", "[100]"),
     ("judge", "rollouts", r#"["rollouts", "guided"]"#),
     ("judge", "problems", r#"["problems", "benchmarks"]"#),
+    ("judge", "options", r#"[{ "scale": "ignore" }, { "named_sums": false }]"#),
     ("rewrite", "problems", r#"["problems", "benchmarks"]"#),
     ("rewrite", "policy", r#"["other"]"#),
     ("rewrite", "self_aligned", r#"[["verdicts"], "exact_verdicts"]"#),
@@ -115,10 +116,10 @@ const WORDS: &[(&str, &str, &str)] = &[
 /// under "Recomputes" in CHANGELOG.md. The stages are those whose recipes name no sampled or trained content, which is the
 /// same on one instruction set only.
 const PINNED: &[(&str, &str, &str)] = &[
-    ("ingest", "problems", "ff3c5b95f4c7"),
+    ("ingest", "problems", "1a6bdc8b0254"),
     ("documents", "documents", "0672b0300d83"),
     ("rollout", "rollouts", "c0db947ab35e"),
-    ("judge", "verdicts", "86584cec9387"),
+    ("judge", "verdicts", "9916fb3e3335"),
     ("rewrite", "rewrites", "056026e4623c"),
     ("logprob", "logprobs-rewrites", "cdcd2c3484eb"),
     ("gap", "gap", "328075ac26a4"),

@@ -4,17 +4,17 @@ use num_rational::BigRational;
 use num_traits::{FromPrimitive, Signed};
 
 use super::JUDGE_VERSION;
-use crate::compare::equal::Comparison;
-use crate::compare::identity;
+use crate::answers::compared;
+use crate::compare::{identity, names};
 use crate::json;
 use crate::number::budget::Budget;
 use crate::number::eval::{Point, eval};
 use crate::options::Options;
 use crate::read::ast::Expr;
 use crate::read::extract::{self, Found};
-use crate::read::letters;
+use crate::read::letters::{self, Choice};
 use crate::read::lex::Comma;
-use crate::read::parse::{self, Failure, Parsed};
+use crate::read::parse;
 
 /// What the judge says of one response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -112,7 +112,7 @@ impl Judge {
 }
 
 /// The response's answer, or the judgement that there is none.
-fn answer_of(response: &str, join: bool) -> Result<(String, &'static str), Judgement> {
+fn answer_of(response: &str, join: bool) -> FoundAnswer {
     match extract::final_answer(response, join) {
         Found::Answer(text, place) => Ok((text, place)),
         Found::Withheld(text, place) => Err(Judgement::new(Verdict::NoAnswer, text, place, "")),
@@ -133,40 +133,13 @@ pub(crate) fn reference(gold: &str, join: bool) -> String {
     }
 }
 
-/// White space and dollars removed, except between digits.
-fn bare(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut pending = false;
-    for c in text.chars() {
-        if c.is_whitespace() || c == '$' {
-            pending = true;
-            continue;
-        }
-        if pending && c.is_ascii_digit() && out.ends_with(|last: char| last.is_ascii_digit()) {
-            out.push(' ');
-        }
-        pending = false;
-        out.push(c);
-    }
-    out
-}
-
 fn mathematics(options: &Options, gold: &str, response: &str) -> Judgement {
     let gold = reference(gold, options.join_boxes);
-    let letter = if options.choice_letters { only_letter(&gold) } else { None };
     let found = answer_of(response, options.join_boxes);
-    if let Some(wanted) = letter {
-        let given = match &found {
-            Ok((answer, "boxed" | "boxes" | "boxed_unclosed" | "math" | "whole")) => letters::letter(answer),
-            Ok((answer, _)) => letters::letter(answer).or_else(|| letters::chosen_letter(response)),
-            Err(judgement) if judgement.method == "none" => letters::chosen_letter(response),
-            Err(_) => None,
-        };
-        if let Some(given) = given {
-            let verdict = if given == wanted { Verdict::Correct } else { Verdict::Incorrect };
-            let place = found.as_ref().map_or("text", |(_, place)| place);
-            return Judgement::new(verdict, Some(given.to_string()), place, "choice");
-        }
+    if options.choice_letters
+        && let Some(judgement) = chosen(options, &gold, response, &found)
+    {
+        return judgement;
     }
     let (answer, place) = match found {
         Ok(found) => found,
@@ -176,122 +149,59 @@ fn mathematics(options: &Options, gold: &str, response: &str) -> Judgement {
     Judgement::new(verdict, Some(answer), place, how)
 }
 
-/// Readings of commas that are tried when the usual one does not show equality.
-const READINGS: [(Comma, Comma); 8] = [
-    (Comma::Separator, Comma::Auto),
-    (Comma::Auto, Comma::Separator),
-    (Comma::Separator, Comma::Separator),
-    (Comma::Decimal, Comma::Auto),
-    (Comma::Auto, Comma::Decimal),
-    (Comma::Thousands, Comma::Auto),
-    (Comma::Auto, Comma::Thousands),
-    (Comma::Thousands, Comma::Thousands),
-];
+type FoundAnswer = Result<(String, &'static str), Judgement>;
 
-fn compared(options: &Options, gold: &str, answer: &str) -> (Verdict, &'static str) {
-    let same_text = bare(gold) == bare(answer);
-    let first = parse::parse(gold, Comma::Auto);
-    let second = parse::parse(answer, Comma::Auto);
-    let (first, second) = match (first, second) {
-        (Ok(first), Ok(second)) => (first, second),
-        (_, Err(Failure::Empty)) => return (Verdict::NoAnswer, "empty"),
-        _ if same_text => return (Verdict::Correct, "string"),
-        (_, Err(Failure::TooLarge)) => return (Verdict::BudgetExceeded, "too_large"),
-        (_, Err(Failure::Syntax)) => return (Verdict::Unparsed, "syntax"),
-        (Err(_), Ok(_)) => return (Verdict::Incorrect, "string"),
+/// The judgement of a response to a reference that is a choice, with or without its value.
+fn chosen(options: &Options, gold: &str, response: &str, found: &FoundAnswer) -> Option<Judgement> {
+    let place = found.as_ref().map_or("text", |(_, place)| place);
+    let judged = |right: bool, given: String, how: &str| {
+        let verdict = if right { Verdict::Correct } else { Verdict::Incorrect };
+        Some(Judgement::new(verdict, Some(given), place, how))
     };
-    if same_text {
-        return (Verdict::Correct, "string");
+    if let Some(wanted) = only_choice(gold) {
+        let given = given_choice(response, found, wanted.count() > 1)?;
+        return judged(given.same(wanted), given.shown(), "choice");
     }
-    if !options.times_across_fonts
-        && matches!(first.expr, Expr::Time(..))
-        && matches!(second.expr, Expr::Time(..))
-        && wholly_text(gold)
-        && answer.contains('\\')
-        && !wholly_text(answer)
-    {
-        return (Verdict::Incorrect, "text");
+    let (wanted, value) = letters::lettered(gold)?;
+    let Ok((answer, _)) = found else { return None };
+    if let Some((given, other)) = letters::lettered(answer) {
+        let right = given.same(wanted) && compared(options, value, other).0 == Verdict::Correct;
+        return judged(right, answer.clone(), "choice");
     }
-    let result = trees(options, &first.expr, &second.expr);
-    if result.0 == Verdict::Correct || !(first.ambiguous || second.ambiguous) {
-        return result;
+    if let Some(given) = letters::choice(answer).or_else(|| letters::small_choice(answer)).filter(|given| given.alone) {
+        return judged(given.same(wanted), given.shown(), "choice");
     }
-    let read = |text: &str, usual: &Parsed, comma: Comma| match comma {
-        Comma::Auto => Some(usual.clone()),
-        _ if usual.ambiguous => parse::parse(text, comma).ok(),
-        _ => None,
+    let (verdict, how) = compared(options, value, answer);
+    Some(Judgement::new(verdict, Some(answer.clone()), place, how))
+}
+
+/// The choice of a response. A reference of several letters may be a name (`AB`): then only letters alone are a choice.
+fn given_choice(response: &str, found: &FoundAnswer, several: bool) -> Option<Choice> {
+    let (answer, place) = match found {
+        Ok((answer, place)) => (answer, *place),
+        Err(judgement) if judgement.method == "none" && !several => return letters::chosen(response),
+        Err(_) => return None,
     };
-    for (gold_comma, answer_comma) in READINGS {
-        // a decimal comma where the other side has a decimal point, and nowhere else: (2,4) is not 12/5
-        if gold_comma == Comma::Decimal && !(has_decimal_comma(gold) && is_decimal(&second.expr))
-            || answer_comma == Comma::Decimal && !(has_decimal_comma(answer) && is_decimal(&first.expr))
-        {
-            continue;
-        }
-        let (Some(first), Some(second)) = (read(gold, &first, gold_comma), read(answer, &second, answer_comma)) else {
-            continue;
-        };
-        // all other readings together cost no more than the usual one
-        let reduced = Options { step_budget: options.step_budget / READINGS.len() as u64, ..options.clone() };
-        let other = trees(&reduced, &first.expr, &second.expr);
-        if other.0 == Verdict::Correct {
-            return other;
-        }
+    let own = letters::choice(answer).or_else(|| letters::small_choice(answer));
+    if several {
+        return own.filter(|own| own.alone);
     }
-    result
-}
-
-/// True for a numeral alone with a comma that can be a decimal one: `1,22`, and neither `(1,22)` nor `1,222`.
-fn has_decimal_comma(text: &str) -> bool {
-    let bare = text.trim().trim_matches('$').trim().trim_start_matches(['-', '+']);
-    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    bare.split_once(',').is_some_and(|(whole, decimals)| {
-        let thousands = decimals.len() == 3 && whole.len() <= 3 && !whole.starts_with('0');
-        digits(whole) && digits(decimals) && !thousands
-    })
-}
-
-/// True for a numeral with a decimal point.
-fn is_decimal(expr: &Expr) -> bool {
-    match expr {
-        Expr::Num(_, places) => places.is_some_and(|places| places > 0),
-        Expr::Neg(inner) | Expr::Quantity(inner, _) => is_decimal(inner),
-        _ => false,
+    let own = own.or_else(|| letters::trailing_choice(answer));
+    match place {
+        "math" | "whole" => own,
+        "boxed" | "boxes" | "boxed_unclosed" => own.or_else(|| letters::named_behind_box(response)),
+        _ => own.or_else(|| letters::chosen(response)),
     }
 }
 
-/// True for one group of text and nothing around it: `\text{4:30 p.m.}`.
-fn wholly_text(answer: &str) -> bool {
-    let bare = answer.trim().trim_matches('$').trim();
-    let inside =
-        ["\\text{", "\\mbox{", "\\textbf{", "\\textrm{", "\\mathrm{"].iter().find_map(|name| bare.strip_prefix(name));
-    inside.and_then(|inside| inside.strip_suffix('}')).is_some_and(|inside| !inside.contains(['{', '}', '\\']))
-}
-
-fn trees(options: &Options, gold: &Expr, answer: &Expr) -> (Verdict, &'static str) {
-    let mut comparison = Comparison::new(options);
-    match comparison.same(gold, answer) {
-        Ok(true) => (Verdict::Correct, comparison.method),
-        Ok(false) => (Verdict::Incorrect, comparison.method),
-        Err(_) => (Verdict::BudgetExceeded, "steps"),
-    }
-}
-
-/// A reference that is a choice: one capital letter, with or without brackets and fonts.
-fn only_letter(gold: &str) -> Option<char> {
-    let letter = letters::letter(gold)?;
-    let letters = gold
-        .replace("\\textbf", "")
-        .replace("\\text", "")
-        .replace("\\mathrm", "")
-        .replace("\\mathbf", "")
-        .replace("\\mbox", "");
-    (letters.chars().filter(|c| c.is_alphanumeric()).count() == 1).then_some(letter)
+/// A reference that is a choice and nothing else: capital letters, with or without brackets and fonts.
+fn only_choice(gold: &str) -> Option<Choice> {
+    letters::choice(gold).filter(|choice| choice.alone)
 }
 
 /// True when an answer has a tree.
 pub fn readable(answer: &str) -> bool {
-    only_letter(answer).is_some() || parse::parse(&reference(answer, true), Comma::Auto).is_ok()
+    only_choice(answer).is_some() || parse::parse(&reference(answer, true), Comma::Auto).is_ok()
 }
 
 fn exact(gold: &str, response: &str) -> Judgement {
@@ -315,7 +225,7 @@ fn number(text: &str) -> Option<BigRational> {
     loop {
         expr = match expr {
             Expr::Quantity(inner, _) => *inner,
-            Expr::Rel(..) => crate::compare::relations::assignment(&expr)?.1.clone(),
+            Expr::Rel(..) => names::assignment(&expr)?.1.clone(),
             other => {
                 expr = other;
                 break;
@@ -350,25 +260,18 @@ fn numeric(rel_tol: f64, abs_tol: f64, gold: &str, response: &str) -> Judgement 
 }
 
 fn choice(gold: &str, response: &str) -> Judgement {
-    let wanted = letters::letter(&reference(gold, false));
-    let found = answer_of(response, false);
-    let (given, place) = match &found {
-        Ok((answer, place)) => (
-            letters::letter(answer).or_else(|| if *place == "boxed" { None } else { letters::chosen_letter(response) }),
-            *place,
-        ),
-        Err(judgement) if judgement.method == "none" => (letters::chosen_letter(response), "text"),
-        Err(judgement) => return judgement.clone(),
-    };
-    match given {
-        Some(given) => {
-            let verdict = if Some(given) == wanted { Verdict::Correct } else { Verdict::Incorrect };
-            Judgement::new(verdict, Some(given.to_string()), place, "choice")
+    let gold = reference(gold, false);
+    let wanted = letters::choice(&gold).or_else(|| letters::small_choice(&gold));
+    let found = answer_of(response, true);
+    let place = found.as_ref().map_or("text", |(_, place)| place);
+    match (given_choice(response, &found, false), &found) {
+        (Some(given), _) => {
+            let same = wanted.is_some_and(|wanted| wanted.same(given));
+            let verdict = if same { Verdict::Correct } else { Verdict::Incorrect };
+            Judgement::new(verdict, Some(given.shown()), place, "choice")
         }
-        None => match found {
-            Ok((answer, _)) => Judgement::new(Verdict::Unparsed, Some(answer), place, "no_letter"),
-            Err(judgement) => judgement,
-        },
+        (None, Ok((answer, place))) => Judgement::new(Verdict::Unparsed, Some(answer.clone()), place, "no_letter"),
+        (None, Err(judgement)) => judgement.clone(),
     }
 }
 

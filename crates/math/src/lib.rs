@@ -6,6 +6,8 @@
 
 // people ask here
 mod judge;
+// gold, answer -> equal?
+mod answers;
 mod options;
 mod stated;
 // where thoughts end
@@ -22,11 +24,11 @@ mod json;
 use read::{extract, lex, parse, print};
 
 pub use judge::{Judge, Judgement, Verdict};
-pub use options::Options;
+pub use options::{Options, Percent, Scale};
 pub use stated::{concluded_answer, is_bare_answer, stated_answer};
 
 /// Bumped whenever a verdict can change; part of every verdict's fingerprint.
-pub const JUDGE_VERSION: u32 = 4;
+pub const JUDGE_VERSION: u32 = 5;
 
 /// The content of the last box of `text`, if its braces close.
 pub fn last_boxed(text: &str) -> Option<&str> {

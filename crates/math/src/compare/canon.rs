@@ -75,6 +75,7 @@ impl Canon<'_> {
                 self.form(inner)?.times(&Fraction::whole(factor), self.budget)
             }
             Expr::Based(inner, ..) => self.form(inner),
+            Expr::Scaled(inner, factor) => self.form(inner)?.times(&Fraction::number(factor.clone()), self.budget),
             Expr::Big(op, index, parts) => self.big(expr, *op, index, parts),
             Expr::Apply(..) | Expr::Shape(..) => Ok(self.opaque(expr)),
             _ => Err(NoForm::Undefined),

@@ -6,11 +6,11 @@
 use crate::compare::canon::Canon;
 use crate::compare::identity::{self, Identity};
 use crate::compare::matrix;
-use crate::compare::relations;
 use crate::compare::sets;
 use crate::compare::shapes::{
-    elements, infinite, is_collection, is_region, is_scalar, letters, plain, set_value, value_of, without_declarations,
+    elements, infinite, is_collection, is_region, is_scalar, letters, plain, set_value, without_declarations,
 };
+use crate::compare::{names, relations};
 use crate::number::budget::{Budget, Exhausted};
 use crate::options::Options;
 use crate::read::ast::{Bracket, Expr, RelOp};
@@ -23,6 +23,8 @@ pub struct Comparison<'a> {
     pub budget: Budget,
     /// The step that decided, outermost first.
     pub method: &'static str,
+    /// A name for every integer, in which both sides are families of values.
+    pub(super) parameter: Option<String>,
     depth: u32,
 }
 
@@ -38,7 +40,7 @@ const LIST_LIMIT: usize = 400;
 impl<'a> Comparison<'a> {
     /// A new comparison.
     pub fn new(options: &'a Options) -> Comparison<'a> {
-        Comparison { options, budget: Budget::new(options.step_budget), method: "structure", depth: 0 }
+        Comparison { options, budget: Budget::new(options.step_budget), method: "structure", parameter: None, depth: 0 }
     }
 
     /// Compares the reference `a` with the response `b`.
@@ -139,11 +141,11 @@ impl<'a> Comparison<'a> {
         }
         // x = pi/6 + 2 k pi, k in Z: the declaration of a parameter is no element
         let (declared, other) = (without_declarations(a), without_declarations(b));
-        if declared.is_some() != other.is_some() {
-            return self.same(declared.as_ref().unwrap_or(a), other.as_ref().unwrap_or(b)).map(Some);
+        if declared.is_some() || other.is_some() {
+            return self.families((a, declared), (b, other)).map(Some);
         }
-        let (first, second) = (elements(a), elements(b));
-        match (first, second) {
+        let square = self.options.square_lists;
+        match (elements(a, square), elements(b, square)) {
             (Some(x), Some(y)) => {
                 self.how(if matches!((a, b), (Expr::Set(_), _) | (_, Expr::Set(_))) { "set" } else { "list" });
                 let ordered = self.options.ordered_lists && matches!((a, b), (Expr::List(_), Expr::List(_)));
@@ -167,7 +169,7 @@ impl<'a> Comparison<'a> {
             // points in a list of one, or a tuple without its brackets
             let solutions = items.windows(2).any(|pair| {
                 // x = 1 or x = 2 lists solutions, x = 1, y = 2 is a point
-                match (relations::assignment(&pair[0]), relations::assignment(&pair[1])) {
+                match (names::assignment(&pair[0]), names::assignment(&pair[1])) {
                     (Some((first, _)), Some((second, _))) => first == second,
                     _ => false,
                 }
@@ -175,14 +177,14 @@ impl<'a> Comparison<'a> {
             let alike = parts.len() == items.len() && *bracket != Bracket::Square && !solutions;
             if self.options.list_as_tuple && alike {
                 self.how("tuple");
-                let values: Vec<Expr> = items.iter().map(|item| value_of(item).clone()).collect();
+                let values: Vec<Expr> = items.iter().map(|item| names::value(item).clone()).collect();
                 return Ok(Some(if swapped { self.all(parts, &values)? } else { self.all(&values, parts)? }));
             }
             return Ok(Some(false));
         }
         if let Expr::Rel(terms, operators) = other {
             // a name for the whole: x = 1, 2 is read as x = 1 and 2; S = {1, 2}; (x, y) = (1, 2)
-            if let Some((_, value)) = relations::assignment(other) {
+            if let Some((_, value)) = names::assignment(other) {
                 return Ok(Some(if swapped { self.same(value, whole)? } else { self.same(whole, value)? }));
             }
             if let ([_, set], [RelOp::In]) = (terms.as_slice(), operators.as_slice()) {
@@ -252,8 +254,8 @@ impl<'a> Comparison<'a> {
 
     /// Elements with different names are different, even when their values agree.
     fn element(&mut self, a: &Expr, b: &Expr) -> Answer {
-        if let (Some((first, _)), Some((second, _))) = (relations::assignment(a), relations::assignment(b))
-            && !relations::same_stem(first, second)
+        if let (Some((first, _)), Some((second, _))) = (names::assignment(a), names::assignment(b))
+            && !names::same_stem(first, second)
         {
             return Ok(false);
         }
@@ -286,7 +288,8 @@ impl<'a> Comparison<'a> {
             (Expr::Rel(terms, operators), other) | (other, Expr::Rel(terms, operators)) => {
                 let swapped = matches!(b, Expr::Rel(..));
                 let mut values = Vec::new();
-                if let Some((_, value)) = relations::assignment(if swapped { b } else { a }) {
+                let sums = self.options.named_sums && is_scalar(other) && identity::is_constant(other);
+                if let Some(value) = names::named_value(if swapped { b } else { a }, swapped, sums) {
                     if self.options.assignment_as_value {
                         values.push(value);
                     }
@@ -372,7 +375,7 @@ impl<'a> Comparison<'a> {
             }
             Identity::Different(method) => {
                 self.how(method);
-                self.rounded(a, b)
+                Ok(self.same_family(a, b)? || self.rounded(a, b)? || self.rounds_gold(a, b)?)
             }
             Identity::Undefined => {
                 self.how("undefined");

@@ -66,6 +66,7 @@ pub fn rational(expr: &Expr) -> Option<BigRational> {
             if under.is_zero() { None } else { Some(rational(over)? / under) }
         }
         Expr::Based(inner, ..) => rational(inner),
+        Expr::Scaled(inner, factor) => Some(rational(inner)? * factor),
         _ => None,
     }
 }

@@ -3,78 +3,12 @@
 use crate::compare::equal::Comparison;
 use crate::compare::fraction::Fraction;
 use crate::compare::identity;
+use crate::compare::names::{assignment, is_name};
 use crate::compare::poly::{NoForm, Poly};
-use crate::compare::shapes::is_plain_function;
 use crate::number::budget::{Budget, Exhausted};
 use crate::number::complex::Complex;
 use crate::number::eval::{Point, eval};
-use crate::read::ast::{Expr, Func, RelOp};
-
-/// The name and the value of `x = 5`, `S_n = 2 + 3 = 5`, `P(A) = 1/2`, `x = 1/3 \approx 0.33`.
-pub fn assignment(expr: &Expr) -> Option<(&Expr, &Expr)> {
-    let Expr::Rel(terms, operators) = expr else { return None };
-    if !operators.iter().all(|operator| matches!(operator, RelOp::Eq | RelOp::Approx)) || !is_name(&terms[0]) {
-        return None;
-    }
-    // the exact value stands before the first approximation, unless only the name does
-    let exact = operators.iter().position(|operator| *operator == RelOp::Approx).unwrap_or(operators.len());
-    Some((&terms[0], &terms[if exact == 0 { 1 } else { exact }]))
-}
-
-/// True for what names a value rather than computing one.
-pub fn is_name(expr: &Expr) -> bool {
-    match expr {
-        Expr::Sym(name) => name != "...",
-        Expr::Apply(..) => true,
-        Expr::Shape(name, parts) => {
-            !matches!(name.as_str(), "int" | "sum" | "prod" | "det" | "lim") && parts.iter().all(is_name)
-        }
-        Expr::Func(Func::Abs, args) => is_name(&args[0]),
-        Expr::Func(..) if is_plain_function(expr) => {
-            let Expr::Func(_, args) = expr else { return false };
-            args.iter().all(is_name)
-        }
-        // AB, ABCD, m angle A, P(x), y(t)
-        Expr::Mul(factors) => {
-            let capital = |factor: &Expr| match factor {
-                Expr::Sym(name) => name.starts_with(|c: char| c.is_ascii_uppercase()),
-                Expr::Shape(..) | Expr::Apply(..) => is_name(factor),
-                _ => false,
-            };
-            let letter = |factor: &Expr| matches!(factor, Expr::Sym(name) if name.len() == 1);
-            factors.iter().all(capital)
-                || (factors.len() == 2 && letter(&factors[0]) && (capital(&factors[1]) || letter(&factors[1])))
-                || (factors.len() == 2 && letter(&factors[0]) && matches!(factors[1], Expr::Tuple(..)))
-        }
-        // (x, y) = (1, 2)
-        Expr::Tuple(_, items) => items.iter().all(|item| matches!(item, Expr::Sym(_))),
-        Expr::List(items) => items.iter().all(|item| matches!(item, Expr::Sym(_))),
-        Expr::Text(_) => true,
-        Expr::Div(over, under) => is_differential(over) && is_differential(under),
-        Expr::Ratio(parts) => parts.iter().all(is_name),
-        _ => false,
-    }
-}
-
-/// `dy`, `d^2 y`.
-fn is_differential(expr: &Expr) -> bool {
-    let is_d = |factor: &Expr| matches!(factor, Expr::Sym(name) if name == "d" || name == "partial");
-    match expr {
-        Expr::Mul(factors) => match &factors[0] {
-            Expr::Pow(base, _) => is_d(base),
-            first => is_d(first),
-        },
-        _ => false,
-    }
-}
-
-/// Names that may stand for the same unknown: equal up to a subscript.
-pub fn same_stem(a: &Expr, b: &Expr) -> bool {
-    match (a, b) {
-        (Expr::Sym(a), Expr::Sym(b)) => a.split('_').next() == b.split('_').next(),
-        _ => a == b,
-    }
-}
+use crate::read::ast::{Expr, RelOp};
 
 /// Compares two relations; the first is the reference's.
 pub fn same(comparison: &mut Comparison, a: &Expr, b: &Expr) -> Result<bool, Exhausted> {

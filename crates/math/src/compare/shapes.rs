@@ -1,18 +1,13 @@
 //! shapes: what kind of answer a tree is, and the parts that comparisons look at.
 
 use crate::compare::identity;
-use crate::compare::relations;
+use crate::compare::names;
 use crate::compare::sets;
 use crate::read::ast::{Bracket, Const, Expr, Func, NamedSet, RelOp};
 
-/// The value behind a name, or the expression itself.
-pub fn value_of(expr: &Expr) -> &Expr {
-    relations::assignment(expr).map_or(expr, |(_, value)| value)
-}
-
 /// The set behind `S =` or `x in`, when the name says nothing.
 pub fn set_value(expr: &Expr) -> &Expr {
-    match relations::assignment(expr) {
+    match names::assignment(expr) {
         Some((_, value)) if is_region(value) || matches!(value, Expr::Tuple(..)) => value,
         _ => match expr {
             Expr::Rel(terms, operators) if operators.as_slice() == [RelOp::In] => &terms[1],
@@ -21,10 +16,11 @@ pub fn set_value(expr: &Expr) -> &Expr {
     }
 }
 
-/// The elements of a list or a set.
-pub fn elements(expr: &Expr) -> Option<&[Expr]> {
+/// The elements of a list or a set; with `square`, of a list in square brackets, too long to be an interval.
+pub fn elements(expr: &Expr, square: bool) -> Option<&[Expr]> {
     match expr {
         Expr::List(items) | Expr::Set(items) => Some(items),
+        Expr::Tuple(Bracket::Square, items) if square && items.len() > 2 => Some(items),
         _ => None,
     }
 }
@@ -111,12 +107,21 @@ pub fn is_plain_function(expr: &Expr) -> bool {
     )
 }
 
+/// `\mathbb{Z}`, and with a mark, `\mathbb{N}^*`.
+fn is_named_set(expr: &Expr) -> bool {
+    match expr {
+        Expr::Named(_) => true,
+        Expr::Shape(_, parts) => parts.iter().all(is_named_set),
+        _ => false,
+    }
+}
+
 /// A list without declarations of parameters that its other items use; none when there are none.
 pub fn without_declarations(expr: &Expr) -> Option<Expr> {
     let Expr::List(items) = expr else { return None };
     let declares = |item: &Expr| match item {
         Expr::Rel(terms, operators) => match (terms.as_slice(), operators.as_slice()) {
-            ([Expr::Sym(name), Expr::Named(_)], [RelOp::In]) => {
+            ([Expr::Sym(name), set], [RelOp::In]) if is_named_set(set) => {
                 let used = |other: &Expr| !std::ptr::eq(other, item) && identity::variables(other).contains(name);
                 items.iter().any(used)
             }

@@ -6,6 +6,10 @@ pub fn is_plus_minus(expr: &Expr) -> bool {
     expr.any(&mut |node| matches!(node, Expr::PlusMinus(..)))
 }
 
+fn is_zero(expr: &Expr) -> bool {
+    expr.as_int() == Some(0)
+}
+
 /// Signs are written out in at most this many answers.
 const SIGN_LIMIT: usize = 32;
 
@@ -14,6 +18,10 @@ pub fn expanded(expr: Expr) -> Option<Expr> {
     match expr {
         Expr::List(items) => spread(items).map(Expr::List),
         Expr::Set(items) => spread(items).map(Expr::Set),
+        // 3x +- 4y = 0: two equations
+        Expr::Rel(terms, operators) if operators == [RelOp::Eq] && (is_plus_minus(&terms[0]) || is_zero(&terms[1])) => {
+            variants(Expr::Rel(terms, operators)).map(Expr::List)
+        }
         Expr::Rel(mut terms, operators) if operators.iter().all(|operator| *operator == RelOp::Eq) => {
             // x = a +- b: the values
             let value = terms.pop()?;

@@ -96,6 +96,7 @@ impl Evaluator<'_, '_> {
                 value.mul(&Complex::real(elementary::pi(p)), p)
             }
             Expr::Based(inner, ..) => self.eval(inner),
+            Expr::Scaled(inner, factor) => self.eval(inner)?.mul(&Complex::real(Ball::rational(factor, p)), p),
             Expr::Apply(..) | Expr::Shape(..) => {
                 let name = crate::read::print::print(expr);
                 self.variable(&name)

@@ -173,6 +173,8 @@ pub enum Expr {
     Degree(Box<Expr>),
     /// A number with a unit or currency.
     Quantity(Box<Expr>, Unit),
+    /// A number with a scale word behind it: `24 million`, `25 basis points`. The number and the factor.
+    Scaled(Box<Expr>, BigRational),
     /// Digits in a base: their value, the digits, the base.
     Based(Box<Expr>, String, u32),
     /// A sequence in brackets: a point, vector, open or closed interval.
@@ -273,7 +275,7 @@ impl Expr {
             }
             Expr::Logic(_, parts) | Expr::Ratio(parts) | Expr::Prose(parts) => parts.iter().for_each(visit),
             Expr::Neg(inner) | Expr::Percent(inner) | Expr::Degree(inner) | Expr::Quantity(inner, _) => visit(inner),
-            Expr::Based(inner, ..) => visit(inner),
+            Expr::Based(inner, ..) | Expr::Scaled(inner, _) => visit(inner),
             Expr::Div(over, under) | Expr::Pow(over, under) => {
                 visit(over);
                 visit(under);
@@ -314,6 +316,7 @@ impl Expr {
             Expr::Percent(inner) => Expr::Percent(boxed(inner, change)),
             Expr::Degree(inner) => Expr::Degree(boxed(inner, change)),
             Expr::Quantity(inner, unit) => Expr::Quantity(boxed(inner, change), unit),
+            Expr::Scaled(inner, factor) => Expr::Scaled(boxed(inner, change), factor),
             Expr::Based(inner, digits, base) => Expr::Based(boxed(inner, change), digits, base),
             Expr::Div(over, under) => Expr::Div(boxed(over, change), boxed(under, change)),
             Expr::Pow(over, under) => Expr::Pow(boxed(over, change), boxed(under, change)),

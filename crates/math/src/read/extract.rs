@@ -1,11 +1,13 @@
 //! extract: completion -> the span that holds the final answer.
 //!
 //! Only the answer behind a model's thoughts is looked at ([`crate::thoughts`]), and of that only what stands between the last
-//! `<answer>` tags, where there are some. In order of trust: (1) the last `\boxed` or `\fbox`, with boxes joined when only a comma, "and" or the like stands between
-//! them; (2) what follows the last "final answer is", "answer:" or `####`; (3) the whole text, when it is one short formula;
-//! (4) the last formula or number. A box that is cut off or empty is an answer withheld: nothing earlier replaces it.
+//! tags of an answer, where there are some and nothing behind them states another. The last complete statement decides: a box
+//! (boxes joined when only a comma, "and" or the like stands between them), or what follows "final answer is", "answer:" or
+//! `####`. Where nothing is stated it is the whole text, when it is one short formula, or the last formula or number. A box that
+//! is cut off is an answer withheld: nothing earlier replaces it.
 
-use crate::read::spans::{Candidate, candidates, first_sentence, formulas, joins, words_in};
+use crate::read::announcements;
+use crate::read::spans::{candidates, formulas, joins, words_in};
 use crate::thoughts;
 
 /// The macros whose argument marks a final answer.
@@ -65,6 +67,9 @@ fn box_at(text: &str, start: usize) -> Option<BoxSpan> {
     }
     match bytes.get(at) {
         None => Some(BoxSpan { start, content: at..at, end: at, closed: false }),
+        // "put it in \boxed as asked", "`\boxed`": the macro is spoken of
+        Some(b'.' | b',' | b';' | b':' | b'`' | b'\'' | b'"' | b')' | b'?' | b'!') => None,
+        Some(_) if bytes[at..].iter().take_while(|byte| byte.is_ascii_alphabetic()).count() > 1 => None,
         Some(b'{') => {
             let close = matching_brace(bytes, at);
             let stop = close.unwrap_or(bytes.len());
@@ -124,11 +129,12 @@ pub fn matching_brace(bytes: &[u8], open: usize) -> Option<usize> {
 /// Finds the final answer of a response. With `join`, boxes side by side are one answer.
 pub fn final_answer(text: &str, join: bool) -> Found {
     let Some(text) = answer_part(text) else { return Found::Withheld(None, "thoughts/endless") };
-    let spans = boxes(text);
+    let spans = stating_boxes(text);
     if let Some(last) = spans.last() {
-        return boxed(text, &spans, last, join);
+        let later = announcements::stated(&text[last.end..]).filter(|_| last.closed);
+        return later.unwrap_or_else(|| boxed(text, &spans, last, join));
     }
-    if let Some(found) = announced(text).or_else(|| whole(text)) {
+    if let Some(found) = announcements::announced(text).or_else(|| whole(text)) {
         return found;
     }
     match candidates(text).pop() {
@@ -137,17 +143,65 @@ pub fn final_answer(text: &str, join: bool) -> Found {
     }
 }
 
-/// The part of a response that answers: behind its thoughts, between its last `<answer>` tags. None where the thoughts never end.
+/// The part of a response that answers: behind its thoughts, between its last tags of an answer, unless something is stated
+/// behind them. None where the thoughts never end.
 pub fn answer_part(text: &str) -> Option<&str> {
     let text = thoughts::behind(text)?;
-    let Some(open) = text.rfind(ANSWER.0) else { return Some(text) };
-    let inner = &text[open + ANSWER.0.len()..];
-    let inner = inner.find(ANSWER.1).map_or(inner, |close| &inner[..close]);
-    Some(if inner.trim().is_empty() { text } else { inner })
+    let opened = |at: usize| ANSWERS.iter().find(|tags| text[at..].starts_with(tags.0)).map(|tags| (at, tags));
+    let Some((open, tags)) = text.rmatch_indices('<').find_map(|(at, _)| opened(at)) else { return Some(text) };
+    let inner = &text[open + tags.0.len()..];
+    let (inner, behind) = match inner.find(tags.1) {
+        Some(close) => (&inner[..close], &inner[close + tags.1.len()..]),
+        None => (inner, ""),
+    };
+    if inner.trim().is_empty() {
+        return Some(text);
+    }
+    let stated = !stating_boxes(behind).is_empty() || announcements::stated(behind).is_some();
+    Some(if stated { behind } else { inner })
 }
 
-/// The tags of an answer in R1-Zero's layout.
-const ANSWER: (&str, &str) = ("<answer>", "</answer>");
+/// The tags around an answer: R1-Zero's layout, OpenThoughts and Sky-T1, Command A.
+const ANSWERS: [(&str, &str); 3] = [
+    ("<answer>", "</answer>"),
+    ("<|begin_of_solution|>", "<|end_of_solution|>"),
+    ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+];
+
+/// The boxes that state an answer: not those that echo the instruction, `\boxed{}` and `\boxed{answer}`, beside others.
+fn stating_boxes(text: &str) -> Vec<BoxSpan> {
+    let all = boxes(text);
+    let states = |span: &BoxSpan| {
+        let content = text[span.content.clone()].trim();
+        if span.closed { !is_placeholder(content) } else { !(content.is_empty() && is_spoken_of(&text[..span.start])) }
+    };
+    if !all.iter().any(states) {
+        return all;
+    }
+    all.into_iter().filter(states).collect()
+}
+
+/// True for what an instruction puts into the box it asks for.
+fn is_placeholder(content: &str) -> bool {
+    if content.contains(|c: char| c.is_ascii_digit()) {
+        return false;
+    }
+    let mut bare = content.trim_matches(|c: char| !c.is_alphanumeric());
+    for name in ["text{", "mathrm{", "textbf{"] {
+        bare = bare.strip_prefix(name).unwrap_or(bare).trim();
+    }
+    let bare = bare.to_ascii_lowercase();
+    let words = ["answer", "your answer", "final answer", "your final answer", "the answer", "your answer here"];
+    content.is_empty()
+        || matches!(content, "..." | "\\ldots" | "\\dots" | "\\cdots" | "…")
+        || words.contains(&bare.as_str())
+}
+
+/// True where the words in front speak of the box that follows: "put it in \boxed".
+fn is_spoken_of(before: &str) -> bool {
+    let word = before.trim_end_matches(['$', '`', '(', ' ', '\n']).rsplit(|c: char| !c.is_ascii_alphabetic()).next();
+    matches!(word, Some("in" | "into" | "within" | "inside" | "using" | "with" | "as" | "a"))
+}
 
 fn boxed(text: &str, spans: &[BoxSpan], last: &BoxSpan, join: bool) -> Found {
     let content = &text[last.content.clone()];
@@ -167,24 +221,65 @@ fn boxed(text: &str, spans: &[BoxSpan], last: &BoxSpan, join: bool) -> Found {
     if content.trim().is_empty() {
         return Found::Withheld(None, "boxed/empty");
     }
-    let mut parts = vec![content.trim().to_string()];
-    let mut first = last.start;
+    let named = |at: usize| {
+        let (span, from) = (&spans[at], at.checked_sub(1).map_or(0, |before| spans[before].end));
+        let name = name_before(&text[from..span.start]);
+        let start = name.map_or(span.start, |(_, start)| from + start);
+        ((name.map(|(name, _)| name), text[span.content.clone()].trim()), start)
+    };
+    let (part, mut first) = named(spans.len() - 1);
+    let mut parts = vec![part];
     if join {
-        for span in spans[..spans.len() - 1].iter().rev() {
+        for (at, span) in spans[..spans.len() - 1].iter().enumerate().rev() {
             if !span.closed || !joins(&text[span.end..first]) {
                 break;
             }
-            let part = text[span.content.clone()].trim().to_string();
-            if !part.is_empty() && !parts.contains(&part) {
+            let (part, start) = named(at);
+            if !part.1.is_empty() && !parts.contains(&part) {
                 parts.insert(0, part);
             }
-            first = span.start;
+            first = start;
         }
     }
-    if parts.len() == 1 {
-        return Found::Answer(content.trim().to_string(), "boxed");
+    answer_of_boxes(parts)
+}
+
+/// What boxes side by side say together. Their names belong to it where each has one of its own: `x = 3, y = 4` and not `3, 4`.
+fn answer_of_boxes(mut parts: Vec<(Option<&str>, &str)>) -> Found {
+    let mut names: Vec<Option<&str>> = parts.iter().map(|part| part.0).collect();
+    names.sort_unstable();
+    names.dedup();
+    let is_system = names.len() == parts.len() && !names.contains(&None);
+    if !is_system {
+        let mut seen: Vec<&str> = Vec::new();
+        parts.retain(|(_, content)| {
+            let new = !seen.contains(content);
+            seen.push(content);
+            new
+        });
     }
-    Found::Answer(parts.join(", "), "boxes")
+    match parts.as_slice() {
+        [(_, only)] => Found::Answer(only.to_string(), "boxed"),
+        parts => {
+            let written = |(name, content): &(Option<&str>, &str)| match name.filter(|_| is_system) {
+                Some(name) => format!("{name} = {content}"),
+                None => content.to_string(),
+            };
+            Found::Answer(parts.iter().map(written).collect::<Vec<_>>().join(", "), "boxes")
+        }
+    }
+}
+
+/// The name that a box behind `before` gives a value to, `y_1` in `y_1 = \boxed{3}`, and where it starts.
+fn name_before(before: &str) -> Option<(&str, usize)> {
+    let bare = before.trim_end().strip_suffix('=')?.trim_end();
+    let in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '{' | '}' | '\'');
+    let start =
+        bare.rfind(|c: char| !in_name(c)).map_or(0, |at| at + bare[at..].chars().next().map_or(1, char::len_utf8));
+    let name = &bare[start..];
+    let is_name =
+        name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.len() <= 12 && !bare[..start].ends_with('\\');
+    is_name.then_some((name, start))
 }
 
 fn is_balanced(text: &str) -> bool {
@@ -255,16 +350,24 @@ pub fn whole(text: &str) -> Option<Found> {
     (inner.is_empty() && words <= 2).then(|| Found::Answer(bare.to_string(), "whole"))
 }
 
+/// Without the special token at its end: `<|im_end|>`.
+fn without_special(text: &str) -> &str {
+    let Some(start) = text.strip_suffix("|>").and_then(|inner| inner.rfind("<|")) else { return text };
+    let name = &text[start + 2..text.len() - 2];
+    if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') { &text[..start] } else { text }
+}
+
 /// Without white space, emphasis and punctuation around it.
-fn tidy(text: &str) -> &str {
+pub(super) fn tidy(text: &str) -> &str {
     let mut text = text.trim();
     loop {
         let before = text;
         text = text.trim_start_matches([':', '*', '#', '=']).trim_start();
         text = text.trim_end_matches(['*', ';']).trim_end();
-        for mark in ["<|im_end|>", "<|im_start|>user", "<|im_start|>", "<|endoftext|>", "</s>", "<|eot_id|>"] {
+        for mark in ["<|im_start|>user", "</s>", "<eos>", "<end_of_turn>"] {
             text = text.strip_suffix(mark).unwrap_or(text).trim_end();
         }
+        text = without_special(text).trim_end();
         if text.ends_with('.') && !text.ends_with("\\.") && !text.ends_with("..") && !text.ends_with("m.") {
             text = text[..text.len() - 1].trim_end();
         }
@@ -272,66 +375,6 @@ fn tidy(text: &str) -> &str {
             return text;
         }
     }
-}
-
-/// Phrases behind which the answer stands, lower case.
-const ANNOUNCEMENTS: [&str; 14] = [
-    "final answer is",
-    "final answer:",
-    "final answer",
-    "answer is",
-    "answer:",
-    "answer**",
-    "### answer",
-    "####",
-    "answer to the question is",
-    "correct option is",
-    "correct choice is",
-    "option is",
-    "answer =",
-    "answer would be",
-];
-
-/// What stands behind the last announcement.
-fn announced(text: &str) -> Option<Found> {
-    let lower = text.to_ascii_lowercase();
-    let start = ANNOUNCEMENTS.iter().filter_map(|phrase| lower.rfind(phrase).map(|at| at + phrase.len())).max()?;
-    let behind = &text[start..];
-    // the announcement may end a group: $\text{Answer: }5$
-    let rest = behind
-        .trim_start_matches([' ', ':'])
-        .strip_prefix('}')
-        .map_or(behind, |rest| rest.trim_end_matches(['.', '$', ' ']));
-    let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*' | '#' | '"' | '='));
-    if tidy(rest).is_empty() {
-        return Some(Found::Withheld(None, "answer/empty"));
-    }
-    let sentence = first_sentence(rest);
-    let found = candidates(sentence);
-    let tidied = tidy(sentence);
-    if let Some(first) = found.first() {
-        let before = words_in(&sentence[..first.range.start]);
-        let chosen = if before <= 1 { chain(sentence, &found) } else { found.last()?.range.clone() };
-        // a short phrase is the answer as a whole: units, signs and words belong to it
-        if first.place == "number" && words_in(tidied) <= 3 && (before <= 1 || tidied.starts_with('\\')) {
-            // the end of emphasis, as in **5** apples, is no power
-            return Some(Found::Answer(tidied.replace("** ", " "), "answer"));
-        }
-        return Some(Found::Answer(sentence[chosen].to_string(), "answer"));
-    }
-    (!tidied.is_empty()).then(|| Found::Answer(tidied.to_string(), "answer"))
-}
-
-/// The first candidate, with those that follow it in a list: `$12$ and $13$`.
-fn chain(sentence: &str, found: &[Candidate]) -> std::ops::Range<usize> {
-    let mut range = found[0].range.clone();
-    for next in &found[1..] {
-        if !joins(&sentence[range.end..next.range.start]) || found[0].place == "number" {
-            break;
-        }
-        range.end = next.range.end;
-    }
-    range
 }
 
 #[cfg(test)]
@@ -356,6 +399,9 @@ mod tests {
 
     #[test]
     fn the_last_announcement_wins() {
+        assert_eq!(answer("\\boxed{3}. No.\nThe answer is 4."), "4");
+        assert_eq!(answer("\\boxed{3}. I hope the final answer is clear."), "3");
+        assert_eq!(answer("<answer>3</answer> No, #### 4"), "4");
         assert_eq!(answer("The answer is 3. No. The final answer is $4$."), "4");
         assert_eq!(answer("#### -1,200"), "-1,200");
         assert_eq!(answer("Answer: x = 3\nBecause of 17 reasons."), "x = 3");

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::read::ast::{BigOp, Bracket, Const, Expr, Func, NamedSet, RelOp, SetOp};
+use crate::read::scale;
 
 /// The tree as TeX, every operand in brackets where it could matter.
 pub fn print(expr: &Expr) -> String {
@@ -111,6 +112,10 @@ fn write(expr: &Expr, out: &mut String) {
         Expr::Quantity(inner, unit) => {
             operand(inner, out);
             let _ = write!(out, "\\text{{{}}}", unit.spelled());
+        }
+        Expr::Scaled(inner, factor) => {
+            operand(inner, out);
+            let _ = write!(out, "\\text{{ {}}}", scale::named(factor).unwrap_or_default());
         }
         Expr::Based(_, digits, base) => {
             let _ = write!(out, "{digits}_{{{base}}}");

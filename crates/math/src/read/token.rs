@@ -122,6 +122,10 @@ pub fn simple_macro(name: &str) -> Option<Tok> {
         "odot" | "square" | "Box" => Tok::Cmd(Cmd::Prefix("shape")),
         "cdot" | "times" | "ast" | "bullet" | "centerdot" => Tok::Op('*'),
         "div" => Tok::Op('/'),
+        "texttimes" => Tok::Op('*'),
+        "textpm" => Tok::Cmd(Cmd::PlusMinus),
+        "textsuperscript" => Tok::Op('^'),
+        "textsubscript" => Tok::Op('_'),
         "colon" => Tok::Op(':'),
         "lbrace" => Tok::Open(Delim::Brace),
         "rbrace" => Tok::Close(Delim::Brace),
@@ -144,7 +148,7 @@ pub fn simple_macro(name: &str) -> Option<Tok> {
         "pi" | "uppi" => Tok::Const(Const::Pi),
         "infty" | "infin" => Tok::Const(Const::Infinity),
         "imath" | "jmath" => Tok::Const(Const::I),
-        "circ" | "degree" => Tok::Degree,
+        "circ" | "degree" | "textdegree" => Tok::Degree,
         "prime" => Tok::Prime(1),
         "percent" => Tok::Percent,
         "euro" => Tok::Currency('€'),
@@ -327,8 +331,6 @@ pub fn is_cosmetic(name: &str) -> bool {
             | "mathcal"
             | "mathscr"
             | "mathfrak"
-            | "mathsf"
-            | "mathtt"
             | "mathop"
             | "mathrel"
             | "mathbin"
@@ -367,7 +369,6 @@ pub fn is_cosmetic(name: &str) -> bool {
             | "because"
             | "blacksquare"
             | "relax"
-            | "textnormal"
             | "space"
             | "mathrlap"
             | "llap"
@@ -396,27 +397,13 @@ pub fn is_dropped_with_argument(name: &str) -> bool {
     )
 }
 
-/// Macros that set their argument as text.
+/// Macros that set their argument as text: `\text` and all that are named after it, fonts, boxes, names of operators.
 pub fn is_text_macro(name: &str) -> bool {
-    matches!(
-        name,
-        "text"
-            | "mbox"
-            | "hbox"
-            | "textbf"
-            | "textit"
-            | "textrm"
-            | "textsf"
-            | "texttt"
-            | "textsc"
-            | "emph"
-            | "textup"
-            | "textmd"
-            | "operatorname"
-            | "mathrm"
-            | "mathbf"
-            | "mathtext"
-    )
+    const OTHERS: [&str; 7] =
+        ["textstyle", "textcolor", "textsuperscript", "textsubscript", "textdegree", "textpm", "texttimes"];
+    const FONTS: [&str; 10] =
+        ["mbox", "hbox", "emph", "operatorname", "mathrm", "mathbf", "mathsf", "mathtt", "mathtext", "mathup"];
+    name.starts_with("text") && !OTHERS.contains(&name) || FONTS.contains(&name)
 }
 
 /// Short words that are words even where letters would be multiplied.

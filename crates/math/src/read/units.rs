@@ -136,7 +136,6 @@ const UNITS: &[Entry] = &[
     ("lightyear", "lightyear", 1, 1),
     ("pc", "parsec", 1, 1),
     ("kpc", "parsec", 1000, 1),
-    ("dozen", "#dozen", 1, 1),
     ("person", "#people", 1, 1),
     ("people", "#people", 1, 1),
     ("child", "#children", 1, 1),

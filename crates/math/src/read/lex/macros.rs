@@ -62,7 +62,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// `\\[4pt]`: more space between two rows.
+    /// `\[4pt]`: more space between two rows.
     fn skip_row_space(&mut self) {
         let Some(inside) = self.text[self.at..].strip_prefix('[') else { return };
         let Some(close) = inside.find(']') else { return };
@@ -170,6 +170,10 @@ impl<'a> Lexer<'a> {
 
     /// `\text{..}` and its kin: the content is read as words.
     fn text_macro(&mut self, name: &str) -> Result<(), TooLong> {
+        // `\operatorname*`
+        if name == "operatorname" && self.peek() == Some(b'*') {
+            self.at += 1;
+        }
         let Some(content) = self.group() else { return Ok(()) };
         let bold = matches!(name, "mathbf" | "textbf" | "mathrm");
         let bare = content.trim().trim_matches(|c| c == '$' || c == '~');

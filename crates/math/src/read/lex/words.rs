@@ -3,6 +3,7 @@
 use super::Lexer;
 use crate::read::ast::Const;
 use crate::read::plain;
+use crate::read::scale;
 use crate::read::token::{self, Cmd, Tok};
 use crate::read::units;
 
@@ -43,6 +44,10 @@ impl Lexer<'_> {
             // a lost backslash
             "frac" | "dfrac" | "tfrac" if self.peek() == Some(b'{') => return self.push(Tok::Cmd(Cmd::Frac)),
             "percent" | "percentage" | "pct" => return self.push(Tok::Percent),
+            "cent" if matches!(self.tokens.last().map(|token| &token.tok), Some(Tok::Word(word)) if word == "per") => {
+                self.tokens.pop();
+                return self.push(Tok::Percent);
+            }
             "degrees" | "degree" | "deg" => return self.push(Tok::Degree),
             "U" if !upright
                 && matches!(self.tokens.last().map(|token| &token.tok), Some(Tok::Close(_)))
@@ -51,6 +56,15 @@ impl Lexer<'_> {
                 return self.push(Tok::Cmd(Cmd::Cup));
             }
             _ => {}
+        }
+        // $18 per day
+        let before = self.tokens.last().map(|token| &token.tok);
+        let each = matches!(before, Some(Tok::Word(word)) if word == "per");
+        if self.spaced && (each || run == "per" && matches!(before, Some(Tok::Num(..) | Tok::Word(_)))) {
+            return self.push_font(Tok::Word(run.to_string()), true);
+        }
+        if self.short_scale(run) {
+            return self.push_font(Tok::Word(run.to_string()), true);
         }
         // 24 min
         if matches!(run, "min" | "sec") && self.spaced && self.behind_number() && !self.next_opens() {
@@ -64,7 +78,7 @@ impl Lexer<'_> {
             return self.push(Tok::Func(func));
         }
         if run.len() == 1 {
-            return self.one_letter(run, upright);
+            return self.one_letter(run, upright || self.composite_unit(run));
         }
         if let Some(name) = token::letter(run).filter(|_| run.len() > 2 || !as_text)
             && run.len() > 2
@@ -77,6 +91,27 @@ impl Lexer<'_> {
             return self.push_font(Tok::Word(run.to_string()), true);
         }
         self.product(run);
+    }
+
+    /// `3 m 20 cm`: a letter between two numbers, apart from both, is a unit.
+    fn composite_unit(&self, run: &str) -> bool {
+        let next = self.text[self.at..].strip_prefix(' ');
+        self.spaced
+            && matches!(self.tokens.last().map(|token| &token.tok), Some(Tok::Num(..)))
+            && next.is_some_and(|next| next.starts_with(|c: char| c.is_ascii_digit()))
+            && units::Unit::named(run).is_some()
+    }
+
+    /// `$12.6M`, `5 bn`: a short scale word that is no product of names.
+    fn short_scale(&self, run: &str) -> bool {
+        let before = |back: usize| self.tokens.len().checked_sub(back).map(|at| &self.tokens[at].tok);
+        if !matches!(before(1), Some(Tok::Num(..))) {
+            return false;
+        }
+        let money = matches!(before(2), Some(Tok::Currency(_)))
+            || matches!((before(3), before(2)), (Some(Tok::Currency(_)), Some(Tok::Op('-'))));
+        money && scale::suffix(run, true).is_some()
+            || self.spaced && matches!(run, "bn" | "bln" | "mln" | "trn" | "bps" | "bp")
     }
 
     fn behind_number(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use super::{Failure, Parser, Result};
 use crate::read::ast::{Expr, Func, SetOp};
+use crate::read::scale;
 use crate::read::token::{Cmd, Delim, Tok};
 use crate::read::units::Unit;
 
@@ -97,7 +98,15 @@ impl Parser {
                 Some(Tok::Op('/')) => {
                     self.at += 1;
                     self.deepen()?;
-                    let under = self.signed_factor()?;
+                    let mut under = self.signed_factor()?;
+                    // AB/CD is a ratio of segments
+                    if factors.len() > 1 && factors.iter().all(is_capital) {
+                        let mut segment = vec![under];
+                        while segment.iter().all(is_capital) && self.is_capital_here() {
+                            segment.push(self.factor()?);
+                        }
+                        under = product_of(segment);
+                    }
                     let over = product_of(std::mem::take(&mut factors));
                     factors.push(Expr::Div(Box::new(over), Box::new(under)));
                 }
@@ -134,6 +143,11 @@ impl Parser {
         self.with_unit(term)
     }
 
+    fn is_capital_here(&self) -> bool {
+        !self.tokens.get(self.at).is_some_and(|token| token.spaced)
+            && matches!(self.peek(), Some(Tok::Ident(name)) if name.starts_with(|c: char| c.is_ascii_uppercase()))
+    }
+
     fn signed_factor(&mut self) -> Result<Expr> {
         let mut negative_sign = false;
         while let Some(Tok::Op(sign @ ('+' | '-'))) = self.peek() {
@@ -151,6 +165,7 @@ impl Parser {
             Tok::Ident(_) => !self.unit_ahead(),
             Tok::Cmd(Cmd::Frac) if self.unit_fraction().is_some() => false,
             Tok::Open(Delim::Square) => !self.outward,
+            Tok::Open(Delim::Paren) if self.bracketed_words().is_some() => false,
             Tok::Open(_) => true,
             Tok::Bar => self.bars == 0,
             Tok::Cmd(cmd) => matches!(
@@ -178,7 +193,7 @@ impl Parser {
         match &token.tok {
             Tok::Ident(name) => {
                 token.upright
-                    && Unit::named(name).is_some()
+                    && (Unit::named(name).is_some() || scale::suffix(name, false).is_some())
                     && self.at > 0
                     && !matches!(self.tokens[self.at - 1].tok, Tok::Ident(_))
             }
@@ -325,6 +340,10 @@ impl Parser {
     }
 }
 
+fn is_capital(expr: &Expr) -> bool {
+    matches!(expr, Expr::Sym(name) if name.starts_with(|c: char| c.is_ascii_uppercase()))
+}
+
 /// The sum of terms; one term alone.
 pub(super) fn sum_of(mut terms: Vec<Expr>) -> Expr {
     if terms.len() == 1 { terms.pop().expect("one term") } else { Expr::Add(terms) }
@@ -342,6 +361,7 @@ pub(super) fn negative(expr: Expr) -> Expr {
         Expr::Quantity(inner, unit) => Expr::Quantity(Box::new(negative(*inner)), unit),
         Expr::Percent(inner) => Expr::Percent(Box::new(negative(*inner))),
         Expr::Degree(inner) => Expr::Degree(Box::new(negative(*inner))),
+        Expr::Scaled(inner, factor) => Expr::Scaled(Box::new(negative(*inner)), factor),
         other => Expr::Neg(Box::new(other)),
     }
 }

@@ -1,9 +1,13 @@
 //! layout: tokens that only lay out an answer go before it is parsed.
 
+use super::systems;
+use crate::read::ast::RelOp;
 use crate::read::token::{Cmd, Delim, Tok, Token};
 
 /// Removes what only lays out lines: alignment marks, their environments, punctuation at the ends.
 pub(super) fn prepared(tokens: Vec<Token>) -> Vec<Token> {
+    let tokens = systems::braced(tokens);
+
     const LAYOUT: [&str; 12] = [
         "align",
         "aligned",
@@ -62,7 +66,25 @@ pub(super) fn prepared(tokens: Vec<Token>) -> Vec<Token> {
         kept.insert(0, brace(Tok::Open(Delim::Group)));
         kept.push(brace(Tok::Close(Delim::Group)));
     }
-    without_double_brackets(kept)
+    without_double_brackets(outside_brackets(kept))
+}
+
+/// What stands in brackets behind an answer and is an item of its own: `(k \in \mathbb{Z})`, `(or 0.5)`.
+fn outside_brackets(mut tokens: Vec<Token>) -> Vec<Token> {
+    let Some(Tok::Close(Delim::Paren)) = tokens.last().map(|token| &token.tok) else { return tokens };
+    let Some(open) = tokens.iter().rposition(|token| token.tok == Tok::Open(Delim::Paren)).filter(|open| *open > 0)
+    else {
+        return tokens;
+    };
+    match (&tokens[open + 1].tok, tokens.get(open + 2).map(|token| &token.tok)) {
+        (Tok::Or, _) => {
+            tokens.remove(open);
+        }
+        (Tok::Ident(_), Some(Tok::Rel(RelOp::In))) => tokens[open].tok = Tok::Comma,
+        _ => return tokens,
+    }
+    tokens.pop();
+    tokens
 }
 
 /// Brackets directly inside brackets say nothing more, and cost depth.

@@ -3,8 +3,8 @@
 use num_bigint::BigInt;
 use num_rational::BigRational;
 
-use super::expr::{product_of, sum_of};
-use super::{Failure, Parser, Result, closes};
+use super::expr::product_of;
+use super::{Failure, Parser, Result, closes, systems};
 use crate::read::ast::{BigOp, Bracket, Const, Expr, Func, RelOp};
 use crate::read::token::{Cmd, Delim, Tok};
 
@@ -276,7 +276,7 @@ impl Parser {
             return Err(Failure::Syntax);
         }
         if name == "cases" || name == "rcases" || name == "dcases" {
-            return Ok(cases(rows));
+            return Ok(systems::cases(rows));
         }
         Ok(match name {
             "vmatrix" => Expr::Shape("det".to_string(), vec![Expr::Matrix(rows)]),
@@ -284,24 +284,6 @@ impl Parser {
             _ => Expr::Matrix(rows),
         })
     }
-}
-
-/// Branches of a function; a brace around equations is a list.
-fn cases(rows: Vec<Vec<Expr>>) -> Expr {
-    if rows.iter().all(|row| row.len() == 1) {
-        return Expr::List(rows.into_iter().flatten().collect());
-    }
-    let branch = |row: Vec<Expr>| {
-        let mut cells = row.into_iter();
-        let value = cells.next().expect("rows have cells");
-        let rest: Vec<Expr> = cells.collect();
-        (value, if rest.is_empty() { Expr::Text("otherwise".to_string()) } else { sum_of_cells(rest) })
-    };
-    Expr::Cases(rows.into_iter().map(branch).collect())
-}
-
-fn sum_of_cells(cells: Vec<Expr>) -> Expr {
-    if cells.len() == 1 { sum_of(cells) } else { Expr::Prose(cells) }
 }
 
 /// Inside a sum over `i`, the letter is the index.

@@ -7,7 +7,9 @@ mod brackets;
 mod expr;
 mod layout;
 mod macros;
+mod qualifiers;
 mod quantity;
+mod systems;
 mod words;
 
 use crate::read::ast::{Expr, RelOp};
@@ -51,6 +53,13 @@ pub fn parse(text: &str, comma: Comma) -> Result<Parsed> {
     }
     let expr = parse_tokens(tokens)?;
     Ok(Parsed { expr, ambiguous: lexed.ambiguous })
+}
+
+/// The answer without the words behind it that qualify it; none where there are none, or nothing is left.
+pub fn unqualified(text: &str) -> Option<Expr> {
+    let mut tokens = layout::prepared(lex::lex(text, Comma::Auto).ok()?.tokens);
+    tokens.truncate(qualifiers::start(&tokens)?);
+    parse_tokens(tokens).ok().filter(|expr| !expr.is_text())
 }
 
 fn parse_tokens(tokens: Vec<Token>) -> Result<Expr> {
@@ -195,8 +204,9 @@ impl Parser {
         let mut terms = vec![self.ratio()?];
         let mut operators = Vec::new();
         while let Some(operator) = self.relation_operator() {
+            let right = self.ratio()?;
+            terms.push(if matches!(operator, RelOp::In | RelOp::NotIn) { words::named_set(right) } else { right });
             operators.push(operator);
-            terms.push(self.ratio()?);
         }
         if operators.is_empty() {
             return Ok(terms.pop().expect("one term was just pushed"));

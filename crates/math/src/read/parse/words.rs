@@ -1,6 +1,7 @@
 //! words: answers in words, and words around mathematics.
 
 use crate::read::ast::{Const, Expr, NamedSet, RelOp};
+use crate::read::scale;
 use crate::read::token::{Tok, Token};
 
 /// The words of an answer without mathematics, lower case, single spaces.
@@ -34,25 +35,27 @@ pub fn known(text: String) -> Expr {
         }
         "all real numbers" | "all reals" | "all real values" | "real numbers" | "reals" => Expr::Named(NamedSet::Reals),
         "all integers" | "integers" => Expr::Named(NamedSet::Integers),
-        "zero" => Expr::int(0),
-        "one" => Expr::int(1),
-        "two" => Expr::int(2),
-        "three" => Expr::int(3),
-        "four" => Expr::int(4),
-        "five" => Expr::int(5),
-        "six" => Expr::int(6),
-        "seven" => Expr::int(7),
-        "eight" => Expr::int(8),
-        "nine" => Expr::int(9),
-        "ten" => Expr::int(10),
-        "eleven" => Expr::int(11),
-        "twelve" => Expr::int(12),
         "does not exist" | "dne" | "undefined" | "not defined" => Expr::Text("undefined".to_string()),
         "infinitely many solutions" | "infinite solutions" | "infinitely many" | "infinite" => {
             Expr::Text("infinitely many".to_string())
         }
-        _ => Expr::Text(text),
+        _ => match scale::cardinal(bare) {
+            Some(value) => Expr::num(value.into()),
+            None => Expr::Text(text),
+        },
     }
+}
+
+/// A set by its letter behind a sign of membership: `k \in Z`, `\mathbf{Z}`.
+pub fn named_set(expr: Expr) -> Expr {
+    let Expr::Sym(name) = &expr else { return expr };
+    Expr::Named(match name.as_str() {
+        "R" => NamedSet::Reals,
+        "Z" => NamedSet::Integers,
+        "N" => NamedSet::Naturals,
+        "Q" => NamedSet::Rationals,
+        _ => return expr,
+    })
 }
 
 /// What a token adds to the words between two pieces of mathematics; none when it is mathematics.
