@@ -87,7 +87,7 @@ fn main() -> Result<(), Failure> {
         texts.push(row["prompt"].as_str().ok_or("a line without `prompt`")?.to_string());
     }
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
-    let runner = policy.runner_on(&Device::Cpu)?;
+    let runner = policy.runner_on(&Device::Cpu, None)?;
     for batch in [1, 4, 16] {
         let requests = requests(&policy, &texts, batch)?;
         for _ in 0..rounds {

@@ -84,9 +84,10 @@ impl Team {
     #[expect(unsafe_code, reason = "threads write rows of one slice")]
     pub fn share_rows<T: Send>(&mut self, data: &mut [T], width: usize, work: impl Fn(usize, &mut [T]) + Sync) {
         let rows = Disjoint::new(data);
-        // SAFETY: pieces are disjoint, so that nobody else has these rows.
         self.share(rows.len / width, |piece| {
-            work(piece.start, unsafe { rows.part(piece.start * width..piece.end * width) })
+            // SAFETY: pieces are disjoint, so that nobody else has these rows.
+            let part = unsafe { rows.part(piece.start * width..piece.end * width) };
+            work(piece.start, part);
         });
     }
 

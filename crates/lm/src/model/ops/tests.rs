@@ -9,8 +9,11 @@ use std::collections::HashMap;
 /// Gradients of all variables, from that of an output.
 fn gradients(tape: tape::Tape, seed: (Tensor, Tensor)) -> HashMap<TensorId, Tensor> {
     let mut found = HashMap::new();
-    tape.backward(vec![seed], &mut |variable, own| Ok(drop(found.insert(variable.id(), own))))
-        .expect("the op has a backward");
+    let mut take = |variable: &Tensor, own| {
+        found.insert(variable.id(), own);
+        Ok(())
+    };
+    tape.backward(vec![seed], &mut take).expect("the op has a backward");
     found
 }
 
