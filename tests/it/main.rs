@@ -39,4 +39,5 @@ mod tidy;
 mod train;
 mod transcripts;
 mod upkeep;
+mod weights;
 mod world;
