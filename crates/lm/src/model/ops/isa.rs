@@ -12,19 +12,22 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// Dot products of small numbers: AVX512-BF16 and AVX512-VNNI.
+    Bf16,
 }
 
 /// The environment variable that names the instruction set to use.
 pub const VARIABLE: &str = "MINDGAP_ISA";
 
 impl Isa {
-    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Bf16];
 
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Bf16 => "bf16",
         }
     }
 
@@ -51,6 +54,7 @@ impl Isa {
                 Isa::Avx512 => {
                     Isa::Avx2.is_here() && has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")
                 }
+                Isa::Bf16 => Isa::Avx512.is_here() && has!("avx512bf16") && has!("avx512vnni"),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -81,6 +85,12 @@ impl Isa {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_holds_those_before_it() {
+        let here = Isa::ALL.map(Isa::is_here);
+        assert!(Isa::ALL.is_sorted() && here[0] && here.is_sorted_by_key(|here| !here), "{here:?}");
+    }
 
     #[test]
     fn names_are_checked() {

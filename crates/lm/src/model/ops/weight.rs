@@ -7,6 +7,7 @@ mod bf16;
 mod int8;
 
 use super::gemm::{Left, PANEL, STRIP, Size, Start, product_at};
+use super::isa::Isa;
 use super::linear::Packed;
 use super::team::{Output, Team};
 use bf16::Bf16Strips;
@@ -68,6 +69,7 @@ enum Panels {
 /// Room for what a product makes of its input before it begins; reused from product to product.
 #[derive(Default)]
 pub struct Scratch {
+    pairs: Vec<u32>,
     quants: Vec<i16>,
     scales: Vec<f32>,
 }
@@ -75,13 +77,18 @@ pub struct Scratch {
 impl Weight {
     /// From a weight tensor `[out, in]`, f32 on the CPU.
     pub fn new(w: &Tensor, kind: WeightType) -> Result<Weight> {
+        Weight::packed_for(Isa::current(), w, kind)
+    }
+
+    /// For an instruction set that is here.
+    fn packed_for(isa: Isa, w: &Tensor, kind: WeightType) -> Result<Weight> {
         let (outputs, inputs) = w.dims2()?;
         let w = w.contiguous()?;
         let read = super::cpu::Read::new(&w);
         let panels = match kind {
             WeightType::F32 => Panels::F32(Packed::from_slice(read.slice()?, outputs, inputs)),
-            WeightType::Bf16 => Panels::Bf16(Bf16Strips::new(read.slice()?, outputs, inputs)),
-            WeightType::Int8 => Panels::Int8(Int8Strips::new(read.slice()?, outputs, inputs)),
+            WeightType::Bf16 => Panels::Bf16(Bf16Strips::new(isa, read.slice()?, outputs, inputs)),
+            WeightType::Int8 => Panels::Int8(Int8Strips::new(isa, read.slice()?, outputs, inputs)),
         };
         Ok(Weight { panels, outputs, inputs })
     }
@@ -116,9 +123,12 @@ impl Weight {
         assert!(columns.start.is_multiple_of(PANEL) && columns.end <= self.outputs, "{columns:?} of {}", self.outputs);
         assert!(out.len() >= rows * width, "output too short for {rows} rows of {width}");
         assert!(bias.is_none_or(|bias| bias.len() == self.outputs), "a bias for every output");
-        if let Panels::Int8(panels) = &self.panels {
-            panels.quantise(x, &mut scratch.quants, &mut scratch.scales);
+        match &self.panels {
+            Panels::F32(_) => {}
+            Panels::Bf16(panels) => panels.round(x, &mut scratch.pairs),
+            Panels::Int8(panels) => panels.quantise(x, &mut scratch.quants, &mut scratch.scales),
         }
+        let activations = bf16::Activations { x, pairs: &scratch.pairs };
         let quants = int8::Quants { values: &scratch.quants, scales: &scratch.scales };
         let out = Output(out.as_mut_ptr());
         team.share(width.div_ceil(PANEL), |panels| {
@@ -129,7 +139,7 @@ impl Weight {
                 let to = out.at(part.start - columns.start);
                 match &self.panels {
                     Panels::F32(panels) => f32_product(panels, x, rows, part, start, to, width),
-                    Panels::Bf16(panels) => panels.product(x, rows, part, start, to, width),
+                    Panels::Bf16(panels) => panels.product(activations, rows, part, start, to, width),
                     Panels::Int8(panels) => panels.product(quants, rows, part, start, to, width),
                 }
             }

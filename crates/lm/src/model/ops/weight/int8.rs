@@ -32,6 +32,7 @@ pub struct Int8Strips {
     data: Vec<i8>,
     scales: Vec<f32>,
     inputs: usize,
+    isa: Isa,
 }
 
 /// Strips that follow each other, `quads` steps each: quad q of column j lies at `((j / 16 * quads + q) * 16 + j % 16) * 4`, the scale
@@ -60,8 +61,8 @@ pub struct Target {
 }
 
 impl Int8Strips {
-    /// From the rows of a weight `[out, in]`.
-    pub fn new(w: &[f32], outputs: usize, inputs: usize) -> Int8Strips {
+    /// From the rows of a weight `[out, in]`, for an instruction set that is here.
+    pub fn new(isa: Isa, w: &[f32], outputs: usize, inputs: usize) -> Int8Strips {
         let (quads, groups, padded) = (inputs.div_ceil(QUAD), inputs.div_ceil(GROUP), outputs.next_multiple_of(STRIP));
         let mut data = vec![0; padded * quads * QUAD];
         let mut scales = vec![0.0; padded * groups];
@@ -82,7 +83,7 @@ impl Int8Strips {
                 pack(rows, inputs, scales, strip);
             }
         });
-        Int8Strips { data, scales, inputs }
+        Int8Strips { data, scales, inputs, isa }
     }
 
     fn quads(&self) -> usize {
@@ -136,7 +137,6 @@ impl Int8Strips {
         width: usize,
     ) {
         assert!(x.values.len() >= rows * self.quads() * QUAD && x.scales.len() >= rows * self.groups(), "{rows} rows");
-        let isa = Isa::current();
         let groups = if rows > BLOCK_ROWS { DEPTH_GROUPS } else { self.groups() };
         for (offset, columns, start) in panels_of(columns, start) {
             let target = Target { to: out.wrapping_add(offset), row: width, columns: columns.len() };
@@ -146,10 +146,10 @@ impl Int8Strips {
                 fill(target, rows, start);
                 for first in (0..self.groups()).step_by(groups.max(1)) {
                     let groups = first..self.groups().min(first + groups);
-                    match isa {
+                    match self.isa {
                         #[cfg(target_arch = "x86_64")]
-                        Isa::Avx2 | Isa::Avx512 => avx2::tile(rows, x, strips, groups, target),
-                        Isa::Portable => tile_portable(rows, x, strips, groups, target),
+                        Isa::Avx2 | Isa::Avx512 | Isa::Bf16 => avx2::tile(rows, x, strips, groups, target),
+                        _ => tile_portable(rows, x, strips, groups, target),
                     }
                 }
             }
