@@ -70,8 +70,7 @@ enum Panels {
 #[derive(Default)]
 pub struct Scratch {
     pairs: Vec<u32>,
-    quants: Vec<i16>,
-    scales: Vec<f32>,
+    quants: int8::Quants,
 }
 
 impl Weight {
@@ -126,10 +125,10 @@ impl Weight {
         match &self.panels {
             Panels::F32(_) => {}
             Panels::Bf16(panels) => panels.round(x, &mut scratch.pairs),
-            Panels::Int8(panels) => panels.quantise(x, &mut scratch.quants, &mut scratch.scales),
+            Panels::Int8(panels) => panels.quantise(x, &mut scratch.quants),
         }
         let activations = bf16::Activations { x, pairs: &scratch.pairs };
-        let quants = int8::Quants { values: &scratch.quants, scales: &scratch.scales };
+        let quants = &scratch.quants;
         let out = Output(out.as_mut_ptr());
         team.share(width.div_ceil(PANEL), |panels| {
             let part = columns.start + panels.start * PANEL..columns.end.min(columns.start + panels.end * PANEL);
