@@ -14,13 +14,15 @@ pub enum Isa {
     Avx512,
     /// Dot products of small numbers: AVX512-BF16 and AVX512-VNNI.
     Bf16,
+    /// Products of tiles of bf16: AMX-BF16, where Linux lets the process use it.
+    Amx,
 }
 
 /// The environment variable that names the instruction set to use.
 pub const VARIABLE: &str = "MINDGAP_ISA";
 
 impl Isa {
-    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Bf16];
+    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Bf16, Isa::Amx];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -28,6 +30,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Bf16 => "bf16",
+            Isa::Amx => "amx",
         }
     }
 
@@ -55,6 +58,7 @@ impl Isa {
                     Isa::Avx2.is_here() && has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")
                 }
                 Isa::Bf16 => Isa::Avx512.is_here() && has!("avx512bf16") && has!("avx512vnni"),
+                Isa::Amx => Isa::Bf16.is_here() && has_tiles(),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -80,6 +84,50 @@ impl Isa {
             None => Err(Error::usage(format!("{VARIABLE} is `{name}`, which names no instruction set")).hint(hint)),
         }
     }
+}
+
+/// The processor multiplies tiles of bf16, and the kernel has given this process room for them; it is asked once.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn has_tiles() -> bool {
+    use std::arch::x86_64::__cpuid_count;
+    /// AMX-BF16 and AMX-TILE.
+    const BITS: u32 = 1 << 22 | 1 << 24;
+    static HERE: OnceLock<bool> = OnceLock::new();
+    *HERE.get_or_init(|| {
+        // SAFETY: every 64-bit processor has this instruction.
+        #[allow(unused_unsafe, reason = "newer versions of Rust call it safe")]
+        #[expect(unsafe_code, reason = "the library has no stable name for these features")]
+        let features = unsafe { __cpuid_count(7, 0) }.edx;
+        features & BITS == BITS && tiles_are_granted()
+    })
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn has_tiles() -> bool {
+    false
+}
+
+/// Asks Linux for the right to use tile registers, which it gives to the whole process.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[expect(unsafe_code, reason = "a system call")]
+fn tiles_are_granted() -> bool {
+    const ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+    const TILE_DATA: u64 = 18;
+    let result: i64;
+    // SAFETY: this call takes two numbers and touches no memory of the process.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") TILE_DATA,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
 }
 
 #[cfg(test)]

@@ -168,6 +168,25 @@ unsafe fn f32_product(
     }
 }
 
+/// Writes what sums start from.
+///
+/// # Safety
+/// `out` points to rows of so many columns, `width` apart, that may be written.
+#[expect(unsafe_code, reason = "writes through a pointer")]
+unsafe fn fill(rows: usize, columns: usize, out: *mut f32, width: usize, start: Start) {
+    for row in 0..rows {
+        let to = out.wrapping_add(row * width);
+        // SAFETY: the caller's promise; a bias has a value for every column.
+        unsafe {
+            match start {
+                Start::Zero => to.write_bytes(0, columns),
+                Start::Bias(bias) => to.copy_from_nonoverlapping(bias[..columns].as_ptr(), columns),
+                Start::Add => {}
+            }
+        }
+    }
+}
+
 /// The panels of a range of columns: offset in the range, columns, start.
 fn panels_of(columns: Range<usize>, start: Start) -> impl Iterator<Item = (usize, Range<usize>, Start)> {
     columns.clone().step_by(PANEL).map(move |first| {

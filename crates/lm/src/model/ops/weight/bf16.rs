@@ -3,6 +3,8 @@
 //! exact products of pairs.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -24,9 +26,13 @@ const DEPTH: usize = 512;
 const BLOCK_ROWS: usize = 4;
 /// The same where products of pairs are taken.
 const DOT_ROWS: usize = 8;
+/// Rows of a tile register.
+const TILE_ROWS: usize = 16;
+/// Pairs of a row of a tile register.
+const TILE_PAIRS: usize = 16;
 
-/// Strips of 16 outputs, each `[in / 2, 16]` of pairs of inputs, the first in the low half; an odd number of inputs is filled up with
-/// zeros. It is the layout in which dot products of pairs are taken; a strip is read from memory in one stream.
+/// Strips of 16 outputs, each `[in / 2, 16]` of pairs of inputs, the first in the low half; inputs are filled up with zeros to whole tiles of
+/// 16 pairs. It is the layout in which dot products of pairs are taken; a strip is read from memory in one stream.
 pub struct Bf16Strips {
     data: Vec<u32>,
     inputs: usize,
@@ -57,7 +63,7 @@ pub struct Pairs<'a> {
 impl Bf16Strips {
     /// From the rows of a weight `[out, in]`, rounded to the nearest, ties to even, for an instruction set that is here.
     pub fn new(isa: Isa, w: &[f32], outputs: usize, inputs: usize) -> Bf16Strips {
-        let pairs = inputs.div_ceil(2);
+        let pairs = pairs_of(inputs);
         let mut data = vec![0; outputs.next_multiple_of(STRIP) * pairs];
         wide::share_rows(&mut data, pairs * STRIP, PACKING * inputs * STRIP, |first, strips| {
             let rows = w[first * STRIP * inputs..].chunks(STRIP * inputs.max(1));
@@ -67,7 +73,7 @@ impl Bf16Strips {
     }
 
     fn pairs(&self) -> usize {
-        self.inputs.div_ceil(2)
+        pairs_of(self.inputs)
     }
 
     /// Products are taken of pairs of rounded activations.
@@ -90,7 +96,7 @@ impl Bf16Strips {
         }
     }
 
-    /// Rows of x, `[rows, in]`, as pairs `[rows, in / 2]` like those of a strip, where products take them so.
+    /// Rows of x, `[rows, in]`, as pairs filled up like those of a strip, where products take them so.
     pub fn round(&self, x: &[f32], pairs: &mut Vec<u32>) {
         if self.takes_pairs() && self.inputs > 0 {
             pairs.resize(x.len() / self.inputs * self.pairs(), 0);
@@ -116,7 +122,11 @@ impl Bf16Strips {
     ) {
         assert!(x.len() >= rows * self.inputs, "{rows} rows of {}", self.inputs);
         assert!(!self.takes_pairs() || pairs.len() >= rows * self.pairs(), "{rows} rows of {} pairs", self.pairs());
-        let block = if self.takes_pairs() { DOT_ROWS } else { BLOCK_ROWS };
+        let block = match self.isa {
+            Isa::Amx => TILE_ROWS,
+            Isa::Bf16 => DOT_ROWS,
+            _ => BLOCK_ROWS,
+        };
         let depth = if rows > block { DEPTH } else { self.inputs.max(1) };
         for (offset, columns, start) in panels_of(columns, start) {
             let strips = self.strips(columns.start);
@@ -136,6 +146,8 @@ impl Bf16Strips {
                         Isa::Avx512 => avx512::tile(size, left, strips, out, width, start),
                         #[cfg(target_arch = "x86_64")]
                         Isa::Bf16 => avx512bf16::tile(size, pairs, strips, out, width, start),
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Amx => amx::tile(size, pairs, strips, out, width, start),
                         _ => tile_portable(size, left, strips, out, width, start),
                     }
                 }
@@ -163,6 +175,11 @@ unsafe fn tile_portable(size: Size, a: Left, strips: Strips, c: *mut f32, c_row:
     unsafe { product_at(size, a, Right::rows(&wide, PANEL), c, c_row, start) }
 }
 
+/// Pairs of so many inputs, in whole tiles.
+fn pairs_of(inputs: usize) -> usize {
+    inputs.div_ceil(2).next_multiple_of(TILE_PAIRS)
+}
+
 /// Writes up to 16 rows of a weight as a strip.
 fn pack(rows: &[f32], inputs: usize, strip: &mut [u32]) {
     let bits = |value: f32| u32::from(bf16::from_f32(value).to_bits());
@@ -174,7 +191,7 @@ fn pack(rows: &[f32], inputs: usize, strip: &mut [u32]) {
 }
 
 vectorised! {
-    /// Rounds a row to pairs; an odd number is filled up with a zero.
+    /// Rounds a row to pairs, filled up with zeros.
     fn round_row(x: &[f32], pairs: &mut [u32]) {
         let both = x.chunks_exact(2);
         let last = both.remainder();

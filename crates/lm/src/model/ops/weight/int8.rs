@@ -13,7 +13,7 @@ use super::super::gemm::Start;
 use super::super::isa::Isa;
 use super::super::simd::{self, LANES, vectorised};
 use super::super::wide;
-use super::{PACKING, STRIP, panels_of};
+use super::{PACKING, STRIP, fill, panels_of};
 use std::ops::Range;
 
 /// Inputs that share a scale. The largest sum, 128 x 127 x 32767, fits into 32 bits.
@@ -171,35 +171,18 @@ impl Int8Strips {
             let strips = self.strips(columns.start);
             // SAFETY: the panel's columns lie inside those that the caller vouches for.
             unsafe {
-                fill(target, rows, start);
+                fill(rows, target.columns, target.to, width, start);
                 for first in (0..self.groups()).step_by(groups.max(1)) {
                     let groups = first..self.groups().min(first + groups);
                     match self.isa {
                         #[cfg(target_arch = "x86_64")]
                         Isa::Avx2 | Isa::Avx512 => avx2::tile(rows, x, strips, groups, target),
                         #[cfg(target_arch = "x86_64")]
-                        Isa::Bf16 => vnni::tile(rows, x, strips, groups, target),
+                        Isa::Bf16 | Isa::Amx => vnni::tile(rows, x, strips, groups, target),
                         _ => tile_portable(rows, x, strips, groups, target),
                     }
                 }
             }
-        }
-    }
-}
-
-/// Writes what sums start from.
-///
-/// # Safety
-/// The target may be written.
-#[expect(unsafe_code, reason = "writes through a pointer")]
-unsafe fn fill(target: Target, rows: usize, start: Start) {
-    for row in 0..rows {
-        // SAFETY: the caller's promise.
-        let line = unsafe { std::slice::from_raw_parts_mut(target.to.add(row * target.row), target.columns) };
-        match start {
-            Start::Zero => line.fill(0.0),
-            Start::Bias(bias) => line.copy_from_slice(&bias[..target.columns]),
-            Start::Add => {}
         }
     }
 }

@@ -36,7 +36,7 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
-const SHAPES: [(usize, usize, usize); 10] = [
+const SHAPES: [(usize, usize, usize); 11] = [
     (1, 1, 1),
     (1, 48, 896),
     (2, 100, 131),
@@ -46,6 +46,7 @@ const SHAPES: [(usize, usize, usize); 10] = [
     (12, 49, 129),
     (13, 150, 300),
     (19, 70, 1100),
+    (35, 96, 600),
     (30, 48, 2),
 ];
 
