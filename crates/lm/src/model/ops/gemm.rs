@@ -190,7 +190,7 @@ pub(super) unsafe fn tile(isa: Isa, size: Size, a: Left, b: Right, c: *mut f32, 
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::tile(size, a, b, c, c_row, start),
+            Isa::Avx512 | Isa::Bf16 | Isa::Amx => avx512::tile(size, a, b, c, c_row, start),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::tile(size, a, b, c, c_row, start),
             _ => tile_portable(size, a, b, c, c_row, start),

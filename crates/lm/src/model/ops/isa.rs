@@ -12,19 +12,25 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// Dot products of small numbers: AVX512-BF16 and AVX512-VNNI.
+    Bf16,
+    /// Products of tiles of bf16: AMX-BF16, where Linux lets the process use it.
+    Amx,
 }
 
 /// The environment variable that names the instruction set to use.
 pub const VARIABLE: &str = "MINDGAP_ISA";
 
 impl Isa {
-    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Bf16, Isa::Amx];
 
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Bf16 => "bf16",
+            Isa::Amx => "amx",
         }
     }
 
@@ -51,6 +57,8 @@ impl Isa {
                 Isa::Avx512 => {
                     Isa::Avx2.is_here() && has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")
                 }
+                Isa::Bf16 => Isa::Avx512.is_here() && has!("avx512bf16") && has!("avx512vnni"),
+                Isa::Amx => Isa::Bf16.is_here() && has_tiles(),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -78,9 +86,59 @@ impl Isa {
     }
 }
 
+/// The processor multiplies tiles of bf16, and the kernel has given this process room for them; it is asked once.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn has_tiles() -> bool {
+    use std::arch::x86_64::__cpuid_count;
+    /// AMX-BF16 and AMX-TILE.
+    const BITS: u32 = 1 << 22 | 1 << 24;
+    static HERE: OnceLock<bool> = OnceLock::new();
+    *HERE.get_or_init(|| {
+        // SAFETY: every 64-bit processor has this instruction.
+        #[allow(unused_unsafe, reason = "newer versions of Rust call it safe")]
+        #[expect(unsafe_code, reason = "the library has no stable name for these features")]
+        let features = unsafe { __cpuid_count(7, 0) }.edx;
+        features & BITS == BITS && tiles_are_granted()
+    })
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn has_tiles() -> bool {
+    false
+}
+
+/// Asks Linux for the right to use tile registers, which it gives to the whole process.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[expect(unsafe_code, reason = "a system call")]
+fn tiles_are_granted() -> bool {
+    const ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+    const TILE_DATA: u64 = 18;
+    let result: i64;
+    // SAFETY: this call takes two numbers and touches no memory of the process.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") TILE_DATA,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_holds_those_before_it() {
+        let here = Isa::ALL.map(Isa::is_here);
+        assert!(Isa::ALL.is_sorted() && here[0] && here.is_sorted_by_key(|here| !here), "{here:?}");
+    }
 
     #[test]
     fn names_are_checked() {

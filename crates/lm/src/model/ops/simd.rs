@@ -134,7 +134,7 @@ macro_rules! vectorised {
                 fn avx2($($arg: $type),*) $(-> $ret)? { portable($($arg),*) }
                 match Isa::current() {
                     // SAFETY: the processor has what `current` names.
-                    Isa::Avx512 => return unsafe { avx512($($arg),*) },
+                    Isa::Avx512 | Isa::Bf16 | Isa::Amx => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     Isa::Avx2 => return unsafe { avx2($($arg),*) },
                     Isa::Portable => {}

@@ -7,6 +7,7 @@ mod bf16;
 mod int8;
 
 use super::gemm::{Left, PANEL, STRIP, Size, Start, product_at};
+use super::isa::Isa;
 use super::linear::Packed;
 use super::team::{Output, Team};
 use bf16::Bf16Strips;
@@ -68,20 +69,25 @@ enum Panels {
 /// Room for what a product makes of its input before it begins; reused from product to product.
 #[derive(Default)]
 pub struct Scratch {
-    quants: Vec<i16>,
-    scales: Vec<f32>,
+    pairs: Vec<u32>,
+    quants: int8::Quants,
 }
 
 impl Weight {
     /// From a weight tensor `[out, in]`, f32 on the CPU.
     pub fn new(w: &Tensor, kind: WeightType) -> Result<Weight> {
+        Weight::packed_for(Isa::current(), w, kind)
+    }
+
+    /// For an instruction set that is here.
+    fn packed_for(isa: Isa, w: &Tensor, kind: WeightType) -> Result<Weight> {
         let (outputs, inputs) = w.dims2()?;
         let w = w.contiguous()?;
         let read = super::cpu::Read::new(&w);
         let panels = match kind {
             WeightType::F32 => Panels::F32(Packed::from_slice(read.slice()?, outputs, inputs)),
-            WeightType::Bf16 => Panels::Bf16(Bf16Strips::new(read.slice()?, outputs, inputs)),
-            WeightType::Int8 => Panels::Int8(Int8Strips::new(read.slice()?, outputs, inputs)),
+            WeightType::Bf16 => Panels::Bf16(Bf16Strips::new(isa, read.slice()?, outputs, inputs)),
+            WeightType::Int8 => Panels::Int8(Int8Strips::new(isa, read.slice()?, outputs, inputs)),
         };
         Ok(Weight { panels, outputs, inputs })
     }
@@ -116,10 +122,13 @@ impl Weight {
         assert!(columns.start.is_multiple_of(PANEL) && columns.end <= self.outputs, "{columns:?} of {}", self.outputs);
         assert!(out.len() >= rows * width, "output too short for {rows} rows of {width}");
         assert!(bias.is_none_or(|bias| bias.len() == self.outputs), "a bias for every output");
-        if let Panels::Int8(panels) = &self.panels {
-            panels.quantise(x, &mut scratch.quants, &mut scratch.scales);
+        match &self.panels {
+            Panels::F32(_) => {}
+            Panels::Bf16(panels) => panels.round(x, &mut scratch.pairs),
+            Panels::Int8(panels) => panels.quantise(x, &mut scratch.quants),
         }
-        let quants = int8::Quants { values: &scratch.quants, scales: &scratch.scales };
+        let activations = bf16::Activations { x, pairs: &scratch.pairs };
+        let quants = &scratch.quants;
         let out = Output(out.as_mut_ptr());
         team.share(width.div_ceil(PANEL), |panels| {
             let part = columns.start + panels.start * PANEL..columns.end.min(columns.start + panels.end * PANEL);
@@ -129,7 +138,7 @@ impl Weight {
                 let to = out.at(part.start - columns.start);
                 match &self.panels {
                     Panels::F32(panels) => f32_product(panels, x, rows, part, start, to, width),
-                    Panels::Bf16(panels) => panels.product(x, rows, part, start, to, width),
+                    Panels::Bf16(panels) => panels.product(activations, rows, part, start, to, width),
                     Panels::Int8(panels) => panels.product(quants, rows, part, start, to, width),
                 }
             }
@@ -156,6 +165,25 @@ unsafe fn f32_product(
         let size = Size { m: rows, n: columns.len(), k: panels.inputs() };
         // SAFETY: the panel's columns lie inside those that the caller vouches for.
         unsafe { product_at(size, left, panels.right(columns.start), out.add(first), width, start) };
+    }
+}
+
+/// Writes what sums start from.
+///
+/// # Safety
+/// `out` points to rows of so many columns, `width` apart, that may be written.
+#[expect(unsafe_code, reason = "writes through a pointer")]
+unsafe fn fill(rows: usize, columns: usize, out: *mut f32, width: usize, start: Start) {
+    for row in 0..rows {
+        let to = out.wrapping_add(row * width);
+        // SAFETY: the caller's promise; a bias has a value for every column.
+        unsafe {
+            match start {
+                Start::Zero => to.write_bytes(0, columns),
+                Start::Bias(bias) => to.copy_from_nonoverlapping(bias[..columns].as_ptr(), columns),
+                Start::Add => {}
+            }
+        }
     }
 }
 

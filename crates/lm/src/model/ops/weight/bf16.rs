@@ -1,13 +1,19 @@
 //! Weights in bf16. Products widen them to f32 on the way from memory to the sums, and then do what the f32 kernel does, so they have
-//! its bits on rounded weights.
+//! its bits on rounded weights. Where the processor has dot products of bf16 pairs, activations are rounded too, and sums of f32 take the
+//! exact products of pairs.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
 
 use super::super::gemm::{Left, PANEL, Right, Size, Start, product_at};
 use super::super::isa::Isa;
+use super::super::simd::vectorised;
 use super::super::wide;
 use super::{PACKING, STRIP, panels_of};
 use half::bf16;
@@ -18,12 +24,19 @@ use std::ops::Range;
 const DEPTH: usize = 512;
 /// Rows of one block.
 const BLOCK_ROWS: usize = 4;
+/// The same where products of pairs are taken.
+const DOT_ROWS: usize = 8;
+/// Rows of a tile register.
+const TILE_ROWS: usize = 16;
+/// Pairs of a row of a tile register.
+const TILE_PAIRS: usize = 16;
 
-/// Strips of 16 outputs, each `[in / 2, 16]` of pairs of inputs, the first in the low half; an odd number of inputs is filled up with
-/// zeros. It is the layout in which dot products of pairs are taken; a strip is read from memory in one stream.
+/// Strips of 16 outputs, each `[in / 2, 16]` of pairs of inputs, the first in the low half; inputs are filled up with zeros to whole tiles of
+/// 16 pairs. It is the layout in which dot products of pairs are taken; a strip is read from memory in one stream.
 pub struct Bf16Strips {
     data: Vec<u32>,
     inputs: usize,
+    isa: Isa,
 }
 
 /// Strips that follow each other, `pairs` steps each: pair p of column j lies at `(j / 16 * pairs + p) * 16 + j % 16`.
@@ -33,21 +46,44 @@ pub struct Strips<'a> {
     pairs: usize,
 }
 
+/// Rows of activations: x `[rows, in]`, and the same in pairs as [`Bf16Strips::round`] makes them.
+#[derive(Clone, Copy)]
+pub struct Activations<'a> {
+    pub x: &'a [f32],
+    pub pairs: &'a [u32],
+}
+
+/// Rows of pairs of activations, `row` apart.
+#[derive(Clone, Copy)]
+pub struct Pairs<'a> {
+    data: &'a [u32],
+    row: usize,
+}
+
 impl Bf16Strips {
-    /// From the rows of a weight `[out, in]`, rounded to the nearest, ties to even.
-    pub fn new(w: &[f32], outputs: usize, inputs: usize) -> Bf16Strips {
-        let pairs = inputs.div_ceil(2);
+    /// From the rows of a weight `[out, in]`, rounded to the nearest, ties to even, for an instruction set that is here.
+    pub fn new(isa: Isa, w: &[f32], outputs: usize, inputs: usize) -> Bf16Strips {
+        let pairs = pairs_of(inputs);
         let mut data = vec![0; outputs.next_multiple_of(STRIP) * pairs];
         wide::share_rows(&mut data, pairs * STRIP, PACKING * inputs * STRIP, |first, strips| {
             let rows = w[first * STRIP * inputs..].chunks(STRIP * inputs.max(1));
             strips.chunks_mut(pairs * STRIP).zip(rows).for_each(|(strip, rows)| pack(rows, inputs, strip));
         });
-        Bf16Strips { data, inputs }
+        Bf16Strips { data, inputs, isa }
+    }
+
+    fn pairs(&self) -> usize {
+        pairs_of(self.inputs)
+    }
+
+    /// Products are taken of pairs of rounded activations.
+    fn takes_pairs(&self) -> bool {
+        self.isa >= Isa::Bf16
     }
 
     /// From this output on, which begins a strip.
     fn strips(&self, first: usize) -> Strips<'_> {
-        let pairs = self.inputs.div_ceil(2);
+        let pairs = self.pairs();
         Strips { data: &self.data[first * pairs..], pairs }
     }
 
@@ -60,15 +96,24 @@ impl Bf16Strips {
         }
     }
 
+    /// Rows of x, `[rows, in]`, as pairs filled up like those of a strip, where products take them so.
+    pub fn round(&self, x: &[f32], pairs: &mut Vec<u32>) {
+        if self.takes_pairs() && self.inputs > 0 {
+            pairs.resize(x.len() / self.inputs * self.pairs(), 0);
+            let targets = pairs.chunks_exact_mut(self.pairs());
+            x.chunks_exact(self.inputs).zip(targets).for_each(|(row, pairs)| round_row(row, pairs));
+        }
+    }
+
     /// The product over some columns.
     ///
     /// # Safety
     /// `out` points to `rows` rows of as many elements as there are columns, `width` apart, that nobody else reads or writes
-    /// meanwhile; x has `rows` rows.
+    /// meanwhile; x has `rows` rows, of which the pairs were made.
     #[expect(unsafe_code, reason = "writes through a pointer")]
     pub unsafe fn product(
         &self,
-        x: &[f32],
+        Activations { x, pairs }: Activations,
         rows: usize,
         columns: Range<usize>,
         start: Start,
@@ -76,24 +121,34 @@ impl Bf16Strips {
         width: usize,
     ) {
         assert!(x.len() >= rows * self.inputs, "{rows} rows of {}", self.inputs);
-        let isa = Isa::current();
-        let depth = if rows > BLOCK_ROWS { DEPTH } else { self.inputs.max(1) };
+        assert!(!self.takes_pairs() || pairs.len() >= rows * self.pairs(), "{rows} rows of {} pairs", self.pairs());
+        let block = match self.isa {
+            Isa::Amx => TILE_ROWS,
+            Isa::Bf16 => DOT_ROWS,
+            _ => BLOCK_ROWS,
+        };
+        let depth = if rows > block { DEPTH } else { self.inputs.max(1) };
         for (offset, columns, start) in panels_of(columns, start) {
             let strips = self.strips(columns.start);
             for p in (0..self.inputs.max(1)).step_by(depth) {
                 let size = Size { m: rows, n: columns.len(), k: depth.min(self.inputs - p) };
                 let left = Left { data: &x[p.min(x.len())..], row: self.inputs, step: 1 };
+                let pairs = Pairs { data: &pairs[(p / 2).min(pairs.len())..], row: self.pairs() };
                 let strips = Strips { data: &strips.data[p / 2 * STRIP..], ..strips };
                 let start = if p > 0 { Start::Add } else { start };
                 // SAFETY: the panel's columns lie inside those that the caller vouches for.
                 unsafe {
                     let out = out.add(offset);
-                    match isa {
+                    match self.isa {
                         #[cfg(target_arch = "x86_64")]
                         Isa::Avx2 => avx2::tile(size, left, strips, out, width, start),
                         #[cfg(target_arch = "x86_64")]
                         Isa::Avx512 => avx512::tile(size, left, strips, out, width, start),
-                        Isa::Portable => tile_portable(size, left, strips, out, width, start),
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Bf16 => avx512bf16::tile(size, pairs, strips, out, width, start),
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Amx => amx::tile(size, pairs, strips, out, width, start),
+                        _ => tile_portable(size, left, strips, out, width, start),
                     }
                 }
             }
@@ -120,6 +175,11 @@ unsafe fn tile_portable(size: Size, a: Left, strips: Strips, c: *mut f32, c_row:
     unsafe { product_at(size, a, Right::rows(&wide, PANEL), c, c_row, start) }
 }
 
+/// Pairs of so many inputs, in whole tiles.
+fn pairs_of(inputs: usize) -> usize {
+    inputs.div_ceil(2).next_multiple_of(TILE_PAIRS)
+}
+
 /// Writes up to 16 rows of a weight as a strip.
 fn pack(rows: &[f32], inputs: usize, strip: &mut [u32]) {
     let bits = |value: f32| u32::from(bf16::from_f32(value).to_bits());
@@ -130,8 +190,51 @@ fn pack(rows: &[f32], inputs: usize, strip: &mut [u32]) {
     }
 }
 
+vectorised! {
+    /// Rounds a row to pairs, filled up with zeros.
+    fn round_row(x: &[f32], pairs: &mut [u32]) {
+        let both = x.chunks_exact(2);
+        let last = both.remainder();
+        for (pair, both) in pairs.iter_mut().zip(both) {
+            *pair = rounded(both[0]) | rounded(both[1]) << 16;
+        }
+        pairs[x.len() / 2..].fill(0);
+        if let [even] = last {
+            pairs[x.len() / 2] = rounded(*even);
+        }
+    }
+}
+
+/// The bits of the nearest bf16, ties to even; NaN stays NaN. In a form that the compiler vectorises.
+#[inline(always)]
+fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if x.is_nan() { bits >> 16 | 0x40 } else { nearest }
+}
+
 /// The two numbers of a pair.
 #[inline(always)]
 fn widened(pair: u32) -> (f32, f32) {
     (f32::from_bits(pair << 16), f32::from_bits(pair & 0xffff_0000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_like_the_type() {
+        let mut x: Vec<f32> = (0..1 << 16).map(|i: u32| f32::from_bits(i.wrapping_mul(0x9e37_79b1))).collect();
+        x.extend((0..0x300).map(|i| f32::from_bits(0x3f80_0000 + (i << 7))));
+        x.extend([f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, -0.0, f32::from_bits(0xffff_ffff), 1.0]);
+        let mut pairs = vec![1; x.len().div_ceil(2) + 1];
+        round_row(&x, &mut pairs);
+        for (i, x) in x.iter().enumerate() {
+            let got = bf16::from_bits((pairs[i / 2] >> (i % 2 * 16)) as u16);
+            let want = bf16::from_f32(*x);
+            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{x} gives {got}");
+        }
+        assert_eq!(pairs[x.len() / 2..], [u32::from(bf16::from_f32(1.0).to_bits()), 0]);
+    }
 }

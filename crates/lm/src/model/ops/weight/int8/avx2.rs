@@ -13,7 +13,7 @@ use std::ops::Range;
 /// # Safety
 /// The processor has AVX2 and FMA; x has as many rows of the strips' length, and the target may be read and written.
 #[target_feature(enable = "avx2,fma")]
-pub unsafe fn tile(rows: usize, x: Quants, strips: Strips, groups: Range<usize>, target: Target) {
+pub unsafe fn tile(rows: usize, x: &Quants, strips: Strips, groups: Range<usize>, target: Target) {
     // Columns serve all blocks of rows before the next.
     let step = if rows == 1 { STRIP } else { STRIP / 2 };
     for column in (0..target.columns).step_by(step) {
@@ -35,7 +35,7 @@ pub unsafe fn tile(rows: usize, x: Quants, strips: Strips, groups: Range<usize>,
 
 /// Rows from `first` on, columns from `column` on.
 struct Block<'a> {
-    x: Quants<'a>,
+    x: &'a Quants,
     strips: Strips<'a>,
     groups: &'a Range<usize>,
     target: Target,
@@ -55,7 +55,7 @@ impl Block<'_> {
         let (strip, inside) = (column / STRIP, column % STRIP);
         let weights = strips.data.as_ptr().wrapping_add((strip * quads * STRIP + inside) * QUAD);
         let weight_scales = strips.scales.as_ptr().wrapping_add(strip * groups * STRIP + inside);
-        let rows: [*const i16; M] = std::array::from_fn(|i| x.values.as_ptr().wrapping_add((first + i) * quads * QUAD));
+        let rows: [*const i16; M] = std::array::from_fn(|i| x.words.as_ptr().wrapping_add((first + i) * quads * QUAD));
         let row_scales: [*const f32; M] = std::array::from_fn(|i| x.scales.as_ptr().wrapping_add((first + i) * groups));
         // SAFETY: quads of whole vectors lie in the strip; x and scales have rows and groups as said; the target is touched as far as
         // there are columns.
