@@ -135,7 +135,7 @@ pub fn policy_config(handle: &PolicyHandle) -> Result<Config> {
 pub fn usual_weights(handle: &PolicyHandle) -> Result<WeightType> {
     let config: serde_json::Value = serde_json::from_slice(&config_file(handle)?).unwrap_or_default();
     let dtype = ["dtype", "torch_dtype"].into_iter().find_map(|key| config.get(key)?.as_str());
-    Ok(if dtype == Some("bfloat16") { WeightType::Bf16 } else { WeightType::F32 })
+    Ok(if dtype == Some("bfloat16") { WeightType::StoredBf16 } else { WeightType::F32 })
 }
 
 fn config_file(handle: &PolicyHandle) -> Result<Vec<u8>> {

@@ -318,11 +318,11 @@ impl Policy {
         self.runner_on(&Device::Cpu, None)
     }
 
-    /// The same on any device. On the CPU weights are held in the type that is asked for, else in bf16 if the checkpoint's are, else in
-    /// f32.
+    /// The same on any device. On the CPU weights are held in the type that is asked for, else in bf16 as stored if the checkpoint's
+    /// are, else in f32.
     pub fn runner_on(&self, device: &Device, weights: Option<WeightType>) -> Result<Runner> {
         let checkpoint = self.checkpoint()?;
-        let own = if checkpoint.dtype() == DType::BF16 { WeightType::Bf16 } else { WeightType::F32 };
+        let own = if checkpoint.dtype() == DType::BF16 { WeightType::StoredBf16 } else { WeightType::F32 };
         Runner::from_checkpoint(&self.config, &checkpoint, device, weights.unwrap_or(own))
     }
 

@@ -19,19 +19,22 @@ use std::ops::Range;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WeightType {
     F32,
-    /// Rounded to bf16, summed in f32.
+    /// As a checkpoint in bf16 has them: widened to f32, to the same bits on every processor.
+    StoredBf16,
+    /// Rounded to bf16, summed in f32; where the processor has dot products of bf16, activations are rounded too.
     Bf16,
     /// Whole numbers of 8 bits, a scale for every 128 of one output.
     Int8,
 }
 
 impl WeightType {
+    /// Those that people name.
     pub const ALL: [WeightType; 3] = [WeightType::F32, WeightType::Bf16, WeightType::Int8];
 
     pub fn name(self) -> &'static str {
         match self {
             WeightType::F32 => "f32",
-            WeightType::Bf16 => "bf16",
+            WeightType::StoredBf16 | WeightType::Bf16 => "bf16",
             WeightType::Int8 => "int8",
         }
     }
@@ -44,7 +47,7 @@ impl WeightType {
     pub fn bytes(self) -> f64 {
         match self {
             WeightType::F32 => 4.0,
-            WeightType::Bf16 => 2.0,
+            WeightType::StoredBf16 | WeightType::Bf16 => 2.0,
             WeightType::Int8 => 1.0 + 4.0 / int8::GROUP as f64,
         }
     }
@@ -86,6 +89,9 @@ impl Weight {
         let read = super::cpu::Read::new(&w);
         let panels = match kind {
             WeightType::F32 => Panels::F32(Packed::from_slice(read.slice()?, outputs, inputs)),
+            WeightType::StoredBf16 => {
+                Panels::Bf16(Bf16Strips::new(isa.min(Isa::Avx512), read.slice()?, outputs, inputs))
+            }
             WeightType::Bf16 => Panels::Bf16(Bf16Strips::new(isa, read.slice()?, outputs, inputs)),
             WeightType::Int8 => Panels::Int8(Int8Strips::new(isa, read.slice()?, outputs, inputs)),
         };

@@ -76,7 +76,7 @@ fn every_path_is_near_the_definition() {
                     near(&rounded(&x), 1e-5);
                     near(&x, 1.0 / 256.0 + 1e-5);
                 }
-                WeightType::F32 | WeightType::Bf16 => near(&x, 1e-5),
+                WeightType::F32 | WeightType::StoredBf16 | WeightType::Bf16 => near(&x, 1e-5),
                 WeightType::Int8 if isa >= Isa::Bf16 => near(&x, 0.5 / 127.0 + 1e-5),
                 WeightType::Int8 => near(&x, 0.5 / 32767.0 + 1e-5),
             }
@@ -84,17 +84,17 @@ fn every_path_is_near_the_definition() {
     }
 }
 
-/// Without dot products, weights in bf16 give the bits of the f32 product with rounded weights.
+/// Weights as a checkpoint in bf16 has them give the bits of the f32 product with rounded weights.
 #[test]
 fn bf16_equals_f32_of_rounded_weights() {
     for (rows, outputs, inputs) in SHAPES {
         let (w, x, bias) = (values(outputs * inputs, 0.37), values(rows * inputs, 0.11), values(outputs, 0.7));
         let rounded = rounded(&w);
         for isa in here() {
-            let own = weight(isa, &w, outputs, inputs, WeightType::Bf16);
+            let own = weight(isa, &w, outputs, inputs, WeightType::StoredBf16);
             assert_eq!(unpacked(&own), rounded);
             let full = weight(isa, &rounded, outputs, inputs, WeightType::F32);
-            for bias in [None, Some(&bias[..])].into_iter().filter(|_| isa < Isa::Bf16) {
+            for bias in [None, Some(&bias[..])] {
                 let (got, want) = (applied(&own, 1, &x, 0..outputs, bias), applied(&full, 1, &x, 0..outputs, bias));
                 assert_eq!(bits(&got), bits(&want), "{}: {rows} x {outputs} x {inputs}", isa.name());
             }

@@ -76,7 +76,7 @@ fn narrow_weights_are_the_policy_or_near_it() {
         let tensors = tiny_tensors(&config, 5).iter().map(|(name, tensor)| (name.clone(), round(tensor))).collect();
         let transformer = Transformer::from_tensors(&config, tensors, DType::F32, &Device::Cpu).unwrap();
         let sequences = [tokens(70, 1), tokens(40, 2), tokens(9, 3)];
-        let [full, bf16, int8] = WeightType::ALL.map(|kind| {
+        let [full, bf16, int8] = [WeightType::F32, WeightType::StoredBf16, WeightType::Int8].map(|kind| {
             let runner = CpuRunner::from_transformer(&transformer, kind).unwrap();
             let [one, three] = [1, 3].map(|threads| cached_hidden(&runner, &sequences, threads).map(|x| bits(&x)));
             assert_eq!(one, three, "{kind:?}");
@@ -89,7 +89,7 @@ fn narrow_weights_are_the_policy_or_near_it() {
         for (full, int8) in full.iter().map(value).zip(int8.iter().map(value)) {
             let gap: f32 = full.iter().zip(&int8).map(|(x, y)| (x - y) * (x - y)).sum();
             let size: f32 = full.iter().map(|x| x * x).sum();
-            assert!(gap > 0.0 && gap < 1e-3 * size, "{:?}: {gap} of {size}", config.architecture);
+            assert!(gap > 0.0 && gap < 1e-2 * size, "{:?}: {gap} of {size}", config.architecture);
         }
     }
 }
