@@ -54,6 +54,7 @@ pub struct Activations<'a> {
 }
 
 /// Rows of pairs of activations, `row` apart.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub struct Pairs<'a> {
     data: &'a [u32],
@@ -133,6 +134,7 @@ impl Bf16Strips {
             for p in (0..self.inputs.max(1)).step_by(depth) {
                 let size = Size { m: rows, n: columns.len(), k: depth.min(self.inputs - p) };
                 let left = Left { data: &x[p.min(x.len())..], row: self.inputs, step: 1 };
+                #[cfg(target_arch = "x86_64")]
                 let pairs = Pairs { data: &pairs[(p / 2).min(pairs.len())..], row: self.pairs() };
                 let strips = Strips { data: &strips.data[p / 2 * STRIP..], ..strips };
                 let start = if p > 0 { Start::Add } else { start };

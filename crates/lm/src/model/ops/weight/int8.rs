@@ -49,6 +49,7 @@ pub struct Int8Strips {
 pub struct Strips<'a> {
     data: &'a [i8],
     scales: &'a [f32],
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "VNNI alone reads them"))]
     offsets: &'a [i32],
     quads: usize,
     groups: usize,
