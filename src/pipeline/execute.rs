@@ -14,6 +14,7 @@ use candle_core::Device;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Kind, Result};
 use mindgap_base::fingerprint::Fingerprint;
+use mindgap_lm::model::ops::isa::Isa;
 use mindgap_store::fs;
 use mindgap_store::parquet::Footer;
 use mindgap_store::{Lease, LeftOut, Oplog, PartRecord, Pointer, Store};
@@ -108,7 +109,8 @@ const REPAIRS: usize = 3;
 pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Options) -> Result<Vec<Outcome>> {
     let mut log = store.start_log()?;
     log.append(&json!({"event": "run", "time": Oplog::now(), "pipeline": pipeline.name, "stages": names,
-        "file": pipeline.source.path, "text": pipeline.source.text, "version": env!("CARGO_PKG_VERSION")}))?;
+        "file": pipeline.source.path, "text": pipeline.source.text, "version": env!("CARGO_PKG_VERSION"),
+        "kernels": Isa::current().name()}))?;
     let mut repairs = BTreeMap::new();
     loop {
         let on_transfer = |transfer: Transfer| (options.observer)(Event::Download { transfer });
