@@ -1,7 +1,7 @@
 //! Threads that share one step of a model: several times in a thousandth of a second they get a piece of work and wait for each other.
 //!
 //! Waking a sleeping thread costs as much as such a piece, so helpers look for the next one for a little while before they sleep; between
-//! steps they sleep.
+//! steps they sleep. Nobody waits for a helper that has not begun: one whom another program keeps from the processor is left out.
 
 use std::any::Any;
 use std::marker::PhantomData;
@@ -26,16 +26,21 @@ pub struct Team {
 struct Shared {
     /// Counts pieces of work given out; a change tells helpers that there is one.
     round: AtomicUsize,
-    work: Mutex<Option<Work>>,
-    /// Helpers not done with this round.
+    open: Mutex<Open>,
+    /// Helpers at work.
     busy: AtomicUsize,
     sleeping: Vec<AtomicBool>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// A borrowed function; [`Team::run`] waits until no helper has it any more.
+/// What helpers may begin.
 #[derive(Clone, Copy)]
-struct Work(&'static (dyn Fn() + Sync));
+enum Open {
+    Nothing,
+    /// A borrowed function; [`Team::run`] waits until no helper has it any more.
+    Work(&'static (dyn Fn() + Sync)),
+    End,
+}
 
 impl Team {
     /// A team of so many threads, the calling one among them.
@@ -43,7 +48,7 @@ impl Team {
         let helpers = threads.saturating_sub(1);
         let shared = Arc::new(Shared {
             round: AtomicUsize::new(0),
-            work: Mutex::new(None),
+            open: Mutex::new(Open::Nothing),
             busy: AtomicUsize::new(0),
             sleeping: (0..helpers).map(|_| AtomicBool::new(false)).collect(),
             panic: Mutex::new(None),
@@ -91,15 +96,14 @@ impl Team {
         });
     }
 
-    /// Every thread runs `work` once.
+    /// This thread runs `work`, and helpers do as long as it does.
     #[expect(unsafe_code, reason = "helpers borrow what the caller waits for")]
     fn run(&mut self, work: &(dyn Fn() + Sync)) {
         let shared = &*self.shared;
-        // SAFETY: helpers use the borrow between the change of `round` and their decrement of `busy` only, and this function does
-        // not return, by a panic neither, before all have done the latter.
+        // SAFETY: a helper takes the borrow while it is open, counting itself among the busy ones, and gives it up before it stops
+        // counting; this function does not return, by a panic neither, before it is closed and none is busy.
         let work: &'static (dyn Fn() + Sync) = unsafe { std::mem::transmute(work) };
-        *lock(&shared.work) = Some(Work(work));
-        shared.busy.store(self.helpers.len(), Ordering::Relaxed);
+        *lock(&shared.open) = Open::Work(work);
         shared.round.fetch_add(1, Ordering::SeqCst);
         for (helper, sleeping) in self.helpers.iter().zip(&shared.sleeping) {
             if sleeping.load(Ordering::SeqCst) {
@@ -107,11 +111,11 @@ impl Team {
             }
         }
         let own = catch_unwind(AssertUnwindSafe(work));
+        *lock(&shared.open) = Open::Nothing;
         let mut looks = 0;
         while shared.busy.load(Ordering::Acquire) > 0 {
             wait(&mut looks);
         }
-        *lock(&shared.work) = None;
         let theirs = lock(&shared.panic).take();
         if let Some(panic) = own.err().or(theirs) {
             resume_unwind(panic);
@@ -120,7 +124,7 @@ impl Team {
 }
 
 impl Shared {
-    /// What a helper does all its life: it ends where there is a round without work.
+    /// What a helper does all its life.
     fn help(&self, index: usize) {
         let mut seen = 0;
         loop {
@@ -133,13 +137,27 @@ impl Shared {
                     self.sleep(index, seen);
                 }
             }
-            seen = seen.wrapping_add(1);
-            let Some(Work(work)) = *lock(&self.work) else { return };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-                *lock(&self.panic) = Some(panic);
+            seen = self.round.load(Ordering::Acquire);
+            match self.begin() {
+                Open::Nothing => {} // too late: the others have done it
+                Open::Work(work) => {
+                    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+                        *lock(&self.panic) = Some(panic);
+                    }
+                    self.busy.fetch_sub(1, Ordering::Release);
+                }
+                Open::End => return,
             }
-            self.busy.fetch_sub(1, Ordering::Release);
         }
+    }
+
+    /// Takes what is open; whoever takes work is busy from then on.
+    fn begin(&self) -> Open {
+        let open = lock(&self.open);
+        if let Open::Work(_) = *open {
+            self.busy.fetch_add(1, Ordering::Relaxed);
+        }
+        *open
     }
 
     fn sleep(&self, index: usize, seen: usize) {
@@ -154,7 +172,7 @@ impl Shared {
 
 impl Drop for Team {
     fn drop(&mut self) {
-        *lock(&self.shared.work) = None;
+        *lock(&self.shared.open) = Open::End;
         self.shared.round.fetch_add(1, Ordering::SeqCst);
         let threads: Vec<&Thread> = self.helpers.iter().map(JoinHandle::thread).collect();
         threads.into_iter().for_each(Thread::unpark);
