@@ -10,6 +10,7 @@
 #![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a program of its own")]
 
 use candle_core::{DType, Device};
+use mindgap::policy::{PolicyHandle, load_policy};
 use mindgap_base::rng::Stream;
 use mindgap_lm::model::policy::{Policy, PolicyFiles};
 use mindgap_lm::train::{
@@ -57,15 +58,7 @@ fn padded(rows: &[TrainExample], micro_batch: usize) -> Vec<TrainExample> {
 }
 
 fn policy(folder: &Path) -> Result<Policy, Failure> {
-    let mut files = PolicyFiles::default();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if PolicyFiles::wants(&name) {
-            files.insert(name, std::fs::read(&path)?);
-        }
-    }
-    Ok(Policy::from_files(files)?)
+    Ok(load_policy(&PolicyHandle::of_folder("policy", folder, PolicyFiles::wants)?)?)
 }
 
 fn trainer(policy: &Policy, packing: PackingParams) -> Result<Trainer, Failure> {

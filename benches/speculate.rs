@@ -10,6 +10,7 @@
 #![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a program of its own")]
 
 use candle_core::Device;
+use mindgap::policy::{PolicyHandle, load_policy};
 use mindgap_base::rng::Stream;
 use mindgap_lm::engine::{Limits, Progress, Request, Sample, Sampling, generate};
 use mindgap_lm::model::chat::Conversation;
@@ -22,15 +23,7 @@ use std::sync::atomic::AtomicBool;
 type Failure = Box<dyn std::error::Error>;
 
 fn policy(folder: &Path) -> Result<Policy, Failure> {
-    let mut files = PolicyFiles::default();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if PolicyFiles::wants(&name) {
-            files.insert(name, std::fs::read(&path)?);
-        }
-    }
-    Ok(Policy::from_files(files)?)
+    Ok(load_policy(&PolicyHandle::of_folder("policy", folder, PolicyFiles::wants)?)?)
 }
 
 /// Samples of the first prompts: 3 prompts for a batch of 1, 6 for one of 4, 8 with two samples each for one of 16.

@@ -9,7 +9,7 @@
 mod cpu;
 pub mod isa;
 mod segments;
-pub mod simd;
+pub(crate) mod simd;
 
 pub mod attention;
 mod composed;

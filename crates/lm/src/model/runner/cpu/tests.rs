@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::ops::isa::Isa;
 use crate::model::ops::{Segments, WeightType};
 use crate::model::testing::{every_shape, tiny_config, tiny_tensors};
 
@@ -76,6 +77,8 @@ fn narrow_weights_are_the_policy_or_near_it() {
         let tensors = tiny_tensors(&config, 5).iter().map(|(name, tensor)| (name.clone(), round(tensor))).collect();
         let transformer = Transformer::from_tensors(&config, tensors, DType::F32, &Device::Cpu).unwrap();
         let sequences = [tokens(70, 1), tokens(40, 2), tokens(9, 3)];
+        // Where dot products of bytes are taken, activations have 8 bits.
+        let bound = if Isa::current() < Isa::Bf16 { 1e-3 } else { 1e-2 };
         let [full, bf16, int8] = [WeightType::F32, WeightType::StoredBf16, WeightType::Int8].map(|kind| {
             let runner = CpuRunner::from_transformer(&transformer, kind).unwrap();
             let [one, three] = [1, 3].map(|threads| cached_hidden(&runner, &sequences, threads).map(|x| bits(&x)));
@@ -89,7 +92,7 @@ fn narrow_weights_are_the_policy_or_near_it() {
         for (full, int8) in full.iter().map(value).zip(int8.iter().map(value)) {
             let gap: f32 = full.iter().zip(&int8).map(|(x, y)| (x - y) * (x - y)).sum();
             let size: f32 = full.iter().map(|x| x * x).sum();
-            assert!(gap > 0.0 && gap < 1e-2 * size, "{:?}: {gap} of {size}", config.architecture);
+            assert!(gap > 0.0 && gap < bound * size, "{:?}: {gap} of {size}", config.architecture);
         }
     }
 }
