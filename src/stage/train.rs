@@ -15,7 +15,6 @@ use data::{Data, Weights};
 use mindgap_base::address::Address;
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Recipe;
-use mindgap_lm::model::weights;
 use mindgap_lm::train::{PlannedStep, Trainer, init};
 use mindgap_store::table::Row;
 use mindgap_store::table::train_steps::{BatchPlan, TrainEval, TrainStep};
@@ -106,7 +105,7 @@ impl Stage for TrainStage {
             recipe = recipe.with("lora", lora);
         }
         if p.dtype != Dtype::default() {
-            recipe = recipe.with("dtype", p.dtype);
+            recipe = recipe.with("dtype", (p.dtype, p.has_master_weights()));
         }
         recipe
     }
@@ -246,7 +245,7 @@ impl TrainStage {
         let params = self.params.trainer(self.steps.len() as u32, policy.eos_token_ids())?;
         let tensors = match self.params.init_seed {
             Some(seed) => init::random(policy.config(), seed)?,
-            None => policy.checkpoint()?.tensors(policy.config(), self.params.dtype.into(), device)?,
+            None => policy.checkpoint()?.tensors(policy.config(), params.initial_type(device), device)?,
         };
         Ok(Run {
             examples: self.data.examples(weights.as_ref())?,
@@ -275,7 +274,6 @@ impl TrainStage {
             (Publish::Best, Some(best)) => best.weights.clone(),
             _ => run.trainer.live_weights(),
         };
-        let weights = run.trainer.policy_weights(weights)?;
-        context.put_file(WEIGHTS_FILE, |put| weights::write(&weights, put))
+        context.put_file(WEIGHTS_FILE, |put| run.trainer.write_policy(&weights, put))
     }
 }

@@ -9,7 +9,7 @@ use mindgap_lm::model::config::Config;
 use mindgap_lm::model::runner::Runner;
 use mindgap_lm::model::runner::device::DeviceRunner;
 use mindgap_lm::model::transformer::Transformer;
-use mindgap_lm::model::weights::{self, Checkpoint, Shard};
+use mindgap_lm::model::weights::{Checkpoint, Shard};
 use mindgap_lm::train::{
     Accumulation, AdamWParams, LoraParams, Loss, PackingParams, Schedule, TrainExample, Trainer, TrainerParams,
 };
@@ -115,6 +115,7 @@ impl Fixture {
             eos_token_ids: vec![2],
             skip_limit: 1,
             dtype: DType::F32,
+            master_weights: true,
             lora,
             seed: 1,
             gradient_checkpointing,
@@ -246,13 +247,12 @@ fn adapters_and_saved_checkpoints_of_every_family() {
         let mut trainer = fixture.trainer(Some(lora), false);
         let losses: Vec<f64> = (0..6).map(|_| step(&mut trainer, &rows)).collect();
         assert!(losses[5] < losses[0] - 0.05, "{name}: {losses:?}");
-        let merged = trainer.policy_weights(trainer.weights().unwrap()).unwrap();
         let mut bytes = Vec::new();
         let mut put = |more: &[u8]| {
             bytes.extend_from_slice(more);
             Ok(())
         };
-        weights::write(&merged, &mut put).unwrap();
+        trainer.write_policy(&trainer.weights().unwrap(), &mut put).unwrap();
         let saved = Fixture { tensors: tensors(&fixture.config, &bytes), ..fixture };
         let rows: Vec<&TrainExample> = rows.iter().collect();
         let (own, again) =

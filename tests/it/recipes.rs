@@ -103,7 +103,7 @@ const WORDS: &[(&str, &str, &str)] = &[
     ("judge", "judge", "math exact numeric choice json"),
     ("rewrite", "choice", "first random likeliest"),
     ("rollout", "prompt_kind", "plain guided"),
-    ("train", "dtype", "f32 bf16"),
+    ("train", "dtype", "f32 bf16 pure_bf16"),
     ("train", "keep_checkpoints", "all last"),
     ("train", "loss", "sft dft importance iw-sft psft idft eaft chord-phi talr asft"),
     ("train", "publish", "last best"),

@@ -83,7 +83,7 @@ pub struct Params {
     pub reference_quirks: bool,
     /// Train low-rank adapters and merge them into the published policy, instead of training every weight.
     pub lora: Option<LoraParams>,
-    /// What weights and activations are held in, and what the policy is saved in.
+    /// What products are taken in, frozen weights are held in, and the policy is saved in.
     #[serde(default)]
     pub dtype: Dtype,
     /// Hold less on the way forward and compute it again on the way back: slower, less memory, the same result.
@@ -91,13 +91,16 @@ pub struct Params {
     pub gradient_checkpointing: bool,
 }
 
-/// Type of the weights. Moments are f32 with either, and there is no second copy of the weights.
+/// Type of factors of products. Sums and moments are f32 with each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
     #[default]
     F32,
+    /// The weights that are trained are held in f32, unless `reference_quirks`.
     Bf16,
+    /// They are rounded after every step: small steps are lost.
+    PureBf16,
 }
 
 impl Dtype {
@@ -105,7 +108,7 @@ impl Dtype {
     pub(super) fn named_in(self, config: &[u8]) -> Vec<u8> {
         let name = match self {
             Dtype::F32 => "float32",
-            Dtype::Bf16 => "bfloat16",
+            Dtype::Bf16 | Dtype::PureBf16 => "bfloat16",
         };
         let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(config) else { return config.to_vec() };
         let mut changed = false;
@@ -126,7 +129,7 @@ impl From<Dtype> for DType {
     fn from(dtype: Dtype) -> DType {
         match dtype {
             Dtype::F32 => DType::F32,
-            Dtype::Bf16 => DType::BF16,
+            Dtype::Bf16 | Dtype::PureBf16 => DType::BF16,
         }
     }
 }
@@ -245,13 +248,23 @@ impl StageParams for Params {
 }
 
 impl Params {
-    /// Bytes that a training cannot do without, for each weight: itself, and its gradient and two f32 moments unless it is
+    /// Trained weights are held in f32.
+    pub(super) fn has_master_weights(&self) -> bool {
+        match self.dtype {
+            Dtype::F32 => true,
+            Dtype::Bf16 => !self.reference_quirks,
+            Dtype::PureBf16 => false,
+        }
+    }
+
+    /// Bytes that a training cannot do without, for each weight: itself, and its gradient's sum and two moments in f32 unless it is
     /// frozen.
     fn bytes_per_weight(&self) -> u64 {
-        let weight = DType::from(self.dtype).size_in_bytes() as u64;
+        let narrow = DType::from(self.dtype).size_in_bytes() as u64;
         match self.lora {
-            Some(_) => weight,
-            None => 2 * weight + 8,
+            Some(_) => narrow,
+            None if self.has_master_weights() => 16,
+            None => 12 + narrow,
         }
     }
 
@@ -298,6 +311,7 @@ impl Params {
             eos_token_ids: eos_token_ids.to_vec(),
             skip_limit: 10,
             dtype: self.dtype.into(),
+            master_weights: self.has_master_weights(),
             lora: self.lora.clone(),
             seed: self.seed,
             gradient_checkpointing: self.gradient_checkpointing,

@@ -21,19 +21,30 @@ pub fn write(
     metadata: Option<HashMap<String, String>>,
     put: &mut Put,
 ) -> Result<()> {
+    let specs = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.dtype(), tensor.dims()));
+    write_each(specs, |name| Ok(tensors[name].clone()), metadata, put)
+}
+
+/// The same of tensors that are made one by one: of each the name, type and shape.
+pub fn write_each<'a>(
+    specs: impl Iterator<Item = (&'a str, DType, &'a [usize])>,
+    tensor: impl Fn(&str) -> Result<Tensor>,
+    metadata: Option<HashMap<String, String>>,
+    put: &mut Put,
+) -> Result<()> {
     let failed =
         |e: Box<dyn std::error::Error + Send + Sync>| Error::internal("tensors could not be written").source(e);
     // The format wants tensors of wider types first, so that all are aligned.
-    let mut ordered: Vec<(Dtype, &String, &Tensor)> = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        ordered.push((dtype(tensor.dtype()).map_err(|e| e.at(name))?, name, tensor));
+    let mut ordered = Vec::new();
+    for (name, of, shape) in specs {
+        ordered.push((dtype(of).map_err(|e| e.at(name))?, name, of, shape));
     }
-    ordered.sort_by_key(|(dtype, name, _)| (Reverse(*dtype), *name));
+    ordered.sort_by_key(|(dtype, name, ..)| (Reverse(*dtype), *name));
     let (mut infos, mut end) = (Vec::with_capacity(ordered.len()), 0);
-    for (dtype, name, tensor) in &ordered {
+    for (dtype, name, of, shape) in &ordered {
         let start = end;
-        end += tensor.elem_count() * tensor.dtype().size_in_bytes();
-        let info = TensorInfo { dtype: *dtype, shape: tensor.dims().to_vec(), data_offsets: (start, end) };
+        end += shape.iter().product::<usize>() * of.size_in_bytes();
+        let info = TensorInfo { dtype: *dtype, shape: shape.to_vec(), data_offsets: (start, end) };
         infos.push((name.to_string(), info));
     }
     let header = Metadata::new(metadata, infos).map_err(|e| failed(e.into()))?;
@@ -41,7 +52,13 @@ pub fn write(
     header.resize(header.len().next_multiple_of(8), b' ');
     put(&(header.len() as u64).to_le_bytes())?;
     put(&header)?;
-    ordered.into_iter().try_for_each(|(_, name, tensor)| values(tensor, put).map_err(|e| e.at(name)))
+    ordered.into_iter().try_for_each(|(_, name, of, shape)| {
+        let tensor = tensor(name)?;
+        if tensor.dims() != shape || tensor.dtype() != of {
+            return Err(Error::internal(format!("tensor `{name}` is not what was announced")));
+        }
+        values(&tensor, put).map_err(|e| e.at(name))
+    })
 }
 
 fn dtype(of: DType) -> Result<Dtype> {

@@ -66,6 +66,21 @@ pub const FUSED: [(&str, &[&str]); 2] = [
     ("mlp.gate_up_proj", &["mlp.gate_proj", "mlp.up_proj"]),
 ];
 
+/// The types that a transformer computes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    /// Of the matrices; where kernels of ours run, norms and biases are f32 all the same.
+    pub held: DType,
+    /// Of the factors of products, and, where no kernels of ours run, of activations. See [`ops::linear`].
+    pub products: DType,
+}
+
+impl From<DType> for Numbers {
+    fn from(dtype: DType) -> Numbers {
+        Numbers { held: dtype, products: dtype }
+    }
+}
+
 /// A transformer over tensors. Built from `Var`s it is differentiable, and sees every update of them.
 pub struct Transformer {
     config: Config,
@@ -76,6 +91,8 @@ pub struct Transformer {
     norm: Norm,
     head: Head,
     named: HashMap<String, Tensor>,
+    /// Of activations.
+    dtype: DType,
 }
 
 impl Transformer {
@@ -84,10 +101,11 @@ impl Transformer {
     pub fn from_tensors(
         config: &Config,
         mut tensors: HashMap<String, Tensor>,
-        dtype: DType,
+        numbers: impl Into<Numbers>,
         device: &Device,
     ) -> Result<Transformer> {
         config.check()?;
+        let Numbers { held, products } = numbers.into();
         let mut ready = HashMap::new();
         for spec in expected_tensors(config) {
             let tensor = tensors.remove(&spec.name).ok_or_else(|| {
@@ -101,16 +119,17 @@ impl Transformer {
                     spec.shape
                 )));
             }
+            let dtype = if spec.shape.len() == 1 { ops::vector_type(held, device) } else { held };
             let tensor = tensor.to_dtype(dtype).and_then(|t| t.to_device(device)).map_err(tensor_error)?;
             ready.insert(spec.name, tensor);
         }
         let named = ready.clone();
-        let mut take = Take(ready);
+        let mut take = Take { tensors: ready, products };
         let embedding = take.tensor("model.embed_tokens.weight");
         let layers = (0..config.layer_count).map(|i| take.layer(config, i)).collect();
         let norm = take.norm(config, "model.norm");
         let head = if config.tie_word_embeddings { embedding.clone() } else { take.tensor("lm_head.weight") };
-        let head = Head { weight: head, softcap: config.logit_softcap };
+        let head = Head { weight: head, softcap: config.logit_softcap, products };
         Ok(Transformer {
             rotary: Rotary::of(config),
             config: config.clone(),
@@ -120,6 +139,7 @@ impl Transformer {
             norm,
             head,
             named,
+            dtype: ops::activation_type(products, device),
         })
     }
 
@@ -178,7 +198,8 @@ impl Transformer {
     /// the embeddings of their tokens,
     pub fn embed(&self, token_ids: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(token_ids, &self.device).map_err(tensor_error)?;
-        let rows = ops::embedding(&self.embedding, &ids).map_err(tensor_error)?;
+        let rows = ops::embedding(&self.embedding, &ids).and_then(|rows| ops::cast(&rows, self.dtype));
+        let rows = rows.map_err(tensor_error)?;
         scaled(rows, self.config.embedding_scale)
     }
 

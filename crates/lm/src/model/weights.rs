@@ -280,8 +280,19 @@ fn check_index(index: &[u8], shards: &[Shard], views: &HashMap<String, View>) ->
 
 /// Writes a policy's weights as one safetensors file, in their own types. The same tensors give the same bytes.
 pub fn write(weights: &BTreeMap<String, Tensor>, put: &mut Put) -> Result<()> {
-    // `format: pt` is what transformers checks before it reads a file.
-    tensors::write(weights, Some(HashMap::from([("format".to_string(), "pt".to_string())])), put)
+    tensors::write(weights, metadata(), put)
+}
+
+/// The same of all tensors of a config, in one type, made one by one.
+pub fn write_each(config: &Config, dtype: DType, tensor: impl Fn(&str) -> Result<Tensor>, put: &mut Put) -> Result<()> {
+    let specs = expected_tensors(config);
+    let specs = specs.iter().map(|spec| (spec.name.as_str(), dtype, spec.shape.as_slice()));
+    tensors::write_each(specs, tensor, metadata(), put)
+}
+
+/// `format: pt` is what transformers checks before it reads a file.
+fn metadata() -> Option<HashMap<String, String>> {
+    Some(HashMap::from([("format".to_string(), "pt".to_string())]))
 }
 
 #[cfg(test)]

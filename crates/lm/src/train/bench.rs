@@ -50,6 +50,7 @@ pub fn bench(
         eos_token_ids: Vec::new(),
         skip_limit: 1,
         dtype,
+        master_weights: true,
         lora: None,
         seed: 0,
         gradient_checkpointing: false,

@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::rng::Stream;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// Which projections get adapters, and of what size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,27 +104,19 @@ impl LoraParams {
         Ok(())
     }
 
-    /// The weights of a policy without adapters that acts as one with them; in the type they came in, adapted ones in the host's
-    /// memory.
-    pub fn merge(
-        &self,
-        base: &HashMap<String, Tensor>,
-        adapters: &BTreeMap<String, Tensor>,
-    ) -> Result<BTreeMap<String, Tensor>> {
-        let mut merged: BTreeMap<String, Tensor> = base.clone().into_iter().collect();
-        for (projection, a, b) in pairs(adapters)? {
-            let name = format!("{projection}.weight");
-            let weight =
-                merged.get_mut(&name).ok_or_else(|| Error::internal(format!("no tensor `{name}` to adapt")))?;
-            *weight = self.merged(weight, a, b).map_err(tensor_error)?;
-        }
-        Ok(merged)
-    }
-
-    fn merged(&self, weight: &Tensor, a: &Tensor, b: &Tensor) -> candle_core::Result<Tensor> {
+    /// A tensor of a policy without adapters that acts as the one with them: this tensor of the base, its adapter merged into it
+    /// if it has one; in f32, on the base's device.
+    pub fn merged(&self, name: &str, weight: &Tensor, adapters: &BTreeMap<String, Tensor>) -> Result<Tensor> {
+        let projection = name.strip_suffix(".weight").unwrap_or(name);
+        let adapter = adapters.get(&format!("{projection}{A}")).zip(adapters.get(&format!("{projection}{B}")));
         let wide = |t: &Tensor| t.to_device(weight.device())?.to_dtype(DType::F32);
-        let product = (wide(b)?.matmul(&wide(a)?)? * self.scale())?;
-        (wide(weight)? + product)?.to_dtype(weight.dtype())?.to_device(&Device::Cpu)
+        let merged = match adapter {
+            None => wide(weight),
+            Some((a, b)) => {
+                wide(b).and_then(|b| b.matmul(&wide(a)?)).and_then(|product| wide(weight)? + (product * self.scale())?)
+            }
+        };
+        merged.map_err(tensor_error)
     }
 }
 

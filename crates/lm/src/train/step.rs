@@ -12,10 +12,11 @@ use super::packing::{MicroBatch, Origin, PackingParams, TooLong, TrainExample, p
 use super::pass::{Pass, Policies};
 use super::schedule::Schedule;
 use crate::model::config::Config;
+use crate::model::ops;
 use crate::model::tensor_error;
-use crate::model::tensors::TensorFile;
-use crate::model::transformer::{Transformer, check_token_ids};
-use crate::model::weights::expected_tensors;
+use crate::model::tensors::{Put, TensorFile};
+use crate::model::transformer::{Numbers, Transformer, check_token_ids};
+use crate::model::weights::{self, expected_tensors};
 use candle_core::{DType, Device, Tensor, Var};
 use mindgap_base::error::{Error, Result};
 use rayon::prelude::*;
@@ -45,9 +46,11 @@ pub struct TrainerParams {
     pub eos_token_ids: Vec<u32>,
     /// Steps in a row without an update after which training stops with an error.
     pub skip_limit: u32,
-    /// What weights and activations are held in; gradients' sums and moments are always f32. There is no second copy of the
-    /// weights: an update is computed in f32 and rounded to this type.
+    /// Of the factors of products, of frozen weights, and of the policy that comes out; on a device of activations too. Sums,
+    /// gradients' sums and moments are always f32.
     pub dtype: DType,
+    /// Trained weights are held in f32, whatever `dtype` says; else an update is computed in f32 and rounded to `dtype`.
+    pub master_weights: bool,
     /// Train adapters, and leave the weights as they are.
     pub lora: Option<LoraParams>,
     /// Of what the trainer draws itself: the adapters' first values.
@@ -71,11 +74,27 @@ impl TrainerParams {
         }
     }
 
+    /// What weights are held in that are trained. On the CPU it is f32: where there are no master weights, their values are rounded.
+    fn trained_type(&self, device: &Device) -> DType {
+        if self.master_weights || device.is_cpu() { DType::F32 } else { self.dtype }
+    }
+
+    /// What a trainer wants to be given the weights in.
+    pub fn initial_type(&self, device: &Device) -> DType {
+        if self.lora.is_some() { self.dtype } else { self.trained_type(device) }
+    }
+
+    /// Trained weights are rounded in f32.
+    fn rounds(&self, device: &Device) -> bool {
+        !self.master_weights && self.dtype != self.trained_type(device)
+    }
+
     /// The paper's released trainer, quirks included: on each of its two GPUs accumulated gradients are not divided,
-    /// micro-batches of four rows are weighed alike, moments are bf16, rows are truncated on the right at 2,048 tokens.
+    /// micro-batches of four rows are weighed alike, weights and moments are bf16, rows are truncated on the right at 2,048 tokens.
     pub fn with_reference_quirks(mut self) -> TrainerParams {
         self.accumulation = Accumulation::MicroBatchSum { ranks: 2 };
         self.optimizer.bf16_moments = true;
+        self.master_weights = false;
         self.packing = PackingParams {
             micro_batch_tokens: usize::MAX,
             micro_batch_rows: 4,
@@ -120,7 +139,9 @@ impl Trainer {
                     spec.name, spec.shape
                 )));
             };
-            let tensor = tensor.to_device(device).and_then(|t| t.to_dtype(params.dtype)).map_err(tensor_error)?;
+            let held = params.initial_type(device);
+            let held = if spec.shape.len() == 1 { ops::vector_type(held, device) } else { held };
+            let tensor = tensor.to_device(device).and_then(|t| t.to_dtype(held)).map_err(tensor_error)?;
             frozen.insert(spec.name, tensor);
         }
         let trained = match &params.lora {
@@ -130,8 +151,11 @@ impl Trainer {
         let mut vars = BTreeMap::new();
         for (name, tensor) in trained {
             // A copy: an update must not reach into tensors that others hold.
-            let tensor = tensor.to_device(device).and_then(|t| t.to_dtype(params.dtype)?.copy());
+            let tensor = tensor.to_device(device).and_then(|t| t.to_dtype(params.trained_type(device))?.copy());
             vars.insert(name, tensor.and_then(|t| Var::from_tensor(&t)).map_err(tensor_error)?);
+        }
+        if params.rounds(device) {
+            round(&vars, params.dtype)?;
         }
         let over = |tensor: fn(&Var) -> Tensor| {
             let trained = vars.iter().map(|(name, var)| (name.clone(), tensor(var))).collect();
@@ -140,7 +164,9 @@ impl Trainer {
         let reference = match (params.loss.reference_kl(), &params.lora) {
             (None, _) => None,
             // Without its adapters the policy is what it was at first.
-            (Some(_), Some(_)) => Some(Transformer::from_tensors(config, frozen.clone(), params.dtype, device)?),
+            (Some(_), Some(_)) => {
+                Some(Transformer::from_tensors(config, frozen.clone(), numbers(&params, device), device)?)
+            }
             (Some(_), None) => Some(transformer(config, &params, &frozen, copies(&vars)?, device)?),
         };
         let policies = Policies {
@@ -178,12 +204,20 @@ impl Trainer {
         self.vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
     }
 
-    /// A whole policy's weights, from what [`Trainer::weights`] gave: adapters are merged into theirs.
-    pub fn policy_weights(&self, weights: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
-        match &self.params.lora {
-            Some(lora) => lora.merge(&self.frozen, &weights),
-            None => Ok(weights),
-        }
+    /// A tensor of the whole policy, from what [`Trainer::weights`] gave: an adapter is merged into it. In the host's memory, in
+    /// the trainer's `dtype`.
+    pub fn policy_tensor(&self, trained: &BTreeMap<String, Tensor>, name: &str) -> Result<Tensor> {
+        let missing = || Error::internal(format!("no tensor `{name}` was trained"));
+        let tensor = match &self.params.lora {
+            Some(lora) => lora.merged(name, self.frozen.get(name).ok_or_else(missing)?, trained)?,
+            None => trained.get(name).ok_or_else(missing)?.clone(),
+        };
+        tensor.to_dtype(self.params.dtype).and_then(|t| t.to_device(&Device::Cpu)).map_err(tensor_error)
+    }
+
+    /// The whole policy as a file, a tensor at a time.
+    pub fn write_policy(&self, trained: &BTreeMap<String, Tensor>, put: &mut Put) -> Result<()> {
+        weights::write_each(&self.config, self.params.dtype, |name| self.policy_tensor(trained, name), put)
     }
 
     /// One optimizer step over these examples. A loss or gradient that is not finite, or a step without any target, makes
@@ -379,6 +413,9 @@ impl Trainer {
         metrics.clipped = self.params.clip_norm > 0.0 && metrics.grad_norm > self.params.clip_norm;
         let scale = if metrics.clipped { self.params.clip_norm / (metrics.grad_norm + 1e-6) } else { 1.0 };
         self.optimizer.update(&self.vars, gradients.tensors(), scale, metrics.learning_rate)?;
+        if self.params.rounds(&self.device) {
+            round(&self.vars, self.params.dtype)?;
+        }
         self.skipped_in_a_row = 0;
         Ok(())
     }
@@ -404,11 +441,21 @@ fn transformer(
     device: &Device,
 ) -> Result<Transformer> {
     let Some(lora) = &params.lora else {
-        return Transformer::from_tensors(config, trained.into_iter().collect(), params.dtype, device);
+        return Transformer::from_tensors(config, trained.into_iter().collect(), numbers(params, device), device);
     };
-    let mut model = Transformer::from_tensors(config, frozen.clone(), params.dtype, device)?;
+    let mut model = Transformer::from_tensors(config, frozen.clone(), numbers(params, device), device)?;
     lora.attach(&mut model, &trained)?;
     Ok(model)
+}
+
+fn numbers(params: &TrainerParams, device: &Device) -> Numbers {
+    Numbers { held: params.initial_type(device), products: params.dtype }
+}
+
+/// Rounds variables to another type, and leaves them in theirs.
+fn round(vars: &BTreeMap<String, Var>, dtype: DType) -> Result<()> {
+    let round = |var: &Var| var.set(&var.as_detached_tensor().to_dtype(dtype)?.to_dtype(var.dtype())?);
+    vars.values().try_for_each(round).map_err(tensor_error)
 }
 
 /// Copies in the host's memory: a device has none to spare for a second set of weights.

@@ -125,11 +125,14 @@ struct Linear;
 
 impl Backward for Linear {
     fn backward(&self, inputs: &[Tensor], wanted: &[bool], gradient: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let (x, w, gradient) = (inputs[0].detach(), inputs[1].detach(), gradient.contiguous()?);
-        let of = |index: usize| match index {
-            0 => gradient.matmul(&w),
-            1 => gradient.t()?.matmul(&x),
-            _ => gradient.to_dtype(DType::F32)?.sum(0)?.to_dtype(gradient.dtype()),
+        let (x, gradient) = (inputs[0].detach(), gradient.contiguous()?);
+        let of = |index: usize| {
+            let own = match index {
+                0 => gradient.matmul(&inputs[1].detach().to_dtype(gradient.dtype())?),
+                1 => gradient.t()?.matmul(&x),
+                _ => gradient.to_dtype(DType::F32)?.sum(0),
+            };
+            own?.to_dtype(inputs[index].dtype())
         };
         (0..inputs.len()).map(|index| wanted[index].then(|| of(index)).transpose()).collect()
     }

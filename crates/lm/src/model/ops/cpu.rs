@@ -1,14 +1,25 @@
 //! Between candle's tensors and the kernels' slices.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor, bail};
+use super::factor::Matrix;
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, StorageRef, Tensor, bail};
 
 /// The kernels apply: everything is f32 on the CPU.
 pub fn ready(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|t| are_on(t.device()) && t.dtype() == DType::F32)
+}
+
+/// The kernels read this matrix of weights: it is on the CPU, in f32 or bf16.
+pub fn holds(weight: &Tensor) -> bool {
+    are_on(weight.device()) && matches!(weight.dtype(), DType::F32 | DType::BF16)
+}
+
+/// There are kernels for this device.
+pub fn are_on(device: &Device) -> bool {
     #[cfg(test)]
     if WITHOUT_KERNELS.get() {
         return false;
     }
-    tensors.iter().all(|t| t.device().is_cpu() && t.dtype() == DType::F32)
+    device.is_cpu()
 }
 
 /// The elements of a contiguous f32 storage.
@@ -19,6 +30,14 @@ pub fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> 
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
+/// The elements of a contiguous matrix of weights.
+pub fn matrix<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Matrix<'a>> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::BF16(data), Some((start, end))) => Ok(Matrix::Bf16(&data[start..end])),
+        _ => Ok(Matrix::F32(slice(storage, layout)?)),
+    }
+}
+
 /// Read access to the elements of a tensor.
 pub struct Read<'a> {
     storage: StorageRef<'a>,
@@ -26,7 +45,7 @@ pub struct Read<'a> {
 }
 
 impl<'a> Read<'a> {
-    /// Of a contiguous CPU tensor in f32.
+    /// Of a contiguous CPU tensor.
     pub fn new(tensor: &'a Tensor) -> Read<'a> {
         let (storage, layout) = tensor.storage_and_layout();
         Read { storage, layout }
@@ -35,6 +54,13 @@ impl<'a> Read<'a> {
     pub fn slice(&self) -> Result<&[f32]> {
         match &*self.storage {
             Storage::Cpu(storage) => slice(storage, self.layout),
+            _ => bail!("a CPU kernel was given a tensor of another device"),
+        }
+    }
+
+    pub fn matrix(&self) -> Result<Matrix<'_>> {
+        match &*self.storage {
+            Storage::Cpu(storage) => matrix(storage, self.layout),
             _ => bail!("a CPU kernel was given a tensor of another device"),
         }
     }

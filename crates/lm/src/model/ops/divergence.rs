@@ -2,35 +2,38 @@
 
 use super::Head;
 use super::cpu::{self, Read};
-use super::linear::Packed;
-use super::logprobs::{CapSlopes, ENTRIES, ROWS, Slopes, Tally, bound};
+use super::factor::{Factor, Matrix, Side};
+use super::gemm::Start;
+use super::logprobs::{CapSlopes, ROWS, Slopes, Tally, bound, entry_chunks};
 use super::simd::{self, LANES, vectorised};
 use super::tape;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
 /// What stands behind logits: `hidden` `[N, H]` and `head` `[V, H]`, and their bound.
 #[derive(Clone, Copy)]
 struct Logits<'a> {
     hidden: &'a [f32],
-    head: &'a [f32],
+    head: Matrix<'a>,
     size: usize,
     softcap: Option<f32>,
+    products: DType,
 }
 
-impl Logits<'_> {
-    fn entries(&self) -> usize {
-        self.head.len() / self.size
+impl<'a> Logits<'a> {
+    /// Vocabulary entries at a time: first and count.
+    fn chunks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        entry_chunks(self.head.len() / self.size)
     }
 
     /// Vocabulary entries `first..first + count`, laid out for the product.
-    fn pack(&self, first: usize, count: usize) -> Packed {
-        Packed::from_slice(&self.head[first * self.size..][..count * self.size], count, self.size)
+    fn pack(&self, first: usize, count: usize) -> Factor<'a> {
+        Factor::transposed(self.head.rows(first, count, self.size), count, self.size, self.products)
     }
 
-    fn rows(&self, packed: &Packed, start: usize, rows: usize, out: &mut Vec<f32>) {
-        out.resize(rows * packed.outputs(), 0.0);
-        packed.apply(&self.hidden[start * self.size..], rows, None, out);
+    fn rows(&self, factor: &Factor, start: usize, rows: usize, out: &mut Vec<f32>) {
+        out.resize(rows * factor.outputs(), 0.0);
+        factor.apply(Side::Rows(&self.hidden[start * self.size..]), rows, Start::Zero, out);
         bound(out, self.softcap);
     }
 }
@@ -81,6 +84,7 @@ vectorised! {
 pub fn reference_kl(hidden: &Tensor, head: &Head, reference: (&Tensor, &Head)) -> Result<Tensor> {
     let op = ReferenceKl {
         softcap: head.softcap,
+        products: head.products,
         hidden: reference.0.detach().contiguous()?,
         head: reference.1.weight.detach().contiguous()?,
         other_softcap: reference.1.softcap,
@@ -94,6 +98,7 @@ type Sums = (Vec<f32>, Vec<f32>);
 
 struct ReferenceKl {
     softcap: Option<f32>,
+    products: DType,
     /// The reference's.
     hidden: Tensor,
     head: Tensor,
@@ -102,6 +107,17 @@ struct ReferenceKl {
 }
 
 impl ReferenceKl {
+    /// What stands behind the reference's logits.
+    fn other<'a>(&self, hidden: &'a Read, head: &'a Read) -> Result<Logits<'a>> {
+        Ok(Logits {
+            hidden: hidden.slice()?,
+            head: head.matrix()?,
+            size: self.hidden.dim(1)?,
+            softcap: self.other_softcap,
+            products: self.products,
+        })
+    }
+
     fn check(&self, hidden: &Shape, head: &Shape) -> Result<()> {
         let ((rows, size), (entries, head_size)) = (hidden.dims2()?, head.dims2()?);
         let ((other_rows, other_size), (other_entries, other_head_size)) = (self.hidden.dims2()?, self.head.dims2()?);
@@ -122,17 +138,12 @@ impl CustomOp2 for ReferenceKl {
         self.check(hl.shape(), wl.shape())?;
         let (rows, size) = hl.shape().dims2()?;
         let (other_hidden, other_head) = (Read::new(&self.hidden), Read::new(&self.head));
-        let own = Logits { hidden: cpu::slice(h, hl)?, head: cpu::slice(w, wl)?, size, softcap: self.softcap };
-        let other = Logits {
-            hidden: other_hidden.slice()?,
-            head: other_head.slice()?,
-            size: self.hidden.dim(1)?,
-            softcap: self.other_softcap,
-        };
+        let (softcap, products) = (self.softcap, self.products);
+        let own = Logits { hidden: cpu::slice(h, hl)?, head: cpu::matrix(w, wl)?, size, softcap, products };
+        let other = self.other(&other_hidden, &other_head)?;
         let (mut tallies, mut gaps) = (vec![Tally::default(); rows], vec![Gap::NOTHING; rows]);
         let (mut x, mut r) = (Vec::new(), Vec::new());
-        for first in (0..own.entries()).step_by(ENTRIES) {
-            let count = ENTRIES.min(own.entries() - first);
+        for (first, count) in own.chunks() {
             let (own_packed, other_packed) = (own.pack(first, count), other.pack(first, count));
             for start in (0..rows).step_by(ROWS) {
                 let height = ROWS.min(rows - start);
@@ -158,19 +169,15 @@ impl CustomOp2 for ReferenceKl {
         let grad = grad.contiguous()?;
         let (h_read, w_read, grad_read) = (Read::new(h), Read::new(w), Read::new(&grad));
         let (other_hidden, other_head) = (Read::new(&self.hidden), Read::new(&self.head));
-        let own = Logits { hidden: h_read.slice()?, head: w_read.slice()?, size, softcap: None };
-        let other = Logits {
-            hidden: other_hidden.slice()?,
-            head: other_head.slice()?,
-            size: self.hidden.dim(1)?,
-            softcap: self.other_softcap,
-        };
+        let products = self.products;
+        let own = Logits { hidden: h_read.slice()?, head: w_read.matrix()?, size, softcap: None, products };
+        let other = self.other(&other_hidden, &other_head)?;
         let grad = grad_read.slice()?;
-        let (mut slopes, mut x, mut r) = (Slopes::new(h, w)?, Vec::new(), Vec::new());
+        let (mut slopes, mut x, mut r) = (Slopes::new(h, own.hidden, w, products)?, Vec::new(), Vec::new());
         let mut cap_slopes = CapSlopes::new(self.softcap);
-        for first in (0..own.entries()).step_by(ENTRIES) {
-            let count = ENTRIES.min(own.entries() - first);
+        for (first, count) in own.chunks() {
             let (own_packed, other_packed) = (own.pack(first, count), other.pack(first, count));
+            let back = Factor::of_rows(own.head.rows(first, count, size), count, size, products);
             for start in (0..rows).step_by(ROWS) {
                 let height = ROWS.min(rows - start);
                 own.rows(&own_packed, start, height, &mut x);
@@ -181,7 +188,7 @@ impl CustomOp2 for ReferenceKl {
                     gap_gradient(x, r, own_sums[row], other_sums[row], grad[row]);
                 }
                 cap_slopes.apply(&mut x);
-                slopes.add(&x, (start, height), (first, count), own.hidden, own.head);
+                slopes.add(&x, (start, height), first, count, &back);
             }
         }
         slopes.tensors(h, w)
@@ -193,11 +200,11 @@ pub fn top_entropy(hidden: &Tensor, head: &Head, k: usize) -> Result<Vec<f32>> {
     let (rows, size) = hidden.dims2()?;
     let (hidden, weight) = (hidden.contiguous()?, head.weight.contiguous()?);
     let (hidden_read, head_read) = (Read::new(&hidden), Read::new(&weight));
-    let logits = Logits { hidden: hidden_read.slice()?, head: head_read.slice()?, size, softcap: head.softcap };
+    let (softcap, products) = (head.softcap, head.products);
+    let logits = Logits { hidden: hidden_read.slice()?, head: head_read.matrix()?, size, softcap, products };
     let mut top: Vec<Vec<f32>> = vec![Vec::with_capacity(k + 1); rows];
     let mut x = Vec::new();
-    for first in (0..logits.entries()).step_by(ENTRIES) {
-        let count = ENTRIES.min(logits.entries() - first);
+    for (first, count) in logits.chunks() {
         let packed = logits.pack(first, count);
         for start in (0..rows).step_by(ROWS) {
             logits.rows(&packed, start, ROWS.min(rows - start), &mut x);

@@ -21,13 +21,13 @@ impl CustomOp1 for Embedding {
 
     fn cpu_fwd(&self, w: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (count, size) = layout.shape().dims2()?;
-        let w = cpu::slice(w, layout)?;
-        let mut out = Vec::with_capacity(self.ids.len() * size);
-        for &id in &self.ids {
+        let w = cpu::matrix(w, layout)?;
+        let mut out = vec![0.0; self.ids.len() * size];
+        for (&id, row) in self.ids.iter().zip(out.chunks_exact_mut(size.max(1))) {
             if id as usize >= count {
                 bail!("embedding: row {id} of a matrix of {count} rows");
             }
-            out.extend_from_slice(&w[id as usize * size..][..size]);
+            w.rows(id as usize, 1, size).widen(row);
         }
         Ok((CpuStorage::F32(out), (self.ids.len(), size).into()))
     }

@@ -8,8 +8,6 @@ mod avx2;
 mod avx512;
 
 use super::isa::Isa;
-use super::team::Output;
-use super::wide;
 
 /// Output columns of a tile, and of a panel of [`super::Packed`].
 pub const PANEL: usize = 48;
@@ -84,22 +82,6 @@ pub fn gemm(size: Size, a: Left, b: Right, c: &mut [f32], c_row: usize, start: S
         // SAFETY: all elements of the output lie in `c`, and they are initialised.
         unsafe { product_at(size, a, b, c.as_mut_ptr(), c_row, start) };
     }
-}
-
-/// The product in fresh memory, dense, which is not cleared first; rows are shared among threads.
-#[expect(unsafe_code, reason = "output memory is written without being cleared")]
-pub fn product(size: Size, a: Left, b: Right) -> Vec<f32> {
-    let mut out = Vec::with_capacity(size.m * size.n);
-    let to = Output(out.as_mut_ptr());
-    wide::share(size.m, 2 * size.n * size.k, BLOCK / 4, |rows| {
-        let a = Left { data: &a.data[(rows.start * a.row).min(a.data.len())..], ..a };
-        let part = Size { m: rows.len(), ..size };
-        // SAFETY: the capacity is m x n, of which this thread writes its rows; `Zero` reads nothing there.
-        unsafe { product_at(part, a, b, to.at(rows.start * size.n), size.n, Start::Zero) };
-    });
-    // SAFETY: every element was written.
-    unsafe { out.set_len(size.m * size.n) };
-    out
 }
 
 /// [`gemm`] into memory that need not be initialised unless `start` is `Add`; every output element is written.
@@ -306,10 +288,6 @@ mod tests {
                     }
                     gemm(size, a, b, &mut got, n + 2, start);
                     assert_eq!(got, want, "{size:?}");
-                    if let Start::Zero = start {
-                        let dense: Vec<f32> = want.chunks(n + 2).flat_map(|row| &row[..n]).copied().collect();
-                        assert_eq!(product(size, a, b), dense, "fresh {size:?}");
-                    }
                 }
             }
         }

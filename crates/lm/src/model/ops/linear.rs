@@ -1,10 +1,11 @@
 //! `y = x w^T + b`: forward over packed panels of w, backward as two products.
 
 use super::cpu::{self, Read};
-use super::gemm::{Left, PANEL, Right, STRIP, Size, Start, product, product_at};
+use super::factor::{Factor, Matrix, Side};
+use super::gemm::{Left, PANEL, Right, STRIP, Size, Start, product_at};
 use super::team::Output;
 use super::{tape, wide};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 
 /// Rows of x between two visits of a panel.
 const BLOCK: usize = 384;
@@ -63,7 +64,11 @@ impl Packed {
     pub fn apply(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, out: &mut [f32]) {
         assert!(out.len() >= rows * self.outputs, "output too short for {rows} rows of {}", self.outputs);
         // SAFETY: all rows lie in `out`.
-        unsafe { self.apply_at(x, rows, bias, out.as_mut_ptr()) };
+        unsafe { self.apply_at(self.left(x), rows, start_of(bias), out.as_mut_ptr()) };
+    }
+
+    fn left<'a>(&self, x: &'a [f32]) -> Left<'a> {
+        Left { data: x, row: self.inputs, step: 1 }
     }
 
     /// The weight from this output on, which begins a strip, as a right factor.
@@ -77,7 +82,7 @@ impl Packed {
         let mut out: Vec<f32> = Vec::with_capacity(rows * self.outputs);
         // SAFETY: the capacity is rows x outputs, and all of it is written.
         unsafe {
-            self.apply_at(x, rows, bias, out.as_mut_ptr());
+            self.apply_at(self.left(x), rows, start_of(bias), out.as_mut_ptr());
             out.set_len(rows * self.outputs);
         }
         out
@@ -86,17 +91,20 @@ impl Packed {
     /// Panel after panel, shared among threads.
     ///
     /// # Safety
-    /// `out` points to rows x outputs elements that nobody else reads or writes meanwhile.
+    /// `out` points to rows x outputs elements that nobody else reads or writes meanwhile, initialised where `start` is `Add`.
     #[expect(unsafe_code, reason = "threads write columns of one output")]
-    unsafe fn apply_at(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, out: *mut f32) {
+    pub(super) unsafe fn apply_at(&self, left: Left, rows: usize, start: Start, out: *mut f32) {
         let out = Output(out);
         wide::share(self.outputs.div_ceil(PANEL), 2 * rows * PANEL * self.inputs, 1, |panels| {
             for block in (0..rows).step_by(BLOCK) {
                 let m = BLOCK.min(rows - block);
-                let left = Left { data: &x[block * self.inputs..], row: self.inputs, step: 1 };
+                let left = Left { data: &left.data[block * left.row..], ..left };
                 for first in panels.clone().map(|panel| panel * PANEL) {
                     let size = Size { m, n: PANEL.min(self.outputs - first), k: self.inputs };
-                    let start = bias.map_or(Start::Zero, |bias| Start::Bias(&bias[first..]));
+                    let start = match start {
+                        Start::Bias(bias) => Start::Bias(&bias[first..]),
+                        other => other,
+                    };
                     let to = out.at(block * self.outputs + first);
                     // SAFETY: the panel lies inside the output, and is this thread's.
                     unsafe { product_at(size, left, self.right(first), to, self.outputs, start) };
@@ -106,11 +114,15 @@ impl Packed {
     }
 }
 
+fn start_of(bias: Option<&[f32]>) -> Start<'_> {
+    bias.map_or(Start::Zero, Start::Bias)
+}
+
 /// Writes up to 16 rows (dense, `columns` wide) as columns of `target`, whose rows are 16 wide.
-fn transpose(rows: &[f32], columns: usize, target: &mut [f32]) {
+pub(super) fn transpose<T: Copy + Default>(rows: &[T], columns: usize, target: &mut [T]) {
     for (first, target) in (0..columns).step_by(STRIP).zip(target.chunks_mut(STRIP * STRIP)) {
         let depth = STRIP.min(columns - first);
-        let mut tile = [[0.0f32; STRIP]; STRIP];
+        let mut tile = [[T::default(); STRIP]; STRIP];
         for (r, row) in rows.chunks_exact(columns).enumerate() {
             for (c, value) in row[first..first + depth].iter().enumerate() {
                 tile[c][r] = *value;
@@ -137,17 +149,22 @@ pub fn linear_packed(x: &Tensor, w: &Packed, bias: Option<&Tensor>) -> Result<Te
 }
 
 /// The differentiable kernel; see [`super::linear`].
-pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, products: DType) -> Result<Tensor> {
     let (x, w) = (x.contiguous()?, w.contiguous()?);
+    let op = Linear { products };
     match bias {
-        Some(bias) => tape::apply3(&x, &w, &bias.contiguous()?, Linear),
-        None => tape::apply2(&x, &w, Linear),
+        Some(bias) => tape::apply3(&x, &w, &bias.contiguous()?, op),
+        None => tape::apply2(&x, &w, op),
     }
 }
 
-struct Linear;
+#[derive(Clone, Copy)]
+struct Linear {
+    products: DType,
+}
 
 fn forward(
+    Linear { products }: Linear,
     (x, x_layout): (&CpuStorage, &Layout),
     (w, w_layout): (&CpuStorage, &Layout),
     bias: Option<&[f32]>,
@@ -157,30 +174,31 @@ fn forward(
     if inputs != w_inputs || bias.is_some_and(|b| b.len() != outputs) {
         bail!("linear: x {:?} does not fit weight {:?} and its bias", x_layout.shape(), w_layout.shape());
     }
-    let packed = Packed::from_slice(cpu::slice(w, w_layout)?, outputs, inputs);
-    let out = packed.applied(cpu::slice(x, x_layout)?, rows, bias);
+    let factor = Factor::transposed(cpu::matrix(w, w_layout)?, outputs, inputs, products);
+    let out = factor.applied(Side::Rows(cpu::slice(x, x_layout)?), rows, bias);
     Ok((CpuStorage::F32(out), (rows, outputs).into()))
 }
 
 /// Gradients of x and w, each if wanted.
-fn backward(x: &Tensor, w: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+fn backward(
+    Linear { products }: Linear,
+    x: &Tensor,
+    w: &Tensor,
+    grad: &Tensor,
+) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let ((rows, inputs), outputs) = (x.dims2()?, w.dim(0)?);
     let grad = grad.contiguous()?;
     let (grad_read, x_read, w_read) = (Read::new(&grad), Read::new(x), Read::new(w));
     let dy = grad_read.slice()?;
     let mut dx = None;
     if cpu::wants_gradient(x) {
-        let left = Left { data: dy, row: outputs, step: 1 };
-        let right = Right::rows(w_read.slice()?, inputs);
-        let out = product(Size { m: rows, n: inputs, k: outputs }, left, right);
-        dx = Some(cpu::tensor(out, x)?);
+        let right = Factor::of_rows(w_read.matrix()?, outputs, inputs, products);
+        dx = Some(cpu::tensor(right.applied(Side::Rows(dy), rows, None), x)?);
     }
     let mut dw = None;
     if cpu::wants_gradient(w) {
-        let left = Left { data: dy, row: 1, step: outputs };
-        let right = Right::rows(x_read.slice()?, inputs);
-        let out = product(Size { m: outputs, n: inputs, k: rows }, left, right);
-        dw = Some(cpu::tensor(out, w)?);
+        let right = Factor::of_rows(Matrix::F32(x_read.slice()?), rows, inputs, products);
+        dw = Some(cpu::tensor(right.applied(Side::Columns(dy), outputs, None), w)?);
     }
     Ok((dx, dw))
 }
@@ -190,10 +208,10 @@ impl CustomOp2 for Linear {
         "linear"
     }
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
-        forward((x, xl), (w, wl), None)
+        forward(*self, (x, xl), (w, wl), None)
     }
     fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        backward(x, w, grad)
+        backward(*self, x, w, grad)
     }
 }
 
@@ -210,7 +228,7 @@ impl CustomOp3 for Linear {
         bias: &CpuStorage,
         bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        forward((x, xl), (w, wl), Some(cpu::slice(bias, bl)?))
+        forward(*self, (x, xl), (w, wl), Some(cpu::slice(bias, bl)?))
     }
     fn bwd(
         &self,
@@ -220,7 +238,7 @@ impl CustomOp3 for Linear {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (dx, dw) = backward(x, w, grad)?;
+        let (dx, dw) = backward(*self, x, w, grad)?;
         let dbias = if cpu::wants_gradient(bias) { Some(sum_rows(grad, bias)?) } else { None };
         Ok((dx, dw, dbias))
     }

@@ -2,11 +2,11 @@
 
 use super::Head;
 use super::cpu::{self, Read};
-use super::gemm::{Left, Right, Size, Start, gemm};
-use super::linear::Packed;
+use super::factor::{Factor, Matrix, Side};
+use super::gemm::Start;
 use super::simd::{self, LANES, vectorised};
 use super::{tape, wide};
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
 /// Rows and vocabulary entries whose logits exist at once: 512 kB.
@@ -103,19 +103,23 @@ pub fn bound(logits: &mut [f32], softcap: Option<f32>) {
     }
 }
 
-fn summarise(hidden: &[f32], head: &[f32], size: usize, targets: &[u32], softcap: Option<f32>) -> Summary {
-    let rows = targets.len();
+/// Vocabulary entries whose logits exist at once: first and count.
+pub(super) fn entry_chunks(entries: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..entries).step_by(ENTRIES).map(move |first| (first, ENTRIES.min(entries - first)))
+}
+
+fn summarise(hidden: &[f32], head: Matrix, size: usize, op: &TokenLogprobs) -> Summary {
+    let (targets, rows) = (&op.targets, op.targets.len());
     // Of each row its tally and its target's logit.
     let mut rows_of = vec![(Tally::default(), 0.0); rows];
     let mut logits = Vec::new();
-    for (index, entries) in head.chunks(ENTRIES * size).enumerate() {
-        let (first, count) = (index * ENTRIES, entries.len() / size);
-        let packed = Packed::from_slice(entries, count, size);
+    for (first, count) in entry_chunks(head.len() / size) {
+        let factor = Factor::transposed(head.rows(first, count, size), count, size, op.products);
         logits.resize(ROWS.min(rows) * count, 0.0);
         for start in (0..rows).step_by(ROWS) {
             let height = ROWS.min(rows - start);
-            packed.apply(&hidden[start * size..], height, None, &mut logits);
-            bound(&mut logits[..height * count], softcap);
+            factor.apply(Side::Rows(&hidden[start * size..]), height, Start::Zero, &mut logits);
+            bound(&mut logits[..height * count], op.softcap);
             wide::share_rows(&mut rows_of[start..start + height], 1, 32 * count, |row, own| {
                 let logits = logits[row * count..].chunks_exact(count);
                 for (((tally, chosen), logits), target) in own.iter_mut().zip(logits).zip(&targets[start + row..]) {
@@ -134,47 +138,38 @@ fn summarise(hidden: &[f32], head: &[f32], size: usize, targets: &[u32], softcap
     }
 }
 
-/// Gradients of hidden states `[N, H]` and of a head `[V, H]`, from those of their logits block by block. A frozen head gets none.
-pub(super) struct Slopes {
+/// Gradients of hidden states `[N, H]` and of a head `[V, H]`, from those of their logits block by block: [`ROWS`] rows by a chunk
+/// of the vocabulary. A frozen head gets none.
+pub(super) struct Slopes<'a> {
     hidden: Vec<f32>,
-    head: Option<Vec<f32>>,
+    /// With the hidden states of each block of rows.
+    head: Option<(Vec<f32>, Vec<Factor<'a>>)>,
     size: usize,
 }
 
-impl Slopes {
-    pub fn new(hidden: &Tensor, head: &Tensor) -> Result<Slopes> {
-        let head = cpu::wants_gradient(head).then(|| vec![0.0; head.elem_count()]);
-        Ok(Slopes { hidden: vec![0.0; hidden.elem_count()], head, size: hidden.dim(1)? })
+impl<'a> Slopes<'a> {
+    /// Of the hidden states whose elements are `values`.
+    pub fn new(hidden: &Tensor, values: &'a [f32], head: &Tensor, products: DType) -> Result<Slopes<'a>> {
+        let size = hidden.dim(1)?;
+        let factor = |rows: &'a [f32]| Factor::of_rows(Matrix::F32(rows), rows.len() / size, size, products);
+        let of_head = || (vec![0.0; head.elem_count()], values.chunks(ROWS * size).map(factor).collect());
+        let head = cpu::wants_gradient(head).then(of_head);
+        Ok(Slopes { hidden: vec![0.0; hidden.elem_count()], head, size })
     }
 
-    /// Takes in the gradients of a block of logits: some rows (first, count) by some vocabulary entries (first, count).
-    pub fn add(
-        &mut self,
-        block: &[f32],
-        (row, rows): (usize, usize),
-        (entry, entries): (usize, usize),
-        hidden: &[f32],
-        head: &[f32],
-    ) {
+    /// Takes in the gradients of the logits of a block of rows (first, count) and of vocabulary entries from `entry` on, whose part
+    /// of the head is given.
+    pub fn add(&mut self, block: &[f32], (row, rows): (usize, usize), entry: usize, entries: usize, head: &Factor) {
         let size = self.size;
-        let right = Right::rows(&head[entry * size..], size);
-        let sum = &mut self.hidden[row * size..(row + rows) * size];
-        wide::share_rows(sum, size, 2 * size * entries, |first, sum| {
-            let left = Left { data: &block[first * entries..], row: entries, step: 1 };
-            gemm(Size { m: sum.len() / size, n: size, k: entries }, left, right, sum, size, Start::Add);
-        });
-        if let Some(sum) = &mut self.head {
-            let right = Right::rows(&hidden[row * size..], size);
+        head.apply(Side::Rows(block), rows, Start::Add, &mut self.hidden[row * size..(row + rows) * size]);
+        if let Some((sum, hidden)) = &mut self.head {
             let sum = &mut sum[entry * size..(entry + entries) * size];
-            wide::share_rows(sum, size, 2 * size * rows, |first, sum| {
-                let left = Left { data: &block[first..], row: 1, step: entries };
-                gemm(Size { m: sum.len() / size, n: size, k: rows }, left, right, sum, size, Start::Add);
-            });
+            hidden[row / ROWS].apply(Side::Columns(&block[..rows * entries]), entries, Start::Add, sum);
         }
     }
 
     pub fn tensors(self, hidden: &Tensor, head: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let of_head = self.head.map(|sum| cpu::tensor(sum, head)).transpose()?;
+        let of_head = self.head.map(|(sum, _)| cpu::tensor(sum, head)).transpose()?;
         Ok((Some(cpu::tensor(self.hidden, hidden)?), of_head))
     }
 }
@@ -210,7 +205,8 @@ impl CapSlopes {
 /// The differentiable kernel; see [`super::token_logprobs`].
 pub fn token_logprobs(hidden: &Tensor, head: &Head, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
     let summary = Arc::new(OnceLock::new());
-    let op = TokenLogprobs { targets: targets.to_vec(), softcap: head.softcap, summary: summary.clone() };
+    let (softcap, products) = (head.softcap, head.products);
+    let op = TokenLogprobs { targets: targets.to_vec(), softcap, products, summary: summary.clone() };
     let log_probs = tape::apply2(&hidden.contiguous()?, &head.weight.contiguous()?, op)?;
     let entropy = summary.get().map(|s| s.entropy.clone()).unwrap_or_default();
     Ok((log_probs, entropy))
@@ -219,6 +215,7 @@ pub fn token_logprobs(hidden: &Tensor, head: &Head, targets: &[u32]) -> Result<(
 struct TokenLogprobs {
     targets: Vec<u32>,
     softcap: Option<f32>,
+    products: DType,
     summary: Arc<OnceLock<Summary>>,
 }
 
@@ -235,7 +232,7 @@ impl CustomOp2 for TokenLogprobs {
         if let Some(target) = self.targets.iter().find(|t| **t as usize >= entries) {
             bail!("log-probs: target {target} in a vocabulary of {entries}");
         }
-        let summary = summarise(cpu::slice(h, hl)?, cpu::slice(w, wl)?, size, &self.targets, self.softcap);
+        let summary = summarise(cpu::slice(h, hl)?, cpu::matrix(w, wl)?, size, self);
         let log_probs = summary.target.iter().zip(&summary.log_sum_exp).map(|(x, lse)| x - lse).collect();
         let _ = self.summary.set(summary);
         Ok((CpuStorage::F32(log_probs), rows.into()))
@@ -247,15 +244,17 @@ impl CustomOp2 for TokenLogprobs {
         let (rows, size) = h.dims2()?;
         let grad = grad.contiguous()?;
         let (h_read, w_read, grad_read) = (Read::new(h), Read::new(w), Read::new(&grad));
-        let (hidden, head, grad) = (h_read.slice()?, w_read.slice()?, grad_read.slice()?);
-        let (mut slopes, mut logits, mut cap_slopes) = (Slopes::new(h, w)?, Vec::new(), CapSlopes::new(self.softcap));
-        for (index, entries) in head.chunks(ENTRIES * size).enumerate() {
-            let (first, count) = (index * ENTRIES, entries.len() / size);
-            let packed = Packed::from_slice(entries, count, size);
+        let (hidden, head, grad) = (h_read.slice()?, w_read.matrix()?, grad_read.slice()?);
+        let mut slopes = Slopes::new(h, hidden, w, self.products)?;
+        let (mut logits, mut cap_slopes) = (Vec::new(), CapSlopes::new(self.softcap));
+        for (first, count) in entry_chunks(head.len() / size) {
+            let entries = head.rows(first, count, size);
+            let factor = Factor::transposed(entries, count, size, self.products);
+            let back = Factor::of_rows(entries, count, size, self.products);
             logits.resize(ROWS.min(rows) * count, 0.0);
             for start in (0..rows).step_by(ROWS) {
                 let height = ROWS.min(rows - start);
-                packed.apply(&hidden[start * size..], height, None, &mut logits);
+                factor.apply(Side::Rows(&hidden[start * size..]), height, Start::Zero, &mut logits);
                 cap_slopes.bound(&mut logits[..height * count]);
                 wide::share_rows(&mut logits[..height * count], count, 16 * count, |top, logits| {
                     for (row, logits) in logits.chunks_exact_mut(count).enumerate() {
@@ -268,7 +267,7 @@ impl CustomOp2 for TokenLogprobs {
                     }
                 });
                 cap_slopes.apply(&mut logits[..height * count]);
-                slopes.add(&logits, (start, height), (first, count), hidden, head);
+                slopes.add(&logits, (start, height), first, count, &back);
             }
         }
         slopes.tensors(h, w)

@@ -2,7 +2,7 @@
 //! sequences one after the other, without a batch dimension and without padding.
 //!
 //! Each operator has two forms: [`reference`] composes candle ops and runs anywhere (on the tape through [`composed`]); on the
-//! CPU in f32 a kernel with its own backward takes over. In the kernels every output row is the result of the same sequence of float operations whatever
+//! CPU, where activations are f32, a kernel with its own backward takes over. In the kernels every output row is the result of the same sequence of float operations whatever
 //! the number of rows, its neighbours or the number of threads: a batch of one equals a batch of n bit for bit.
 //! Where micro-batches run side by side an operator uses one thread, else it may share its rows among several ([`wide`]).
 
@@ -15,6 +15,7 @@ pub mod attention;
 mod composed;
 pub mod divergence;
 pub mod embedding;
+mod factor;
 pub mod gated;
 pub mod gemm;
 pub mod linear;
@@ -41,7 +42,7 @@ pub use weight::{Weight, WeightType};
 
 use composed::Cut;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use std::ops::Range;
 
 /// What logits are made with.
@@ -51,12 +52,23 @@ pub struct Head {
     pub weight: Tensor,
     /// Logits are bounded by it: `cap * tanh(x / cap)`.
     pub softcap: Option<f32>,
+    /// What the factors of products are; see [`linear`].
+    pub products: DType,
 }
 
 impl Head {
-    /// Without a bound.
+    /// Without a bound, in f32.
     pub fn plain(weight: &Tensor) -> Head {
-        Head { weight: weight.clone(), softcap: None }
+        Head { weight: weight.clone(), softcap: None, products: DType::F32 }
+    }
+
+    /// The same with another tensor in place of the weight.
+    fn with(&self, weight: &Tensor) -> Head {
+        Head { weight: weight.clone(), ..*self }
+    }
+
+    fn detached(&self) -> Head {
+        self.with(&self.weight.detach())
     }
 }
 
@@ -65,14 +77,35 @@ pub fn has_kernels(tensors: &[&Tensor]) -> bool {
     cpu::ready(tensors)
 }
 
-/// `x @ w^T + bias`: x `[T, in]`, w `[out, in]`, bias `[out]` -> `[T, out]`.
-pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    if cpu::ready(&[x, w]) { linear::linear(x, w, bias) } else { composed::linear(x, w, bias) }
+/// `x @ w^T + bias`: x `[T, in]`, w `[out, in]`, bias `[out]` -> `[T, out]`, in the type of x.
+///
+/// Where `products` is bf16 and the processor has dot products of it, a kernel rounds the factors of this product and of its
+/// gradients to bf16 and sums in f32.
+pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, products: DType) -> Result<Tensor> {
+    match cpu::ready(&[x]) && cpu::holds(w) {
+        true => linear::linear(x, w, bias, products),
+        false => composed::linear(x, w, bias),
+    }
+}
+
+/// The type of activations of a model whose products have this type: kernels keep them in f32.
+pub fn activation_type(products: DType, device: &Device) -> DType {
+    if cpu::are_on(device) { DType::F32 } else { products }
+}
+
+/// The type of norms and biases of a model whose matrices are held in this one.
+pub fn vector_type(held: DType, device: &Device) -> DType {
+    if cpu::are_on(device) { DType::F32 } else { held }
+}
+
+/// x in another type.
+pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    if x.dtype() == dtype { Ok(x.clone()) } else { composed::whole(&[x], move |t| t[0].to_dtype(dtype)) }
 }
 
 /// Rows `ids` (u32, `[T]`) of w `[V, H]` -> `[T, H]`. Also picks rows of activations.
 pub fn embedding(w: &Tensor, ids: &Tensor) -> Result<Tensor> {
-    if cpu::ready(&[w]) { embedding::embedding(w, ids) } else { composed::embedding(w, ids) }
+    if cpu::holds(w) { embedding::embedding(w, ids) } else { composed::embedding(w, ids) }
 }
 
 /// Columns of x, `[T, columns.len()]`.
@@ -153,19 +186,17 @@ pub fn scale(x: &Tensor, factor: f32) -> Result<Tensor> {
 /// Log-prob of each row's target under the softmax of the head's logits: hidden `[N, H]`, head `[V, H]` -> `[N]` f32,
 /// differentiable; and the entropy of each distribution in nats, detached. Logits exist for a chunk at a time.
 pub fn token_logprobs(hidden: &Tensor, head: &Head, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
-    let Head { weight, softcap } = head;
-    if cpu::ready(&[hidden, weight]) {
+    let weight = &head.weight;
+    if cpu::ready(&[hidden]) && cpu::holds(weight) {
         return logprobs::token_logprobs(hidden, head, targets);
     }
     let t = composed::constants(&[hidden, weight]);
-    let plain = Head { weight: t[1].clone(), softcap: *softcap };
-    let (log_probs, entropy) = reference::token_logprobs(&t[0], &plain, targets)?;
+    let (log_probs, entropy) = reference::token_logprobs(&t[0], &head.with(&t[1]), targets)?;
     let targets = Tensor::new(targets, hidden.device())?;
-    let softcap = *softcap;
+    let like = head.detached();
     let forward = move |t: &[Tensor], rows: Range<usize>| {
         let targets = targets.narrow(0, rows.start, rows.len())?;
-        let head = Head { weight: t[1].clone(), softcap };
-        Ok(reference::logprobs_of_rows(&t[0], &head, &targets)?.0)
+        Ok(reference::logprobs_of_rows(&t[0], &like.with(&t[1]), &targets)?.0)
     };
     let pieces = reference::logit_pieces(hidden.dim(0)?);
     composed::note(&[hidden, weight], &[Cut::Rows, Cut::Whole], pieces, forward, &log_probs);
@@ -175,17 +206,14 @@ pub fn token_logprobs(hidden: &Tensor, head: &Head, targets: &[u32]) -> Result<(
 /// KL(reference, own) of each row's next-token distributions, nats: own `hidden` `[N, H]` and `head` `[V, H]`, differentiable;
 /// the reference's of its own width, frozen -> `[N]` f32.
 pub fn reference_kl(hidden: &Tensor, head: &Head, reference: (&Tensor, &Head)) -> Result<Tensor> {
-    if cpu::ready(&[hidden, &head.weight, reference.0, &reference.1.weight]) {
+    if cpu::ready(&[hidden, reference.0]) && cpu::holds(&head.weight) && cpu::holds(&reference.1.weight) {
         return divergence::reference_kl(hidden, head, reference);
     }
     let (other_hidden, other_head) = (reference.0.detach(), reference.1.weight.detach());
     let inputs = [hidden, &head.weight, &other_hidden, &other_head];
     let t = composed::constants(&inputs);
-    let (own_cap, other_cap) = (head.softcap, reference.1.softcap);
-    let kl = move |t: &[Tensor]| {
-        let own = Head { weight: t[1].clone(), softcap: own_cap };
-        reference::reference_kl(&t[0], &own, (&t[2], &Head { weight: t[3].clone(), softcap: other_cap }))
-    };
+    let (own, other) = (head.detached(), reference.1.detached());
+    let kl = move |t: &[Tensor]| reference::reference_kl(&t[0], &own.with(&t[1]), (&t[2], &other.with(&t[3])));
     let output = kl(&t)?;
     let forward = move |t: &[Tensor], _: Range<usize>| kl(t);
     let pieces = reference::logit_pieces(hidden.dim(0)?);
@@ -195,7 +223,7 @@ pub fn reference_kl(hidden: &Tensor, head: &Head, reference: (&Tensor, &Head)) -
 
 /// Entropy of the k likeliest next tokens, renormalised, of each row, in nats; detached.
 pub fn top_entropy(hidden: &Tensor, head: &Head, k: usize) -> Result<Vec<f32>> {
-    if cpu::ready(&[hidden, &head.weight]) {
+    if cpu::ready(&[hidden]) && cpu::holds(&head.weight) {
         divergence::top_entropy(hidden, head, k)
     } else {
         reference::top_entropy(hidden, head, k)

@@ -12,11 +12,11 @@ use std::ops::Range;
 /// Rows of logits that exist at once: with a vocabulary of 150,000 some 150 MB, where the logits of 2,048 rows would take 1.2 GB.
 const LOGIT_ROWS: usize = 256;
 
-/// `x @ w^T + bias`: x `[T, in]`, w `[out, in]`, bias `[out]` -> `[T, out]`.
+/// `x @ w^T + bias`: x `[T, in]`, w `[out, in]`, bias `[out]` -> `[T, out]`; in the type of x.
 pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let y = x.matmul(&w.t()?)?;
+    let y = x.matmul(&w.to_dtype(x.dtype())?.t()?)?;
     match bias {
-        Some(bias) => y.broadcast_add(bias),
+        Some(bias) => y.broadcast_add(&bias.to_dtype(x.dtype())?),
         None => Ok(y),
     }
 }
@@ -102,7 +102,7 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 
 /// Logits in f32, `[N, V]`.
 pub fn logits(hidden: &Tensor, head: &Head) -> Result<Tensor> {
-    bounded(hidden.matmul(&head.weight.t()?)?.to_dtype(DType::F32)?, head.softcap)
+    bounded(linear(hidden, &head.weight, None)?.to_dtype(DType::F32)?, head.softcap)
 }
 
 /// Log-prob of each row's target under the softmax of the head's logits, and the entropy of that distribution in nats.
@@ -141,7 +141,7 @@ pub fn logprobs_of_rows(hidden: &Tensor, head: &Head, targets: &Tensor) -> Resul
 /// KL divergence from the reference's next-token distributions to one's own, per row.
 pub fn reference_kl(hidden: &Tensor, head: &Head, reference: (&Tensor, &Head)) -> Result<Tensor> {
     let rows = hidden.dim(0)?;
-    let frozen = Head { weight: reference.1.weight.detach(), softcap: reference.1.softcap };
+    let frozen = reference.1.detached();
     let mut parts = Vec::new();
     for piece in logit_pieces(rows) {
         let log_softmax_of = |hidden: &Tensor, head: &Head| -> Result<Tensor> {
@@ -157,7 +157,7 @@ pub fn reference_kl(hidden: &Tensor, head: &Head, reference: (&Tensor, &Head)) -
 /// Entropy of the k likeliest tokens, renormalised, per row.
 pub fn top_entropy(hidden: &Tensor, head: &Head, k: usize) -> Result<Vec<f32>> {
     let (rows, mut entropy) = (hidden.dim(0)?, Vec::new());
-    let frozen = Head { weight: head.weight.detach(), softcap: head.softcap };
+    let frozen = head.detached();
     for piece in logit_pieces(rows) {
         let logits = logits(&hidden.narrow(0, piece.start, piece.len())?.detach(), &frozen)?;
         for row in logits.to_vec2::<f32>()? {

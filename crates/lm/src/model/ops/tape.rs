@@ -369,7 +369,7 @@ mod tests {
     use super::super::{add, linear, swiglu};
     use super::{HashMap, Result, Tensor, TensorId, record};
     use crate::model::ops::cpu::Read;
-    use candle_core::{Device, Var};
+    use candle_core::{DType, Device, Var};
 
     /// Residual sums, a shared weight and an unused branch: the tape's gradients equal candle's.
     #[test]
@@ -380,12 +380,13 @@ mod tests {
         };
         let (x, w, v) = (var(0.7, (5, 8)), var(0.3, (8, 8)), var(0.9, (8, 8)));
         let constant = var(0.2, (5, 8)).as_detached_tensor();
+        let product = |x: &Tensor, w: &Tensor| linear(x, w, None, DType::F32);
         let network = || -> Result<Tensor> {
-            let a = linear(&x, &w, None)?;
-            linear(&a, &v, None)?;
-            let b = add(&a, &swiglu(&linear(&a, &w, None)?, &constant)?)?;
+            let a = product(&x, &w)?;
+            product(&a, &v)?;
+            let b = add(&a, &swiglu(&product(&a, &w)?, &constant)?)?;
             let c = add(&b, &b)?;
-            add(&c, &linear(&b, &w, None)?)
+            add(&c, &product(&b, &w)?)
         };
         let seed = var(0.5, (5, 8)).as_detached_tensor();
         let mut want = (network().unwrap() * &seed).unwrap().sum_all().unwrap().backward().unwrap();

@@ -121,13 +121,13 @@ fn linear_with_and_without_bias() {
     let b = Var::from_tensor(&b.flatten_all().unwrap().detach()).unwrap();
     check(
         "linear",
-        &|t| linear(&t[0], &t[1], None),
+        &|t| linear(&t[0], &t[1], None, DType::F32),
         &|t| reference::linear(&t[0], &t[1], None),
         &[x.clone(), w.clone()],
     );
     check(
         "linear with bias",
-        &|t| linear(&t[0], &t[1], Some(&t[2])),
+        &|t| linear(&t[0], &t[1], Some(&t[2]), DType::F32),
         &|t| reference::linear(&t[0], &t[1], Some(&t[2])),
         &[x, w, b],
     );
@@ -249,14 +249,14 @@ fn token_logprobs_over_small_and_chunked_vocabularies() {
     {
         let (hidden, weight) = (normal("hidden", (rows, 24), 1.0), normal("head", (entries, 24), 0.4));
         let targets: Vec<u32> = (0..rows).map(|i| (i * 7919 % entries) as u32).collect();
-        let head = |t: &[Tensor]| Head { weight: t[1].clone(), softcap };
+        let head = |t: &[Tensor]| Head { softcap, ..Head::plain(&t[1]) };
         check(
             "log-probs",
             &|t| Ok(token_logprobs(&t[0], &head(t), &targets)?.0),
             &|t| Ok(reference::token_logprobs(&t[0], &head(t), &targets)?.0),
             &[hidden.clone(), weight.clone()],
         );
-        let head = Head { weight: weight.as_tensor().clone(), softcap };
+        let head = Head { softcap, ..Head::plain(&weight) };
         let entropy = token_logprobs(&hidden, &head, &targets).unwrap().1;
         assert_close(&entropy, &reference::token_logprobs(&hidden, &head, &targets).unwrap().1, 1e-5, "entropy");
     }
@@ -270,16 +270,16 @@ fn divergence_from_a_reference_of_another_width() {
     for (rows, entries, softcap) in [(7, 40, None), (130, 1100, None), (130, 1100, Some(2.0)), (300, 20, None)] {
         let (hidden, weight) = (normal("hidden", (rows, 24), 1.0), normal("head", (entries, 24), 0.4));
         let (other_hidden, other_head) = (normal("other", (rows, 16), 1.0), normal("other head", (entries, 16), 0.5));
-        let other_head = Head { weight: other_head.as_tensor().clone(), softcap: softcap.map(|cap| cap + 1.0) };
+        let other_head = Head { softcap: softcap.map(|cap| cap + 1.0), ..Head::plain(&other_head) };
         let other = (other_hidden.as_tensor(), &other_head);
-        let head = |t: &[Tensor]| Head { weight: t[1].clone(), softcap };
+        let head = |t: &[Tensor]| Head { softcap, ..Head::plain(&t[1]) };
         check(
             "reference kl",
             &|t| reference_kl(&t[0], &head(t), other),
             &|t| reference::reference_kl(&t[0], &head(t), other),
             &[hidden.clone(), weight.clone()],
         );
-        let head = Head { weight: weight.as_tensor().clone(), softcap };
+        let head = Head { softcap, ..Head::plain(&weight) };
         let same = flat(&reference_kl(&hidden, &head, (&hidden, &head)).unwrap());
         assert!(same.iter().all(|kl| *kl < 1e-5));
     }
@@ -289,7 +289,7 @@ fn divergence_from_a_reference_of_another_width() {
 fn entropy_of_the_likeliest_tokens() {
     for softcap in [None, Some(1.0)] {
         let (hidden, weight) = (normal("hidden", (9, 24), 1.0), normal("head", (1100, 24), 0.4));
-        let head = Head { weight: weight.as_tensor().clone(), softcap };
+        let head = Head { softcap, ..Head::plain(&weight) };
         let top = top_entropy(&hidden, &head, 20).unwrap();
         assert_close(&top, &reference::top_entropy(&hidden, &head, 20).unwrap(), 1e-5, "top entropy");
         assert!(top.iter().all(|h| (0.0..=20f32.ln() + 1e-5).contains(h)));
@@ -306,13 +306,13 @@ fn a_row_does_not_depend_on_its_batch() {
     let (gain, targets) = (normal("gain", (1, 96), 1.0).flatten_all().unwrap(), vec![17u32; 400]);
     let (packed, head) = (Packed::new(&w).unwrap(), Head::plain(&w));
     let all = (
-        bits(&linear(&x, &w, None).unwrap()),
+        bits(&linear(&x, &w, None, DType::F32).unwrap()),
         bits(&rms_norm(&x, &gain, 1e-6).unwrap()),
         bits(&token_logprobs(&x, &head, &targets).unwrap().0),
     );
     for (row, count) in [(0, 1), (9, 1), (9, 8), (391, 9), (13, 200)] {
         let some = x.narrow(0, row, count).unwrap();
-        assert_eq!(bits(&linear(&some, &w, None).unwrap()), all.0[row * 150..(row + count) * 150]);
+        assert_eq!(bits(&linear(&some, &w, None, DType::F32).unwrap()), all.0[row * 150..(row + count) * 150]);
         assert_eq!(bits(&linear_packed(&some, &packed, None).unwrap()), all.0[row * 150..(row + count) * 150]);
         assert_eq!(bits(&rms_norm(&some, &gain, 1e-6).unwrap()), all.1[row * 96..(row + count) * 96]);
         assert_eq!(bits(&token_logprobs(&some, &head, &targets[..count]).unwrap().0), all.2[row..row + count]);
@@ -389,7 +389,7 @@ fn compositions_go_by_in_pieces() {
 fn frozen_inputs_cost_nothing() {
     let (x, w) = (normal("x", (5, 8), 1.0), normal("w", (6, 8), 1.0).as_detached_tensor());
     without_kernels(|| {
-        let (out, tape) = tape::record(|| linear(&x, &w, None)).unwrap();
+        let (out, tape) = tape::record(|| linear(&x, &w, None, DType::F32)).unwrap();
         let gradients = gradients(tape, (out.clone(), out.ones_like().unwrap()));
         assert!(gradients.contains_key(&x.id()) && !gradients.contains_key(&w.id()));
     });

@@ -3,7 +3,7 @@
 //! A weight `[out, in]` is cut into panels of [`PANEL`] outputs. A product runs over some of its columns at a time, so that threads
 //! can share it; an output row has the same bits whatever the number of rows and however the columns are shared.
 
-mod bf16;
+pub(super) mod bf16;
 mod int8;
 
 use super::gemm::{Left, PANEL, STRIP, Size, Start, product_at};
@@ -90,9 +90,9 @@ impl Weight {
         let panels = match kind {
             WeightType::F32 => Panels::F32(Packed::from_slice(read.slice()?, outputs, inputs)),
             WeightType::StoredBf16 => {
-                Panels::Bf16(Bf16Strips::new(isa.min(Isa::Avx512), read.slice()?, outputs, inputs))
+                Panels::Bf16(Bf16Strips::new(isa.min(Isa::Avx512), read.matrix()?, outputs, inputs))
             }
-            WeightType::Bf16 => Panels::Bf16(Bf16Strips::new(isa, read.slice()?, outputs, inputs)),
+            WeightType::Bf16 => Panels::Bf16(Bf16Strips::new(isa, read.matrix()?, outputs, inputs)),
             WeightType::Int8 => Panels::Int8(Int8Strips::new(isa, read.slice()?, outputs, inputs)),
         };
         Ok(Weight { panels, outputs, inputs })

@@ -89,7 +89,8 @@ impl DeviceRunner {
     /// A snapshot of a transformer's weights, where they are and in their own type.
     pub fn from_transformer(transformer: &Transformer) -> Result<DeviceRunner> {
         let dtype = transformer.head().weight.dtype();
-        let copied = |name: &str| weight(transformer, name)?.copy().map_err(tensor_error);
+        let copied =
+            |name: &str| weight(transformer, name)?.copy().and_then(|t| t.to_dtype(dtype)).map_err(tensor_error);
         DeviceRunner::new(transformer.config(), dtype, transformer.device(), &copied)
     }
 
@@ -111,7 +112,7 @@ impl DeviceRunner {
             embedding,
             layers: (0..config.layer_count).map(|i| load.layer(i)).collect::<Result<_>>()?,
             norm: load.norm("model.norm")?,
-            head: Head { weight: head, softcap: config.logit_softcap },
+            head: Head { weight: head, softcap: config.logit_softcap, products: dtype },
             config: config.clone(),
             device: device.clone(),
             dtype,

@@ -5,7 +5,7 @@ use crate::model::config::{Config, QkNorm};
 use crate::model::ops::{self, Heads};
 use crate::model::tensor_error;
 use crate::model::weights::NormNames;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use mindgap_base::error::Result;
 use std::collections::HashMap;
 
@@ -20,15 +20,17 @@ pub struct Adapter {
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+    products: DType,
     pub adapter: Option<Adapter>,
 }
 
 impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = ops::linear(x, &self.weight, self.bias.as_ref()).map_err(tensor_error)?;
+        let product = |x: &Tensor, w: &Tensor| ops::linear(x, w, None, self.products);
+        let y = ops::linear(x, &self.weight, self.bias.as_ref(), self.products).map_err(tensor_error)?;
         let Some(Adapter { a, b, scale }) = &self.adapter else { return Ok(y) };
-        let narrow = ops::linear(x, a, None).and_then(|z| ops::scale(&z, *scale)).map_err(tensor_error)?;
-        ops::linear(&narrow, b, None).and_then(|z| ops::add(&y, &z)).map_err(tensor_error)
+        let narrow = product(x, a).and_then(|z| ops::scale(&z, *scale)).map_err(tensor_error)?;
+        product(&narrow, b).and_then(|z| ops::add(&y, &z)).map_err(tensor_error)
     }
 }
 
@@ -111,11 +113,14 @@ impl Layer {
 }
 
 /// Moves checked tensors into their places.
-pub struct Take(pub HashMap<String, Tensor>);
+pub struct Take {
+    pub tensors: HashMap<String, Tensor>,
+    pub products: DType,
+}
 
 impl Take {
     pub fn tensor(&mut self, name: &str) -> Tensor {
-        self.0.remove(name).expect("every expected tensor was checked before")
+        self.tensors.remove(name).expect("every expected tensor was checked before")
     }
 
     pub fn norm(&mut self, config: &Config, name: &str) -> Norm {
@@ -125,7 +130,8 @@ impl Take {
 
     fn linear(&mut self, name: &str, bias: bool) -> Linear {
         let weight = self.tensor(&format!("{name}.weight"));
-        Linear { weight, bias: bias.then(|| self.tensor(&format!("{name}.bias"))), adapter: None }
+        let bias = bias.then(|| self.tensor(&format!("{name}.bias")));
+        Linear { weight, bias, products: self.products, adapter: None }
     }
 
     pub fn layer(&mut self, config: &Config, index: usize) -> Layer {

@@ -11,8 +11,10 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16;
 
+use super::super::factor::Matrix;
 use super::super::gemm::{Left, PANEL, Right, Size, Start, product_at};
 use super::super::isa::Isa;
+use super::super::linear::transpose;
 use super::super::simd::vectorised;
 use super::super::wide;
 use super::{PACKING, STRIP, panels_of};
@@ -63,13 +65,43 @@ pub struct Pairs<'a> {
 
 impl Bf16Strips {
     /// From the rows of a weight `[out, in]`, rounded to the nearest, ties to even, for an instruction set that is here.
-    pub fn new(isa: Isa, w: &[f32], outputs: usize, inputs: usize) -> Bf16Strips {
+    pub fn new(isa: Isa, w: Matrix, outputs: usize, inputs: usize) -> Bf16Strips {
         let pairs = pairs_of(inputs);
         let mut data = vec![0; outputs.next_multiple_of(STRIP) * pairs];
-        wide::share_rows(&mut data, pairs * STRIP, PACKING * inputs * STRIP, |first, strips| {
-            let rows = w[first * STRIP * inputs..].chunks(STRIP * inputs.max(1));
-            strips.chunks_mut(pairs * STRIP).zip(rows).for_each(|(strip, rows)| pack(rows, inputs, strip));
-        });
+        if inputs > 0 {
+            wide::share_rows(&mut data, pairs * STRIP, PACKING * inputs * STRIP, |first, strips| {
+                let mut rows = vec![0; STRIP * pairs];
+                for (index, strip) in strips.chunks_mut(pairs * STRIP).enumerate() {
+                    let outputs = (first + index) * STRIP..outputs.min((first + index + 1) * STRIP);
+                    for (output, row) in outputs.clone().zip(rows.chunks_exact_mut(pairs)) {
+                        pairs_of_row(w.rows(output, 1, inputs), row);
+                    }
+                    transpose(&rows[..outputs.len() * pairs], pairs, strip);
+                }
+            });
+        }
+        Bf16Strips { data, inputs, isa }
+    }
+
+    /// From a matrix `[inputs, outputs]`: the transpose of such a weight.
+    pub fn of_rows(isa: Isa, w: Matrix, inputs: usize, outputs: usize) -> Bf16Strips {
+        let pairs = pairs_of(inputs);
+        let mut data = vec![0; outputs.next_multiple_of(STRIP) * pairs];
+        let lay_out = |first: usize, strips: &mut [u32]| {
+            let columns = first * STRIP..outputs.min(first * STRIP + strips.len() / pairs);
+            let part = |row: usize| w.rows(row, 1, outputs).rows(columns.start, columns.len(), 1);
+            let mut line = vec![0; columns.len()];
+            for pair in 0..inputs.div_ceil(2) {
+                let odd = (2 * pair + 1 < inputs).then(|| part(2 * pair + 1));
+                pairs_of_rows(part(2 * pair), odd, &mut line);
+                for (strip, line) in strips.chunks_exact_mut(pairs * STRIP).zip(line.chunks(STRIP)) {
+                    strip[pair * STRIP..][..line.len()].copy_from_slice(line);
+                }
+            }
+        };
+        if inputs > 0 {
+            wide::share_rows(&mut data, pairs * STRIP, PACKING * inputs * STRIP, lay_out);
+        }
         Bf16Strips { data, inputs, isa }
     }
 
@@ -78,7 +110,7 @@ impl Bf16Strips {
     }
 
     /// Products are taken of pairs of rounded activations.
-    fn takes_pairs(&self) -> bool {
+    pub fn takes_pairs(&self) -> bool {
         self.isa >= Isa::Bf16
     }
 
@@ -101,9 +133,45 @@ impl Bf16Strips {
     pub fn round(&self, x: &[f32], pairs: &mut Vec<u32>) {
         if self.takes_pairs() && self.inputs > 0 {
             pairs.resize(x.len() / self.inputs * self.pairs(), 0);
-            let targets = pairs.chunks_exact_mut(self.pairs());
-            x.chunks_exact(self.inputs).zip(targets).for_each(|(row, pairs)| round_row(row, pairs));
+            wide::share_rows(pairs, self.pairs(), PACKING * self.inputs, |first, pairs| {
+                let rows = x[first * self.inputs..].chunks_exact(self.inputs);
+                rows.zip(pairs.chunks_exact_mut(self.pairs())).for_each(|(row, pairs)| round_row(row, pairs));
+            });
         }
+    }
+
+    /// The same of the transpose of x, `[in, rows]`.
+    pub fn round_columns(&self, x: &[f32], rows: usize, pairs: &mut Vec<u32>) {
+        pairs.resize(rows * self.pairs(), 0);
+        wide::share_rows(pairs, self.pairs(), PACKING * self.inputs, |first, pairs| {
+            let mut tile = [0; STRIP * TILE_PAIRS];
+            for (index, pairs) in pairs.chunks_mut(STRIP * self.pairs()).enumerate() {
+                let (column, count) = (first + index * STRIP, pairs.len() / self.pairs());
+                let part = |row: usize| Matrix::F32(&x[row * rows + column..][..count]);
+                for begin in (0..self.pairs()).step_by(TILE_PAIRS) {
+                    tile.fill(0);
+                    for (step, line) in tile.chunks_exact_mut(STRIP).enumerate() {
+                        let row = 2 * (begin + step);
+                        if row < self.inputs {
+                            pairs_of_rows(
+                                part(row),
+                                (row + 1 < self.inputs).then(|| part(row + 1)),
+                                &mut line[..count],
+                            );
+                        }
+                    }
+                    for (column, pairs) in pairs.chunks_exact_mut(self.pairs()).enumerate() {
+                        let line = tile[column..].iter().step_by(STRIP);
+                        pairs[begin..begin + TILE_PAIRS].iter_mut().zip(line).for_each(|(pair, x)| *pair = *x);
+                    }
+                }
+            }
+        });
+    }
+
+    /// The pairs of rounded rows from this one on.
+    pub fn pairs_from<'a>(&self, pairs: &'a [u32], row: usize) -> &'a [u32] {
+        &pairs[(row * self.pairs()).min(pairs.len())..]
     }
 
     /// The product over some columns.
@@ -182,13 +250,31 @@ fn pairs_of(inputs: usize) -> usize {
     inputs.div_ceil(2).next_multiple_of(TILE_PAIRS)
 }
 
-/// Writes up to 16 rows of a weight as a strip.
-fn pack(rows: &[f32], inputs: usize, strip: &mut [u32]) {
-    let bits = |value: f32| u32::from(bf16::from_f32(value).to_bits());
-    for (column, row) in rows.chunks(inputs).enumerate() {
-        for (step, values) in strip.chunks_exact_mut(STRIP).zip(row.chunks(2)) {
-            step[column] = bits(values[0]) | values.get(1).map_or(0, |odd| bits(*odd) << 16);
+/// Pairs along a row, filled up with zeros.
+fn pairs_of_row(row: Matrix, pairs: &mut [u32]) {
+    match row {
+        Matrix::F32(row) => round_row(row, pairs),
+        Matrix::Bf16(row) => {
+            pairs.fill(0);
+            let bits = |x: &bf16| u32::from(x.to_bits());
+            for (pair, both) in pairs.iter_mut().zip(row.chunks(2)) {
+                *pair = bits(&both[0]) | both.get(1).map_or(0, bits) << 16;
+            }
         }
+    }
+}
+
+/// Pairs of the elements of two rows; of one and zeros.
+fn pairs_of_rows(even: Matrix, odd: Option<Matrix>, pairs: &mut [u32]) {
+    match (even, odd) {
+        (Matrix::F32(even), Some(Matrix::F32(odd))) => round_rows(even, odd, pairs),
+        (Matrix::Bf16(even), Some(Matrix::Bf16(odd))) => {
+            let both = even.iter().zip(odd);
+            let pair = |(even, odd): (&bf16, &bf16)| u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;
+            pairs.iter_mut().zip(both).for_each(|(to, both)| *to = pair(both));
+        }
+        (Matrix::F32(even), _) => pairs.iter_mut().zip(even).for_each(|(to, x)| *to = rounded(*x)),
+        (Matrix::Bf16(even), _) => pairs.iter_mut().zip(even).for_each(|(to, x)| *to = u32::from(x.to_bits())),
     }
 }
 
@@ -203,6 +289,15 @@ vectorised! {
         pairs[x.len() / 2..].fill(0);
         if let [even] = last {
             pairs[x.len() / 2] = rounded(*even);
+        }
+    }
+}
+
+vectorised! {
+    /// Rounds two rows to pairs.
+    fn round_rows(even: &[f32], odd: &[f32], pairs: &mut [u32]) {
+        for (pair, (even, odd)) in pairs.iter_mut().zip(even.iter().zip(odd)) {
+            *pair = rounded(*even) | rounded(*odd) << 16;
         }
     }
 }
