@@ -1,17 +1,19 @@
-"""Speed of this engine beside transformers on PyTorch and llama.cpp, on random Qwen2 checkpoints or on a real one.
+"""Speed of this engine beside transformers on PyTorch, llama.cpp and vLLM, on random Qwen2 checkpoints or on a real one.
 
     python3 benches/peers/engine.py [--binary target/release/mindgap] [--shapes tiny,small] [--policy FOLDER] [--types f32,bf16,int8]
-                                    [--cases generate,score,train] [--threads 1] [--rounds 3] [--json FILE]
+                                    [--cases generate,score,train] [--batches 1,16,64] [--threads 1] [--rounds 3] [--vllm PYTHON] [--json FILE]
 
 They run in turn, round after round, and medians are compared, so that a busy machine slows all alike; the ratio is to the best of the
 others. Each figure is the difference of a long and a short run of the same kind, so that loading and compiling do not count. Rows:
 
     generate B   B prompts of 64 tokens, sampled at temperature 1 (this engine returns two log-probs per token as well)
     score        log-probs of every token of 256-token texts
-    train        steps of 16 x 256 tokens, cross-entropy, AdamW (not llama.cpp, nor does it score)
+    train        steps of 16 x 256 tokens (a real policy: 4), cross-entropy, AdamW (not llama.cpp, nor does it score)
+    lora         the same with adapters of rank 16 on every projection (PyTorch with PEFT, where it is installed)
 
 Figures are tokens per second of wall time and per CPU-second. A type is what weights are held in: PyTorch computes in the same (not in
-int8), llama.cpp holds int8 as Q8_0. llama.cpp takes part where `llama-cpp-python` is installed.
+int8) and trains in bf16 without a second copy of the weights, llama.cpp holds int8 as Q8_0. llama.cpp takes part where
+`llama-cpp-python` is installed, vLLM's CPU build where the Python that has it is named: it samples in bf16 and f32.
 """
 
 import argparse
@@ -42,6 +44,10 @@ try:
 except ImportError as missing:
     Llama = None
     print(f"without llama.cpp: {missing}")
+try:
+    import peft
+except ImportError:
+    peft = None
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER = ROOT / "tests/fixtures/model/qwen2/tokenizer.json"
@@ -110,14 +116,17 @@ class Mindgap:
         seconds, _ = self.run("score", "--policy", self.policy, "--weights", self.kind, "--raw", path)
         return seconds, sum(len(first.encode(a).ids) + len(first.encode(b).ids) for a, b in split)
 
-    def train(self, rows, steps):
+    def lora(self, rows, steps):
+        return self.train(rows, steps, "lora = { rank = 16, alpha = 32 }")
+
+    def train(self, rows, steps, more=""):
         segments = [{"segments": [{"text": text, "label": True}], "source": "x"} for text, _ in rows]
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(segments), self.scratch / "rows.parquet")
         pipeline = self.scratch / "train.toml"
         pipeline.write_text(
             f'[policies]\nbase = {{ path = "{self.policy}" }}\n[stages.rows]\nkind = "documents"\nfiles = ["rows.parquet"]\npolicy = "base"\n'
             f'[stages.train]\nkind = "train"\ndata = "rows"\npolicy = "base"\nloss = "sft"\nlearning_rate = 1e-5\nbatch_size = {self.rows}\nsteps = {steps}\n'
-            f'dtype = "{self.kind}"\n'
+            f'dtype = "{self.kind}"\n{more}\n'
         )
         with tempfile.TemporaryDirectory() as store:
             seconds, _ = self.run("--store", store, "run", pipeline)
@@ -160,8 +169,12 @@ class Torch:
                 torch.log_softmax(logits, -1).gather(-1, ids[:, 1:, None])
         return seconds[0], len(rows) * TEXT
 
-    def train(self, rows, steps):
-        model, seconds = Qwen2ForCausalLM.from_pretrained(self.policy, dtype=self.dtype), []
+    def lora(self, rows, steps):
+        model = Qwen2ForCausalLM.from_pretrained(self.policy, dtype=self.dtype)
+        return self.train(rows, steps, peft.get_peft_model(model, peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")))
+
+    def train(self, rows, steps, model=None):
+        model, seconds = model or Qwen2ForCausalLM.from_pretrained(self.policy, dtype=self.dtype), []
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
         with self.clock(seconds):
             for step in range(steps):
@@ -171,6 +184,29 @@ class Torch:
                 optimizer.step()
                 optimizer.zero_grad()
         return seconds[0], steps * self.rows * TEXT
+
+
+class Vllm:
+    """One process for all runs."""
+
+    def __init__(self, python, policy, kind, threads):
+        script = Path(__file__).with_name("vllm_rows.py")
+        own = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
+        kind = {"f32": "float32", "bf16": "bfloat16"}[kind]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen([python, script, policy, kind], env=os.environ | own, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        assert self.process.stdout.readline() == "ready\n"
+        self.generate([("", [1, 2, 3])], 8)
+
+    def generate(self, prompts, new):
+        self.process.stdin.write(json.dumps({"prompts": [ids for _, ids in prompts], "new": new}) + "\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        return Cost(answer["wall"], answer["cpu"]), answer["tokens"]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def check_llama(torch_runner, llama, ids, bound):
@@ -188,15 +224,16 @@ def rate(run, long, short):
     return tokens / cost.wall, tokens / cost.cpu
 
 
-def cases(tokenizer, shape):
+def cases(tokenizer, shape, batches):
     """Name, method, arguments of the long and of the short run."""
-    for batch in (1, 16, 64):
+    for batch in batches:
         prompts = texts(tokenizer, batch, PROMPT, batch)
         yield f"generate {batch}", "generate", (prompts, NEW[shape, batch] + 1), (prompts, 1)
     rows = texts(tokenizer, SCORED[shape] + 8, TEXT, 7)
     yield "score", "score", (rows,), (rows[: SCORED[shape] // 2],)
     rows, steps, per_step = texts(tokenizer, ROWS[shape] * (STEPS[shape] + 1), TEXT, 8), STEPS[shape], ROWS[shape]
-    yield "train", "train", (rows, steps + 1), (rows[:per_step], 1)
+    for method in ["train"] + ["lora"] * (peft is not None):
+        yield method, method, (rows, steps + 1), (rows[:per_step], 1)
 
 
 def compare(args, shape, kind, policy, folder, results):
@@ -209,9 +246,11 @@ def compare(args, shape, kind, policy, folder, results):
         able["llama.cpp"] = Llama(policy, folder / f"policy-{kind}.gguf", kind, args.threads)
         if kind == "f32":
             check_llama(able["torch"], able["llama.cpp"], texts(tokenizer, 1, PROMPT, 3)[0][1], 0.02)
-    for case, method, long, short in cases(tokenizer, shape):
+    if args.vllm and kind in DTYPES and "generate" in args.cases:
+        able["vllm"] = Vllm(args.vllm, policy, kind, args.threads)
+    for case, method, long, short in cases(tokenizer, shape, map(int, args.batches.split(","))):
         runners = {name: runner for name, runner in able.items() if hasattr(runner, method)}
-        if method not in args.cases.split(",") or len(runners) == 1 or (method, kind) == ("train", "int8"):
+        if method not in args.cases.split(",") or len(runners) == 1 or (method in ("train", "lora") and kind == "int8"):
             continue
         rates = {name: [] for name in runners}
         for _ in range(args.rounds):
@@ -223,6 +262,8 @@ def compare(args, shape, kind, policy, folder, results):
         figures = "  ".join(f"{name} {wall:.1f} ({cpu:.1f})" for name, (wall, cpu) in medians.items())
         print(f"{shape:<6} {kind:<5} {case:<12} {figures}  ratio {ratios[0]:.2f} ({ratios[1]:.2f})", flush=True)
         results.append({"shape": shape, "type": kind, "case": case, "threads": args.threads, "rates": rates, "ratio": ratios})
+    if "vllm" in able:
+        able["vllm"].close()
 
 
 def main():
@@ -232,7 +273,9 @@ def main():
     parser.add_argument("--policy", type=Path, help="a Qwen2 checkpoint to measure instead of random ones")
     parser.add_argument("--types", default="f32")
     parser.add_argument("--cases", default="generate,score,train")
+    parser.add_argument("--batches", default="1,16,64")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--vllm", help="a Python with vLLM's CPU build")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json")
     args = parser.parse_args()

@@ -164,7 +164,7 @@ impl<'a> Factor<'a> {
     /// As for [`Factor::apply_at`].
     #[expect(unsafe_code, reason = "threads write columns of one output")]
     unsafe fn strips_at(&self, strips: &Bf16Strips, left: Side, rows: usize, start: Start, out: *mut f32) {
-        let (n, k, mut pairs) = (self.n, self.k, Vec::new());
+        let (n, k, mut pairs) = (self.n, self.k, vec![0; strips.pairs_len(rows)]);
         let x = match left {
             Side::Rows(x) => {
                 strips.round(&x[..rows * k], &mut pairs);

@@ -2,7 +2,8 @@
 
 use super::cpu::{self, Read};
 use super::simd::{self, vectorised};
-use super::tape;
+use super::team::Disjoint;
+use super::{tape, wide};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 vectorised! {
@@ -23,15 +24,16 @@ fn inverse_rms(x: &[f32], eps: f32) -> f32 {
 }
 
 vectorised! {
-    /// With r = 1/rms: `dx = r w dy - x r^3 sum(x w dy) / H`, `dw += dy x r`.
-    fn backward_rows(x: &[f32], w: &[f32], eps: f32, dy: &[f32], dx: &mut [f32], dw: &mut [f32]) {
+    /// With r = 1/rms, which is left in `inverses`: `dx = r w dy - x r^3 sum(x w dy) / H`.
+    fn backward_rows(x: &[f32], w: &[f32], eps: f32, dy: &[f32], dx: &mut [f32], inverses: &mut [f32]) {
         let size = w.len();
         let mut wdy = vec![0.0; size];
-        for ((x, dy), dx) in x.chunks_exact(size).zip(dy.chunks_exact(size)).zip(dx.chunks_exact_mut(size)) {
+        let rows = x.chunks_exact(size).zip(dy.chunks_exact(size)).zip(dx.chunks_exact_mut(size));
+        for (((x, dy), dx), kept) in rows.zip(inverses) {
             let inverse = inverse_rms(x, eps);
+            *kept = inverse;
             for i in 0..size {
                 wdy[i] = w[i] * dy[i];
-                dw[i] += dy[i] * (x[i] * inverse);
             }
             let slope = simd::dot(x, &wdy) * inverse * inverse * inverse / size as f32;
             for i in 0..size {
@@ -40,6 +42,22 @@ vectorised! {
         }
     }
 }
+
+vectorised! {
+    /// `dw += dy x r` of the features from `first` on, over all rows in order.
+    fn weight_gradient(x: &[f32], inverses: &[f32], dy: &[f32], size: usize, first: usize, dw: &mut [f32]) {
+        let range = first..first + dw.len();
+        for ((x, dy), inverse) in x.chunks_exact(size).zip(dy.chunks_exact(size)).zip(inverses) {
+            let (x, dy) = (&x[range.clone()], &dy[range.clone()]);
+            for i in 0..dw.len() {
+                dw[i] += dy[i] * (x[i] * inverse);
+            }
+        }
+    }
+}
+
+/// About what a feature costs: little, but it comes from memory.
+const OPERATIONS: usize = 64;
 
 /// The differentiable kernel; see [`super::rms_norm`].
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
@@ -61,15 +79,35 @@ impl CustomOp2 for RmsNorm {
             bail!("rms norm: x {:?} does not hold whole groups of {} features", xl.shape(), w.len());
         }
         let mut out = vec![0.0; x.len()];
-        rms_norm_rows(x, w, self.eps, &mut out);
+        wide::share_rows(&mut out, w.len(), OPERATIONS * w.len(), |first, out| {
+            rms_norm_rows(&x[first * w.len()..][..out.len()], w, self.eps, out);
+        });
         Ok((CpuStorage::F32(out), xl.shape().clone()))
     }
 
+    #[expect(unsafe_code, reason = "threads write parts of two outputs")]
     fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (x_read, w_read, grad_read) = (Read::new(x), Read::new(w), Read::new(&grad));
-        let (mut dx, mut dw) = (vec![0.0; x.elem_count()], vec![0.0; w.elem_count()]);
-        backward_rows(x_read.slice()?, w_read.slice()?, self.eps, grad_read.slice()?, &mut dx, &mut dw);
-        Ok((Some(cpu::tensor(dx, x)?), Some(cpu::tensor(dw, w)?)))
+        let (x_data, w_data, dy) = (x_read.slice()?, w_read.slice()?, grad_read.slice()?);
+        let size = w_data.len();
+        let (mut dx, mut inverses) = (vec![0.0; x_data.len()], vec![0.0; x_data.len() / size]);
+        let found = Disjoint::new(&mut inverses);
+        wide::share_rows(&mut dx, size, 2 * OPERATIONS * size, |first, dx| {
+            let rows = first..first + dx.len() / size;
+            let range = rows.start * size..rows.end * size;
+            // SAFETY: pieces are disjoint.
+            let inverses = unsafe { found.part(rows) };
+            backward_rows(&x_data[range.clone()], w_data, self.eps, &dy[range], dx, inverses);
+        });
+        let mut dw = None;
+        if cpu::wants_gradient(w) {
+            let mut sums = vec![0.0; size];
+            wide::share_rows(&mut sums, 1, OPERATIONS * inverses.len(), |first, sums| {
+                weight_gradient(x_data, &inverses, dy, size, first, sums);
+            });
+            dw = Some(cpu::tensor(sums, w)?);
+        }
+        Ok((Some(cpu::tensor(dx, x)?), dw))
     }
 }

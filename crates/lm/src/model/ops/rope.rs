@@ -2,7 +2,7 @@
 
 use super::cpu::{self, Read};
 use super::simd::vectorised;
-use super::tape;
+use super::{tape, wide};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 vectorised! {
@@ -29,6 +29,9 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<T
     tape::apply1(&x.contiguous()?, Rope { cos, sin, head_dim })
 }
 
+/// About what a feature costs: little, but it comes from memory.
+const OPERATIONS: usize = 64;
+
 struct Rope {
     cos: Tensor,
     sin: Tensor,
@@ -45,7 +48,10 @@ impl Rope {
         }
         let mut out = x.to_vec();
         let (cos, sin) = (Read::new(&self.cos), Read::new(&self.sin));
-        rope_rows(&mut out, features, cos.slice()?, sin.slice()?, self.head_dim, half, turn);
+        let (cos, sin) = (cos.slice()?, sin.slice()?);
+        wide::share_rows(&mut out, features, OPERATIONS * features, |first, out| {
+            rope_rows(out, features, &cos[first * half..], &sin[first * half..], self.head_dim, half, turn);
+        });
         Ok(out)
     }
 }

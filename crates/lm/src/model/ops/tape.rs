@@ -5,7 +5,7 @@
 //! thread records, the operators of this module run outside candle's graph and leave a note here; [`Tape::backward`]
 //! calls the same `bwd` functions in reverse, hands gradients on without copying, and frees activations on its way.
 
-use super::{composed, cpu};
+use super::{composed, cpu, wide};
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp2, Layout, Result, Shape, Tensor, TensorId, bail,
 };
@@ -168,6 +168,9 @@ pub(super) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     Ok(output)
 }
 
+/// About what an element costs: little, but it comes from memory.
+const OPERATIONS: usize = 64;
+
 struct Sum;
 
 impl CustomOp2 for Sum {
@@ -180,7 +183,12 @@ impl CustomOp2 for Sum {
             bail!("sum: {:?} and {:?} differ in shape", xl.shape(), yl.shape());
         }
         let (x, y) = (cpu::slice(x, xl)?, cpu::slice(y, yl)?);
-        Ok((CpuStorage::F32(x.iter().zip(y).map(|(x, y)| x + y).collect()), xl.shape().clone()))
+        let mut sum = vec![0.0; x.len()];
+        wide::share_rows(&mut sum, 1, OPERATIONS, |first, sum| {
+            let terms = x[first..].iter().zip(&y[first..]);
+            sum.iter_mut().zip(terms).for_each(|(sum, (x, y))| *sum = x + y);
+        });
+        Ok((CpuStorage::F32(sum), xl.shape().clone()))
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -201,7 +209,11 @@ impl CustomOp1 for Scale {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let scaled = cpu::slice(x, layout)?.iter().map(|x| x * self.0).collect();
+        let x = cpu::slice(x, layout)?;
+        let mut scaled = vec![0.0; x.len()];
+        wide::share_rows(&mut scaled, 1, OPERATIONS, |first, scaled| {
+            scaled.iter_mut().zip(&x[first..]).for_each(|(scaled, x)| *scaled = x * self.0);
+        });
         Ok((CpuStorage::F32(scaled), layout.shape().clone()))
     }
 
@@ -354,9 +366,9 @@ impl InplaceOp2 for AddTo {
         let term = cpu::slice(term, term_layout)?;
         match (sum, sum_layout.contiguous_offsets()) {
             (CpuStorage::F32(sum), Some((start, end))) if end - start == term.len() => {
-                for (sum, term) in sum[start..end].iter_mut().zip(term) {
-                    *sum += term;
-                }
+                wide::share_rows(&mut sum[start..end], 1, OPERATIONS, |first, sum| {
+                    sum.iter_mut().zip(&term[first..]).for_each(|(sum, term)| *sum += term);
+                });
                 Ok(())
             }
             _ => bail!("gradients of different shapes or kinds"),

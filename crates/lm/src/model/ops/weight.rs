@@ -130,7 +130,10 @@ impl Weight {
         assert!(bias.is_none_or(|bias| bias.len() == self.outputs), "a bias for every output");
         match &self.panels {
             Panels::F32(_) => {}
-            Panels::Bf16(panels) => panels.round(x, &mut scratch.pairs),
+            Panels::Bf16(panels) => {
+                scratch.pairs.resize(panels.pairs_len(rows), 0);
+                panels.round(x, &mut scratch.pairs);
+            }
             Panels::Int8(panels) => panels.quantise(x, &mut scratch.quants),
         }
         let activations = bf16::Activations { x, pairs: &scratch.pairs };

@@ -129,10 +129,15 @@ impl Bf16Strips {
         }
     }
 
-    /// Rows of x, `[rows, in]`, as pairs filled up like those of a strip, where products take them so.
-    pub fn round(&self, x: &[f32], pairs: &mut Vec<u32>) {
+    /// Elements of so many rows of pairs.
+    pub fn pairs_len(&self, rows: usize) -> usize {
+        if self.takes_pairs() { rows * self.pairs() } else { 0 }
+    }
+
+    /// Rows of x, `[rows, in]`, as pairs filled up like those of a strip, where products take them so: [`Bf16Strips::pairs_len`] of
+    /// them.
+    pub fn round(&self, x: &[f32], pairs: &mut [u32]) {
         if self.takes_pairs() && self.inputs > 0 {
-            pairs.resize(x.len() / self.inputs * self.pairs(), 0);
             wide::share_rows(pairs, self.pairs(), PACKING * self.inputs, |first, pairs| {
                 let rows = x[first * self.inputs..].chunks_exact(self.inputs);
                 rows.zip(pairs.chunks_exact_mut(self.pairs())).for_each(|(row, pairs)| round_row(row, pairs));
@@ -141,8 +146,7 @@ impl Bf16Strips {
     }
 
     /// The same of the transpose of x, `[in, rows]`.
-    pub fn round_columns(&self, x: &[f32], rows: usize, pairs: &mut Vec<u32>) {
-        pairs.resize(rows * self.pairs(), 0);
+    pub fn round_columns(&self, x: &[f32], rows: usize, pairs: &mut [u32]) {
         wide::share_rows(pairs, self.pairs(), PACKING * self.inputs, |first, pairs| {
             let mut tile = [0; STRIP * TILE_PAIRS];
             for (index, pairs) in pairs.chunks_mut(STRIP * self.pairs()).enumerate() {
