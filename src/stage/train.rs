@@ -25,6 +25,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const VERSION: u32 = 1;
+/// Bumped whenever adapters can come out differently.
+const LORA_VERSION: u32 = 2;
 /// Weights, moments and counters of a checkpoint that is not the last.
 const STATE_FILE: &str = "trainer.safetensors";
 /// The weights of the finished policy.
@@ -102,7 +104,7 @@ impl Stage for TrainStage {
             recipe = recipe.with("reference_quirks", true);
         }
         if let Some(lora) = &p.lora {
-            recipe = recipe.with("lora", lora);
+            recipe = recipe.with("lora", (LORA_VERSION, lora));
         }
         if p.dtype != Dtype::default() {
             recipe = recipe.with("dtype", (p.dtype, p.has_master_weights()));

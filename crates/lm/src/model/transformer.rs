@@ -6,7 +6,7 @@
 
 mod layer;
 
-pub use layer::Adapter;
+pub use super::ops::Adapter;
 
 use super::config::{Activation, Config};
 use super::ops::{self, Head, Segments};

@@ -180,12 +180,13 @@ fn forward(
 }
 
 /// Gradients of x and w, each if wanted.
-fn backward(
-    Linear { products }: Linear,
-    x: &Tensor,
-    w: &Tensor,
-    grad: &Tensor,
-) -> Result<(Option<Tensor>, Option<Tensor>)> {
+pub(super) struct Slopes {
+    pub x: Option<Vec<f32>>,
+    pub w: Option<Vec<f32>>,
+}
+
+/// `dx = dy w` and `dw = dy^T x`.
+pub(super) fn slopes(x: &Tensor, w: &Tensor, grad: &Tensor, products: DType) -> Result<Slopes> {
     let ((rows, inputs), outputs) = (x.dims2()?, w.dim(0)?);
     let grad = grad.contiguous()?;
     let (grad_read, x_read, w_read) = (Read::new(&grad), Read::new(x), Read::new(w));
@@ -193,14 +194,20 @@ fn backward(
     let mut dx = None;
     if cpu::wants_gradient(x) {
         let right = Factor::of_rows(w_read.matrix()?, outputs, inputs, products);
-        dx = Some(cpu::tensor(right.applied(Side::Rows(dy), rows, None), x)?);
+        dx = Some(right.applied(Side::Rows(dy), rows, None));
     }
     let mut dw = None;
     if cpu::wants_gradient(w) {
         let right = Factor::of_rows(Matrix::F32(x_read.slice()?), rows, inputs, products);
-        dw = Some(cpu::tensor(right.applied(Side::Columns(dy), outputs, None), w)?);
+        dw = Some(right.applied(Side::Columns(dy), outputs, None));
     }
-    Ok((dx, dw))
+    Ok(Slopes { x: dx, w: dw })
+}
+
+fn backward(op: Linear, x: &Tensor, w: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    let Slopes { x: dx, w: dw } = slopes(x, w, grad, op.products)?;
+    let tensor = |own: Option<Vec<f32>>, like| own.map(|own| cpu::tensor(own, like)).transpose();
+    Ok((tensor(dx, x)?, tensor(dw, w)?))
 }
 
 impl CustomOp2 for Linear {
@@ -245,7 +252,7 @@ impl CustomOp3 for Linear {
 }
 
 /// Sum of the rows of `grad`, in row order.
-fn sum_rows(grad: &Tensor, like: &Tensor) -> Result<Tensor> {
+pub(super) fn sum_rows(grad: &Tensor, like: &Tensor) -> Result<Tensor> {
     let grad = grad.contiguous()?;
     let read = Read::new(&grad);
     let mut sum = vec![0.0f32; like.elem_count()];

@@ -11,6 +11,7 @@ pub mod isa;
 mod segments;
 pub(crate) mod simd;
 
+mod adapted;
 pub mod attention;
 mod composed;
 pub mod divergence;
@@ -32,6 +33,7 @@ pub mod wide;
 #[cfg(test)]
 mod tests;
 
+pub use adapted::Adapter;
 pub use attention::{Heads, KeyValues, Queries, Visible, attend};
 #[cfg(test)]
 pub(crate) use cpu::without_kernels;
@@ -86,6 +88,17 @@ pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, products: DType) ->
         true => linear::linear(x, w, bias, products),
         false => composed::linear(x, w, bias),
     }
+}
+
+/// A projection with an adapter: [`linear`] and `scale * (x @ a^T) @ b^T`.
+pub fn adapted(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, adapter: &Adapter, products: DType) -> Result<Tensor> {
+    let Adapter { a, b, scale: factor } = adapter;
+    let on_graph = !tape::is_recording() && [x, w, a, b].into_iter().any(Tensor::track_op);
+    if cpu::ready(&[x, a, b]) && cpu::holds(w) && !on_graph {
+        return adapted::adapted(x, w, bias, adapter, products);
+    }
+    let narrow = scale(&linear(x, a, None, products)?, *factor)?;
+    add(&linear(x, w, bias, products)?, &linear(&narrow, b, None, products)?)
 }
 
 /// The type of activations of a model whose products have this type: kernels keep them in f32.

@@ -227,6 +227,34 @@ fn attention_in_windows_and_under_a_bound() {
     }
 }
 
+/// One operator on the tape, the sum of two products in candle's graph: values and all five gradients agree.
+#[test]
+fn adapted_projection() {
+    let (x, w) = (normal("x", (13, 70), 1.0), normal("w", (101, 70), 0.3));
+    let (a, b, bias) = (normal("a", (4, 70), 0.3), normal("b", (101, 4), 0.5), normal("bias", (1, 101), 1.0));
+    let bias = Var::from_tensor(&bias.flatten_all().unwrap().detach()).unwrap();
+    let vars = [&x, &w, &a, &b, &bias];
+    let forward = || {
+        let adapter = Adapter { a: a.as_tensor().clone(), b: b.as_tensor().clone(), scale: 1.5 };
+        adapted(&x, &w, Some(&bias), &adapter, DType::F32)
+    };
+    let seed = normal("seed", (13, 101), 1.0).as_detached_tensor();
+    let want = forward().unwrap();
+    let gradients = (&want * &seed).unwrap().sum_all().unwrap().backward().unwrap();
+    let (got, tape) = tape::record(forward).unwrap();
+    assert_close(&flat(&got), &flat(&want), 3e-6, "adapted");
+    let mut found = std::collections::HashMap::new();
+    let mut take = |variable: &Tensor, own: Tensor| {
+        found.insert(variable.id(), own);
+        Ok(())
+    };
+    tape.backward(vec![(got, seed)], &mut take).unwrap();
+    for (i, var) in vars.into_iter().enumerate() {
+        let want = gradients.get(var).unwrap();
+        assert_close(&flat(&found[&var.as_tensor().id()]), &flat(want), 1e-5, &format!("gradient of input {i}"));
+    }
+}
+
 #[test]
 fn swiglu_elementwise() {
     let (gate, up) = (normal("gate", (5, 37), 3.0), normal("up", (5, 37), 1.0));

@@ -2,19 +2,12 @@
 
 use super::FUSED;
 use crate::model::config::{Config, QkNorm};
-use crate::model::ops::{self, Heads};
+use crate::model::ops::{self, Adapter, Heads};
 use crate::model::tensor_error;
 use crate::model::weights::NormNames;
 use candle_core::{DType, Tensor};
 use mindgap_base::error::Result;
 use std::collections::HashMap;
-
-/// A low-rank addition to a projection: `scale * (x @ a^T) @ b^T`, a `[rank, in]`, b `[out, rank]`.
-pub struct Adapter {
-    pub a: Tensor,
-    pub b: Tensor,
-    pub scale: f32,
-}
 
 /// A projection: weight `[out, in]` and perhaps a bias `[out]` and an adapter.
 pub struct Linear {
@@ -26,11 +19,12 @@ pub struct Linear {
 
 impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let product = |x: &Tensor, w: &Tensor| ops::linear(x, w, None, self.products);
-        let y = ops::linear(x, &self.weight, self.bias.as_ref(), self.products).map_err(tensor_error)?;
-        let Some(Adapter { a, b, scale }) = &self.adapter else { return Ok(y) };
-        let narrow = product(x, a).and_then(|z| ops::scale(&z, *scale)).map_err(tensor_error)?;
-        product(&narrow, b).and_then(|z| ops::add(&y, &z)).map_err(tensor_error)
+        let (w, bias) = (&self.weight, self.bias.as_ref());
+        let y = match &self.adapter {
+            None => ops::linear(x, w, bias, self.products),
+            Some(adapter) => ops::adapted(x, w, bias, adapter, self.products),
+        };
+        y.map_err(tensor_error)
     }
 }
 
