@@ -1,20 +1,15 @@
 //! judge: the verdict on one response, by one of several kinds of judge.
 
-use num_rational::BigRational;
-use num_traits::{FromPrimitive, Signed};
-
 use super::JUDGE_VERSION;
 use crate::answers::compared;
-use crate::compare::{identity, names};
 use crate::json;
-use crate::number::budget::Budget;
-use crate::number::eval::{Point, eval};
+use crate::numeric::Numeric;
 use crate::options::Options;
-use crate::read::ast::Expr;
 use crate::read::extract::{self, Found};
 use crate::read::letters::{self, Choice};
 use crate::read::lex::Comma;
 use crate::read::parse;
+use crate::{program, tool_call};
 
 /// What the judge says of one response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,17 +46,22 @@ pub enum Judge {
     Math(Options),
     /// The same text, up to white space around it.
     Exact,
-    /// Numbers within a tolerance: `|answer - gold| <= max(abs_tol, rel_tol * |gold|)`.
-    Numeric {
-        /// Relative to the reference answer.
-        rel_tol: f64,
-        /// Absolute.
-        abs_tol: f64,
-    },
+    /// Numbers within a tolerance.
+    Numeric(Numeric),
     /// A multiple-choice letter.
     Choice,
     /// Equal JSON values; the order of keys does not matter.
     Json,
+    /// The calls of tools, by names and arguments.
+    ToolCall {
+        /// Their order counts.
+        ordered: bool,
+    },
+    /// A program in FinQA's language, by its result.
+    Program {
+        /// By its steps.
+        text: bool,
+    },
 }
 
 /// A verdict with its evidence.
@@ -76,7 +76,7 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    fn new(verdict: Verdict, extracted: Option<String>, place: &str, how: &str) -> Judgement {
+    pub(crate) fn new(verdict: Verdict, extracted: Option<String>, place: &str, how: &str) -> Judgement {
         let method = if how.is_empty() { place.to_string() } else { format!("{place}/{how}") };
         Judgement { verdict, extracted, method }
     }
@@ -88,9 +88,11 @@ impl Judge {
         match self {
             Judge::Math(options) => mathematics(options, gold, response),
             Judge::Exact => exact(gold, response),
-            Judge::Numeric { rel_tol, abs_tol } => numeric(*rel_tol, *abs_tol, gold, response),
+            Judge::Numeric(numeric) => numeric.judge(gold, response),
             Judge::Choice => choice(gold, response),
             Judge::Json => structured(gold, response),
+            Judge::ToolCall { ordered } => tool_call::judge(*ordered, gold, response),
+            Judge::Program { text } => program::judge(*text, gold, response),
         }
     }
 
@@ -102,17 +104,19 @@ impl Judge {
                 differing => format!("math-v{JUDGE_VERSION}({differing})"),
             },
             Judge::Exact => format!("exact-v{JUDGE_VERSION}"),
-            Judge::Numeric { rel_tol, abs_tol } => {
-                format!("numeric-v{JUDGE_VERSION}(rel_tol={rel_tol},abs_tol={abs_tol})")
-            }
+            Judge::Numeric(numeric) => numeric.name(),
             Judge::Choice => format!("choice-v{JUDGE_VERSION}"),
             Judge::Json => format!("json-v{JUDGE_VERSION}"),
+            Judge::ToolCall { ordered: true } => format!("tool_call-v{JUDGE_VERSION}"),
+            Judge::ToolCall { ordered: false } => format!("tool_call-v{JUDGE_VERSION}(ordered=false)"),
+            Judge::Program { text: false } => format!("program-v{JUDGE_VERSION}"),
+            Judge::Program { text: true } => format!("program-v{JUDGE_VERSION}(text=true)"),
         }
     }
 }
 
 /// The response's answer, or the judgement that there is none.
-fn answer_of(response: &str, join: bool) -> FoundAnswer {
+pub(crate) fn answer_of(response: &str, join: bool) -> FoundAnswer {
     match extract::final_answer(response, join) {
         Found::Answer(text, place) => Ok((text, place)),
         Found::Withheld(text, place) => Err(Judgement::new(Verdict::NoAnswer, text, place, "")),
@@ -149,7 +153,7 @@ fn mathematics(options: &Options, gold: &str, response: &str) -> Judgement {
     Judgement::new(verdict, Some(answer), place, how)
 }
 
-type FoundAnswer = Result<(String, &'static str), Judgement>;
+pub(crate) type FoundAnswer = Result<(String, &'static str), Judgement>;
 
 /// The judgement of a response to a reference that is a choice, with or without its value.
 fn chosen(options: &Options, gold: &str, response: &str, found: &FoundAnswer) -> Option<Judgement> {
@@ -217,46 +221,6 @@ fn exact(gold: &str, response: &str) -> Judgement {
     }
     let verdict = if gold == answer { Verdict::Correct } else { Verdict::Incorrect };
     Judgement::new(verdict, Some(answer.to_string()), place, "string")
-}
-
-/// The value of an answer as an exact number, or close to it.
-fn number(text: &str) -> Option<BigRational> {
-    let mut expr = parse::parse(text, Comma::Auto).ok()?.expr;
-    loop {
-        expr = match expr {
-            Expr::Quantity(inner, _) => *inner,
-            Expr::Rel(..) => names::assignment(&expr)?.1.clone(),
-            other => {
-                expr = other;
-                break;
-            }
-        };
-    }
-    if let Some(value) = identity::rational(&expr) {
-        return Some(value);
-    }
-    let point = Point { values: &[], precision: 256 };
-    let value = eval(&expr, &point, &mut Budget::new(20_000)).ok().filter(|value| value.im.contains_zero())?;
-    let (mantissa, exponent) = value.re.midpoint();
-    if exponent.abs() > 10_000 {
-        return None;
-    }
-    let mantissa = BigRational::from_integer(mantissa.clone());
-    Some(mantissa * num_traits::Pow::pow(BigRational::from_integer(2.into()), exponent as i32))
-}
-
-fn numeric(rel_tol: f64, abs_tol: f64, gold: &str, response: &str) -> Judgement {
-    let (answer, place) = match answer_of(response, false) {
-        Ok(found) => found,
-        Err(judgement) => return judgement,
-    };
-    let (Some(wanted), Some(given)) = (number(&reference(gold, false)), number(&answer)) else {
-        return Judgement::new(Verdict::Unparsed, Some(answer), place, "no_number");
-    };
-    let tolerance = |value: f64| BigRational::from_f64(value).unwrap_or_else(|| BigRational::from_integer(0.into()));
-    let allowed = (tolerance(rel_tol) * wanted.abs()).max(tolerance(abs_tol));
-    let verdict = if (given - wanted).abs() <= allowed { Verdict::Correct } else { Verdict::Incorrect };
-    Judgement::new(verdict, Some(answer), place, "tolerance")
 }
 
 fn choice(gold: &str, response: &str) -> Judgement {

@@ -20,10 +20,14 @@ mod compare;
 mod number;
 // other judges
 mod json;
+mod numeric;
+mod program;
+mod tool_call;
 
 use read::{extract, lex, parse, print};
 
 pub use judge::{Judge, Judgement, Verdict};
+pub use numeric::Numeric;
 pub use options::{Options, Percent, Scale};
 pub use stated::{concluded_answer, is_bare_answer, stated_answer};
 
@@ -46,6 +50,11 @@ pub fn boxed_answers(text: &str) -> Vec<&str> {
         }
     }
     answers
+}
+
+/// The JSON of a response, and where it stands: behind its thoughts, the last fenced block, else the last box, else everything.
+pub fn located_json(response: &str) -> (&str, &'static str) {
+    json::located(extract::answer_part(response).unwrap_or_default())
 }
 
 /// Reads an answer and prints it in the judge's own notation; none when it cannot be read. Reading the print again gives

@@ -118,8 +118,9 @@ const FLAGS: [&str; 18] = [
     "join_boxes",
 ];
 
-const SCALES: [(&str, Scale); 3] = [("value", Scale::Value), ("ignore", Scale::Ignore), ("from_gold", Scale::FromGold)];
-const PERCENTS: [(&str, Percent); 2] = [("value", Percent::Value), ("sign_optional", Percent::SignOptional)];
+pub(crate) const SCALES: [(&str, Scale); 3] =
+    [("value", Scale::Value), ("ignore", Scale::Ignore), ("from_gold", Scale::FromGold)];
+pub(crate) const PERCENTS: [(&str, Percent); 2] = [("value", Percent::Value), ("sign_optional", Percent::SignOptional)];
 
 impl Options {
     fn flag(&mut self, name: &str) -> Option<&mut bool> {
@@ -152,17 +153,13 @@ impl Options {
     /// # Errors
     /// When there is no such option, or it has no such value; the message says what there is.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let choices =
-            |known: &[&str]| format!("option `{name}` has no value `{value}`: it is one of {}", known.join(", "));
         if let Some(flag) = self.flag(name) {
-            *flag = value.parse().map_err(|_| choices(&["true", "false"]))?;
+            *flag = value.parse().map_err(|_| unknown_value(name, value, &["true", "false"]))?;
             return Ok(());
         }
         match name {
-            "scale" => self.scale = named(&SCALES, value).ok_or_else(|| choices(&SCALES.map(|(name, _)| name)))?,
-            "percent" => {
-                self.percent = named(&PERCENTS, value).ok_or_else(|| choices(&PERCENTS.map(|(name, _)| name)))?
-            }
+            "scale" => self.scale = named(&SCALES, name, value)?,
+            "percent" => self.percent = named(&PERCENTS, name, value)?,
             "step_budget" => {
                 self.step_budget = value
                     .parse()
@@ -195,12 +192,19 @@ impl Options {
     }
 }
 
-fn named<T: Copy>(values: &[(&str, T)], name: &str) -> Option<T> {
-    values.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+/// What the option `name` is when it is given as `value`.
+pub(crate) fn named<T: Copy>(values: &[(&str, T)], name: &str, value: &str) -> Result<T, String> {
+    let found = values.iter().find(|(known, _)| *known == value).map(|(_, value)| *value);
+    found.ok_or_else(|| unknown_value(name, value, &values.iter().map(|(known, _)| *known).collect::<Vec<_>>()))
+}
+
+/// What is said of a value that an option has not.
+pub(crate) fn unknown_value(name: &str, value: &str, known: &[&str]) -> String {
+    format!("option `{name}` has no value `{value}`: it is one of {}", known.join(", "))
 }
 
 /// The name of a value that is not the usual one.
-fn shown<T: Copy + PartialEq>(values: &[(&str, T)], value: T, usual: T) -> Option<String> {
+pub(crate) fn shown<T: Copy + PartialEq>(values: &[(&str, T)], value: T, usual: T) -> Option<String> {
     let name = values.iter().find(|(_, known)| *known == value).map(|(name, _)| name.to_string());
     name.filter(|_| value != usual)
 }

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mindgap_math::{Judge, Options, Verdict, canonical_print};
+use mindgap_math::{Judge, Numeric, Options, Verdict, canonical_print};
 use serde_json::Value;
 
 /// The files with their cases.
@@ -38,14 +38,19 @@ fn case(path: &Path, number: usize, line: &str) -> Value {
 /// Options of the mathematics judge: `scale=ignore`.
 fn options(settings: &[&str]) -> Options {
     let mut options = Options::default();
-    for setting in settings {
-        let (name, value) = setting.split_once('=').expect("name=value");
-        options.set(name, value).expect("an option");
-    }
+    set_all(settings.iter().copied(), |name, value| options.set(name, value));
     options
 }
 
-/// `exact`, `choice`, `json`, `numeric REL ABS`, `math NAME=VALUE ..`; mathematics when nothing is said.
+fn set_all<'a>(settings: impl Iterator<Item = &'a str>, mut set: impl FnMut(&str, &str) -> Result<(), String>) {
+    for setting in settings {
+        let (name, value) = setting.split_once('=').expect("name=value");
+        set(name, value).expect("an option");
+    }
+}
+
+/// `exact`, `choice`, `json`, `numeric REL ABS NAME=VALUE ..`, `tool_call`, `program`, `math NAME=VALUE ..`; mathematics when
+/// nothing is said.
 fn judge(case: &Value) -> Judge {
     let words: Vec<&str> = case.get("judge").and_then(Value::as_str).unwrap_or("math").split(' ').collect();
     match words.as_slice() {
@@ -53,9 +58,18 @@ fn judge(case: &Value) -> Judge {
         ["exact"] => Judge::Exact,
         ["choice"] => Judge::Choice,
         ["json"] => Judge::Json,
-        ["numeric", rel_tol, abs_tol] => {
-            Judge::Numeric { rel_tol: rel_tol.parse().expect("a number"), abs_tol: abs_tol.parse().expect("a number") }
+        ["numeric", rel_tol, abs_tol, settings @ ..] => {
+            let tolerances = [format!("rel_tol={rel_tol}"), format!("abs_tol={abs_tol}")];
+            let mut numeric = Numeric::default();
+            set_all(tolerances.iter().map(String::as_str).chain(settings.iter().copied()), |name, value| {
+                numeric.set(name, value)
+            });
+            Judge::Numeric(numeric)
         }
+        ["tool_call"] => Judge::ToolCall { ordered: true },
+        ["tool_call", "ordered=false"] => Judge::ToolCall { ordered: false },
+        ["program"] => Judge::Program { text: false },
+        ["program", "text=true"] => Judge::Program { text: true },
         other => panic!("unknown judge `{other:?}`"),
     }
 }
@@ -97,8 +111,8 @@ fn is_one_of(path: &Path, stems: &[&str]) -> bool {
 fn answers() -> Vec<String> {
     let mut answers = Vec::new();
     for (path, cases) in goldens() {
-        // choices and their values are read as text
-        if is_one_of(&path, &["judges", "hostile", "letters"]) {
+        // calls and programs have languages of their own, choices and their values are read as text
+        if is_one_of(&path, &["calls", "hostile", "judges", "letters", "programs"]) {
             continue;
         }
         for case in &cases {
