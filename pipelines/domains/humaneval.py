@@ -1,13 +1,22 @@
 """A judge for HumanEval: one case of JSON in, one verdict out. It runs what the policy wrote, so run it in a sandbox.
 
 The tests run in a process of their own. Only one that gets through all of them says the word that was made up for it, so
-neither leaving early nor printing is a way to be correct."""
+neither leaving early nor printing is a way to be correct. (Code that looks for the word in the frames below it finds it.)"""
 
 import json
 import re
 import secrets
 import subprocess
 import sys
+
+
+# The word comes behind the source.
+RUNNER = r"""
+import sys
+source, word = sys.stdin.read().rsplit("\n", 1)
+exec(compile(source, "tests", "exec"), {"__name__": "tests"})
+print("\n" + word)
+"""
 
 
 def answer(verdict, method, extracted=None):
@@ -31,9 +40,7 @@ def main():
         return answer("incorrect", f"syntax: {error.__class__.__name__}", code)
     word = secrets.token_hex(16)
     tests = f"{program}\n\n{case['gold']}\n\ncheck({name})\n"
-    # The word reaches the tests' process over a pipe, behind what the policy wrote.
-    runner = "import sys; source, word = sys.stdin.read().rsplit('\\n', 1); exec(compile(source, 'tests', 'exec'), {'__name__': 'tests'}); print('\\n' + word)"
-    done = subprocess.run([sys.executable, "-c", runner], input=f"{tests}\n{word}", capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", RUNNER], input=f"{tests}\n{word}", capture_output=True, text=True)
     if done.returncode == 0 and done.stdout.endswith(f"\n{word}\n"):
         return answer("correct", "tests", code)
     said = [line for line in done.stderr.splitlines() if line.strip()]

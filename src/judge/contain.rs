@@ -130,7 +130,7 @@ pub fn run(words: &[String], input: &[u8], limits: &Limits) -> Result<Ended> {
         let stderr = scope.spawn(move || said(stderr));
         let end = watch(&mut child, limits, scratch.path());
         let said = |reader: std::thread::ScopedJoinHandle<Vec<u8>>| reader.join().expect("a reader does not panic");
-        end.map(|end| Ended { end, stdout: said(stdout), stderr: said(stderr) })
+        end.map(|end| Ended { end, stdout: said(stdout), stderr: without(&said(stderr), scratch.path()) })
     });
     let ended = ended.map_err(|e| failed("cannot wait for a process", e))?;
     if ended.end == End::Exit(FAILED_CODE)
@@ -155,6 +155,11 @@ fn said(pipe: Option<impl Read>) -> Vec<u8> {
         let _ = pipe.take(OUTPUT_BYTES).read_to_end(&mut bytes);
     }
     bytes
+}
+
+/// What is said, without the name of a folder that is another one every time.
+fn without(said: &[u8], folder: &Path) -> Vec<u8> {
+    String::from_utf8_lossy(said).replace(&folder.display().to_string(), ".").into_bytes()
 }
 
 /// Time between two looks at what all processes of a group use together.
@@ -203,11 +208,13 @@ fn excess(group: u32, limits: &Limits, scratch: &Path) -> Option<End> {
 
 use nix::libc::{SIGXCPU, SIGXFSZ};
 
-/// Whether a process has ended, without taking note of it.
-fn has_ended(child: &Child) -> std::io::Result<bool> {
-    use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    Ok(waitid(Id::Pid(pid(child)), flags)? != WaitStatus::StillAlive)
+/// Whether a process has ended, where possible without taking note of it.
+fn has_ended(child: &mut Child) -> std::io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    let ended = linux::has_ended(pid(child))?;
+    #[cfg(not(target_os = "linux"))]
+    let ended = child.try_wait()?.is_some();
+    Ok(ended)
 }
 
 fn end_group(child: &Child) -> std::io::Result<()> {

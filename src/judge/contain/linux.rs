@@ -14,7 +14,8 @@ use mindgap_store::fs;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid, chown, setgroups, setresgid, setresuid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::{Gid, Pid, Uid, chown, setgroups, setresgid, setresuid};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     apply_filter,
@@ -27,6 +28,9 @@ const REQUIRED: ABI = ABI::V3;
 
 /// Users with numbers from here on exist for one process each.
 const FIRST_USER: u32 = 1_900_000_000;
+
+/// The user that owns nothing, where a container does not have as many.
+const NOBODY: u32 = 65_534;
 
 const OPEN_FILES: u64 = 256;
 
@@ -81,9 +85,10 @@ pub fn confine(limits: &Limits) -> Result<(), String> {
 
 /// Goes on as a user that nobody else is, who may read what root may and nothing more.
 fn become_nobody(scratch: &Path) -> Result<(), String> {
-    let number = FIRST_USER + std::process::id();
+    let own = |number: u32| chown(scratch, Some(Uid::from_raw(number)), Some(Gid::from_raw(number))).map(|()| number);
+    let number = own(FIRST_USER + std::process::id()).or_else(|_| own(NOBODY));
+    let number = number.map_err(|e| said("cannot give the scratch folder away")(&e))?;
     let (user, group) = (Uid::from_raw(number), Gid::from_raw(number));
-    chown(scratch, Some(user), Some(group)).map_err(|e| said("cannot give the scratch folder away")(&e))?;
     prctl::set_keepcaps(true).map_err(|e| said("cannot keep the right to read")(&e))?;
     setgroups(&[])
         .and_then(|()| setresgid(group, group, group))
@@ -165,6 +170,12 @@ fn restrict_calls() -> Result<(), String> {
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(EPERM as u32), architecture);
     let program: BpfProgram = filter.and_then(TryInto::try_into).map_err(failed)?;
     apply_filter(&program).map_err(|e| said("seccomp")(&e))
+}
+
+/// Whether a process has ended, without taking note of it: its number stays its group's.
+pub fn has_ended(process: Pid) -> std::io::Result<bool> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    Ok(waitid(Id::Pid(process), flags)? != WaitStatus::StillAlive)
 }
 
 /// Processes and threads of this user: the limit counts them all.
