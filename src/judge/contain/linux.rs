@@ -34,6 +34,12 @@ const NOBODY: u32 = 65_534;
 
 const OPEN_FILES: u64 = 256;
 
+/// The bit of numbers of x32 calls, and the numbers of `ptrace`, `process_vm_readv` and `process_vm_writev`, which are others there.
+#[cfg(target_arch = "x86_64")]
+const X32: i64 = 0x4000_0000;
+#[cfg(target_arch = "x86_64")]
+const X32_ONLY: [i64; 3] = [X32 | 521, X32 | 539, X32 | 540];
+
 fn said(what: &str) -> impl Fn(&dyn Display) -> String {
     move |e| format!("{what}: {e}")
 }
@@ -159,6 +165,8 @@ fn restrict_calls() -> Result<(), String> {
         SYS_fremovexattr,
     ];
     #[cfg(target_arch = "x86_64")]
+    calls.extend(X32_ONLY);
+    #[cfg(target_arch = "x86_64")]
     calls.extend([SYS_chmod, SYS_chown, SYS_lchown, SYS_utime, SYS_utimes, SYS_futimesat]);
     let failed = |e: seccompiler::BackendError| said("seccomp")(&e);
     let everybody =
@@ -166,6 +174,9 @@ fn restrict_calls() -> Result<(), String> {
     let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> =
         calls.into_iter().map(|call| (call, Vec::new())).collect();
     rules.insert(SYS_kill, vec![SeccompRule::new(vec![everybody]).map_err(failed)?]);
+    // The same calls under their other numbers, where a kernel has them (x32).
+    #[cfg(target_arch = "x86_64")]
+    rules.extend(rules.clone().into_iter().map(|(call, rule)| (call | X32, rule)));
     let architecture = std::env::consts::ARCH.try_into().map_err(failed)?;
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(EPERM as u32), architecture);
     let program: BpfProgram = filter.and_then(TryInto::try_into).map_err(failed)?;
