@@ -28,7 +28,7 @@ const OPERATIONS: [(&str, usize); 10] = [
     ("table_average", 2),
 ];
 
-/// Steps of the longest program that is read.
+/// Steps of the longest program that is judged.
 const STEP_LIMIT: usize = 100;
 
 /// Bytes between the brackets of a step.
@@ -67,9 +67,11 @@ pub fn judge(text: bool, gold: &str, response: &str) -> Judgement {
         return Judgement::new(Verdict::NoAnswer, None, "none", "");
     };
     let shown = Some(shown.to_string());
-    let Some(steps) = steps else { return Judgement::new(Verdict::Unparsed, shown, place, "syntax") };
+    let Some(steps) = steps.filter(|steps| steps.len() <= STEP_LIMIT) else {
+        return Judgement::new(Verdict::Unparsed, shown, place, "syntax");
+    };
     let gold = reference(gold, false);
-    let wanted_steps = read(&gold);
+    let wanted_steps = read(&gold).filter(|steps| steps.len() <= STEP_LIMIT);
     if wanted_steps.as_ref() == Some(&steps) {
         return Judgement::new(Verdict::Correct, shown, place, "text");
     }
@@ -139,9 +141,6 @@ fn steps(text: &str) -> Option<(Vec<Step>, usize)> {
         let Some((step, length)) = step(&text[end + gap..], steps.len()) else { break };
         end += gap + length;
         steps.push(step);
-        if steps.len() > STEP_LIMIT {
-            return None;
-        }
     }
     (!steps.is_empty()).then_some((steps, end))
 }
