@@ -30,22 +30,33 @@ pub fn judge(ordered: bool, gold: &str, response: &str) -> Judgement {
     if text.is_empty() {
         return Judgement::new(Verdict::NoAnswer, None, "none", "empty");
     }
-    let Some(wanted) = json::parse(json::located(gold).0).as_ref().and_then(listed).or_else(|| match lines(gold) {
-        Found::Calls(calls) => Some(calls),
-        _ => None,
-    }) else {
-        return Judgement::new(Verdict::Unparsed, None, "gold", "syntax");
-    };
     let (found, place, shown) = calls(text);
+    let shown = Some(shown.to_string());
+    let Some(wanted) = reference(gold) else {
+        return Judgement::new(Verdict::Unparsed, shown, "gold", "syntax");
+    };
     let given = match found {
         Found::Calls(calls) => calls,
-        Found::Broken => return Judgement::new(Verdict::Unparsed, Some(shown.to_string()), place, "syntax"),
-        Found::Nothing if wanted.is_empty() => return Judgement::new(Verdict::Correct, None, "none", "no_call"),
+        Found::Broken => return Judgement::new(Verdict::Unparsed, shown, place, "syntax"),
+        Found::Nothing if wanted.is_empty() => {
+            return Judgement::new(Verdict::Correct, Some("[]".to_string()), "none", "no_call");
+        }
         Found::Nothing => return Judgement::new(Verdict::NoAnswer, None, "none", ""),
     };
     let difference = difference(ordered, &wanted, &given);
     let verdict = if difference.is_none() { Verdict::Correct } else { Verdict::Incorrect };
-    Judgement::new(verdict, Some(shown.to_string()), place, difference.unwrap_or("calls"))
+    Judgement::new(verdict, shown, place, difference.unwrap_or("calls"))
+}
+
+/// The calls of a reference: JSON, or lines.
+fn reference(gold: &str) -> Option<Vec<Call>> {
+    match json::parse(json::located(gold).0) {
+        Some(value) => listed(&value),
+        None => match lines(gold) {
+            Found::Calls(calls) => Some(calls),
+            Found::Nothing | Found::Broken => None,
+        },
+    }
 }
 
 /// What the first difference is about.
