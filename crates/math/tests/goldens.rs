@@ -35,29 +35,14 @@ fn case(path: &Path, number: usize, line: &str) -> Value {
     case
 }
 
-/// Options of the mathematics judge: `scale=ignore`.
-fn options(settings: &[&str]) -> Options {
-    let mut options = Options::default();
-    for setting in settings {
-        let (name, value) = setting.split_once('=').expect("name=value");
-        options.set(name, value).expect("an option");
-    }
-    options
-}
-
 /// `exact`, `choice`, `json`, `numeric REL ABS`, `math NAME=VALUE ..`; mathematics when nothing is said.
 fn judge(case: &Value) -> Judge {
     let words: Vec<&str> = case.get("judge").and_then(Value::as_str).unwrap_or("math").split(' ').collect();
-    match words.as_slice() {
-        ["math", settings @ ..] => Judge::Math(options(settings)),
-        ["exact"] => Judge::Exact,
-        ["choice"] => Judge::Choice,
-        ["json"] => Judge::Json,
-        ["numeric", rel_tol, abs_tol] => {
-            Judge::Numeric { rel_tol: rel_tol.parse().expect("a number"), abs_tol: abs_tol.parse().expect("a number") }
-        }
-        other => panic!("unknown judge `{other:?}`"),
-    }
+    let settings = match &words[1..] {
+        [rel_tol, abs_tol] if words[0] == "numeric" => vec![("rel_tol", *rel_tol), ("abs_tol", *abs_tol)],
+        settings => settings.iter().map(|setting| setting.split_once('=').expect("name=value")).collect(),
+    };
+    Judge::of(words[0], settings).expect("a judge")
 }
 
 fn text<'a>(case: &'a Value, key: &str) -> &'a str {
