@@ -3,7 +3,6 @@
 use super::{Command, Judge, Schema, command};
 use clap::ValueEnum;
 use mindgap_base::error::{Error, Result};
-use mindgap_math::{Numeric, Options};
 use serde::de::value::StrDeserializer;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
@@ -100,26 +99,10 @@ impl JudgeSpec {
     }
 
     fn parsed(&self) -> Result<Parsed> {
-        use mindgap_math::Judge as Rules;
-        Ok(Parsed::Rules(match self.kind {
-            JudgeKind::Math => {
-                let mut options = Options::default();
-                self.set_each(|name, value| options.set(name, value))?;
-                Rules::Math(options)
-            }
-            JudgeKind::Numeric => {
-                let mut numeric = Numeric::default();
-                self.set_each(|name, value| numeric.set(name, value))?;
-                Rules::Numeric(numeric)
-            }
-            JudgeKind::Exact => self.without_options(Rules::Exact)?,
-            JudgeKind::Choice => self.without_options(Rules::Choice)?,
-            JudgeKind::Json => self.without_options(Rules::Json)?,
-            JudgeKind::ToolCall => Rules::ToolCall { ordered: self.flag("ordered", true)? },
-            JudgeKind::Program => Rules::Program { text: self.flag("text", false)? },
+        match self.kind {
             JudgeKind::Schema => {
                 self.only(&["schema"])?;
-                return Ok(Parsed::Schema(self.options.get("schema").map(Setting::to_string)));
+                Ok(Parsed::Schema(self.options.get("schema").map(Setting::to_string)))
             }
             JudgeKind::Command => {
                 self.only(&command::OPTIONS)?;
@@ -127,34 +110,26 @@ impl JudgeSpec {
                 for (name, value) in self.options.iter().filter(|(name, _)| *name != "command") {
                     options.set(name, &value.to_string())?;
                 }
-                return Ok(Parsed::Command(options));
+                Ok(Parsed::Command(options))
             }
-        }))
+            _ => {
+                let options = self.options.iter().map(|(name, value)| (name.as_str(), value.to_string()));
+                let options: Vec<(&str, String)> = options.collect();
+                let settings = options.iter().map(|(name, value)| (*name, value.as_str()));
+                mindgap_math::Judge::of(&self.name(), settings).map(Parsed::Rules).map_err(Error::usage)
+            }
+        }
     }
 
-    fn set_each(&self, mut set: impl FnMut(&str, &str) -> Result<(), String>) -> Result<()> {
-        self.options.iter().try_for_each(|(name, value)| set(name, &value.to_string()).map_err(Error::usage))
-    }
-
-    fn without_options(&self, rules: mindgap_math::Judge) -> Result<mindgap_math::Judge> {
-        self.only(&[]).map(|()| rules)
-    }
-
-    /// An option with two values, the only one of its kind.
-    fn flag(&self, name: &str, usual: bool) -> Result<bool> {
-        self.only(&[name])?;
-        let Some(value) = self.options.get(name) else { return Ok(usual) };
-        value.to_string().parse().map_err(|_| Error::usage(format!("option `{name}` is true or false, not `{value}`")))
+    /// The kind, as it is written.
+    fn name(&self) -> String {
+        self.kind.to_possible_value().expect("no kind is hidden").get_name().to_string()
     }
 
     fn only(&self, known: &[&str]) -> Result<()> {
         let Some(unknown) = self.options.keys().find(|name| !known.contains(&name.as_str())) else { return Ok(()) };
-        let kind = self.kind.to_possible_value().expect("no kind is hidden");
-        let error = Error::usage(format!("the judge `{}` has no option `{unknown}`", kind.get_name()));
-        Err(error.hint(match known {
-            [] => "it has none".to_string(),
-            known => format!("it has {}", known.join(", ")),
-        }))
+        let error = Error::usage(format!("the judge `{}` has no option `{unknown}`", self.name()));
+        Err(error.hint(format!("it has {}", known.join(", "))))
     }
 }
 

@@ -4,7 +4,7 @@ use super::JUDGE_VERSION;
 use crate::answers::compared;
 use crate::json;
 use crate::numeric::Numeric;
-use crate::options::Options;
+use crate::options::{Options, flag};
 use crate::read::extract::{self, Found};
 use crate::read::letters::{self, Choice};
 use crate::read::lex::Comma;
@@ -27,6 +27,15 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// All verdicts.
+    pub const ALL: [Verdict; 5] =
+        [Verdict::Correct, Verdict::Incorrect, Verdict::NoAnswer, Verdict::Unparsed, Verdict::BudgetExceeded];
+
+    /// The verdict of a name.
+    pub fn named(name: &str) -> Option<Verdict> {
+        Verdict::ALL.into_iter().find(|verdict| verdict.as_str() == name)
+    }
+
     /// The name used in tables and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -65,7 +74,7 @@ pub enum Judge {
 }
 
 /// A verdict with its evidence.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Judgement {
     /// The verdict.
     pub verdict: Verdict,
@@ -77,12 +86,44 @@ pub struct Judgement {
 
 impl Judgement {
     pub(crate) fn new(verdict: Verdict, extracted: Option<String>, place: &str, how: &str) -> Judgement {
-        let method = if how.is_empty() { place.to_string() } else { format!("{place}/{how}") };
+        let method = if how.is_empty() { place.to_string() } else { [place, "/", how].concat() };
         Judgement { verdict, extracted, method }
     }
 }
 
 impl Judge {
+    /// The judge of a kind with settings by name: `math` takes the options of [`Options::set`], `numeric` those of [`Numeric::set`],
+    /// `tool_call` takes `ordered` (true unless set), `program` takes `text` (false unless set), the others take none.
+    ///
+    /// # Errors
+    /// When there is no such kind, or it has no such setting or value; the message says what there is.
+    pub fn of<'a>(kind: &str, settings: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Judge, String> {
+        let kinds = [
+            ("math", Judge::Math(Options::default())),
+            ("exact", Judge::Exact),
+            ("numeric", Judge::Numeric(Numeric::default())),
+            ("choice", Judge::Choice),
+            ("json", Judge::Json),
+            ("tool_call", Judge::ToolCall { ordered: true }),
+            ("program", Judge::Program { text: false }),
+        ];
+        let known = kinds.each_ref().map(|(known, _)| *known).join(", ");
+        let found = kinds.into_iter().find(|(known, _)| *known == kind);
+        let (_, mut judge) = found.ok_or_else(|| format!("there is no judge `{kind}`; there are {known}"))?;
+        for (name, value) in settings {
+            match (&mut judge, name) {
+                (Judge::Math(options), _) => options.set(name, value)?,
+                (Judge::Numeric(numeric), _) => numeric.set(name, value)?,
+                (Judge::ToolCall { ordered }, "ordered") => *ordered = flag(name, value)?,
+                (Judge::Program { text }, "text") => *text = flag(name, value)?,
+                (Judge::ToolCall { .. }, _) => return Err(unknown_option(kind, name, "it has ordered")),
+                (Judge::Program { .. }, _) => return Err(unknown_option(kind, name, "it has text")),
+                _ => return Err(unknown_option(kind, name, "it has none")),
+            }
+        }
+        Ok(judge)
+    }
+
     /// Judges one response; total on any input.
     pub fn judge(&self, gold: &str, response: &str) -> Judgement {
         match self {
@@ -115,6 +156,10 @@ impl Judge {
     }
 }
 
+fn unknown_option(kind: &str, name: &str, has: &str) -> String {
+    format!("the judge `{kind}` has no option `{name}`; {has}")
+}
+
 /// The response's answer, or the judgement that there is none.
 pub(crate) fn answer_of(response: &str, join: bool) -> FoundAnswer {
     match extract::final_answer(response, join) {
@@ -137,11 +182,21 @@ pub(crate) fn reference(gold: &str, join: bool) -> String {
     }
 }
 
-fn mathematics(options: &Options, gold: &str, response: &str) -> Judgement {
+/// The verdict of the judge `math`.
+pub fn mathematics(options: &Options, gold: &str, response: &str) -> Judgement {
     let gold = reference(gold, options.join_boxes);
-    let found = answer_of(response, options.join_boxes);
+    decided(options, &gold, response, answer_of(response, options.join_boxes))
+}
+
+/// True when two answers are the same; nothing is extracted of either.
+pub fn equal(options: &Options, gold: &str, answer: &str) -> bool {
+    decided(options, gold, answer, Ok((answer.to_string(), "whole"))).verdict == Verdict::Correct
+}
+
+/// The judgement of what was found in a response.
+fn decided(options: &Options, gold: &str, response: &str, found: FoundAnswer) -> Judgement {
     if options.choice_letters
-        && let Some(judgement) = chosen(options, &gold, response, &found)
+        && let Some(judgement) = chosen(options, gold, response, &found)
     {
         return judgement;
     }
@@ -149,7 +204,7 @@ fn mathematics(options: &Options, gold: &str, response: &str) -> Judgement {
         Ok(found) => found,
         Err(judgement) => return judgement,
     };
-    let (verdict, how) = compared(options, &gold, &answer);
+    let (verdict, how) = compared(options, gold, &answer);
     Judgement::new(verdict, Some(answer), place, how)
 }
 
@@ -251,4 +306,55 @@ fn structured(gold: &str, response: &str) -> Judgement {
     let same = json::parse(json::located(gold).0).is_some_and(|wanted| wanted == given);
     let verdict = if same { Verdict::Correct } else { Verdict::Incorrect };
     Judgement::new(verdict, Some(text.trim().to_string()), place, "json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn judges_have_names_and_settings() {
+        let name = |kind: &str, settings: &[(&str, &str)]| Judge::of(kind, settings.iter().copied()).map(|j| j.name());
+        let version = |text: &str| Ok(text.replace('#', &JUDGE_VERSION.to_string()));
+        assert_eq!(name("math", &[("scale", "ignore")]), version("math-v#(scale=ignore)"));
+        assert_eq!(name("numeric", &[("rel_tol", "0.01")]), version("numeric-v#(rel_tol=0.01,abs_tol=0)"));
+        for kind in ["math", "exact", "choice", "json", "tool_call", "program"] {
+            assert_eq!(name(kind, &[]), version(&format!("{kind}-v#")));
+        }
+        let mistakes = [
+            ("maths", "scale", "ignore"),
+            ("exact", "scale", "ignore"),
+            ("numeric", "scale", "gold"),
+            ("tool_call", "ordered", "perhaps"),
+            ("program", "ordered", "true"),
+            ("numeric", "abs_tol", "-1"),
+            ("numeric", "rel_tol", "nan"),
+            ("math", "rel_tol", "0.1"),
+        ];
+        for (kind, option, value) in mistakes {
+            let message = name(kind, &[(option, value)]).expect_err("a mistake");
+            assert!(message.contains(kind) || message.contains(value) || message.contains(option), "{message}");
+        }
+    }
+
+    #[test]
+    fn answers_are_equal_as_the_judge_says() {
+        let options = Options::default();
+        let same =
+            [("1/2", "0.5"), ("x = 3", "3"), ("(D) 25", "D"), ("B", "(b)"), ("A, C", "C, A"), ("10 cm", "0.1 m")];
+        for (gold, answer) in same {
+            assert!(equal(&options, gold, answer), "{gold} and {answer}");
+        }
+        for (gold, answer) in [("1/2", "0.6"), ("A, C", "A"), ("52 cm", "52 km"), ("5", ""), ("5", "\\boxed{5")] {
+            assert!(!equal(&options, gold, answer), "{gold} and {answer}");
+        }
+    }
+
+    #[test]
+    fn verdicts_have_names() {
+        for verdict in Verdict::ALL {
+            assert_eq!(Verdict::named(verdict.as_str()), Some(verdict));
+        }
+        assert_eq!(Verdict::named("right"), None);
+    }
 }

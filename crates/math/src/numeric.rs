@@ -8,7 +8,7 @@ use crate::compare::{identity, names};
 use crate::judge::{Judgement, Verdict, answer_of, reference};
 use crate::number::budget::Budget;
 use crate::number::eval::{Point, eval};
-use crate::options::{PERCENTS, Percent, SCALES, Scale, named, shown, unknown_value};
+use crate::options::{PERCENTS, Percent, SCALES, Scale, flag, named, shown};
 use crate::read::ast::Expr;
 use crate::read::lex::Comma;
 use crate::read::{parse, written};
@@ -55,10 +55,7 @@ impl Numeric {
             "abs_tol" => self.abs_tol = tolerance(value)?,
             "scale" => self.scale = named(&SCALES, name, value)?,
             "percent" => self.percent = named(&PERCENTS, name, value)?,
-            "accounting_negatives" => {
-                self.accounting_negatives =
-                    value.parse().map_err(|_| unknown_value(name, value, &["true", "false"]))?;
-            }
+            "accounting_negatives" => self.accounting_negatives = flag(name, value)?,
             _ => {
                 return Err(format!(
                     "the judge `numeric` has no option `{name}`; it has rel_tol, abs_tol, scale, percent, \
@@ -71,12 +68,17 @@ impl Numeric {
 
     /// The judge's name with its version, the tolerances, and the other options that differ from the defaults.
     pub fn name(&self) -> String {
-        let usual = Numeric::default();
+        let others = |numeric: &Numeric| {
+            let accounting = numeric.accounting_negatives.to_string();
+            [
+                ("scale", shown(&SCALES, numeric.scale)),
+                ("percent", shown(&PERCENTS, numeric.percent)),
+                ("accounting_negatives", accounting),
+            ]
+        };
         let mut parts = vec![format!("rel_tol={}", self.rel_tol), format!("abs_tol={}", self.abs_tol)];
-        let mut put = |name: &str, value: Option<String>| parts.extend(value.map(|value| format!("{name}={value}")));
-        put("scale", shown(&SCALES, self.scale, usual.scale));
-        put("percent", shown(&PERCENTS, self.percent, usual.percent));
-        put("accounting_negatives", self.accounting_negatives.then(|| "true".to_string()));
+        let pairs = others(self).into_iter().zip(others(&Numeric::default()));
+        parts.extend(pairs.filter(|(own, usual)| own != usual).map(|((name, value), _)| format!("{name}={value}")));
         format!("numeric-v{JUDGE_VERSION}({})", parts.join(","))
     }
 

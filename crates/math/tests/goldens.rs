@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mindgap_math::{Judge, Numeric, Options, Verdict, canonical_print};
+use mindgap_math::{Judge, Options, Verdict, canonical_print};
 use serde_json::Value;
 
 /// The files with their cases.
@@ -35,43 +35,11 @@ fn case(path: &Path, number: usize, line: &str) -> Value {
     case
 }
 
-/// Options of the mathematics judge: `scale=ignore`.
-fn options(settings: &[&str]) -> Options {
-    let mut options = Options::default();
-    set_all(settings.iter().copied(), |name, value| options.set(name, value));
-    options
-}
-
-fn set_all<'a>(settings: impl Iterator<Item = &'a str>, mut set: impl FnMut(&str, &str) -> Result<(), String>) {
-    for setting in settings {
-        let (name, value) = setting.split_once('=').expect("name=value");
-        set(name, value).expect("an option");
-    }
-}
-
-/// `exact`, `choice`, `json`, `numeric REL ABS NAME=VALUE ..`, `tool_call`, `program`, `math NAME=VALUE ..`; mathematics when
-/// nothing is said.
+/// A kind and its settings, `numeric rel_tol=0.01 abs_tol=0`; mathematics when nothing is said.
 fn judge(case: &Value) -> Judge {
     let words: Vec<&str> = case.get("judge").and_then(Value::as_str).unwrap_or("math").split(' ').collect();
-    match words.as_slice() {
-        ["math", settings @ ..] => Judge::Math(options(settings)),
-        ["exact"] => Judge::Exact,
-        ["choice"] => Judge::Choice,
-        ["json"] => Judge::Json,
-        ["numeric", rel_tol, abs_tol, settings @ ..] => {
-            let tolerances = [format!("rel_tol={rel_tol}"), format!("abs_tol={abs_tol}")];
-            let mut numeric = Numeric::default();
-            set_all(tolerances.iter().map(String::as_str).chain(settings.iter().copied()), |name, value| {
-                numeric.set(name, value)
-            });
-            Judge::Numeric(numeric)
-        }
-        ["tool_call"] => Judge::ToolCall { ordered: true },
-        ["tool_call", "ordered=false"] => Judge::ToolCall { ordered: false },
-        ["program"] => Judge::Program { text: false },
-        ["program", "text=true"] => Judge::Program { text: true },
-        other => panic!("unknown judge `{other:?}`"),
-    }
+    let settings = words[1..].iter().map(|setting| setting.split_once('=').expect("name=value"));
+    Judge::of(words[0], settings).expect("a judge")
 }
 
 fn text<'a>(case: &'a Value, key: &str) -> &'a str {

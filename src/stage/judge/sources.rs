@@ -201,7 +201,7 @@ mod tests {
                 "`exact` has no option `scale`",
             ),
             ("judge = { by_source = { a = { kind = \"numeric\", rel_tol = -1 } } }", "rel_tol"),
-            ("judge = { kind = \"tool_call\", ordered = \"maybe\" }", "`ordered` is true or false"),
+            ("judge = { kind = \"tool_call\", ordered = \"maybe\" }", "`ordered` has no value `maybe`"),
             ("judge = \"command\"", "needs the option `command`"),
             ("judge = { kind = \"command\", command = \"true\", seconds = 0 }", "`seconds` is a count"),
         ] {
