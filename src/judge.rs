@@ -52,8 +52,8 @@ impl Judge {
         }
     }
 
-    /// It looks at more of a problem than its question and its answer.
-    pub fn reads_problems(&self) -> bool {
+    /// It looks at more of a problem than its question and its answer, and takes its time.
+    pub fn is_command(&self) -> bool {
         matches!(self, Judge::Command(_))
     }
 

@@ -173,8 +173,8 @@ impl Stage for JudgeStage {
         let part = |(index, rollouts): (usize, &mindgap_store::PartRef)| {
             let mut key = vec![rollouts.content.to_string()];
             let problems = self.problems.overlapping(&rollouts.first, &rollouts.last);
-            let (judges, reads_problems) = self.judges.key(&self.sources(&problems)?);
-            if self.refuse.reads_solutions() || reads_problems {
+            let (judges, is_command) = self.judges.key(&self.sources(&problems)?);
+            if self.refuse.reads_solutions() || is_command {
                 key.extend(problems.contents().iter().map(|content| format!("problems {content}")));
             }
             key.extend(judges);
@@ -194,16 +194,18 @@ impl Stage for JudgeStage {
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
         let rollouts = self.rollouts.read(&self.rollouts.parts()[part.index])?;
         let problems = self.problems.overlapping(&part.span.first, &part.span.last);
-        let reads_problems = self.judges.all().any(Judge::reads_problems);
+        let is_command = self.judges.all().any(Judge::is_command);
         let mut columns = vec!["problem_id", "answer"];
-        columns.extend((self.refuse.reads_solutions() || reads_problems).then_some("question"));
+        columns.extend((self.refuse.reads_solutions() || is_command).then_some("question"));
         columns.extend(self.refuse.reads_solutions().then_some("solution"));
-        columns.extend((reads_problems || !self.judges.is_one()).then_some("source"));
-        columns.extend(reads_problems.then_some("meta"));
+        columns.extend((is_command || !self.judges.is_one()).then_some("source"));
+        columns.extend(is_command.then_some("meta"));
         let problems: Vec<Known> = problems.select(&columns)?;
         let problems: HashMap<&str, &Known> = problems.iter().map(|known| (known.problem_id.as_str(), known)).collect();
         self.judges.all().try_for_each(Judge::check_machine)?;
-        let done = AtomicU64::new(0);
+        // What commands have said is kept as they go: they are slow.
+        let mut rows: Vec<VerdictRow> = if is_command { context.journal.read()? } else { Vec::new() };
+        let done = AtomicU64::new(rows.len() as u64);
         let tick = |rows_done| (context.tick)(Tick { rows_done, rows_total: rollouts.len() as u64, ..Tick::default() });
         let verdict = |rollout: &Rollout| -> Result<VerdictRow> {
             let known = problems.get(rollout.problem_id.as_str()).ok_or_else(|| {
@@ -226,11 +228,21 @@ impl Stage for JudgeStage {
                 judge_version: named.name.clone(),
             })
         };
-        let rows = rollouts.par_iter().map(verdict).collect::<Result<Vec<_>>>()?;
+        let at_once = if is_command { JOURNALED_ROWS } else { rollouts.len().max(1) };
+        for left in rollouts[rows.len().min(rollouts.len())..].chunks(at_once) {
+            let more = left.par_iter().map(verdict).collect::<Result<Vec<_>>>()?;
+            if is_command {
+                context.journal.append(context.encode(&more)?)?;
+            }
+            rows.extend(more);
+        }
         self.judges.all().try_for_each(Judge::check_machine)?;
         context.store(&rows)
     }
 }
+
+/// Verdicts of commands that are kept at once.
+const JOURNALED_ROWS: usize = 64;
 
 impl JudgeStage {
     /// The sources of problems; nothing is read where they make no difference.

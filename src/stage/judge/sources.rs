@@ -122,8 +122,8 @@ impl BySource {
         };
         let others = judges.iter().filter(|(_, named)| named.name != self.default.name).map(line);
         let lines: BTreeSet<String> = others.collect();
-        let reads_problems = judges.values().any(|named| named.judge.reads_problems());
-        (lines.into_iter().collect(), is_several || reads_problems)
+        let is_command = judges.values().any(|named| named.judge.is_command());
+        (lines.into_iter().collect(), is_several || is_command)
     }
 
     /// What is named and fits none of the sources.

@@ -1,7 +1,7 @@
 //! Commands as judges: what they answer, and that hostile ones are contained and told. Programs here are of a shell, so that no
 //! interpreter is needed; the sandbox is Linux's.
 
-use crate::support::{fails, json, ok};
+use crate::support::{by_stage, fails, json, mindgap, ok, pipeline};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -162,9 +162,53 @@ fn nothing_gets_in_and_nothing_remains() {
     let script = scripts.script(&format!("(sleep 1000) &\n[ -z \"$HF_TOKEN\" ] && echo x > in && echo '{CORRECT}'\n"));
     let command = format!("command=sh {}", script.display());
     let args = ["judge", "--gold", "4", "--answer", "4", "--judge", "command", "--option", &command];
-    let output = crate::support::mindgap(scripts.path(), &args).env("HF_TOKEN", "secret").output().unwrap();
+    let output = mindgap(scripts.path(), &args).env("HF_TOKEN", "secret").output().unwrap();
     assert_eq!(json(&String::from_utf8(output.stdout).unwrap())["verdict"], "correct");
     assert!(!commands_of(scripts.path()), "a process is left");
+}
+
+const SLOW: &str = r#"
+name = "slow"
+[policies]
+base = { path = "FIXTURES/model/qwen2" }
+[stages.problems]
+kind = "ingest"
+files = [{ path = "DATA/world/train-0.parquet", source = "world" }]
+limit = 40
+[stages.rollouts]
+kind = "rollout"
+problems = "problems"
+policy = "base"
+samples = 2
+max_new_tokens = 2
+[stages.verdicts]
+kind = "judge"
+rollouts = "rollouts"
+problems = "problems"
+judge = { kind = "command", command = ["sh", "judge.sh"], sandbox = false }
+"#;
+
+/// Goal: a run that is killed among slow verdicts goes on behind those that were kept.
+#[test]
+fn verdicts_of_commands_outlive_the_run() {
+    let scripts = Scripts::new();
+    let log = scripts.path().join("log");
+    let calls = || std::fs::read_to_string(&log).map_or(0, |text| text.lines().count());
+    scripts.script(&format!("echo x >> {}\nsleep 0.02\necho '{CORRECT}'\n", log.display()));
+    let file = pipeline(scripts.path(), "p.toml", SLOW).display().to_string();
+    let store = scripts.path().join("store");
+    let mut child = mindgap(&store, &["run", &file]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    while calls() <= 70 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    let before = calls();
+    assert!((71..=80).contains(&before), "{before} calls");
+    let done = json(&ok(&store, &["run", &file, "--json"]));
+    assert_eq!(by_stage(&done, "rows").last().unwrap().1, 80);
+    assert_eq!(calls() - before, 16, "64 verdicts were kept");
 }
 
 #[test]

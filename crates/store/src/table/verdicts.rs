@@ -13,9 +13,9 @@ words! {
         Incorrect = "incorrect",
         /// There is no final answer, or only the beginning of one
         NoAnswer = "no_answer",
-        /// The final answer cannot be read
+        /// The final answer or the gold answer cannot be read, or a command that was to judge failed
         Unparsed = "unparsed",
-        /// The comparison did not end within its budget of steps
+        /// The comparison did not end within its budget of steps, or a command within its limits
         BudgetExceeded = "budget_exceeded",
     }
 }
