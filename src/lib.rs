@@ -20,6 +20,8 @@ pub mod server;
 pub mod export;
 // numbers from tables
 pub mod stats;
+// right or wrong: rules, schemas, programs of the user's
+pub mod judge;
 // policies: what a pipeline names, where the files are, loading
 pub mod policy;
 // the hub, and HTTP

@@ -1,8 +1,8 @@
 //! The command line as typed.
 
 use crate::export::{Format, Rejected};
+use crate::judge::JudgeKind;
 use crate::pipeline::execute::Share;
-use crate::stage::judge::JudgeKind;
 use crate::study::Condition;
 use candle_core::Device;
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
@@ -75,6 +75,9 @@ pub enum Command {
     Bench(Bench),
     /// Print shell completions.
     Completions { shell: Shell },
+    /// Become a judge's command, within the limits of a plan: the program starts itself so.
+    #[command(hide = true)]
+    Contained { plan: String },
 }
 
 #[derive(ClapArgs)]
@@ -331,7 +334,8 @@ fn weight(text: &str) -> Result<(Source, f32), String> {
 
 #[derive(ClapArgs)]
 pub struct Judge {
-    /// JSON lines {"id","gold","response"}; `-` reads stdin. Verdicts come out line by line, in order.
+    /// JSON lines {"id","gold","response"}, for commands also "source", "question" and "meta"; `-` reads stdin. Verdicts come
+    /// out line by line, in order.
     #[arg(required_unless_present = "gold", conflicts_with_all = ["gold", "answer"])]
     pub file: Option<PathBuf>,
     /// Gold answer, for one pair.
@@ -343,7 +347,7 @@ pub struct Judge {
     /// How answers are compared.
     #[arg(long, value_enum, default_value_t)]
     pub judge: JudgeKind,
-    /// An option of the judge `math`, such as `scale=ignore`; may be given more than once. docs/design/math-equivalence.md
+    /// An option of the judge, such as `scale=ignore`; may be given more than once. docs/judges.md lists them.
     #[arg(long, value_name = "NAME=VALUE")]
     pub option: Vec<String>,
     /// Relative tolerance of `--judge numeric` [default: 1e-6].

@@ -2,14 +2,14 @@
 //! what has arrived is judged before more is waited for, so it may stand in a pipe.
 
 use super::{args, policies, render};
+use crate::judge::{Case, Judge, JudgeSpec, Setting};
 use crate::stage::ingest;
-use crate::stage::judge::{JudgeKind, Setting, rel_tol};
 use mindgap_base::error::{Error, Result};
-use mindgap_math::Judge;
 use mindgap_store::fs;
 use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
@@ -22,23 +22,31 @@ const LINE_LIMIT: u64 = 64 << 20;
 /// A line with its number from 0.
 type Line = (usize, Vec<u8>);
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Pair {
     #[serde(default)]
     id: Value,
     /// Text, a number, a list, or a whole solution.
     gold: Value,
     response: String,
+    /// What follows is for commands.
+    #[serde(default)]
+    source: String,
+    #[serde(default)]
+    question: String,
+    #[serde(default)]
+    meta: Value,
 }
 
 pub fn judge(args: args::Judge) -> Result<()> {
-    if args.judge != JudgeKind::Numeric && (args.rel_tol.is_some() || args.abs_tol.is_some()) {
-        return Err(Error::usage("`--rel-tol` and `--abs-tol` belong to `--judge numeric`"));
+    let mut options = args.option.iter().map(|option| setting(option)).collect::<Result<BTreeMap<_, _>>>()?;
+    for (name, value) in [("rel_tol", args.rel_tol), ("abs_tol", args.abs_tol)] {
+        options.extend(value.map(|value| (name.to_string(), Setting::Decimal(value))));
     }
-    let options = args.option.iter().map(|option| setting(option)).collect::<Result<_>>()?;
-    let judge = args.judge.with(&options, args.rel_tol.unwrap_or_else(rel_tol), args.abs_tol.unwrap_or(0.0))?;
+    let judge = JudgeSpec { kind: args.judge, options }.judge(Path::new("."))?;
+    judge.check_machine()?;
     if let (Some(gold), Some(response)) = (args.gold, args.answer) {
-        return render::json(&verdict(&judge, &Pair { id: Value::Null, gold: Value::from(gold), response })?);
+        return render::json(&verdict(&judge, &Pair { gold: Value::from(gold), response, ..Pair::default() })?);
     }
     let file = args.file.expect("clap requires a file or a pair");
     let source: Box<dyn Read> =
@@ -73,18 +81,27 @@ fn setting(option: &str) -> Result<(String, Setting)> {
 }
 
 fn verdict(judge: &Judge, pair: &Pair) -> Result<Value> {
-    let judgement = judge.judge(&gold(judge, &pair.gold)?, &pair.response);
+    let Pair { id, response, source, question, meta, .. } = pair;
+    let gold = gold(judge, &pair.gold)?;
+    let judgement =
+        judge.judge(&Case { id: id.clone(), source, question, gold: &gold, response, meta: meta.clone() })?;
     Ok(json!({"id": pair.id, "verdict": judgement.verdict.as_str(), "extracted": judgement.extracted,
         "method": judgement.method, "judge_version": judge.name()}))
 }
 
 /// The reference in a line's `gold`, as ingest reads an answer; texts and JSON values that are compared as such stay as they are.
 fn gold(judge: &Judge, gold: &Value) -> Result<String> {
-    match (judge, gold) {
-        (Judge::Exact | Judge::Json, Value::String(text)) => Ok(text.clone()),
-        (Judge::Json, value) => Ok(value.to_string()),
-        (Judge::Exact, value) => ingest::answer(value).map_err(Error::input),
-        (_, value) => ingest::gold(value).map_err(Error::input),
+    use mindgap_math::Judge as Rules;
+    let (is_text, is_json) = match judge {
+        Judge::Rules(Rules::Json | Rules::ToolCall { .. }) | Judge::Schema(_) | Judge::Command(_) => (true, true),
+        Judge::Rules(Rules::Exact | Rules::Program { .. }) => (true, false),
+        Judge::Rules(_) => (false, false),
+    };
+    match gold {
+        Value::String(text) if is_text => Ok(text.clone()),
+        value if is_json => Ok(value.to_string()),
+        value if is_text => ingest::answer(value).map_err(Error::input),
+        value => ingest::gold(value).map_err(Error::input),
     }
 }
 

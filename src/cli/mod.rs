@@ -26,6 +26,11 @@ use std::sync::atomic::AtomicBool;
 /// Parses the command line, runs the command, prints what went wrong.
 pub fn run() -> ExitCode {
     let args = Args::parse();
+    if let Command::Contained { plan } = &args.command {
+        let (code, why) = crate::judge::enter(plan);
+        render::note(&why);
+        return ExitCode::from(code);
+    }
     match dispatch(args) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output went away: nothing to tell anyone.
@@ -60,6 +65,7 @@ fn dispatch(args: Args) -> Result<()> {
         Command::Score(command) => policies::score(command, threads, cancel_on_signal()?),
         Command::Generate(command) => policies::generate(command, threads, cancel_on_signal()?),
         Command::Bench(command) => bench::bench(&args.store, command, threads, cancel_on_signal()?),
+        Command::Contained { .. } => Err(Error::internal("a contained process comes here no more")),
         Command::Completions { shell } => {
             args::completions(shell);
             Ok(())

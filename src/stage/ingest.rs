@@ -119,6 +119,10 @@ impl StageParams for Params {
             ))
             .hint("`share = [0.0, 0.9]` trains on what `share = [0.9, 1.0]` holds out"));
         }
+        if self.fields.verbatim && self.fields.scale.is_some() {
+            return Err(Error::usage("`fields` has both `verbatim` and `scale`")
+                .hint("a verbatim answer is its field as it is, without a scale"));
+        }
         at_least_one(self.part_problems, "part_problems")
     }
 

@@ -3,12 +3,12 @@
 //! A verdict says two things: whether the answer is right, and whether the sample may become a training target.
 
 mod refuse;
+mod sources;
 
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Tick, Wants};
-use clap::ValueEnum;
+use crate::judge::{Case, Judge, JudgeKind, JudgeSpec, Setting};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
-use mindgap_math::{Judge, Options};
 use mindgap_store::table::Row;
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rollouts::Rollout;
@@ -17,8 +17,10 @@ use mindgap_store::{PartRecord, Span, Table};
 use rayon::prelude::*;
 use refuse::Refuse;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
+use serde_json::json;
+use sources::{BySource, Judges};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const VERSION: u32 = 1;
 
@@ -27,9 +29,11 @@ const VERSION: u32 = 1;
 pub struct Params {
     pub rollouts: String,
     pub problems: String,
+    /// The judge: a word (`"math"`), a table of a kind and its options (`{ kind = "numeric", rel_tol = 1e-2 }`), or a `default`
+    /// and judges `by_source` of the problems, where `name-*` stands for all sources whose names start so.
     #[serde(default)]
-    pub judge: JudgeKind,
-    /// Options of the `math` judge by name, where they differ from its defaults: `{ scale = "from_gold", named_sums = false }`.
+    pub judge: Judges,
+    /// Options of the judge, of the default one where there are several: `{ scale = "from_gold", named_sums = false }`.
     #[serde(default)]
     pub options: BTreeMap<String, Setting>,
     /// Relative tolerance of the `numeric` judge.
@@ -48,84 +52,38 @@ pub struct Params {
     pub copied_limit: f64,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum JudgeKind {
-    /// Mathematical equality of final answers
-    #[default]
-    Math,
-    /// The same text
-    Exact,
-    /// Numbers within a tolerance
-    Numeric,
-    /// A multiple-choice letter
-    Choice,
-    /// Equal JSON values
-    Json,
-}
-
-/// The value of an option, as it is written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Setting {
-    Flag(bool),
-    Number(u64),
-    Word(String),
-}
-
-impl fmt::Display for Setting {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Setting::Flag(flag) => flag.fmt(f),
-            Setting::Number(number) => number.fmt(f),
-            Setting::Word(word) => word.fmt(f),
-        }
-    }
-}
-
 /// The default relative tolerance of the `numeric` judge.
-pub fn rel_tol() -> f64 {
+fn rel_tol() -> f64 {
     1e-6
 }
 
-impl JudgeKind {
-    /// The judge of this kind; only `math` has options, and only `numeric` looks at the tolerances.
-    pub fn with(self, options: &BTreeMap<String, Setting>, rel_tol: f64, abs_tol: f64) -> Result<Judge> {
-        if self != JudgeKind::Math && !options.is_empty() {
-            return Err(Error::usage("options belong to the judge `math`; the others have none"));
+impl Params {
+    /// The judges, with what the stage says of the default one.
+    fn judges(&self) -> Judges {
+        let mut judges = self.judge.clone();
+        let options = &mut judges.default.options;
+        for (name, value) in &self.options {
+            options.insert(name.clone(), value.clone());
         }
-        for (name, value) in [("rel_tol", rel_tol), ("abs_tol", abs_tol)] {
-            if !value.is_finite() || value < 0.0 {
-                return Err(Error::usage(format!("`{name}` is `{value}`, it must be 0 or more")));
+        if judges.default.kind == JudgeKind::Numeric {
+            for (name, value) in [("rel_tol", self.rel_tol), ("abs_tol", self.abs_tol)] {
+                options.entry(name.to_string()).or_insert(Setting::Decimal(value));
             }
         }
-        Ok(match self {
-            JudgeKind::Math => Judge::Math(conventions(options)?),
-            JudgeKind::Exact => Judge::Exact,
-            JudgeKind::Numeric => Judge::Numeric { rel_tol, abs_tol },
-            JudgeKind::Choice => Judge::Choice,
-            JudgeKind::Json => Judge::Json,
-        })
-    }
-}
-
-fn conventions(settings: &BTreeMap<String, Setting>) -> Result<Options> {
-    let mut options = Options::default();
-    for (name, value) in settings {
-        options.set(name, &value.to_string()).map_err(Error::usage)?;
-    }
-    Ok(options)
-}
-
-impl Params {
-    fn judge(&self) -> Result<Judge> {
-        self.judge.with(&self.options, self.rel_tol, self.abs_tol)
+        judges
     }
 }
 
 impl StageParams for Params {
     fn validate(&self) -> Result<()> {
-        self.judge()?;
+        self.judges().check()?;
+        let numeric = JudgeSpec {
+            kind: JudgeKind::Numeric,
+            options: [("rel_tol", self.rel_tol), ("abs_tol", self.abs_tol)]
+                .map(|(name, value)| (name.to_string(), Setting::Decimal(value)))
+                .into(),
+        };
+        numeric.check()?;
         refuse::check(&self.refuse, self.copied_limit)
     }
 
@@ -138,7 +96,7 @@ impl StageParams for Params {
 
     fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
         Ok(Box::new(JudgeStage {
-            judge: self.judge()?,
+            judges: self.judges().ready(inputs.folder)?,
             rollouts: inputs.table(&self.rollouts)?,
             problems: inputs.table(&self.problems)?,
             refuse: Refuse::of(self, inputs)?,
@@ -156,13 +114,35 @@ struct Known {
     problem_id: String,
     answer: String,
     #[serde(default)]
+    source: String,
+    #[serde(default)]
+    meta: Option<String>,
+    #[serde(default)]
     question: String,
     #[serde(default)]
     solution: Option<String>,
 }
 
+impl Known {
+    fn case<'a>(&'a self, rollout: &Rollout, response: &'a str) -> Case<'a> {
+        Case {
+            id: json!([rollout.problem_id, rollout.sample_index]),
+            source: &self.source,
+            question: &self.question,
+            gold: &self.answer,
+            response,
+            meta: self.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok()).unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Sourced {
+    source: String,
+}
+
 pub struct JudgeStage {
-    judge: Judge,
+    judges: BySource,
     rollouts: Table<Rollout>,
     problems: Table<Problem>,
     refuse: Refuse,
@@ -170,8 +150,17 @@ pub struct JudgeStage {
 
 impl Stage for JudgeStage {
     fn recipe(&self) -> Recipe {
-        let recipe = Recipe::new("judge", VERSION).with("schema", VerdictRow::VERSION).with("judge", self.judge.name());
+        let recipe =
+            Recipe::new("judge", VERSION).with("schema", VerdictRow::VERSION).with("judge", &self.judges.default.name);
         self.refuse.name_in(recipe)
+    }
+
+    /// A part depends on the judges of its own sources: those that are not the default one are in its key.
+    fn cut(&self) -> Recipe {
+        match self.judges.names() {
+            names if names.is_empty() => Recipe::default(),
+            names => Recipe::default().with("judge", names),
+        }
     }
 
     fn main_table(&self) -> Option<&'static str> {
@@ -179,36 +168,54 @@ impl Stage for JudgeStage {
     }
 
     /// The question and the gold answer are a problem's id, so verdicts depend on the rollouts' rows, and on the problems only
-    /// where the expert's solutions are looked at.
+    /// where more of them is looked at: the expert's solutions, what a command is shown, sources with different judges.
     fn parts(&self) -> Result<Vec<Part>> {
         let part = |(index, rollouts): (usize, &mindgap_store::PartRef)| {
             let mut key = vec![rollouts.content.to_string()];
-            if self.refuse.reads_solutions() {
-                let problems = self.problems.overlapping(&rollouts.first, &rollouts.last);
+            let problems = self.problems.overlapping(&rollouts.first, &rollouts.last);
+            let (judges, is_command) = self.judges.key(&self.sources(&problems)?);
+            if self.refuse.reads_solutions() || is_command {
                 key.extend(problems.contents().iter().map(|content| format!("problems {content}")));
             }
+            key.extend(judges);
             let span = Span { first: rollouts.first.clone(), last: rollouts.last.clone(), samples: None };
-            Part { span, key, rows: rollouts.rows, index }
+            Ok(Part { span, key, rows: rollouts.rows, index })
         };
-        Ok(self.rollouts.parts().iter().enumerate().map(part).collect())
+        self.rollouts.parts().iter().enumerate().map(part).collect()
+    }
+
+    fn remarks(&self) -> Result<Vec<String>> {
+        self.judges.all().try_for_each(Judge::check_machine)?;
+        let sources = self.sources(&self.problems)?;
+        let idle = self.judges.without_source(&sources);
+        Ok(idle.map(|name| format!("`by_source` names `{name}`, and no problem has such a source")).collect())
     }
 
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
         let rollouts = self.rollouts.read(&self.rollouts.parts()[part.index])?;
         let problems = self.problems.overlapping(&part.span.first, &part.span.last);
-        let columns: &[&str] = match self.refuse.reads_solutions() {
-            true => &["problem_id", "answer", "question", "solution"],
-            false => &["problem_id", "answer"],
-        };
-        let problems: Vec<Known> = problems.select(columns)?;
+        let is_command = self.judges.all().any(Judge::is_command);
+        let mut columns = vec!["problem_id", "answer"];
+        columns.extend((self.refuse.reads_solutions() || is_command).then_some("question"));
+        columns.extend(self.refuse.reads_solutions().then_some("solution"));
+        columns.extend((is_command || !self.judges.is_one()).then_some("source"));
+        columns.extend(is_command.then_some("meta"));
+        let problems: Vec<Known> = problems.select(&columns)?;
         let problems: HashMap<&str, &Known> = problems.iter().map(|known| (known.problem_id.as_str(), known)).collect();
-        let judge_version = self.judge.name();
+        self.judges.all().try_for_each(Judge::check_machine)?;
+        // What commands have said is kept as they go: they are slow.
+        let mut rows: Vec<VerdictRow> = if is_command { context.journal.read()? } else { Vec::new() };
+        let done = AtomicU64::new(rows.len() as u64);
+        let tick = |rows_done| (context.tick)(Tick { rows_done, rows_total: rollouts.len() as u64, ..Tick::default() });
         let verdict = |rollout: &Rollout| -> Result<VerdictRow> {
             let known = problems.get(rollout.problem_id.as_str()).ok_or_else(|| {
                 Error::input(format!("rollouts hold problem `{}`, the problems do not", rollout.problem_id))
                     .hint("judge with the problems the rollouts were drawn from")
             })?;
-            let judgement = self.judge.judge(&known.answer, &rollout.said());
+            context.check_cancelled()?;
+            let named = self.judges.judge(&known.source);
+            let judgement = named.judge.judge(&known.case(rollout, &rollout.said()))?;
+            tick(done.fetch_add(1, Ordering::Relaxed) + 1);
             let refused = self.refuse.reason(rollout, known, &judgement);
             Ok(VerdictRow {
                 problem_id: rollout.problem_id.clone(),
@@ -218,12 +225,32 @@ impl Stage for JudgeStage {
                 method: judgement.method,
                 eligible: refused.is_none(),
                 refused,
-                judge_version: judge_version.clone(),
+                judge_version: named.name.clone(),
             })
         };
-        let rows = rollouts.par_iter().map(verdict).collect::<Result<Vec<_>>>()?;
-        (context.tick)(Tick { rows_done: rows.len() as u64, rows_total: rows.len() as u64, ..Tick::default() });
+        let at_once = if is_command { JOURNALED_ROWS } else { rollouts.len().max(1) };
+        for left in rollouts[rows.len().min(rollouts.len())..].chunks(at_once) {
+            let more = left.par_iter().map(verdict).collect::<Result<Vec<_>>>()?;
+            if is_command {
+                context.journal.append(context.encode(&more)?)?;
+            }
+            rows.extend(more);
+        }
+        self.judges.all().try_for_each(Judge::check_machine)?;
         context.store(&rows)
+    }
+}
+
+/// Verdicts of commands that are kept at once.
+const JOURNALED_ROWS: usize = 64;
+
+impl JudgeStage {
+    /// The sources of problems; nothing is read where they make no difference.
+    fn sources(&self, problems: &Table<Problem>) -> Result<BTreeSet<String>> {
+        if self.judges.is_one() {
+            return Ok(BTreeSet::from([String::new()]));
+        }
+        Ok(problems.select::<Sourced>(&["source"])?.into_iter().map(|row| row.source).collect())
     }
 }
 

@@ -51,6 +51,12 @@ pub struct Mapping {
     /// (one that boxes an answer, announces it as in `#### 18`, or is prose) counts as solution and answer. Text that says
     /// there is no answer (`proof`, `N/A`) is none.
     pub answer: Option<String>,
+    /// The scale of a numeric answer, put behind each of its numbers: `million` of an answer 24 is the gold answer `24 million`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<String>,
+    /// The answer is its field as it is: code, calls of tools, schemas. No statement is looked for in it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub verbatim: bool,
     /// The source's own id, kept in `meta`.
     pub id: Option<String>,
     /// A field that names the source of each row; without it all rows get the name of the input.
@@ -217,7 +223,7 @@ fn check_whole(input: &Input, line_count: u64, object_count: u64, first_reason: 
 fn check_columns(input: &Input, columns: &BTreeSet<String>, kept_any: bool) -> Result<()> {
     let known = || format!("its fields are {}", fields::quoted(columns.iter().filter(|name| !name.contains('.'))));
     let mapping = input.mapping;
-    let named = [&mapping.question, &mapping.solution, &mapping.answer, &mapping.id, &mapping.source];
+    let named = [&mapping.question, &mapping.solution, &mapping.answer, &mapping.scale, &mapping.id, &mapping.source];
     if let Some(name) = named.into_iter().flatten().find(|name| !columns.contains(name.as_str())) {
         let hint = match fields::nearest(name, columns) {
             Some(near) => format!("did you mean `{near}`? {}", known()),

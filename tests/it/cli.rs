@@ -118,6 +118,9 @@ fn judge_stops_at_a_bad_line() {
 #[test]
 fn every_judge_has_a_name() {
     let store = tempfile::tempdir().unwrap();
+    let schema = store.path().join("schema.json");
+    std::fs::write(&schema, r#"{"required": ["b"]}"#).unwrap();
+    let schema = format!("schema={}", schema.display());
     for (arguments, gold, answer, expected, name) in [
         (vec!["--judge", "exact"], "1/2", "0.5", "incorrect", "exact-"),
         (vec!["--judge", "numeric"], "3.14", "3.15", "incorrect", "numeric-"),
@@ -125,6 +128,11 @@ fn every_judge_has_a_name() {
         (vec!["--judge", "numeric", "--rel-tol", "0.01"], "3.14", "3.15", "correct", "rel_tol=0.01"),
         (vec!["--judge", "choice"], "B", "The answer is (B).", "correct", "choice-"),
         (vec!["--judge", "json"], r#"{"a":1,"b":2}"#, r#"{"b":2.0,"a":1}"#, "correct", "json-"),
+        (vec!["--judge", "tool_call"], r#"[{"name":"f"}]"#, r#"{"name":"f","arguments":{}}"#, "correct", "tool_call-"),
+        (vec!["--judge", "program"], "0.5", "divide(1, 2)", "correct", "program-"),
+        (vec!["--judge", "schema"], r#"{"type":"integer"}"#, "4", "correct", "schema-"),
+        (vec!["--judge", "schema", "--option", &schema], "", r#"{"a":1}"#, "incorrect", "schema-v1(schema="),
+        (vec!["--judge", "numeric", "--option", "scale=from_gold"], "3 million", "3", "correct", "scale=from_gold"),
         (vec![], "1/2", "\\boxed{0.5}", "correct", "math-"),
         (vec![], "24 million", "\\boxed{24}", "incorrect", "math-"),
         (vec!["--option", "scale=from_gold"], "24 million", "\\boxed{24}", "correct", "(scale=from_gold)"),
@@ -143,6 +151,8 @@ fn every_judge_has_a_name() {
         vec!["--option", "scale=gold"],
         vec!["--option", "scales=ignore"],
         vec!["--judge", "exact", "--option", "scale=ignore"],
+        vec!["--judge", "tool_call", "--option", "ordered=perhaps"],
+        vec!["--judge", "schema", "--option", "scheme=x"],
     ] {
         fails(store.path(), &[&["judge", "--gold", "1", "--answer", "1"][..], &arguments].concat(), 2);
     }

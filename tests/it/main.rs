@@ -22,6 +22,7 @@ mod gguf;
 mod hub;
 mod inspect;
 mod interrupted;
+mod judges;
 #[cfg(feature = "oracle")]
 mod oracle;
 mod power;

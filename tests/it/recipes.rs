@@ -100,7 +100,7 @@ const WORDS: &[(&str, &str, &str)] = &[
         "refuse",
         "cut_off special_token several_answers no_box meta_phrase prompt_echo copied answer_only wrong_working unlikely",
     ),
-    ("judge", "judge", "math exact numeric choice json"),
+    ("judge", "judge", "math exact numeric choice json tool_call program schema command"),
     ("rewrite", "choice", "first random likeliest"),
     ("rollout", "prompt_kind", "plain guided"),
     ("train", "dtype", "f32 bf16 pure_bf16"),

@@ -9,7 +9,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use mindgap_math::{Judge, Options, Verdict, boxed_answers, canonical_print, last_boxed};
+use mindgap_math::{Judge, Numeric, Options, Verdict, boxed_answers, canonical_print, last_boxed};
 
 /// Pieces that answers are made of.
 const PIECES: &[&str] = &[
@@ -197,7 +197,14 @@ fn exercise(mode: &str, gold: &str, response: &str) {
         }
         _ => {
             assert!(last_boxed(response).is_none() || !boxed_answers(response).is_empty());
-            for judge in [Judge::Exact, Judge::Choice, Judge::Json, Judge::Numeric { rel_tol: 1e-6, abs_tol: 0.0 }] {
+            for judge in [
+                Judge::Exact,
+                Judge::Choice,
+                Judge::Json,
+                Judge::Numeric(Numeric::default()),
+                Judge::ToolCall { ordered: true },
+                Judge::Program { text: false },
+            ] {
                 let judgement = judge.judge(gold, response);
                 assert!(judgement.verdict == Verdict::NoAnswer || judgement.extracted.is_some());
             }

@@ -7,7 +7,7 @@ use crate::judge::Verdict;
 use crate::options::Options;
 use crate::read::ast::Expr;
 use crate::read::lex::Comma;
-use crate::read::parse::{self, Failure, Parsed};
+use crate::read::parse::{self, ParseError, Parsed};
 use crate::read::spans::words_in;
 use crate::read::{token, written};
 
@@ -30,20 +30,19 @@ pub fn compared(options: &Options, gold: &str, answer: &str) -> Judged {
     let gold = written::plain(gold, options.accounting_negatives);
     let answer = written::plain(answer, options.accounting_negatives);
     let (gold, answer) = (gold.as_ref(), answer.as_ref());
-    let same_text = bare(gold) == bare(answer);
-    let first = parse::parse(gold, Comma::Auto);
     let second = parse::parse(answer, Comma::Auto);
-    let (first, second) = match (first, second) {
-        (Ok(first), Ok(second)) => (first, second),
-        (_, Err(Failure::Empty)) => return (Verdict::NoAnswer, "empty"),
-        _ if same_text => return (Verdict::Correct, "string"),
-        (_, Err(Failure::TooLarge)) => return (Verdict::BudgetExceeded, "too_large"),
-        (_, Err(Failure::Syntax)) => return (Verdict::Unparsed, "syntax"),
-        (Err(_), Ok(_)) => return (Verdict::Incorrect, "string"),
-    };
-    if same_text {
+    if second == Err(ParseError::Empty) {
+        return (Verdict::NoAnswer, "empty");
+    }
+    if bare(gold) == bare(answer) {
         return (Verdict::Correct, "string");
     }
+    let second = match second {
+        Ok(second) => second,
+        Err(ParseError::TooLarge) => return (Verdict::BudgetExceeded, "too_large"),
+        Err(_) => return (Verdict::Unparsed, "syntax"),
+    };
+    let Ok(first) = parse::parse(gold, Comma::Auto) else { return (Verdict::Incorrect, "string") };
     if !options.times_across_fonts
         && matches!(first.expr, Expr::Time(..))
         && matches!(second.expr, Expr::Time(..))

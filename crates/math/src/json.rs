@@ -48,6 +48,11 @@ pub fn parse(text: &str) -> Option<Value> {
     (reader.at == text.len()).then_some(value)
 }
 
+/// The value a text begins with, whatever is behind it.
+pub fn prefix(text: &str) -> Option<Value> {
+    Reader { text, at: 0 }.value(0)
+}
+
 struct Reader<'a> {
     text: &'a str,
     at: usize,

@@ -1,20 +1,15 @@
 //! judge: the verdict on one response, by one of several kinds of judge.
 
-use num_rational::BigRational;
-use num_traits::{FromPrimitive, Signed};
-
 use super::JUDGE_VERSION;
 use crate::answers::compared;
-use crate::compare::{identity, names};
 use crate::json;
-use crate::number::budget::Budget;
-use crate::number::eval::{Point, eval};
-use crate::options::Options;
-use crate::read::ast::Expr;
+use crate::numeric::Numeric;
+use crate::options::{Options, flag};
 use crate::read::extract::{self, Found};
 use crate::read::letters::{self, Choice};
 use crate::read::lex::Comma;
 use crate::read::parse;
+use crate::{program, tool_call};
 
 /// What the judge says of one response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +27,15 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// All verdicts.
+    pub const ALL: [Verdict; 5] =
+        [Verdict::Correct, Verdict::Incorrect, Verdict::NoAnswer, Verdict::Unparsed, Verdict::BudgetExceeded];
+
+    /// The verdict of a name.
+    pub fn named(name: &str) -> Option<Verdict> {
+        Verdict::ALL.into_iter().find(|verdict| verdict.as_str() == name)
+    }
+
     /// The name used in tables and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -51,21 +55,26 @@ pub enum Judge {
     Math(Options),
     /// The same text, up to white space around it.
     Exact,
-    /// Numbers within a tolerance: `|answer - gold| <= max(abs_tol, rel_tol * |gold|)`.
-    Numeric {
-        /// Relative to the reference answer.
-        rel_tol: f64,
-        /// Absolute.
-        abs_tol: f64,
-    },
+    /// Numbers within a tolerance.
+    Numeric(Numeric),
     /// A multiple-choice letter.
     Choice,
     /// Equal JSON values; the order of keys does not matter.
     Json,
+    /// The calls of tools, by names and arguments.
+    ToolCall {
+        /// Their order counts.
+        ordered: bool,
+    },
+    /// A program in FinQA's language, by its result.
+    Program {
+        /// By its steps.
+        text: bool,
+    },
 }
 
 /// A verdict with its evidence.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Judgement {
     /// The verdict.
     pub verdict: Verdict,
@@ -76,21 +85,55 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    fn new(verdict: Verdict, extracted: Option<String>, place: &str, how: &str) -> Judgement {
-        let method = if how.is_empty() { place.to_string() } else { format!("{place}/{how}") };
+    pub(crate) fn new(verdict: Verdict, extracted: Option<String>, place: &str, how: &str) -> Judgement {
+        let method = if how.is_empty() { place.to_string() } else { [place, "/", how].concat() };
         Judgement { verdict, extracted, method }
     }
 }
 
 impl Judge {
+    /// The judge of a kind with settings by name: `math` takes the options of [`Options::set`], `numeric` those of [`Numeric::set`],
+    /// `tool_call` takes `ordered` (true unless set), `program` takes `text` (false unless set), the others take none.
+    ///
+    /// # Errors
+    /// When there is no such kind, or it has no such setting or value; the message says what there is.
+    pub fn of<'a>(kind: &str, settings: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Judge, String> {
+        let kinds = [
+            ("math", Judge::Math(Options::default())),
+            ("exact", Judge::Exact),
+            ("numeric", Judge::Numeric(Numeric::default())),
+            ("choice", Judge::Choice),
+            ("json", Judge::Json),
+            ("tool_call", Judge::ToolCall { ordered: true }),
+            ("program", Judge::Program { text: false }),
+        ];
+        let known = kinds.each_ref().map(|(known, _)| *known).join(", ");
+        let found = kinds.into_iter().find(|(known, _)| *known == kind);
+        let (_, mut judge) = found.ok_or_else(|| format!("there is no judge `{kind}`; there are {known}"))?;
+        for (name, value) in settings {
+            match (&mut judge, name) {
+                (Judge::Math(options), _) => options.set(name, value)?,
+                (Judge::Numeric(numeric), _) => numeric.set(name, value)?,
+                (Judge::ToolCall { ordered }, "ordered") => *ordered = flag(name, value)?,
+                (Judge::Program { text }, "text") => *text = flag(name, value)?,
+                (Judge::ToolCall { .. }, _) => return Err(unknown_option(kind, name, "it has ordered")),
+                (Judge::Program { .. }, _) => return Err(unknown_option(kind, name, "it has text")),
+                _ => return Err(unknown_option(kind, name, "it has none")),
+            }
+        }
+        Ok(judge)
+    }
+
     /// Judges one response; total on any input.
     pub fn judge(&self, gold: &str, response: &str) -> Judgement {
         match self {
             Judge::Math(options) => mathematics(options, gold, response),
             Judge::Exact => exact(gold, response),
-            Judge::Numeric { rel_tol, abs_tol } => numeric(*rel_tol, *abs_tol, gold, response),
+            Judge::Numeric(numeric) => numeric.judge(gold, response),
             Judge::Choice => choice(gold, response),
             Judge::Json => structured(gold, response),
+            Judge::ToolCall { ordered } => tool_call::judge(*ordered, gold, response),
+            Judge::Program { text } => program::judge(*text, gold, response),
         }
     }
 
@@ -102,17 +145,23 @@ impl Judge {
                 differing => format!("math-v{JUDGE_VERSION}({differing})"),
             },
             Judge::Exact => format!("exact-v{JUDGE_VERSION}"),
-            Judge::Numeric { rel_tol, abs_tol } => {
-                format!("numeric-v{JUDGE_VERSION}(rel_tol={rel_tol},abs_tol={abs_tol})")
-            }
+            Judge::Numeric(numeric) => numeric.name(),
             Judge::Choice => format!("choice-v{JUDGE_VERSION}"),
             Judge::Json => format!("json-v{JUDGE_VERSION}"),
+            Judge::ToolCall { ordered: true } => format!("tool_call-v{JUDGE_VERSION}"),
+            Judge::ToolCall { ordered: false } => format!("tool_call-v{JUDGE_VERSION}(ordered=false)"),
+            Judge::Program { text: false } => format!("program-v{JUDGE_VERSION}"),
+            Judge::Program { text: true } => format!("program-v{JUDGE_VERSION}(text=true)"),
         }
     }
 }
 
+fn unknown_option(kind: &str, name: &str, has: &str) -> String {
+    format!("the judge `{kind}` has no option `{name}`; {has}")
+}
+
 /// The response's answer, or the judgement that there is none.
-fn answer_of(response: &str, join: bool) -> FoundAnswer {
+pub(crate) fn answer_of(response: &str, join: bool) -> FoundAnswer {
     match extract::final_answer(response, join) {
         Found::Answer(text, place) => Ok((text, place)),
         Found::Withheld(text, place) => Err(Judgement::new(Verdict::NoAnswer, text, place, "")),
@@ -133,11 +182,21 @@ pub(crate) fn reference(gold: &str, join: bool) -> String {
     }
 }
 
-fn mathematics(options: &Options, gold: &str, response: &str) -> Judgement {
+/// The verdict of the judge `math`.
+pub fn mathematics(options: &Options, gold: &str, response: &str) -> Judgement {
     let gold = reference(gold, options.join_boxes);
-    let found = answer_of(response, options.join_boxes);
+    decided(options, &gold, response, answer_of(response, options.join_boxes))
+}
+
+/// True when two answers are the same; nothing is extracted of either.
+pub fn equal(options: &Options, gold: &str, answer: &str) -> bool {
+    decided(options, gold, answer, Ok((answer.to_string(), "whole"))).verdict == Verdict::Correct
+}
+
+/// The judgement of what was found in a response.
+fn decided(options: &Options, gold: &str, response: &str, found: FoundAnswer) -> Judgement {
     if options.choice_letters
-        && let Some(judgement) = chosen(options, &gold, response, &found)
+        && let Some(judgement) = chosen(options, gold, response, &found)
     {
         return judgement;
     }
@@ -145,11 +204,11 @@ fn mathematics(options: &Options, gold: &str, response: &str) -> Judgement {
         Ok(found) => found,
         Err(judgement) => return judgement,
     };
-    let (verdict, how) = compared(options, &gold, &answer);
+    let (verdict, how) = compared(options, gold, &answer);
     Judgement::new(verdict, Some(answer), place, how)
 }
 
-type FoundAnswer = Result<(String, &'static str), Judgement>;
+pub(crate) type FoundAnswer = Result<(String, &'static str), Judgement>;
 
 /// The judgement of a response to a reference that is a choice, with or without its value.
 fn chosen(options: &Options, gold: &str, response: &str, found: &FoundAnswer) -> Option<Judgement> {
@@ -219,46 +278,6 @@ fn exact(gold: &str, response: &str) -> Judgement {
     Judgement::new(verdict, Some(answer.to_string()), place, "string")
 }
 
-/// The value of an answer as an exact number, or close to it.
-fn number(text: &str) -> Option<BigRational> {
-    let mut expr = parse::parse(text, Comma::Auto).ok()?.expr;
-    loop {
-        expr = match expr {
-            Expr::Quantity(inner, _) => *inner,
-            Expr::Rel(..) => names::assignment(&expr)?.1.clone(),
-            other => {
-                expr = other;
-                break;
-            }
-        };
-    }
-    if let Some(value) = identity::rational(&expr) {
-        return Some(value);
-    }
-    let point = Point { values: &[], precision: 256 };
-    let value = eval(&expr, &point, &mut Budget::new(20_000)).ok().filter(|value| value.im.contains_zero())?;
-    let (mantissa, exponent) = value.re.midpoint();
-    if exponent.abs() > 10_000 {
-        return None;
-    }
-    let mantissa = BigRational::from_integer(mantissa.clone());
-    Some(mantissa * num_traits::Pow::pow(BigRational::from_integer(2.into()), exponent as i32))
-}
-
-fn numeric(rel_tol: f64, abs_tol: f64, gold: &str, response: &str) -> Judgement {
-    let (answer, place) = match answer_of(response, false) {
-        Ok(found) => found,
-        Err(judgement) => return judgement,
-    };
-    let (Some(wanted), Some(given)) = (number(&reference(gold, false)), number(&answer)) else {
-        return Judgement::new(Verdict::Unparsed, Some(answer), place, "no_number");
-    };
-    let tolerance = |value: f64| BigRational::from_f64(value).unwrap_or_else(|| BigRational::from_integer(0.into()));
-    let allowed = (tolerance(rel_tol) * wanted.abs()).max(tolerance(abs_tol));
-    let verdict = if (given - wanted).abs() <= allowed { Verdict::Correct } else { Verdict::Incorrect };
-    Judgement::new(verdict, Some(answer), place, "tolerance")
-}
-
 fn choice(gold: &str, response: &str) -> Judgement {
     let gold = reference(gold, false);
     let wanted = letters::choice(&gold).or_else(|| letters::small_choice(&gold));
@@ -287,4 +306,55 @@ fn structured(gold: &str, response: &str) -> Judgement {
     let same = json::parse(json::located(gold).0).is_some_and(|wanted| wanted == given);
     let verdict = if same { Verdict::Correct } else { Verdict::Incorrect };
     Judgement::new(verdict, Some(text.trim().to_string()), place, "json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn judges_have_names_and_settings() {
+        let name = |kind: &str, settings: &[(&str, &str)]| Judge::of(kind, settings.iter().copied()).map(|j| j.name());
+        let version = |text: &str| Ok(text.replace('#', &JUDGE_VERSION.to_string()));
+        assert_eq!(name("math", &[("scale", "ignore")]), version("math-v#(scale=ignore)"));
+        assert_eq!(name("numeric", &[("rel_tol", "0.01")]), version("numeric-v#(rel_tol=0.01,abs_tol=0)"));
+        for kind in ["math", "exact", "choice", "json", "tool_call", "program"] {
+            assert_eq!(name(kind, &[]), version(&format!("{kind}-v#")));
+        }
+        let mistakes = [
+            ("maths", "scale", "ignore"),
+            ("exact", "scale", "ignore"),
+            ("numeric", "scale", "gold"),
+            ("tool_call", "ordered", "perhaps"),
+            ("program", "ordered", "true"),
+            ("numeric", "abs_tol", "-1"),
+            ("numeric", "rel_tol", "nan"),
+            ("math", "rel_tol", "0.1"),
+        ];
+        for (kind, option, value) in mistakes {
+            let message = name(kind, &[(option, value)]).expect_err("a mistake");
+            assert!(message.contains(kind) || message.contains(value) || message.contains(option), "{message}");
+        }
+    }
+
+    #[test]
+    fn answers_are_equal_as_the_judge_says() {
+        let options = Options::default();
+        let same =
+            [("1/2", "0.5"), ("x = 3", "3"), ("(D) 25", "D"), ("B", "(b)"), ("A, C", "C, A"), ("10 cm", "0.1 m")];
+        for (gold, answer) in same {
+            assert!(equal(&options, gold, answer), "{gold} and {answer}");
+        }
+        for (gold, answer) in [("1/2", "0.6"), ("A, C", "A"), ("52 cm", "52 km"), ("5", ""), ("5", "\\boxed{5")] {
+            assert!(!equal(&options, gold, answer), "{gold} and {answer}");
+        }
+    }
+
+    #[test]
+    fn verdicts_have_names() {
+        for verdict in Verdict::ALL {
+            assert_eq!(Verdict::named(verdict.as_str()), Some(verdict));
+        }
+        assert_eq!(Verdict::named("right"), None);
+    }
 }

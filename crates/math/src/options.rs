@@ -118,8 +118,9 @@ const FLAGS: [&str; 18] = [
     "join_boxes",
 ];
 
-const SCALES: [(&str, Scale); 3] = [("value", Scale::Value), ("ignore", Scale::Ignore), ("from_gold", Scale::FromGold)];
-const PERCENTS: [(&str, Percent); 2] = [("value", Percent::Value), ("sign_optional", Percent::SignOptional)];
+pub(crate) const SCALES: [(&str, Scale); 3] =
+    [("value", Scale::Value), ("ignore", Scale::Ignore), ("from_gold", Scale::FromGold)];
+pub(crate) const PERCENTS: [(&str, Percent); 2] = [("value", Percent::Value), ("sign_optional", Percent::SignOptional)];
 
 impl Options {
     fn flag(&mut self, name: &str) -> Option<&mut bool> {
@@ -152,17 +153,13 @@ impl Options {
     /// # Errors
     /// When there is no such option, or it has no such value; the message says what there is.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let choices =
-            |known: &[&str]| format!("option `{name}` has no value `{value}`: it is one of {}", known.join(", "));
-        if let Some(flag) = self.flag(name) {
-            *flag = value.parse().map_err(|_| choices(&["true", "false"]))?;
+        if let Some(own) = self.flag(name) {
+            *own = flag(name, value)?;
             return Ok(());
         }
         match name {
-            "scale" => self.scale = named(&SCALES, value).ok_or_else(|| choices(&SCALES.map(|(name, _)| name)))?,
-            "percent" => {
-                self.percent = named(&PERCENTS, value).ok_or_else(|| choices(&PERCENTS.map(|(name, _)| name)))?
-            }
+            "scale" => self.scale = named(&SCALES, name, value)?,
+            "percent" => self.percent = named(&PERCENTS, name, value)?,
             "step_budget" => {
                 self.step_budget = value
                     .parse()
@@ -178,31 +175,53 @@ impl Options {
         Ok(())
     }
 
+    /// These options with one more set: `Options::default().with("scale", "from_gold")?`.
+    ///
+    /// # Errors
+    /// As of [`Options::set`].
+    pub fn with(mut self, name: &str, value: &str) -> Result<Options, String> {
+        self.set(name, value)?;
+        Ok(self)
+    }
+
+    /// All options by name, with their values as [`Options::set`] takes them.
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut own = self.clone();
+        let flags = FLAGS.into_iter().map(|name| (name, own.flag(name).is_some_and(|flag| *flag).to_string()));
+        let mut settings: Vec<_> = flags.collect();
+        settings.push(("scale", shown(&SCALES, self.scale)));
+        settings.push(("percent", shown(&PERCENTS, self.percent)));
+        settings.push(("step_budget", self.step_budget.to_string()));
+        settings
+    }
+
     /// The options that differ from the defaults: `units_optional=false,step_budget=10`.
     pub fn differing(&self) -> String {
-        let (mut own, mut usual) = (self.clone(), Options::default());
-        let mut parts = Vec::new();
-        for name in FLAGS {
-            if own.flag(name) != usual.flag(name) {
-                parts.push(format!("{name}={}", usual.flag(name).is_some_and(|usual| !*usual)));
-            }
-        }
-        let mut put = |name: &str, value: Option<String>| parts.extend(value.map(|value| format!("{name}={value}")));
-        put("scale", shown(&SCALES, self.scale, usual.scale));
-        put("percent", shown(&PERCENTS, self.percent, usual.percent));
-        put("step_budget", (self.step_budget != usual.step_budget).then(|| self.step_budget.to_string()));
-        parts.join(",")
+        let pairs = self.settings().into_iter().zip(Options::default().settings());
+        let differing = pairs.filter(|(own, usual)| own != usual).map(|((name, value), _)| format!("{name}={value}"));
+        differing.collect::<Vec<_>>().join(",")
     }
 }
 
-fn named<T: Copy>(values: &[(&str, T)], name: &str) -> Option<T> {
-    values.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+/// What the option `name` is when it is given as `value`.
+pub(crate) fn named<T: Copy>(values: &[(&str, T)], name: &str, value: &str) -> Result<T, String> {
+    let found = values.iter().find(|(known, _)| *known == value).map(|(_, value)| *value);
+    found.ok_or_else(|| unknown_value(name, value, &values.iter().map(|(known, _)| *known).collect::<Vec<_>>()))
 }
 
-/// The name of a value that is not the usual one.
-fn shown<T: Copy + PartialEq>(values: &[(&str, T)], value: T, usual: T) -> Option<String> {
-    let name = values.iter().find(|(_, known)| *known == value).map(|(name, _)| name.to_string());
-    name.filter(|_| value != usual)
+/// What the option `name` with two values is when it is given as `value`.
+pub(crate) fn flag(name: &str, value: &str) -> Result<bool, String> {
+    value.parse().map_err(|_| unknown_value(name, value, &["true", "false"]))
+}
+
+/// What is said of a value that an option has not.
+fn unknown_value(name: &str, value: &str, known: &[&str]) -> String {
+    format!("option `{name}` has no value `{value}`: it is one of {}", known.join(", "))
+}
+
+/// The name of a value.
+pub(crate) fn shown<T: PartialEq>(values: &[(&str, T)], value: T) -> String {
+    values.iter().find(|(_, known)| *known == value).map_or_else(String::new, |(name, _)| name.to_string())
 }
 
 #[cfg(test)]

@@ -29,7 +29,9 @@ pub fn answer_start(text: &str) -> usize {
     let mut start = 0;
     let mut thinking: Option<usize> = None;
     let mut at = 0;
-    while let Some(found) = text[at..].find(['<', '[', '◁']) {
+    // tags begin with one of three bytes, none of which stands inside a character
+    let opens = |byte: &u8| matches!(byte, b'<' | b'[') || *byte == "◁".as_bytes()[0];
+    while let Some(found) = text.as_bytes()[at..].iter().position(opens) {
         at += found;
         let rest = &text[at..];
         let tag = TAGS.iter().enumerate().find_map(|(kind, (open, close))| {

@@ -114,6 +114,21 @@ pub fn is_dir(action: &str, path: &Path) -> Result<bool> {
     fs::metadata(path).map(|m| m.is_dir()).map_err(|e| error(action, path, e))
 }
 
+/// Bytes of all files below a folder, links not followed; none where one cannot be looked into.
+pub fn bytes_below(folder: &Path) -> Option<u64> {
+    let gone = |e: std::io::Error| (e.kind() == ErrorKind::NotFound).then_some(0);
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) => return gone(e),
+    };
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(what) if what.is_dir() => bytes_below(&entry.path()),
+        Ok(what) => Some(what.len()),
+        Err(e) => gone(e),
+    };
+    entries.map(|entry| size(entry.ok()?)).sum()
+}
+
 /// Whether a path leads to something; a dangling link leads to nothing.
 pub fn is_there(path: &Path) -> bool {
     path.exists()

@@ -10,6 +10,8 @@ pub enum Field {
     Question,
     Solution,
     Answer,
+    /// What the numbers of an answer are in.
+    Scale,
     Id,
     Source,
     /// A text in front of the question: OlympiadBench's `context`, SVAMP's `Body`.
@@ -59,7 +61,7 @@ impl Field {
                 "correct",
             ],
             Field::Id => &["id", "unique_id", "uuid", "idx", "index", "extra_info.index"],
-            Field::Source => &[],
+            Field::Source | Field::Scale => &[],
             Field::Context => &["context", "body"],
             Field::Choices => &["choices", "options", "answer_choices", "answer_option_list"],
         }

@@ -22,6 +22,7 @@ pub fn problem(input: &Input, row: &Map<String, Value>) -> Result<Problem, Strin
     };
     let question = find(Field::Question, &mapping.question);
     let given = find(Field::Answer, &mapping.answer);
+    let scale = find(Field::Scale, &mapping.scale).and_then(|(_, value)| value.as_str());
     let id = find(Field::Id, &mapping.id).map(|(_, value)| value.clone());
     let source = mapping.source.as_ref().and_then(|name| find(Field::Source, &Some(name.clone())));
 
@@ -41,12 +42,16 @@ pub fn problem(input: &Input, row: &Map<String, Value>) -> Result<Problem, Strin
     let Expert { solution, bare } = expert(row, mapping, &mut used)?;
     let given = match given {
         None => None,
-        Some((_, value)) => match values::answer_text(value)? {
+        Some((_, value)) if mapping.verbatim => values::verbatim_text(value),
+        Some((_, value)) => match values::answer_text(&values::scaled(value, scale))? {
             Some(text) => Some(choices::answer(&whole.choices, value, text)?),
             None => None,
         },
     };
-    let (answer, solution) = reference(given, solution, bare.as_deref(), mapping)?;
+    let (answer, solution) = match mapping.verbatim {
+        true => (given.ok_or_else(|| missing(mapping, solution.is_some()))?, solution),
+        false => reference(given, solution, bare.as_deref(), mapping)?,
+    };
     let is_answer = |text: &String| text.trim() == answer;
     let (solution, bare) = match solution {
         Some(text) if is_answer(&text) => (None, bare.or(Some(text))),

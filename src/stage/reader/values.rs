@@ -1,6 +1,7 @@
 //! What text a value of a row stands for.
 
 use serde_json::Value;
+use std::borrow::Cow;
 
 /// Under this key a cell of a Parquet file holds bytes that are no text, in hexadecimal.
 pub const BINARY: &str = "binary";
@@ -57,6 +58,27 @@ pub fn answer_text(value: &Value) -> Result<Option<String>, String> {
     add_parts(value, &mut parts)?;
     let text = parts.into_iter().filter(|part| !is_blank(part)).collect::<Vec<_>>().join(", ");
     Ok(Some(text).filter(|text| !is_blank(text)))
+}
+
+/// The text of a value as it is: of text itself, of anything else its JSON. `None` where it is blank.
+pub fn verbatim_text(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::Null => return None,
+        Value::String(text) => text.trim().to_string(),
+        other => other.to_string(),
+    };
+    (!text.is_empty()).then_some(text)
+}
+
+/// An answer with a scale behind each of its numbers.
+pub fn scaled<'v>(value: &'v Value, scale: Option<&str>) -> Cow<'v, Value> {
+    let Some(scale) = scale.map(str::trim).filter(|scale| !scale.is_empty()) else { return Cow::Borrowed(value) };
+    Cow::Owned(match value {
+        Value::Array(items) => items.iter().map(|item| scaled(item, Some(scale)).into_owned()).collect(),
+        Value::Number(number) => Value::from(format!("{number} {scale}")),
+        Value::String(text) if text.contains(|c: char| c.is_ascii_digit()) => Value::from(format!("{text} {scale}")),
+        other => other.clone(),
+    })
 }
 
 /// The answers in a value, in order; those in lists of lists too. What is null in a list is not there.
@@ -221,6 +243,23 @@ mod tests {
         for (text, items) in cases {
             assert_eq!(listed(text).map(|items| items.join("|")).as_deref(), items, "{text}");
         }
+    }
+
+    #[test]
+    fn scales_stand_behind_numbers() {
+        let said = |value: Value, scale| answer_text(&scaled(&value, scale)).unwrap().unwrap();
+        assert_eq!(said(json!(24.5), Some("million")), "24.5 million");
+        assert_eq!(said(json!("$1,496.5"), Some(" percent ")), "$1,496.5 percent");
+        assert_eq!(said(json!(["1", 2, "none of it"]), Some("thousand")), "1 thousand, 2 thousand, none of it");
+        assert_eq!(said(json!(24.5), Some("")), "24.5");
+        assert_eq!(said(json!(24.5), None), "24.5");
+    }
+
+    #[test]
+    fn verbatim_is_as_it_is() {
+        assert_eq!(verbatim_text(&json!("\ndef f():\n  return 1.\n")).as_deref(), Some("def f():\n  return 1."));
+        assert_eq!(verbatim_text(&json!([{"name": "f"}])).as_deref(), Some(r#"[{"name":"f"}]"#));
+        assert_eq!((verbatim_text(&json!(" ")), verbatim_text(&json!(null))), (None, None));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mindgap_math::{Judge, Verdict, boxed_answers, last_boxed};
+use mindgap_math::{Judge, Numeric, Verdict, boxed_answers, last_boxed};
 
 fuzz_target!(|text: &str| {
     let boxed = last_boxed(text);
@@ -11,7 +11,9 @@ fuzz_target!(|text: &str| {
         (Judge::Exact, "x"),
         (Judge::Choice, "A"),
         (Judge::Json, "[]"),
-        (Judge::Numeric { rel_tol: 1e-6, abs_tol: 0.0 }, "1"),
+        (Judge::Numeric(Numeric::default()), "1"),
+        (Judge::ToolCall { ordered: true }, r#"[{"name":"f"}]"#),
+        (Judge::Program { text: false }, "1"),
     ] {
         let judgement = judge.judge(gold, text);
         assert!(judgement.verdict == Verdict::NoAnswer || judgement.extracted.is_some());

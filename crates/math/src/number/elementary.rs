@@ -21,7 +21,12 @@ const CACHED: [u64; 6] = [256, 512, 1024, 2048, 4096, 16384];
 fn cached(cells: &'static [OnceLock<BigInt>; 6], bits: u64, compute: fn(u64) -> BigInt) -> BigInt {
     for (cell, &size) in cells.iter().zip(&CACHED) {
         if bits <= size {
-            return cell.get_or_init(|| compute(size)) >> (size - bits);
+            let value = cell.get().unwrap_or_else(|| {
+                // computed outside of the cell: behind a fork no process waits for a thread that it does not have
+                let computed = compute(size);
+                cell.get_or_init(|| computed)
+            });
+            return value >> (size - bits);
         }
     }
     compute(bits)

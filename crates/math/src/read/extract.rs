@@ -7,7 +7,7 @@
 //! is cut off is an answer withheld: nothing earlier replaces it.
 
 use crate::read::announcements;
-use crate::read::spans::{candidates, formulas, joins, words_in};
+use crate::read::spans::{formulas, joins, last_candidate, words_in};
 use crate::thoughts;
 
 /// The macros whose argument marks a final answer.
@@ -137,7 +137,7 @@ pub fn final_answer(text: &str, join: bool) -> Found {
     if let Some(found) = announcements::announced(text).or_else(|| whole(text)) {
         return found;
     }
-    match candidates(text).pop() {
+    match last_candidate(text) {
         Some(candidate) => Found::Answer(text[candidate.range].to_string(), candidate.place),
         None => Found::Nothing,
     }

@@ -103,7 +103,8 @@ pub fn formulas(text: &str) -> Vec<Formula> {
     let bytes = text.as_bytes();
     let mut found = Vec::new();
     let mut at = 0;
-    while at < bytes.len() {
+    while let Some(ahead) = bytes.get(at..).and_then(|rest| rest.iter().position(|byte| matches!(byte, b'$' | b'\\'))) {
+        at += ahead;
         let (open, close) = match bytes[at] {
             b'\\' if matches!(bytes.get(at + 1), Some(b'[')) => ("\\[", "\\]"),
             b'\\' if matches!(bytes.get(at + 1), Some(b'(')) => ("\\(", "\\)"),
@@ -111,12 +112,8 @@ pub fn formulas(text: &str) -> Vec<Formula> {
                 at += 2;
                 continue;
             }
-            b'$' if bytes.get(at + 1) == Some(&b'$') => ("$$", "$$"),
-            b'$' => ("$", "$"),
-            _ => {
-                at += 1;
-                continue;
-            }
+            _ if bytes.get(at + 1) == Some(&b'$') => ("$$", "$$"),
+            _ => ("$", "$"),
         };
         let start = at + open.len();
         match closing(text, start, close).filter(|stop| is_formula(&text[start..*stop])) {
@@ -170,6 +167,22 @@ pub fn candidates(text: &str) -> Vec<Candidate> {
     }
     numbers(text, start..text.len(), &mut found);
     found
+}
+
+/// The last of the candidates.
+pub fn last_candidate(text: &str) -> Option<Candidate> {
+    let formula = formulas(text).pop();
+    let start = formula.as_ref().map_or(0, |formula| formula.outer.end);
+    let mut found = Vec::new();
+    if let Some(digit) = text.as_bytes()[start..].iter().rposition(u8::is_ascii_digit) {
+        // the word of the last digit holds the last number, unless the digit is part of a name
+        let space = text.as_bytes()[start..start + digit].iter().rposition(u8::is_ascii_whitespace);
+        numbers(text, start + space.unwrap_or(0)..text.len(), &mut found);
+        if found.is_empty() {
+            numbers(text, start..text.len(), &mut found);
+        }
+    }
+    found.pop().or(formula.map(|formula| Candidate { range: formula.inner, place: "math" }))
 }
 
 /// Plain numbers: digits with separators, decimals, a fraction stroke, a sign, a percent sign, a currency.
@@ -231,5 +244,25 @@ fn numbers(text: &str, range: std::ops::Range<usize>, found: &mut Vec<Candidate>
         }
         found.push(Candidate { range: start..end, place: "number" });
         at = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_candidate_is_the_last_of_all() {
+        let pieces =
+            ["5", "x2", "x_3", "-1.5", "$4", "$a$", "$$b$$", "\\(c\\)", "7 percent", "1e3", "9%", "\n", "so", ".", "é"];
+        for first in pieces {
+            for second in pieces {
+                for (third, gap) in pieces.into_iter().flat_map(|third| [(third, " "), (third, "")]) {
+                    let text = [first, second, third].join(gap);
+                    let shown = |found: Option<Candidate>| found.map(|found| (found.range, found.place));
+                    assert_eq!(shown(last_candidate(&text)), shown(candidates(&text).pop()), "{text:?}");
+                }
+            }
+        }
     }
 }

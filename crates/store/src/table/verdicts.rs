@@ -13,9 +13,9 @@ words! {
         Incorrect = "incorrect",
         /// There is no final answer, or only the beginning of one
         NoAnswer = "no_answer",
-        /// The final answer cannot be read
+        /// The final answer or the gold answer cannot be read, or a command that was to judge failed
         Unparsed = "unparsed",
-        /// The comparison did not end within its budget of steps
+        /// The comparison did not end within its budget of steps, or a command within its limits
         BudgetExceeded = "budget_exceeded",
     }
 }
@@ -75,6 +75,8 @@ row! {
         for reason in correct.filter_map(|row| row.refused) {
             *counts.entry(format!("refused_{reason}")).or_default() += 1;
         }
+        let failed = rows.iter().filter(|row| row.command_failed()).count();
+        counts.extend((failed > 0).then(|| named("command_failed", failed)).into_iter().flatten());
         counts
     }
 }
@@ -91,6 +93,11 @@ impl Verdict {
 }
 
 impl VerdictRow {
+    /// A program of the user's was to judge, and did not.
+    fn command_failed(&self) -> bool {
+        self.verdict.is_undecided() && self.method.starts_with("command/")
+    }
+
     /// Correct, and fit to be a training target.
     pub fn may_be_chosen(&self) -> bool {
         self.verdict.is_correct() && self.eligible

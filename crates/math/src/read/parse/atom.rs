@@ -4,7 +4,7 @@ use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::ToPrimitive;
 
-use super::{Failure, Parser, Result, closes};
+use super::{ParseError, Parser, Result, closes};
 use crate::read::ast::{Const, Expr};
 use crate::read::token::{Cmd, Delim, Tok, Token};
 use crate::read::units::Unit;
@@ -28,7 +28,7 @@ impl Parser {
             }
             Some(Tok::Ident(_)) => self.name(),
             Some(Tok::Currency(symbol)) => {
-                let unit = Unit::currency(*symbol).ok_or(Failure::Syntax)?;
+                let unit = Unit::currency(*symbol).ok_or(ParseError::Syntax)?;
                 self.at += 1;
                 let negative = self.take(&Tok::Op('-'));
                 let amount = self.primary()?;
@@ -43,9 +43,9 @@ impl Parser {
     pub(super) fn atom(&mut self) -> Result<Expr> {
         self.work += 1;
         if self.work > self.work_limit {
-            return Err(Failure::TooLarge);
+            return Err(ParseError::TooLarge);
         }
-        let Some(tok) = self.peek().cloned() else { return Err(Failure::Syntax) };
+        let Some(tok) = self.peek().cloned() else { return Err(ParseError::Syntax) };
         self.at += 1;
         match tok {
             Tok::Num(value, places, digits) => self.number(value, places, digits),
@@ -65,7 +65,7 @@ impl Parser {
             Tok::Begin(name) => self.nested(|parser| parser.environment(&name)),
             _ => {
                 self.at -= 1;
-                Err(Failure::Syntax)
+                Err(ParseError::Syntax)
             }
         }
     }
@@ -162,7 +162,7 @@ impl Parser {
 
     /// A name with its subscript and primes.
     pub(super) fn bare_name(&mut self) -> Result<Expr> {
-        let Some(Tok::Ident(name)) = self.peek().cloned() else { return Err(Failure::Syntax) };
+        let Some(Tok::Ident(name)) = self.peek().cloned() else { return Err(ParseError::Syntax) };
         self.at += 1;
         let mut name = name;
         while let Some(Tok::Prime(_)) = self.peek() {
@@ -179,7 +179,7 @@ impl Parser {
     /// A name, applied to arguments when it is a function's.
     fn name(&mut self) -> Result<Expr> {
         let start = self.at;
-        let Expr::Sym(name) = self.bare_name()? else { return Err(Failure::Syntax) };
+        let Expr::Sym(name) = self.bare_name()? else { return Err(ParseError::Syntax) };
         let inverse = self.peek() == Some(&Tok::Op('^'))
             && self.peek_at(1) == Some(&Tok::Open(Delim::Group))
             && self.peek_at(2) == Some(&Tok::Op('-'))
@@ -254,11 +254,11 @@ impl Parser {
                 }
                 text.push_str(&spelled(&tok));
             }
-            return Err(Failure::Syntax);
+            return Err(ParseError::Syntax);
         }
-        let tok = self.peek().cloned().ok_or(Failure::Syntax)?;
+        let tok = self.peek().cloned().ok_or(ParseError::Syntax)?;
         if closes(&tok).is_some() {
-            return Err(Failure::Syntax);
+            return Err(ParseError::Syntax);
         }
         self.at += 1;
         text.push_str(&spelled(&tok));

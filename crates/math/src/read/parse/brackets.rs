@@ -1,6 +1,6 @@
 //! brackets: groups, sequences, intervals, sets, bars.
 
-use super::{Failure, Parser, Result, closes};
+use super::{ParseError, Parser, Result, closes};
 use crate::read::ast::{Bracket, Expr, Func, NamedSet, RelOp};
 use crate::read::token::{Cmd, Delim, Tok};
 
@@ -21,12 +21,12 @@ impl Parser {
             Delim::Brace => self.set(),
             Delim::Floor | Delim::Ceil => {
                 let inner = self.bracketed(Self::sum)?;
-                let close = self.peek().and_then(closes).ok_or(Failure::Syntax)?;
+                let close = self.peek().and_then(closes).ok_or(ParseError::Syntax)?;
                 self.at += 1;
                 match (delim, close) {
                     (Delim::Floor, Delim::Floor) => Ok(Expr::Func(Func::Floor, vec![inner])),
                     (Delim::Ceil, Delim::Ceil) => Ok(Expr::Func(Func::Ceil, vec![inner])),
-                    _ => Err(Failure::Syntax),
+                    _ => Err(ParseError::Syntax),
                 }
             }
             Delim::Paren | Delim::Square | Delim::Angle => self.sequence(delim),
@@ -43,15 +43,15 @@ impl Parser {
         }
         let start = self.at;
         let (mut items, separators) = self.bracketed(Self::item_list)?;
-        let close = self.peek().and_then(closes).ok_or(Failure::Syntax)?;
+        let close = self.peek().and_then(closes).ok_or(ParseError::Syntax)?;
         self.at += 1;
         match (open, close) {
             (Delim::Paren, Delim::Square) | (Delim::Square, Delim::Paren) => {
-                let [left, right]: [Expr; 2] = items.try_into().map_err(|_| Failure::Syntax)?;
+                let [left, right]: [Expr; 2] = items.try_into().map_err(|_| ParseError::Syntax)?;
                 return Ok(Expr::HalfOpen(Box::new([left, right]), open == Delim::Square, close == Delim::Square));
             }
             (open, close) if open == close => {}
-            _ => return Err(Failure::Syntax),
+            _ => return Err(ParseError::Syntax),
         }
         if items.len() > 1 {
             if separators.iter().all(|separator| matches!(separator, super::Separator::And | super::Separator::Or)) {
@@ -86,7 +86,7 @@ impl Parser {
         let items = self.item_list();
         self.bars = bars;
         self.outward = outward;
-        let [left, right]: [Expr; 2] = items?.0.try_into().map_err(|_| Failure::Syntax)?;
+        let [left, right]: [Expr; 2] = items?.0.try_into().map_err(|_| ParseError::Syntax)?;
         match self.peek() {
             Some(Tok::Open(Delim::Square)) => {
                 self.at += 1;
@@ -96,7 +96,7 @@ impl Parser {
                 self.at += 1;
                 Ok(Expr::HalfOpen(Box::new([left, right]), false, true))
             }
-            _ => Err(Failure::Syntax),
+            _ => Err(ParseError::Syntax),
         }
     }
 
@@ -115,7 +115,7 @@ impl Parser {
             {
                 self.primary()
             } else {
-                Err(Failure::Syntax)
+                Err(ParseError::Syntax)
             };
         }
         let first = self.bracketed(Self::items)?;
@@ -125,7 +125,7 @@ impl Parser {
                 return self.in_base_behind(start, first);
             }
             Some(Tok::Cmd(cmd @ (Cmd::Over | Cmd::Choose))) => cmd.clone(),
-            _ => return Err(Failure::Syntax),
+            _ => return Err(ParseError::Syntax),
         };
         self.at += 1;
         let second = self.bracketed(Self::items)?;
@@ -231,12 +231,12 @@ impl Parser {
     /// Parses the tokens from `start` to `stop` as an answer of its own.
     pub(super) fn cell(&mut self, start: usize, stop: usize) -> Result<Expr> {
         if start >= stop {
-            return Err(Failure::Syntax);
+            return Err(ParseError::Syntax);
         }
         let (end, bars) = (std::mem::replace(&mut self.end, stop), std::mem::take(&mut self.bars));
         self.at = start;
         let mut result = self.items();
-        if (result.is_err() || self.at != stop) && result != Err(Failure::TooLarge) {
+        if (result.is_err() || self.at != stop) && result != Err(ParseError::TooLarge) {
             self.at = start;
             result = self.prose();
         }

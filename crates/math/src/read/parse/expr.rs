@@ -1,6 +1,6 @@
 //! expr: sets, sums, products, signs, powers and what follows a factor.
 
-use super::{Failure, Parser, Result};
+use super::{ParseError, Parser, Result};
 use crate::read::ast::{Expr, Func, SetOp};
 use crate::read::scale;
 use crate::read::token::{Cmd, Delim, Tok};
@@ -119,7 +119,7 @@ impl Parser {
                 Some(tok) if self.starts_factor(tok) => {
                     // two numerals side by side are no product
                     if matches!(tok, Tok::Num(..)) && matches!(self.tokens[self.at - 1].tok, Tok::Num(..)) {
-                        return Err(Failure::Syntax);
+                        return Err(ParseError::Syntax);
                     }
                     let factor = self.factor()?;
                     match (factors.last_mut(), factor) {
@@ -238,14 +238,14 @@ impl Parser {
                 }
                 Some(Tok::Prime(_)) => self.primed(base),
                 Some(Tok::Currency(symbol)) if !matches!(self.peek_at(1), Some(Tok::Num(..))) => {
-                    let unit = Unit::currency(*symbol).ok_or(Failure::Syntax)?;
+                    let unit = Unit::currency(*symbol).ok_or(ParseError::Syntax)?;
                     self.at += 1;
                     Expr::Quantity(Box::new(base), unit)
                 }
                 _ => return Ok(base),
             };
         }
-        Err(Failure::TooLarge)
+        Err(ParseError::TooLarge)
     }
 
     fn degree(&mut self, base: Expr) -> Expr {

@@ -4,7 +4,7 @@ use num_bigint::BigInt;
 use num_rational::BigRational;
 
 use super::expr::product_of;
-use super::{Failure, Parser, Result, closes, systems};
+use super::{ParseError, Parser, Result, closes, systems};
 use crate::read::ast::{BigOp, Bracket, Const, Expr, Func, RelOp};
 use crate::read::token::{Cmd, Delim, Tok};
 
@@ -37,7 +37,7 @@ impl Parser {
             }
             (Func::Gcd | Func::Lcm | Func::Max | Func::Min, 1..) => Expr::Func(func, arguments),
             (_, 1) => Expr::Func(func, arguments),
-            _ => return Err(Failure::Syntax),
+            _ => return Err(ParseError::Syntax),
         };
         Ok(match power {
             Some(power) => Expr::Pow(Box::new(value), Box::new(power)),
@@ -51,9 +51,9 @@ impl Parser {
                 self.at += 1;
                 let open = self.tokens[self.at - 1].tok.clone();
                 let (items, _) = self.nested(|parser| parser.bracketed(Self::item_list))?;
-                let close = self.peek().and_then(closes).ok_or(Failure::Syntax)?;
+                let close = self.peek().and_then(closes).ok_or(ParseError::Syntax)?;
                 if open != Tok::Open(close) {
-                    return Err(Failure::Syntax);
+                    return Err(ParseError::Syntax);
                 }
                 self.at += 1;
                 Ok(items)
@@ -106,7 +106,8 @@ impl Parser {
         if let (true, Some(Tok::Num(_, None, Some(digits)))) = (digit, self.peek().cloned())
             && digits.len() > 1
         {
-            let value = |text: &str| text.parse::<BigInt>().map(BigRational::from_integer).map_err(|_| Failure::Syntax);
+            let value =
+                |text: &str| text.parse::<BigInt>().map(BigRational::from_integer).map_err(|_| ParseError::Syntax);
             let (first, rest) = digits.split_at(1);
             self.tokens[self.at].tok = Tok::Num(value(rest)?, None, Some(rest.to_string()));
             return Ok(Expr::num(value(first)?));
@@ -189,7 +190,7 @@ impl Parser {
                 parts.push(self.term()?);
                 Ok(Expr::Shape(if cmd == Cmd::Cup { "bigcup" } else { "bigcap" }.to_string(), parts))
             }
-            _ => Err(Failure::Syntax),
+            _ => Err(ParseError::Syntax),
         }
     }
 
@@ -237,7 +238,7 @@ impl Parser {
         let mut start = self.at;
         let mut depth = 0usize;
         loop {
-            let Some(tok) = self.peek() else { return Err(Failure::Syntax) };
+            let Some(tok) = self.peek() else { return Err(ParseError::Syntax) };
             match tok {
                 Tok::Begin(_) | Tok::Open(_) => depth += 1,
                 Tok::Close(_) => depth = depth.saturating_sub(1),
@@ -273,7 +274,7 @@ impl Parser {
         }
         rows.retain(|row| !row.is_empty());
         if rows.is_empty() {
-            return Err(Failure::Syntax);
+            return Err(ParseError::Syntax);
         }
         if name == "cases" || name == "rcases" || name == "dcases" {
             return Ok(systems::cases(rows));

@@ -16,9 +16,9 @@ use crate::read::ast::{Expr, RelOp};
 use crate::read::lex::{self, Comma};
 use crate::read::token::{Cmd, Delim, Tok, Token};
 
-/// Why there is no tree.
+/// Why an answer cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub enum ParseError {
     /// Nothing but white space and punctuation.
     Empty,
     /// Longer or deeper than the limits.
@@ -26,6 +26,18 @@ pub enum Failure {
     /// Not mathematics that this parser knows.
     Syntax,
 }
+
+impl std::fmt::Display for ParseError {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(match self {
+            ParseError::Empty => "nothing but white space and punctuation",
+            ParseError::TooLarge => "longer or deeper than the limits",
+            ParseError::Syntax => "not mathematics that this parser knows",
+        })
+    }
+}
+
+impl std::error::Error for ParseError {}
 
 /// A tree and how sure it is.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,14 +54,14 @@ const DEPTH_LIMIT: usize = 200;
 /// Atoms that are read at most for each token, abandoned readings included.
 const WORK_PER_TOKEN: usize = 20;
 
-type Result<T> = std::result::Result<T, Failure>;
+type Result<T> = std::result::Result<T, ParseError>;
 
 /// Reads an answer; commas between digits are read as `comma` says.
 pub fn parse(text: &str, comma: Comma) -> Result<Parsed> {
-    let lexed = lex::lex(text, comma).map_err(|_| Failure::TooLarge)?;
+    let lexed = lex::lex(text, comma).map_err(|_| ParseError::TooLarge)?;
     let tokens = layout::prepared(lexed.tokens);
     if tokens.is_empty() {
-        return Err(Failure::Empty);
+        return Err(ParseError::Empty);
     }
     let expr = parse_tokens(tokens)?;
     Ok(Parsed { expr, ambiguous: lexed.ambiguous })
@@ -75,7 +87,7 @@ fn parse_tokens(tokens: Vec<Token>) -> Result<Expr> {
         Parser { tokens, at: 0, end, depth: 0, bars: 0, divisions: 0, outward: false, work: 0, work_limit };
     match parser.items() {
         Ok(expr) if parser.at == parser.end => return Ok(expr),
-        Err(Failure::TooLarge) => return Err(Failure::TooLarge),
+        Err(ParseError::TooLarge) => return Err(ParseError::TooLarge),
         _ => {}
     }
     parser.at = 0;
@@ -131,13 +143,13 @@ impl Parser {
     }
 
     fn expect(&mut self, wanted: &Tok) -> Result<()> {
-        if self.take(wanted) { Ok(()) } else { Err(Failure::Syntax) }
+        if self.take(wanted) { Ok(()) } else { Err(ParseError::Syntax) }
     }
 
     /// Runs `inner` one level deeper.
     fn nested<T>(&mut self, inner: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if self.depth >= DEPTH_LIMIT {
-            return Err(Failure::TooLarge);
+            return Err(ParseError::TooLarge);
         }
         self.depth += 1;
         let result = inner(self);
@@ -148,7 +160,7 @@ impl Parser {
     /// Counts an operator that deepens the tree to the left.
     fn deepen(&mut self) -> Result<()> {
         self.divisions += 1;
-        if self.divisions > 300 { Err(Failure::TooLarge) } else { Ok(()) }
+        if self.divisions > 300 { Err(ParseError::TooLarge) } else { Ok(()) }
     }
 
     fn separator(&self) -> Option<Separator> {
@@ -259,7 +271,7 @@ impl Parser {
             self.at += 1;
             match self.set_expression() {
                 Ok(part) => parts.push(part),
-                Err(Failure::TooLarge) => return Err(Failure::TooLarge),
+                Err(ParseError::TooLarge) => return Err(ParseError::TooLarge),
                 Err(_) => {
                     self.at = before;
                     break;
@@ -314,8 +326,8 @@ impl Parser {
                     }
                     parts.push(part);
                 }
-                Err(Failure::TooLarge) => return Err(Failure::TooLarge),
-                _ => return Err(Failure::Syntax),
+                Err(ParseError::TooLarge) => return Err(ParseError::TooLarge),
+                _ => return Err(ParseError::Syntax),
             }
         }
         if !text.is_empty() {
@@ -325,7 +337,7 @@ impl Parser {
             return Ok(Expr::List(parts));
         }
         match parts.len() {
-            0 => Err(Failure::Empty),
+            0 => Err(ParseError::Empty),
             1 => Ok(parts.pop().expect("one part")),
             _ => Ok(words::without_frame(parts)),
         }
