@@ -1,4 +1,8 @@
 use super::*;
+use crate::engine::tests::{Bench, GO, small};
+use crate::engine::{Limits, Request, ScoreRequest, score};
+use crate::model::ops::WeightType;
+use candle_core::Device;
 use mindgap_base::rng::Stream;
 
 fn logits(count: usize) -> Vec<f32> {
@@ -79,10 +83,51 @@ fn twenty_thousand_draws_fit_the_exact_probabilities() {
             let p = probabilities[draw.token_id as usize];
             assert!((f64::from(draw.logprob_behavior) - p.ln()).abs() < 1e-4, "{s:?}: {draw:?}, {p}");
         }
-        // Wilson and Hilferty: the cube root of chi-square / df is nearly normal. 3.1 standard deviations: p = 0.001.
-        let (statistic, df) = chi_square(&counts, &probabilities);
-        let z = ((statistic / df).cbrt() - (1.0 - 2.0 / (9.0 * df))) / (2.0 / (9.0 * df)).sqrt();
-        assert!(z < 3.1, "{s:?}: chi-square {statistic} at {df} degrees of freedom");
+        assert_fits(&counts, &probabilities, &format!("{s:?}"));
+    }
+}
+
+/// Wilson and Hilferty: the cube root of chi-square / df is nearly normal. 3.1 standard deviations: p = 0.001.
+fn assert_fits(counts: &[usize], probabilities: &[f64], what: &str) {
+    let (statistic, df) = chi_square(counts, probabilities);
+    let z = ((statistic / df).cbrt() - (1.0 - 2.0 / (9.0 * df))) / (2.0 / (9.0 * df)).sqrt();
+    assert!(z < 3.1, "{what}: chi-square {statistic} at {df} degrees of freedom");
+}
+
+/// Tokens that decoding draws, in every type of weights and on the instruction set of this process: against the probabilities that
+/// scoring gives each token of the vocabulary.
+#[test]
+fn decoded_tokens_fit_their_probabilities_in_every_type() {
+    const TEMPERATURE: f32 = 0.25;
+    let policy = small().policy;
+    for kind in [WeightType::F32, WeightType::StoredBf16, WeightType::Bf16, WeightType::Int8] {
+        let bench = Bench { runner: policy.runner_on(&Device::Cpu, Some(kind)).unwrap(), policy: small().policy };
+        let prompt: Vec<u32> = (0..9).map(|i| 5 + 23 * i).collect();
+        let streams = (0u64..8000).map(|i| Stream::at(3, &[&i.to_le_bytes()])).collect();
+        let settings = Sampling { temperature: TEMPERATURE, ..Sampling::plain(2, &[]) };
+        let request = Request::new(prompt.clone(), streams);
+        let drawn = bench.run(std::slice::from_ref(&request), &settings, 64, 2).remove(0);
+        let mut firsts = vec![0; 264];
+        drawn.iter().for_each(|sample| firsts[sample.token_ids[0] as usize] += 1);
+        let commonest = (0..264).max_by_key(|token| firsts[*token as usize]).unwrap();
+        let mut seconds = vec![0; 264];
+        let behind = drawn.iter().filter(|sample| sample.token_ids[0] == commonest);
+        behind.for_each(|sample| seconds[sample.token_ids[1] as usize] += 1);
+        let contexts = [(prompt.clone(), &firsts), ([prompt, vec![commonest]].concat(), &seconds)];
+        for (context, counts) in contexts {
+            let all: Vec<ScoreRequest> =
+                (0..264u32).map(|token| ScoreRequest::new(context.clone(), vec![token])).collect();
+            let limits = Limits { slots: 1, kv_budget_bytes: 1 << 30, threads: 2, cancel: &GO };
+            let scores = score(&bench.runner, &all, &limits, &|_| ()).unwrap();
+            let log_probs: Vec<f64> = scores.iter().map(|score| f64::from(score.logprob_policy[0])).collect();
+            let total: f64 = log_probs.iter().map(|l| l.exp()).sum();
+            assert!((total - 1.0).abs() < 1e-4, "{kind:?}: {total}");
+            let weights: Vec<f64> = log_probs.iter().map(|l| (l / f64::from(TEMPERATURE)).exp()).collect();
+            let kept: f64 = weights.iter().sum();
+            let probabilities: Vec<f64> = weights.iter().map(|weight| weight / kept).collect();
+            assert!(counts.iter().sum::<usize>() > 500, "{kind:?}: too few to tell");
+            assert_fits(counts, &probabilities, &format!("{kind:?}"));
+        }
     }
 }
 
