@@ -7,7 +7,7 @@ CARGO ?= cargo
 MINDGAP = $(CARGO) run --quiet --release --bin mindgap --
 STAGES = problems rollouts verdicts guided rewrites logprobs train evals
 
-.PHONY: help demo demo-seeds miniature smoke real gsm8k base-policy build install test test-slow ci lint fmt golden bench fuzz doc clean clean-store report $(STAGES)
+.PHONY: help demo demo-seeds miniature smoke real gsm8k base-policy build install wheel test test-slow ci lint fmt golden bench fuzz doc clean clean-store report $(STAGES)
 
 help:
 	@echo "make demo                 the whole method on the embedded world, with a report"
@@ -15,6 +15,7 @@ help:
 	@echo "make gsm8k POLICY=..      the paper's comparison with a real policy on GSM8K"
 	@echo "make STAGE PIPELINE=...   one stage and what it needs: $(STAGES) report"
 	@echo "make test lint            what CI runs; test-slow adds what takes minutes"
+	@echo "make wheel                wheels/*.whl: the program and the Python module; needs maturin"
 	@echo "make bench fuzz doc       speed of the embedded policy; fuzzing the verifier; API pages"
 	@echo "make clean                build outputs; clean-store deletes the computed tables too"
 
@@ -103,6 +104,15 @@ ci: lint test
 
 install:
 	$(CARGO) install --path . --locked
+
+# One wheel with the program and the Python module: pip install maturin, make wheel, pip install wheels/*.whl.
+# PROGRAM=path packs a program that is built already.
+SCRIPTS = crates/python/mindgap._mindgap.data/scripts
+wheel: $(if $(PROGRAM),,build)
+	mkdir -p $(SCRIPTS)
+	cp $(or $(PROGRAM),$(or $(CARGO_TARGET_DIR),target)/release/mindgap) $(SCRIPTS)/mindgap
+	strip $(SCRIPTS)/mindgap
+	cd crates/python && maturin build --release --locked --out ../../wheels
 
 clean:
 	$(CARGO) clean

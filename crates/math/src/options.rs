@@ -197,6 +197,9 @@ impl Options {
 
     /// The options that differ from the defaults: `units_optional=false,step_budget=10`.
     pub fn differing(&self) -> String {
+        if *self == Options::default() {
+            return String::new();
+        }
         let pairs = self.settings().into_iter().zip(Options::default().settings());
         let differing = pairs.filter(|(own, usual)| own != usual).map(|((name, value), _)| format!("{name}={value}"));
         differing.collect::<Vec<_>>().join(",")
