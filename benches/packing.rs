@@ -72,6 +72,7 @@ fn trainer(policy: &Policy, packing: PackingParams) -> Result<Trainer, Failure> 
         eos_token_ids: policy.eos_token_ids().to_vec(),
         skip_limit: 1,
         dtype: DType::F32,
+        master_weights: true,
         lora: None,
         seed: 0,
         gradient_checkpointing: std::env::var_os("CHECKPOINTING").is_some(),
