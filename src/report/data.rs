@@ -248,14 +248,30 @@ impl Report {
         }
     }
 
+    /// Evaluations, replication by replication: tables of other benchmarks belong to the same one.
+    pub fn replications(&self) -> Vec<Vec<&Eval>> {
+        let mut replications: Vec<Vec<&Eval>> = Vec::new();
+        for table in &self.evals {
+            let lacks = |replication: &&mut Vec<&Eval>| {
+                let has = |row: &Eval| replication.iter().any(|eval| eval.benchmark == row.benchmark);
+                !table.rows.iter().any(has)
+            };
+            match replications.iter_mut().find(lacks) {
+                Some(replication) => replication.extend(&table.rows),
+                None => replications.push(table.rows.iter().collect()),
+            }
+        }
+        replications
+    }
+
     /// The average of a figure over benchmarks, in percent, per replication.
     pub fn average(&self, policy: &str, figure: impl Fn(&Eval) -> f64) -> Option<Estimate> {
-        let of = |table: &EvalTable| -> Option<f64> {
+        let of = |replication: &Vec<&Eval>| -> Option<f64> {
             let values: Vec<f64> =
-                table.rows.iter().filter(|e| e.policy == policy).map(|e| 100.0 * figure(e)).collect();
+                replication.iter().filter(|e| e.policy == policy).map(|e| 100.0 * figure(e)).collect();
             (!values.is_empty()).then(|| mean(values))
         };
-        let averages: Vec<f64> = self.evals.iter().filter_map(of).collect();
+        let averages: Vec<f64> = self.replications().iter().filter_map(of).collect();
         match averages[..] {
             [] => None,
             [value] => Some(Estimate { value, interval: None, error: None }),

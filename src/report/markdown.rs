@@ -158,7 +158,7 @@ fn warnings(report: &Report) -> String {
 
 fn accuracy(report: &Report) -> String {
     let Some(first) = report.evals.iter().find_map(|table| table.rows.first()) else { return String::new() };
-    let (n, k, temperature, replications) = (first.n, first.k, first.temperature, report.evals.len());
+    let (n, k, temperature, replications) = (first.n, first.k, first.temperature, report.replications().len());
     let how = match replications {
         1 => "95 % bootstrap interval over problems".to_string(),
         _ => format!("mean ± standard error over {replications} replications"),

@@ -68,7 +68,8 @@ pub struct Sources {
 /// Share of correct samples per problem, of one policy: benchmark -> replication -> problem.
 type Accuracy = Vec<Stratum>;
 
-/// The figures of all `evaluate` stages, each a replication, and the differences of `pairs` of policies: better, than.
+/// The figures of all `evaluate` stages and the differences of `pairs` of policies: better, than. Stages with the same benchmarks
+/// are replications, those with others add theirs.
 pub fn results(made: &Made, pairs: &[(String, String)]) -> Result<Results> {
     let mut study = Study::default();
     for spec in &made.pipeline.stages {
@@ -79,6 +80,7 @@ pub fn results(made: &Made, pairs: &[(String, String)]) -> Result<Results> {
     if study.names.is_empty() {
         return Err(Error::usage(format!("pipeline `{}` has no `evaluate` stage", made.pipeline.name)));
     }
+    let replications = study.replications()?;
     let Study { evals, names, .. } = &study;
     let first = study.of(&names[0])?;
     let policies = names.iter().map(|name| Ok(policy_result(name, study.of(name)?, first, evals)));
@@ -88,8 +90,8 @@ pub fn results(made: &Made, pairs: &[(String, String)]) -> Result<Results> {
     };
     let differences = pairs.iter().map(difference).collect::<Result<_>>()?;
     Ok(Results {
-        replications: study.addresses.len(),
-        problems: study.problems,
+        replications,
+        problems: study.groups.iter().map(|group| group.problems).sum(),
         samples: evals.first().map_or(0, |eval| eval.k),
         temperature: evals.first().map_or(0.0, |eval| eval.temperature),
         policies,
@@ -108,12 +110,54 @@ struct Study {
     names: Vec<String>,
     accuracies: BTreeMap<String, Accuracy>,
     benchmarks: Vec<String>,
-    problems: usize,
+    groups: Vec<Group>,
     /// Name and short address of every evaluate stage.
     addresses: Vec<(String, String)>,
 }
 
+/// Evaluate stages on the same benchmarks.
+struct Group {
+    benchmarks: Vec<String>,
+    /// Where these stand among all.
+    first: usize,
+    problems: usize,
+    stages: Vec<String>,
+}
+
 impl Study {
+    /// How many stages each group has. Errors if that differs.
+    fn replications(&self) -> Result<usize> {
+        let [first, rest @ ..] = &self.groups[..] else { return Ok(0) };
+        match rest.iter().find(|group| group.stages.len() != first.stages.len()) {
+            None => Ok(first.stages.len()),
+            Some(other) => Err(Error::usage("benchmarks differ in how often they are evaluated").hint(format!(
+                "`{}` are replications of one evaluation, `{}` of another",
+                first.stages.join("`, `"),
+                other.stages.join("`, `")
+            ))),
+        }
+    }
+
+    /// The group of a stage, which may be its first. Returns where its benchmarks stand. Errors if they overlap with others.
+    fn group(&mut self, stage: &str, benchmarks: Vec<String>, problems: usize) -> Result<usize> {
+        let overlapping = |group: &&mut Group| group.benchmarks.iter().any(|benchmark| benchmarks.contains(benchmark));
+        let Some(group) = self.groups.iter_mut().find(overlapping) else {
+            let first = self.benchmarks.len();
+            self.benchmarks.extend(benchmarks.iter().cloned());
+            self.groups.push(Group { benchmarks, first, problems, stages: vec![stage.to_string()] });
+            return Ok(first);
+        };
+        group.stages.push(stage.to_string());
+        if group.benchmarks != benchmarks || group.problems != problems {
+            return Err(Error::usage(format!(
+                "stages `{}` share benchmarks and are not evaluated on the same problems",
+                group.stages.join("`, `")
+            ))
+            .hint("replications have the same benchmarks and problems; others need another `source`"));
+        }
+        Ok(group.first)
+    }
+
     fn add(&mut self, made: &Made, stage: &str, evaluate: &evaluate::Params) -> Result<()> {
         self.addresses.push((stage.to_string(), made.finished(stage)?.content().short().to_string()));
         self.evals.extend(made.table::<Eval>(stage)?.read_all()?);
@@ -121,8 +165,8 @@ impl Study {
         let table = made.table::<Problem>(&evaluate.problems)?;
         let problems = frame::read::<Problem>(made.store, table.parts(), &["problem_id", "source"])?;
         let benchmarks: BTreeSet<&str> = frame::texts(&problems, "source")?.collect();
-        self.benchmarks = benchmarks.into_iter().map(str::to_string).collect();
-        self.problems = problems.height();
+        let benchmarks: Vec<String> = benchmarks.into_iter().map(str::to_string).collect();
+        let first = self.group(stage, benchmarks.clone(), problems.height())?;
         for name in &evaluate.verdicts {
             made.finished(name)?;
             let label = made.label_of(name)?;
@@ -130,9 +174,8 @@ impl Study {
             let verdicts = frame::read::<VerdictRow>(made.store, table.parts(), &["problem_id", "verdict"])?;
             let accuracy = self.accuracies.entry(label.clone()).or_default();
             accuracy.resize(self.benchmarks.len(), Stratum::new());
-            for (stratum, values) in accuracy.iter_mut().zip(accuracies(&problems, &self.benchmarks, &verdicts)?) {
-                stratum.push(values);
-            }
+            let own = accuracies(&problems, &benchmarks, &verdicts)?;
+            accuracy[first..].iter_mut().zip(own).for_each(|(stratum, values)| stratum.push(values));
             if !self.names.contains(&label) {
                 self.names.push(label);
             }
@@ -145,9 +188,11 @@ impl Study {
             let known = format!("there are {}", self.names.join(", "));
             Error::usage(format!("no policy `{name}` is evaluated")).hint(known)
         })?;
-        match accuracy.iter().all(|stratum| stratum.len() == self.addresses.len()) {
+        let replications = self.groups.first().map_or(0, |group| group.stages.len());
+        let whole = |stratum: &Stratum| stratum.len() == replications;
+        match accuracy.len() == self.benchmarks.len() && accuracy.iter().all(whole) {
             true => Ok(accuracy),
-            false => Err(Error::usage(format!("`{name}` is not evaluated in every replication"))),
+            false => Err(Error::usage(format!("`{name}` is not evaluated on every benchmark in every replication"))),
         }
     }
 }

@@ -115,3 +115,51 @@ verdicts = ["eval_verdicts-{seed}"]
         .collect();
     assert_eq!(sources, [("rewrites-2", 100.0), ("rewrites-1", 100.0), ("rewrites-dr", 100.0)]);
 }
+
+/// Goal: stages on other benchmarks, of other sizes, are no replications: they add their benchmarks. Stages on the same source
+/// with other problems are an error that names them.
+#[test]
+fn benchmarks_of_several_stages_stand_side_by_side() {
+    let folder = tempfile::tempdir().unwrap();
+    let evaluated = |name: &str, source: &str, limit: u32| {
+        format!(
+            r#"
+[stages.{name}]
+kind = "ingest"
+files = [{{ path = "DATA/world/train-0.parquet", source = "{source}" }}]
+limit = {limit}
+[stages.rollouts-{name}]
+kind = "rollout"
+problems = "{name}"
+policy = "base"
+max_new_tokens = 2
+[stages.verdicts-{name}]
+kind = "judge"
+rollouts = "rollouts-{name}"
+problems = "{name}"
+[stages.evals-{name}]
+kind = "evaluate"
+problems = "{name}"
+verdicts = ["verdicts-{name}"]
+"#
+        )
+    };
+    let head = TINY.split("[stages.problems]").next().unwrap();
+    let store = folder.path().join("store");
+    let run = |name: &str, sources: [&str; 2]| {
+        let text = head.to_string() + &evaluated("near", sources[0], 7) + &evaluated("far", sources[1], 3);
+        let file = pipeline(folder.path(), name, &text).display().to_string();
+        ok(&store, &["run", &file]);
+        file
+    };
+    let file = run("apart.toml", ["near", "far"]);
+    let results = json(&ok(&store, &["results", &file, "--json"]));
+    assert_eq!((&results["replications"], &results["problems"]), (&1.into(), &10.into()));
+    assert_eq!(results["benchmarks"], serde_json::json!(["near", "far"]));
+    ok(&store, &["report", &file]);
+    let page = std::fs::read_to_string(store.join("reports/apart.md")).unwrap();
+    assert!(page.contains("| policy | far | near | average |") && !page.contains("replications"), "{page}");
+    let file = run("mixed.toml", ["same", "same"]);
+    let error = fails(&store, &["results", &file], 2);
+    assert!(error.contains("`evals-near`, `evals-far`") && error.contains("another `source`"), "{error}");
+}
