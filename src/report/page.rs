@@ -55,6 +55,7 @@ pub fn html(report: &Report) -> Result<String> {
         keys => Serde(trained(report)),
         evaluated => Serde(evaluated(report)),
         benchmarks => Serde(report.benchmarks()),
+        replications => report.replications().len() as u64,
         dots => Serde(dot_plots(report)),
         curves => Serde(curves(&report.runs, &report.policies)),
         histograms => Serde(report.histograms.iter().map(histograms).collect::<Vec<_>>()),
@@ -106,8 +107,12 @@ fn headline(report: &Report) -> Vec<Tile> {
         .filter_map(|policy| Some((policy, report.average(policy, |eval| eval.mean_at_k)?.value)))
         .collect();
     if let (Some(first), Some(best)) = (averages.first(), averages.iter().max_by(|a, b| a.1.total_cmp(&b.1))) {
-        let label = format!("average accuracy, {} to {}", first.0, best.0);
-        tiles.push(Tile { value: format!("{:.1} → {:.1} %", first.1, best.1), label, link: "#accuracy" });
+        let (value, label) = if first.0 == best.0 && averages.len() > 1 {
+            (format!("{:.1} %", first.1), format!("average accuracy of {}, which no other policy exceeds", first.0))
+        } else {
+            (format!("{:.1} → {:.1} %", first.1, best.1), format!("average accuracy, {} to {}", first.0, best.0))
+        };
+        tiles.push(Tile { value, label, link: "#accuracy" });
     }
     let targets = report.cascades.iter().filter_map(|cascade| cascade.targets.as_ref());
     let (own, all) = targets.fold((0, 0), |(own, all), t| (own + t.own + t.guided, all + t.own + t.guided + t.expert));

@@ -132,6 +132,7 @@ limit = {limit}
 kind = "rollout"
 problems = "{name}"
 policy = "base"
+samples = 1
 max_new_tokens = 2
 [stages.verdicts-{name}]
 kind = "judge"
