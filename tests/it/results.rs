@@ -158,7 +158,7 @@ verdicts = ["verdicts-{name}"]
     assert_eq!((&results["replications"], &results["problems"]), (&1.into(), &10.into()));
     assert_eq!(results["benchmarks"], serde_json::json!(["near", "far"]));
     ok(&store, &["report", &file]);
-    let page = std::fs::read_to_string(store.join("reports/apart.md")).unwrap();
+    let page = std::fs::read_to_string(store.join("reports/tiny.md")).unwrap();
     assert!(page.contains("| policy | far | near | average |") && !page.contains("replications"), "{page}");
     let file = run("mixed.toml", ["same", "same"]);
     let error = fails(&store, &["results", &file], 2);
