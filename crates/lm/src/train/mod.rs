@@ -9,6 +9,7 @@ pub mod loss;
 pub mod lora;
 pub mod adamw;
 pub mod schedule;
+pub mod params;
 mod gradients;
 mod pass;
 mod recompute;
@@ -21,9 +22,10 @@ pub use lora::LoraParams;
 pub use loss::Loss;
 pub use metrics::{SourceMetrics, StepMetrics};
 pub use packing::{PackingParams, TooLong, TrainExample};
+pub use params::{Accumulation, TrainerParams};
 pub use plan::{PlanLength, PlanParams, PlannedStep, plan};
 pub use schedule::{Decay, Schedule};
-pub use step::{Accumulation, Trainer, TrainerParams};
+pub use step::Trainer;
 
 #[cfg(test)]
 mod tests;

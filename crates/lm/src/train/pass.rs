@@ -4,7 +4,7 @@ use super::gradients::Collector;
 use super::loss::{StepFacts, Token};
 use super::metrics::Sums;
 use super::packing::{MicroBatch, TrainExample};
-use super::step::{Accumulation, TrainerParams};
+use super::params::{Accumulation, TrainerParams};
 use crate::model::ops::{self, tape};
 use crate::model::tensor_error;
 use crate::model::transformer::Transformer;

@@ -3,14 +3,13 @@
 //! How a step is cut into micro-batches depends on its examples and parameters only, and sums run in a fixed order, so the
 //! number of threads cannot change a bit. Nothing else is remembered between steps than what [`Trainer::state`] returns.
 
-use super::adamw::{AdamW, AdamWParams};
+use super::adamw::AdamW;
 use super::gradients::{Collector, Gradients};
-use super::lora::LoraParams;
 use super::loss::{Loss, StepFacts, Talr, Token};
 use super::metrics::{StepMetrics, Sums};
-use super::packing::{MicroBatch, Origin, PackingParams, TooLong, TrainExample, pack};
+use super::packing::{MicroBatch, Origin, TrainExample, pack};
+use super::params::{Accumulation, TrainerParams};
 use super::pass::{Pass, Policies};
-use super::schedule::Schedule;
 use crate::model::config::Config;
 use crate::model::ops;
 use crate::model::tensor_error;
@@ -21,89 +20,6 @@ use candle_core::{DType, Device, Tensor, Var};
 use mindgap_base::error::{Error, Result};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
-
-/// What the loss of a step is divided by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accumulation {
-    /// One weighted mean over all target tokens of the step.
-    TokenMean,
-    /// Every micro-batch by its own tokens; summed over the micro-batches of a rank without dividing, averaged over the ranks
-    /// that take turns with them: what the paper's released trainer does.
-    MicroBatchSum { ranks: u32 },
-}
-
-/// What a trainer depends on besides its initial weights.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TrainerParams {
-    pub loss: Loss,
-    pub optimizer: AdamWParams,
-    pub schedule: Schedule,
-    pub packing: PackingParams,
-    /// Largest global gradient norm; 0 does not clip.
-    pub clip_norm: f64,
-    pub accumulation: Accumulation,
-    /// For the metrics and for `eos_weight` of the loss.
-    pub eos_token_ids: Vec<u32>,
-    /// Steps in a row without an update after which training stops with an error.
-    pub skip_limit: u32,
-    /// Of the factors of products, of frozen weights, and of the policy that comes out; on a device of activations too. Sums,
-    /// gradients' sums and moments are always f32.
-    pub dtype: DType,
-    /// Trained weights are held in f32, whatever `dtype` says; else an update is computed in f32 and rounded to `dtype`.
-    pub master_weights: bool,
-    /// Train adapters, and leave the weights as they are.
-    pub lora: Option<LoraParams>,
-    /// Of what the trainer draws itself: the adapters' first values.
-    pub seed: u64,
-    /// Hold only the inputs of the blocks on the way forward, and compute the rest again on the way back. Same gradients.
-    pub gradient_checkpointing: bool,
-}
-
-impl TrainerParams {
-    /// Errors: a parameter outside its range.
-    pub fn check(&self) -> Result<()> {
-        self.loss.check()?;
-        self.optimizer.check()?;
-        self.schedule.check()?;
-        self.packing.check()?;
-        self.lora.as_ref().map_or(Ok(()), LoraParams::check)?;
-        match self.clip_norm.is_finite() && self.clip_norm >= 0.0 {
-            true => Ok(()),
-            false => Err(Error::usage(format!("`clip_norm` is `{}`; it must be 0 or more", self.clip_norm))
-                .hint("0 does not clip")),
-        }
-    }
-
-    /// What weights are held in that are trained. On the CPU it is f32: where there are no master weights, their values are rounded.
-    fn trained_type(&self, device: &Device) -> DType {
-        if self.master_weights || device.is_cpu() { DType::F32 } else { self.dtype }
-    }
-
-    /// What a trainer wants to be given the weights in.
-    pub fn initial_type(&self, device: &Device) -> DType {
-        if self.lora.is_some() { self.dtype } else { self.trained_type(device) }
-    }
-
-    /// Trained weights are rounded in f32.
-    fn rounds(&self, device: &Device) -> bool {
-        !self.master_weights && self.dtype != self.trained_type(device)
-    }
-
-    /// The paper's released trainer, quirks included: on each of its two GPUs accumulated gradients are not divided,
-    /// micro-batches of four rows are weighed alike, weights and moments are bf16, rows are truncated on the right at 2,048 tokens.
-    pub fn with_reference_quirks(mut self) -> TrainerParams {
-        self.accumulation = Accumulation::MicroBatchSum { ranks: 2 };
-        self.optimizer.bf16_moments = true;
-        self.master_weights = false;
-        self.packing = PackingParams {
-            micro_batch_tokens: usize::MAX,
-            micro_batch_rows: 4,
-            max_length: 2048,
-            too_long: TooLong::TruncateRight,
-        };
-        self
-    }
-}
 
 /// A policy being trained.
 pub struct Trainer {

@@ -9,7 +9,7 @@ mod avx512;
 
 use super::isa::Isa;
 
-/// Output columns of a tile, and of a panel of [`super::Packed`].
+/// Output columns of a tile, and of a panel of [`super::linear::Packed`].
 pub const PANEL: usize = 48;
 /// Output rows of a tile: whole blocks of 8 rows, and of 6.
 pub(super) const ROWS: usize = 24;

@@ -20,14 +20,6 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// From a weight tensor `[out, in]`, f32 on the CPU.
-    pub fn new(w: &Tensor) -> Result<Packed> {
-        let (outputs, inputs) = w.dims2()?;
-        let w = w.contiguous()?;
-        let read = Read::new(&w);
-        Ok(Packed::from_slice(read.slice()?, outputs, inputs))
-    }
-
     /// From the rows of a weight `[out, in]`.
     pub fn from_slice(w: &[f32], outputs: usize, inputs: usize) -> Packed {
         assert_eq!(w.len(), outputs * inputs, "a weight of {outputs} x {inputs}");
@@ -59,33 +51,9 @@ impl Packed {
         }
     }
 
-    /// `out[r] = x[r] w^T + bias` for `rows` rows; both lie densely.
-    #[expect(unsafe_code, reason = "one body serves memory that is initialised and memory that is not")]
-    pub fn apply(&self, x: &[f32], rows: usize, bias: Option<&[f32]>, out: &mut [f32]) {
-        assert!(out.len() >= rows * self.outputs, "output too short for {rows} rows of {}", self.outputs);
-        // SAFETY: all rows lie in `out`.
-        unsafe { self.apply_at(self.left(x), rows, start_of(bias), out.as_mut_ptr()) };
-    }
-
-    fn left<'a>(&self, x: &'a [f32]) -> Left<'a> {
-        Left { data: x, row: self.inputs, step: 1 }
-    }
-
     /// The weight from this output on, which begins a strip, as a right factor.
     pub(super) fn right(&self, first: usize) -> Right<'_> {
         Right::strips(&self.strips[first * self.inputs..], self.inputs)
-    }
-
-    /// [`Packed::apply`] in fresh memory.
-    #[expect(unsafe_code, reason = "output memory is written without being cleared")]
-    pub fn applied(&self, x: &[f32], rows: usize, bias: Option<&[f32]>) -> Vec<f32> {
-        let mut out: Vec<f32> = Vec::with_capacity(rows * self.outputs);
-        // SAFETY: the capacity is rows x outputs, and all of it is written.
-        unsafe {
-            self.apply_at(self.left(x), rows, start_of(bias), out.as_mut_ptr());
-            out.set_len(rows * self.outputs);
-        }
-        out
     }
 
     /// Panel after panel, shared among threads.
@@ -114,10 +82,6 @@ impl Packed {
     }
 }
 
-fn start_of(bias: Option<&[f32]>) -> Start<'_> {
-    bias.map_or(Start::Zero, Start::Bias)
-}
-
 /// Writes up to 16 rows (dense, `columns` wide) as columns of `target`, whose rows are 16 wide.
 pub(super) fn transpose<T: Copy + Default>(rows: &[T], columns: usize, target: &mut [T]) {
     for (first, target) in (0..columns).step_by(STRIP).zip(target.chunks_mut(STRIP * STRIP)) {
@@ -132,20 +96,6 @@ pub(super) fn transpose<T: Copy + Default>(rows: &[T], columns: usize, target: &
             target.copy_from_slice(line);
         }
     }
-}
-
-/// `x w^T + bias` with a weight packed before; no gradient.
-pub fn linear_packed(x: &Tensor, w: &Packed, bias: Option<&Tensor>) -> Result<Tensor> {
-    let (rows, inputs) = x.dims2()?;
-    if inputs != w.inputs {
-        bail!("linear: x has {inputs} features, the weight takes {}", w.inputs);
-    }
-    let x = x.contiguous()?;
-    let out = match bias {
-        Some(bias) => w.applied(Read::new(&x).slice()?, rows, Some(Read::new(bias).slice()?)),
-        None => w.applied(Read::new(&x).slice()?, rows, None),
-    };
-    Tensor::from_vec(out, (rows, w.outputs), x.device())
 }
 
 /// The differentiable kernel; see [`super::linear`].

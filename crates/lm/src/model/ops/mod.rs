@@ -38,7 +38,6 @@ pub use attention::{Heads, KeyValues, Queries, Visible, attend};
 #[cfg(test)]
 pub(crate) use cpu::without_kernels;
 pub use gemm::PANEL;
-pub use linear::{Packed, linear_packed};
 pub use segments::Segments;
 pub use weight::{Weight, WeightType};
 
