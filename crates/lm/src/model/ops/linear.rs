@@ -34,10 +34,6 @@ impl Packed {
         Packed { strips, outputs, inputs }
     }
 
-    pub fn outputs(&self) -> usize {
-        self.outputs
-    }
-
     pub fn inputs(&self) -> usize {
         self.inputs
     }
