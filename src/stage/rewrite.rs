@@ -256,7 +256,7 @@ impl RewriteStage {
             if !chosen.is_empty() {
                 chosen.iter().try_for_each(|sample| fits(sample, &shown)).map_err(|e| e.at(place()))?;
                 let rewrite = |(index, rollout): (usize, &Rollout)| Rewrite {
-                    logprob_behavior: Some(rollout.logprob_behavior.clone()),
+                    logprob_behavior: rollout.logprob_behavior.clone(),
                     sample_index: Some(rollout.sample_index),
                     ..row(index, source, &rollout.completion, rollout.token_ids.clone())
                 };

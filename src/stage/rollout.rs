@@ -107,6 +107,10 @@ impl StageParams for Params {
         at_least_one(self.part_samples, "part_samples")?;
         at_least_one(self.part_tokens, "part_tokens")?;
         self.sampling(&[]).check()?;
+        if self.prompt_kind == PromptKind::Imported {
+            let error = Error::usage("`prompt_kind` is `imported`, and a rollout stage draws its samples");
+            return Err(error.hint("write `plain` or `guided`"));
+        }
         if self.prompt_kind == PromptKind::Guided && self.template.is_none() {
             let error = Error::usage("a guided rollout needs a `template` that shows the expert solution");
             return Err(error.hint("pipelines/templates/guided.j2 is one"));
@@ -363,7 +367,7 @@ impl RolloutStage {
 
     /// Without an expert solution there is nothing to be guided by.
     fn can_be_prompted(&self, has_solution: bool) -> bool {
-        has_solution || self.params.prompt_kind == PromptKind::Plain
+        has_solution || self.params.prompt_kind != PromptKind::Guided
     }
 
     /// Rows of earlier parts of the same recipe that fall into this one.
@@ -425,8 +429,8 @@ impl RolloutStage {
             prompt_ids: prompt_ids.to_vec(),
             special_count: tokenizer.stray_specials(inside)? as u32,
             token_ids: sample.token_ids,
-            logprob_behavior: sample.logprob_behavior,
-            logprob_policy: sample.logprob_policy,
+            logprob_behavior: Some(sample.logprob_behavior),
+            logprob_policy: Some(sample.logprob_policy),
             stop_reason: stop_reason(sample.stop_reason),
             seed: self.params.seed,
             prefill: task.prefill(),
@@ -442,8 +446,8 @@ impl RolloutStage {
             completion: String::new(),
             prompt_ids: prompt_ids.to_vec(),
             token_ids: Vec::new(),
-            logprob_behavior: Vec::new(),
-            logprob_policy: Vec::new(),
+            logprob_behavior: Some(Vec::new()),
+            logprob_policy: Some(Vec::new()),
             stop_reason: StopReason::PromptTooLong,
             special_count: 0,
             seed: self.params.seed,

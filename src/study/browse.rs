@@ -143,7 +143,8 @@ impl<'a> Source<'a> {
         };
         let targets: Vec<BrowsedTarget> =
             rows.targets.get(id).map_or(&[][..], Vec::as_slice).iter().map(|row| self.target(row, rows)).collect();
-        let prompt = samples.iter().find(|(plain, ..)| !plain).map(|(_, _, rollout)| &rollout.prompt_ids);
+        let prompts = samples.iter().filter(|(plain, ..)| !plain).map(|(_, _, rollout)| &rollout.prompt_ids);
+        let prompt = prompts.into_iter().find(|ids| !ids.is_empty());
         BrowsedProblem {
             c: cascade,
             s: targets.first().map(|target| target.s.clone()).unwrap_or_default(),
@@ -163,7 +164,8 @@ impl<'a> Source<'a> {
     }
 
     fn sample(&self, stage: Option<String>, rollout: &Rollout, verdict: Option<&VerdictRow>) -> BrowsedSample {
-        let tokens = self.tokens(&rollout.completion, &rollout.token_ids, vec![quantise(&rollout.logprob_policy)]);
+        let digits = rollout.logprob_policy.iter().map(|logprobs| quantise(logprobs)).collect();
+        let tokens = self.tokens(&rollout.completion, &rollout.token_ids, digits);
         BrowsedSample {
             stage,
             i: rollout.sample_index,

@@ -102,7 +102,7 @@ const WORDS: &[(&str, &str, &str)] = &[
     ),
     ("judge", "judge", "math exact numeric choice json tool_call program schema command"),
     ("rewrite", "choice", "first random likeliest"),
-    ("rollout", "prompt_kind", "plain guided"),
+    ("rollout", "prompt_kind", "plain guided imported"),
     ("train", "dtype", "f32 bf16 pure_bf16"),
     ("train", "keep_checkpoints", "all last"),
     ("train", "loss", "sft dft importance iw-sft psft idft eaft chord-phi talr asft"),

@@ -57,8 +57,11 @@ impl Samples {
         let correct = self.of(problem).iter().filter_map(|(rollout, verdict)| {
             let verdict = verdict.as_ref().filter(|row| row.verdict.is_correct())?;
             let likelihood = match source {
-                // It was sampled given the training prompt.
-                Source::SelfAligned => mean(&rollout.logprob_policy),
+                // It was sampled given the training prompt, unless it is imported.
+                Source::SelfAligned => match &rollout.logprob_policy {
+                    Some(logprobs) => mean(logprobs),
+                    None => likelihoods.of_sample(rollout),
+                },
                 _ => likelihoods.of_sample(rollout),
             };
             let expert = likelihoods.of_expert(&problem.problem_id).filter(|_| source == Source::Guided);

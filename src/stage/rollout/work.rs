@@ -68,8 +68,8 @@ impl RolloutStage {
         let solved = solved(&self.unsolved, &part.span)?;
         let problems = self.problems.overlapping(&part.span.first, &part.span.last);
         let columns: &[&str] = match self.params.prompt_kind {
-            PromptKind::Plain => &["problem_id"],
             PromptKind::Guided => &["problem_id", "solution"],
+            _ => &["problem_id"],
         };
         let rows: Vec<Id> = problems.select(columns)?;
         let wanted = |row: &Id| {

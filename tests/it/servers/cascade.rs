@@ -200,7 +200,7 @@ fn a_real_server() {
         .collect();
     for scored in rows::<Logprob>(&store, "logprobs-rewrites").iter().filter(|row| row.source == Source::SelfAligned) {
         let row = &sampled[&(scored.problem_id.clone(), scored.token_ids.clone())];
-        let gaps = row.logprob_policy.iter().zip(&scored.logprob_policy).map(|(a, b)| (a - b).abs());
+        let gaps = row.logprob_policy.iter().flatten().zip(&scored.logprob_policy).map(|(a, b)| (a - b).abs());
         assert!(gaps.sum::<f32>() / (row.token_ids.len() as f32) < 0.1, "problem {}", row.problem_id);
     }
 }

@@ -125,8 +125,8 @@ fn assert_served(rollouts: &[Rollout], served: &[Served]) {
     for row in rollouts {
         let same = left.get_mut(&key(&row.prompt_ids, &row.token_ids));
         let sample = &same.and_then(Vec::pop).expect("a row that nobody served").sample;
-        assert_eq!(row.logprob_behavior, sample.logprob_behavior);
-        assert_eq!(row.logprob_policy, sample.logprob_policy);
+        assert_eq!(row.logprob_behavior.as_ref(), Some(&sample.logprob_behavior));
+        assert_eq!(row.logprob_policy.as_ref(), Some(&sample.logprob_policy));
         assert_eq!(row.stop_reason, stop_reason(sample.stop_reason));
     }
     assert!(left.values().all(Vec::is_empty), "served and not kept");

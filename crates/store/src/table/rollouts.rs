@@ -1,4 +1,4 @@
-//! rollouts: sampled completions with the log-probs of every token.
+//! rollouts: completions, those that were sampled here with the log-probs of every token.
 
 use super::named;
 use super::row::row;
@@ -13,6 +13,8 @@ words! {
         Plain = "plain",
         /// The problem and the expert's solution
         Guided = "guided",
+        /// Text from elsewhere; what it was shown is not known
+        Imported = "imported",
     }
 }
 
@@ -41,14 +43,14 @@ row! {
         prompt_kind: PromptKind,
         /// The completion as text; special tokens are left out, but for the tags of thoughts
         completion: String,
-        /// Token ids of the prompt, chat template applied
+        /// Token ids of the prompt, chat template applied; none of imported ones
         prompt_ids: Vec<u32>,
         /// Token ids of the completion, end-of-sequence token included
         token_ids: Vec<u32>,
-        /// Natural log-prob of each token under the distribution it was sampled from
-        logprob_behavior: Vec<f32>,
-        /// Natural log-prob of each token at temperature 1, untruncated, given this prompt
-        logprob_policy: Vec<f32>,
+        /// Natural log-prob of each token under the distribution it was sampled from; null of imported ones
+        logprob_behavior: Option<Vec<f32>>,
+        /// Natural log-prob of each token at temperature 1, untruncated, given this prompt; null of imported ones
+        logprob_policy: Option<Vec<f32>>,
         /// Why the completion ended
         stop_reason: StopReason,
         /// Special tokens inside the completion; the final end-of-sequence token and tags of thoughts that end are not counted
@@ -59,10 +61,18 @@ row! {
         prefill: Option<String>,
     }
     optional [prefill]
+    seldom_null [logprob_behavior, logprob_policy]
     check(self) {
         let n = self.token_ids.len();
+        let is_imported = self.prompt_kind == PromptKind::Imported;
         for (column, values) in [("logprob_behavior", &self.logprob_behavior), ("logprob_policy", &self.logprob_policy)] {
             let at = || format!("problem `{}`, sample {}, column `{column}`", self.problem_id, self.sample_index);
+            let values = match values {
+                None if is_imported => continue,
+                None => return Err(Error::internal("a sample without log-probs").at(at())),
+                Some(_) if is_imported => return Err(Error::internal("log-probs of an imported sample").at(at())),
+                Some(values) => values,
+            };
             if values.len() != n {
                 return Err(Error::internal(format!("{n} tokens but {} log-probs", values.len())).at(at()));
             }

@@ -32,6 +32,8 @@ pub trait Row: Serialize + DeserializeOwned + Clone + Send + Sync + 'static {
     const DOC: &'static str;
     /// Columns that a part lacks where none of its rows has them.
     const OPTIONAL: &'static [&'static str];
+    /// Columns in which null came to be allowed: where no row of a part has it, the part is written as before.
+    const SELDOM_NULL: &'static [&'static str];
 
     fn columns() -> Vec<Column>;
 
@@ -90,6 +92,7 @@ macro_rules! row {
             $(#[doc = $doc:literal] $field:ident: $ty:ty,)+
         }
         $(optional [$($optional:ident),+])?
+        $(seldom_null [$($seldom_null:ident),+])?
         $(check($self:ident) $check:block)?
         $(counts($rows:ident) $counts:block)?
     ) => {
@@ -103,6 +106,7 @@ macro_rules! row {
             const KEY: &'static [&'static str] = &[$(stringify!($key)),+];
             const DOC: &'static str = $table_doc;
             const OPTIONAL: &'static [&'static str] = &[$($(stringify!($optional)),+)?];
+            const SELDOM_NULL: &'static [&'static str] = &[$($(stringify!($seldom_null)),+)?];
             fn columns() -> Vec<$crate::table::Column> {
                 vec![$($crate::table::Column {
                     name: stringify!($field),
@@ -120,7 +124,8 @@ macro_rules! row {
 }
 pub(crate) use row;
 
-/// Rows as one Arrow batch, without the optional columns that none of them has. Every row is checked first.
+/// Rows as one Arrow batch, without the optional columns that none of them has, and with those that are seldom null declared
+/// never null where they are not. Every row is checked first.
 pub fn to_batch<R: Row>(rows: &[R]) -> Result<RecordBatch> {
     for row in rows {
         row.check()?;
@@ -132,7 +137,16 @@ pub fn to_batch<R: Row>(rows: &[R]) -> Result<RecordBatch> {
         R::OPTIONAL.contains(&fields[*index].name().as_str()) && batch.column(*index).null_count() == batch.num_rows()
     };
     let used: Vec<usize> = (0..fields.len()).filter(|index| !unused(index)).collect();
-    batch.project(&used).map_err(|e| Error::internal("columns of a batch").source(e))
+    let as_written = |index: &usize| {
+        let (field, null_count) = (&fields[*index], batch.column(*index).null_count());
+        match R::SELDOM_NULL.contains(&field.name().as_str()) && null_count == 0 {
+            true => field.as_ref().clone().with_nullable(false),
+            false => field.as_ref().clone(),
+        }
+    };
+    let schema = Schema::new(used.iter().map(as_written).collect::<Vec<Field>>());
+    let columns = used.iter().map(|index| batch.column(*index).clone()).collect();
+    RecordBatch::try_new(Arc::new(schema), columns).map_err(|e| Error::internal("columns of a batch").source(e))
 }
 
 /// Rows of Arrow batches. The schema must be the table's own, optional columns aside; every row is checked.
@@ -220,6 +234,94 @@ mod tests {
             assert_eq!(batch.column_by_name("conversation").is_some(), has);
             assert!(batch.column_by_name("sample_index").is_some(), "null, and never left out");
             assert_eq!(from_batches::<Rewrite>(&[batch]).unwrap(), rows);
+        }
+    }
+
+    /// A part in which nothing is null has the bytes it had before null was allowed, and older parts are read.
+    #[test]
+    fn columns_that_are_seldom_null_are_written_as_before() {
+        use crate::parquet::{Encoded, Footer, decode_batches};
+        use crate::table::rollouts::{PromptKind, Rollout, StopReason};
+        mod before {
+            use crate::table::rollouts::{PromptKind, StopReason};
+            crate::table::row::row! {
+                /// The table before rows without log-probs.
+                Rollout in "rollouts" v 1 key [problem_id, sample_index] {
+                    /// As now
+                    problem_id: String,
+                    /// As now
+                    sample_index: u32,
+                    /// As now
+                    prompt_kind: PromptKind,
+                    /// As now
+                    completion: String,
+                    /// As now
+                    prompt_ids: Vec<u32>,
+                    /// As now
+                    token_ids: Vec<u32>,
+                    /// Never null
+                    logprob_behavior: Vec<f32>,
+                    /// Never null
+                    logprob_policy: Vec<f32>,
+                    /// As now
+                    stop_reason: StopReason,
+                    /// As now
+                    special_count: u32,
+                    /// As now
+                    seed: u64,
+                    /// As now
+                    prefill: Option<String>,
+                }
+                optional [prefill]
+            }
+        }
+        let sampled = |id: &str, logprobs: &[f32]| Rollout {
+            problem_id: id.to_string(),
+            sample_index: 0,
+            prompt_kind: PromptKind::Plain,
+            completion: "2".to_string(),
+            prompt_ids: vec![1],
+            token_ids: vec![2; logprobs.len()],
+            logprob_behavior: Some(logprobs.to_vec()),
+            logprob_policy: Some(logprobs.to_vec()),
+            stop_reason: StopReason::Eos,
+            special_count: 0,
+            seed: 7,
+            prefill: None,
+        };
+        let older = |row: &Rollout| before::Rollout {
+            problem_id: row.problem_id.clone(),
+            sample_index: row.sample_index,
+            prompt_kind: row.prompt_kind,
+            completion: row.completion.clone(),
+            prompt_ids: row.prompt_ids.clone(),
+            token_ids: row.token_ids.clone(),
+            logprob_behavior: row.logprob_behavior.clone().unwrap(),
+            logprob_policy: row.logprob_policy.clone().unwrap(),
+            stop_reason: row.stop_reason,
+            special_count: row.special_count,
+            seed: row.seed,
+            prefill: row.prefill.clone(),
+        };
+        let imported = Rollout {
+            prompt_kind: PromptKind::Imported,
+            prompt_ids: Vec::new(),
+            logprob_behavior: None,
+            logprob_policy: None,
+            ..sampled("0c", &[-0.5])
+        };
+        let rows = vec![sampled("0a", &[-0.5, 0.0]), sampled("0b", &[])];
+        let footer = Footer { stage: "rollouts", fingerprint: "f" };
+        for rows in [rows.clone(), Vec::new()] {
+            let now = Encoded::new(&rows, &footer).unwrap().bytes;
+            let then = Encoded::new(&rows.iter().map(older).collect::<Vec<_>>(), &footer).unwrap().bytes;
+            assert_eq!(now, then, "{} rows", rows.len());
+            assert_eq!(from_batches::<Rollout>(&decode_batches(then).unwrap()).unwrap(), rows);
+        }
+        for rows in [vec![imported.clone()], [rows, vec![imported]].concat()] {
+            let batch = to_batch(&rows).unwrap();
+            assert_eq!(batch.column_by_name("logprob_policy").unwrap().null_count(), 1);
+            assert_eq!(from_batches::<Rollout>(&[batch]).unwrap(), rows);
         }
     }
 
