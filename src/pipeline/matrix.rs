@@ -69,37 +69,44 @@ pub fn text(value: &Value) -> String {
 /// Replaces placeholders everywhere in a value. A text that is nothing but a placeholder becomes the value itself, its
 /// type kept; a text with an unknown placeholder is an error that names it.
 pub fn substitute(value: &Value, variables: &Variables) -> Result<Value, String> {
+    let known = |name: &str| variables.get(name).ok_or_else(|| format!("unknown placeholder `{{{name}}}`"));
+    replace(value, &|name| known(name).map(Some))
+}
+
+/// The same, leaving placeholders that are not known here as they are: others will know them.
+pub fn substitute_known(value: &Value, variables: &Variables) -> Value {
+    replace(value, &|name| Ok(variables.get(name))).unwrap_or_else(|_| value.clone())
+}
+
+/// What a placeholder stands for; none leaves it as it is.
+type Lookup<'a> = dyn Fn(&str) -> Result<Option<&'a Value>, String> + 'a;
+
+fn replace(value: &Value, lookup: &Lookup) -> Result<Value, String> {
     Ok(match value {
-        Value::String(text) => substitute_text(text, variables)?,
-        Value::Array(items) => {
-            Value::Array(items.iter().map(|item| substitute(item, variables)).collect::<Result<_, _>>()?)
-        }
+        Value::String(text) => replace_text(text, lookup)?,
+        Value::Array(items) => Value::Array(items.iter().map(|item| replace(item, lookup)).collect::<Result<_, _>>()?),
         Value::Table(table) => Value::Table(
-            table
-                .iter()
-                .map(|(key, item)| Ok((key.clone(), substitute(item, variables)?)))
-                .collect::<Result<_, String>>()?,
+            table.iter().map(|(key, item)| Ok((key.clone(), replace(item, lookup)?))).collect::<Result<_, String>>()?,
         ),
         other => other.clone(),
     })
 }
 
-fn substitute_text(input: &str, variables: &Variables) -> Result<Value, String> {
-    let lookup = |name: &str| variables.get(name).ok_or_else(|| format!("unknown placeholder `{{{name}}}`"));
+fn replace_text(input: &str, lookup: &Lookup) -> Result<Value, String> {
     if let Some(name) = input.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'))
         && is_name(name)
+        && let Some(value) = lookup(name)?
     {
-        return lookup(name).cloned();
+        return Ok(value.clone());
     }
     let (mut out, mut rest) = (String::new(), input);
     while let Some(open) = rest.find('{') {
         let Some(close) = rest[open..].find('}') else { break };
         let name = &rest[open + 1..open + close];
         out.push_str(&rest[..open]);
-        if is_name(name) {
-            out.push_str(&text(lookup(name)?))
-        } else {
-            out.push_str(&rest[open..=open + close])
+        match if is_name(name) { lookup(name)? } else { None } {
+            Some(value) => out.push_str(&text(value)),
+            None => out.push_str(&rest[open..=open + close]),
         }
         rest = &rest[open + close + 1..];
     }
@@ -153,5 +160,7 @@ mod tests {
         assert_eq!(substitute(&Value::from("{seed}"), &variables), Ok(Value::Integer(3)));
         assert_eq!(substitute(&Value::from("s{seed}"), &variables), Ok(Value::from("s3")));
         assert!(substitute(&Value::from("{sed}"), &variables).unwrap_err().contains("`{sed}`"));
+        assert_eq!(substitute_known(&Value::from("{sed}-{seed}"), &variables), Value::from("{sed}-3"));
+        assert_eq!(substitute_known(&Value::from("{sed}"), &variables), Value::from("{sed}"));
     }
 }

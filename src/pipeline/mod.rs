@@ -6,6 +6,8 @@ pub mod execute;
 pub mod explain;
 mod matrix;
 pub mod plan;
+mod references;
+mod rounds;
 pub mod session;
 mod sink;
 pub mod spec;

@@ -2,9 +2,11 @@
 
 use super::excerpt::{Source, did_you_mean};
 use super::matrix::{self, Variables};
+use super::references::resolve;
+use super::rounds::{self, Round};
 use crate::params::Misfit;
-use crate::policy::{PolicySource, PolicySpec};
-use crate::stage::{Params, Reference, Wants};
+use crate::policy::PolicySpec;
+use crate::stage::Params;
 use mindgap_base::error::{Error, Result};
 use mindgap_store::{check_name, fs};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,8 +21,10 @@ pub struct StageSpec {
     pub name: String,
     /// The name as written, before expansion.
     pub written: String,
-    /// Axis and name of the entry it takes there, of every axis of its matrix.
+    /// Axis and name of the entry it takes there, of every axis of its matrix; and the round, of a stage in the loop.
     pub entries: Vec<(String, String)>,
+    /// It stands under `[loop]`.
+    pub is_looped: bool,
     pub params: Params,
     /// Part of the recipe, and of nothing else: another text makes the stage anew.
     pub salt: Option<String>,
@@ -35,6 +39,19 @@ impl StageSpec {
             false => format!("stage `{}` ({})", self.name, entries.join(", ")),
         }
     }
+
+    /// Where in the file it stands.
+    pub fn path(&self) -> Vec<&str> {
+        path(self.is_looped, &self.written)
+    }
+}
+
+/// Where in a pipeline file a stage stands.
+fn path(is_looped: bool, written: &str) -> Vec<&str> {
+    match is_looped {
+        true => vec!["loop", "stages", written],
+        false => vec!["stages", written],
+    }
 }
 
 /// A checked pipeline. Stages are in an order in which each comes after what it needs.
@@ -47,7 +64,7 @@ pub struct Pipeline {
     pub source: Source,
 }
 
-const TOP_KEYS: [&str; 4] = ["name", "vars", "policies", "stages"];
+const TOP_KEYS: [&str; 5] = ["name", "vars", "policies", "stages", "loop"];
 
 impl Pipeline {
     /// Reads a pipeline file. `settings` override its `[vars]`.
@@ -69,9 +86,13 @@ impl Pipeline {
             return Err(reader.error(&[key], format!("unknown key `{key}`")).hint(did_you_mean(key, TOP_KEYS)));
         }
         let name = reader.name(&table, stem)?;
-        let variables = reader.variables(&table, settings)?;
+        let mut variables = reader.variables(&table, settings)?;
+        let rounds = reader.rounds(&table, &variables)?;
+        if let Some(last) = rounds.last() {
+            variables.insert("loop.last".to_string(), Value::from(last.name.as_str()));
+        }
         let policies = reader.policies(&table, &variables)?;
-        let mut stages = reader.stages(&table, &variables)?;
+        let mut stages = reader.stages(&table, &variables, &rounds)?;
         reader.check_references(&policies, &stages)?;
         stages = reader.sorted(&policies, stages)?;
         Ok(Pipeline { name, folder, policies, stages, source: source.clone() })
@@ -106,7 +127,8 @@ impl Pipeline {
 
     /// Names of the stages a stage reads from, directly.
     pub fn needs<'a>(&'a self, stage: &StageSpec) -> Vec<&'a str> {
-        let resolved = stage.params.references().into_iter().map(|r| resolve(&self.policies, &r).to_string());
+        let references = stage.params.references();
+        let resolved = references.iter().filter_map(|r| resolve(&self.policies, r).map(str::to_string));
         let mut needs: BTreeSet<String> = resolved.collect();
         // Rewrites and evals read the rollouts behind the verdicts they name.
         for name in needs.clone() {
@@ -117,11 +139,16 @@ impl Pipeline {
     }
 }
 
-/// The stage a reference leads to: through a named policy, if it is one.
-fn resolve<'a>(policies: &'a BTreeMap<String, PolicySpec>, reference: &'a Reference) -> &'a str {
-    match (reference.wants, policies.get(&reference.name).map(|spec| &spec.source)) {
-        (Wants::Policy, Some(PolicySource::Stage(stage))) => stage,
-        _ => &reference.name,
+/// A stage as written, and the round it is expanded for.
+struct Written<'a> {
+    name: &'a str,
+    value: &'a Value,
+    round: Option<&'a Round>,
+}
+
+impl Written<'_> {
+    fn path(&self) -> Vec<&str> {
+        path(self.round.is_some(), self.name)
     }
 }
 
@@ -130,19 +157,20 @@ struct Raw {
     name: String,
     written: String,
     entries: Vec<(String, String)>,
+    is_looped: bool,
     kind: String,
     body: Table,
 }
 
 /// Reads a pipeline's sections, with the file at hand for errors.
-struct Reader<'a> {
+pub struct Reader<'a> {
     source: &'a Source,
     spans: &'a Spanned<DeTable<'a>>,
 }
 
 impl Reader<'_> {
     /// An error about the value at a path of keys; the deepest key that exists is shown.
-    fn error(&self, path: &[&str], what: impl Into<String>) -> Error {
+    pub fn error(&self, path: &[&str], what: impl Into<String>) -> Error {
         let mut table = Some(self.spans.get_ref());
         let mut span: Option<Range<usize>> = None;
         for key in path {
@@ -215,18 +243,70 @@ impl Reader<'_> {
         Ok(policies)
     }
 
-    fn stages(&self, table: &Table, variables: &Variables) -> Result<Vec<StageSpec>> {
+    /// The rounds of the loop; none without one.
+    fn rounds(&self, table: &Table, variables: &Variables) -> Result<Vec<Round>> {
+        let section = match table.get("loop") {
+            None => return Ok(Vec::new()),
+            Some(Value::Table(section)) => section,
+            Some(_) => return Err(self.error(&["loop"], "`loop` is not a table")),
+        };
+        if let Some(key) = section.keys().find(|key| !rounds::KEYS.contains(&key.as_str())) {
+            let error = self.error(&["loop", key], format!("unknown key `{key}` in `loop`"));
+            return Err(error.hint(did_you_mean(key, rounds::KEYS)));
+        }
+        rounds::rounds(section, variables).map_err(|wrong| {
+            self.error(&["loop"], wrong).hint("rounds = 3, or a list with the name of each round; see docs/rounds.md")
+        })
+    }
+
+    /// All stages as they are written: those of the loop once for every round they are in.
+    fn written<'t>(&self, table: &'t Table, rounds: &'t [Round]) -> Result<Vec<(Written<'t>, Table)>> {
+        let as_table = |written: &Written| match written.value {
+            Value::Table(stage) => Ok(stage.clone()),
+            _ => Err(self.error(&written.path(), format!("stage `{}`: not a table", written.name))),
+        };
+        let mut all = Vec::new();
+        for (name, value) in self.section(table, "stages")? {
+            let written = Written { name, value, round: None };
+            let stage = as_table(&written)?;
+            all.push((written, stage));
+        }
+        let Some(Value::Table(section)) = table.get("loop") else { return Ok(all) };
+        let looped = self.section(section, "stages")?;
+        for round in rounds {
+            for (name, value) in &looped {
+                let written = Written { name, value, round: Some(round) };
+                let mut stage = as_table(&written)?;
+                let first = match stage.remove("first_round") {
+                    None => 0,
+                    Some(Value::Integer(first)) if (0..rounds.len() as i64).contains(&first) => first,
+                    Some(_) => {
+                        let what = format!("stage `{name}`: `first_round` must be the number of a round, from 0 on");
+                        return Err(self.error(&[&written.path()[..], &["first_round"]].concat(), what));
+                    }
+                };
+                let known = matrix::substitute_known(&Value::Table(stage), &round.variables);
+                if let Value::Table(stage) = known
+                    && round.number as i64 >= first
+                {
+                    all.push((written, stage));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn stages(&self, table: &Table, variables: &Variables, rounds: &[Round]) -> Result<Vec<StageSpec>> {
         let mut raw: Vec<Raw> = Vec::new();
-        for (written, value) in self.section(table, "stages")? {
-            let fail = |message: String| self.error(&["stages", written], format!("stage `{written}`: {message}"));
-            let Value::Table(stage) = value else { return Err(fail("not a table".into())) };
-            let mut stage = stage.clone();
+        for (written, mut stage) in self.written(table, rounds)? {
+            let fail = |message: String| self.error(&written.path(), format!("stage `{}`: {message}", written.name));
             let kind = stage.remove("kind").and_then(|kind| kind.as_str().map(str::to_string));
             let kind = kind.ok_or_else(|| {
                 fail("has no `kind`".into()).hint(did_you_mean("", crate::stage::KINDS.iter().copied()))
             })?;
             if !crate::stage::KINDS.contains(&kind.as_str()) {
-                let error = self.error(&["stages", written, "kind"], format!("unknown stage kind `{kind}`"));
+                let path = [&written.path()[..], &["kind"]].concat();
+                let error = self.error(&path, format!("unknown stage kind `{kind}`"));
                 return Err(error.hint(did_you_mean(&kind, crate::stage::KINDS.iter().copied())));
             }
             let matrix = match stage.remove("matrix") {
@@ -237,46 +317,50 @@ impl Reader<'_> {
             for cell in matrix::expand(&matrix, variables).map_err(fail)? {
                 let body = matrix::substitute(&Value::Table(stage.clone()), &cell.variables).map_err(fail)?;
                 let Value::Table(body) = body else { continue };
-                let name = format!("{written}{}", cell.suffix());
-                raw.push(Raw { name, written: written.clone(), entries: cell.entries, kind: kind.clone(), body });
+                let mut name = format!("{}{}", written.name, cell.suffix());
+                let mut entries = cell.entries;
+                if let Some(round) = written.round {
+                    name += &format!("-{}", round.name);
+                    entries.push(("round".to_string(), round.name.clone()));
+                }
+                let (is_looped, written) = (written.round.is_some(), written.name.to_string());
+                raw.push(Raw { name, written, entries, is_looped, kind: kind.clone(), body });
             }
         }
         let names: Vec<String> = raw.iter().map(|stage| stage.name.clone()).collect();
-        if let Some(twice) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
-            return Err(self.error(&["stages"], format!("two stages are called `{}`", twice.1)));
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = raw.iter().find(|stage| !seen.insert(stage.name.as_str())) {
+            let what = format!("two stages are called `{}`", twice.name);
+            return Err(self.error(&path(twice.is_looped, &twice.written), what));
         }
         raw.into_iter().map(|stage| self.stage(stage, &names)).collect()
     }
 
     fn stage(&self, raw: Raw, names: &[String]) -> Result<StageSpec> {
-        let Raw { name, written, entries, kind, mut body } = raw;
-        check_name(&name).map_err(|wrong| self.error(&["stages", &written], format!("stage name `{name}` {wrong}")))?;
+        let Raw { name, written, entries, is_looped, kind, mut body } = raw;
+        let place = path(is_looped, &written);
+        let within = |field| [&place[..], &[field]].concat();
+        check_name(&name).map_err(|wrong| self.error(&place, format!("stage name `{name}` {wrong}")))?;
         let salt = match body.remove("salt") {
             None => None,
             Some(Value::String(salt)) => Some(salt),
-            Some(_) => {
-                return Err(
-                    self.error(&["stages", &written, "salt"], format!("stage `{name}`: `salt` must be a string"))
-                );
-            }
+            Some(_) => return Err(self.error(&within("salt"), format!("stage `{name}`: `salt` must be a string"))),
         };
-        let mut params =
-            Params::parse(&kind, body).map_err(|misfit| self.misfit(&["stages", &written], "stage", &name, misfit))?;
+        let mut params = Params::parse(&kind, body).map_err(|misfit| self.misfit(&place, "stage", &name, misfit))?;
         for (field, list) in params.lists() {
-            let path = ["stages", written.as_str(), field];
             *list = expand(list, names).map_err(|pattern| {
                 let what = format!("stage `{name}`: `{field}` names `{pattern}`, which fits no stage");
-                self.error(&path, what).hint(did_you_mean(&pattern, names.iter().map(String::as_str)))
+                self.error(&within(field), what).hint(did_you_mean(&pattern, names.iter().map(String::as_str)))
             })?;
         }
         params.validate().map_err(|e| {
-            let error = self.error(&["stages", &written], format!("stage `{name}`: {}", e.what()));
+            let error = self.error(&place, format!("stage `{name}`: {}", e.what()));
             match e.remedy() {
                 Some(hint) => error.hint(hint),
                 None => error,
             }
         })?;
-        Ok(StageSpec { name, written, entries, params, salt })
+        Ok(StageSpec { name, written, entries, is_looped, params, salt })
     }
 
     /// An error about a value of a policy or a stage.
@@ -298,97 +382,6 @@ impl Reader<'_> {
                 }
             }
         }
-    }
-
-    fn check_references(&self, policies: &BTreeMap<String, PolicySpec>, stages: &[StageSpec]) -> Result<()> {
-        for (name, policy) in policies {
-            let PolicySource::Stage(target) = &policy.source else { continue };
-            let reference = Reference::new("stage", target, Wants::Policy);
-            self.check_reference(
-                &["policies", name],
-                &format!("policy `{name}`"),
-                &reference,
-                &BTreeMap::new(),
-                stages,
-            )?;
-        }
-        for stage in stages {
-            for reference in stage.params.references() {
-                let path = ["stages", stage.written.as_str(), reference.field];
-                self.check_reference(&path, &format!("stage `{}`", stage.name), &reference, policies, stages)?;
-                let trained = policies.get(&reference.name).filter(|_| stage.params.trains());
-                if let Some(PolicySpec { source: PolicySource::Server(_), .. }) = trained {
-                    let what =
-                        format!("stage `{}`: `{}` is on servers and cannot be trained", stage.name, reference.name);
-                    return Err(self.error(&path, what).hint(
-                        "train a policy whose weights are here: { path = \"..\" } or { hub = \"..\" }; or take the targets to another \
-                         trainer with `mindgap export`",
-                    ));
-                }
-                if let Some(weights) = trained.and_then(|spec| spec.weights) {
-                    let (name, weights) = (&reference.name, weights.name());
-                    let what =
-                        format!("stage `{}`: `{name}` is held in {weights}, which is not for training", stage.name);
-                    return Err(self.error(&path, what).hint(
-                        "`weights` is what a policy samples and scores with; name the same policy again without it, and train that",
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn check_reference(
-        &self,
-        path: &[&str],
-        who: &str,
-        reference: &Reference,
-        policies: &BTreeMap<String, PolicySpec>,
-        stages: &[StageSpec],
-    ) -> Result<()> {
-        let Reference { field, name, wants } = reference;
-        if *wants == Wants::Policy && policies.contains_key(name) {
-            return Ok(());
-        }
-        let fits = |stage: &&StageSpec| wants.kinds().contains(&stage.params.kind());
-        match stages.iter().find(|stage| stage.name == *name) {
-            Some(stage) if fits(&stage) => Ok(()),
-            Some(stage) => {
-                let (kind, kinds) = (stage.params.kind(), wants.kinds().join("` or `"));
-                Err(self.error(
-                    path,
-                    format!("{who}: `{field}` names `{name}`, a `{kind}` stage; it needs a `{kinds}` stage"),
-                ))
-            }
-            None => {
-                let mut candidates: Vec<&str> = stages.iter().filter(fits).map(|stage| stage.name.as_str()).collect();
-                if *wants == Wants::Policy {
-                    candidates.extend(policies.keys().map(String::as_str));
-                }
-                let hint = did_you_mean(name, candidates.iter().copied());
-                Err(self.error(path, format!("{who}: `{field}` names `{name}`, which does not exist")).hint(hint))
-            }
-        }
-    }
-
-    /// Stages in an order in which each comes after what it needs, else in file order.
-    fn sorted(&self, policies: &BTreeMap<String, PolicySpec>, mut left: Vec<StageSpec>) -> Result<Vec<StageSpec>> {
-        let mut sorted: Vec<StageSpec> = Vec::new();
-        while !left.is_empty() {
-            let waits = |stage: &StageSpec| -> bool {
-                stage.params.references().iter().any(|r| left.iter().any(|other| other.name == resolve(policies, r)))
-            };
-            let (blocked, ready): (Vec<_>, Vec<_>) = left.iter().cloned().partition(waits);
-            if ready.is_empty() {
-                let names: Vec<&str> = blocked.iter().map(|stage| stage.name.as_str()).collect();
-                let error = self
-                    .error(&["stages", &blocked[0].written], format!("stages need each other: {}", names.join(", ")));
-                return Err(error.hint("a pipeline flows one way: break the cycle"));
-            }
-            sorted.extend(ready);
-            left = blocked;
-        }
-        Ok(sorted)
     }
 }
 

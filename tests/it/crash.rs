@@ -1,6 +1,7 @@
 //! Processes that die, are asked to stop, or share a store: the next run goes on with the same addresses, and no part is computed
 //! twice.
 
+use crate::rounds::ROUNDS;
 use crate::support::{TINY, by_stage, json, mindgap, ok, pipeline, root};
 use mindgap_base::fingerprint::Fingerprint;
 use mindgap_store::{PartRecord, Store};
@@ -138,6 +139,14 @@ fn killed_at_random_moments(file: &Path, kills: usize, slices: f64) {
 fn killed_at_a_few_random_moments() {
     let folder = tempfile::tempdir().unwrap();
     killed_at_random_moments(&pipeline(folder.path(), "p.toml", TINY), 8, 2.0);
+}
+
+/// Goal: rounds that each need the one before go on where they were: nothing is done twice.
+#[test]
+fn killed_inside_a_loop_of_rounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = pipeline(folder.path(), "rounds.toml", &ROUNDS.replace("rounds = 2", "rounds = 3"));
+    killed_at_random_moments(&file, 8, 2.0);
 }
 
 #[test]
