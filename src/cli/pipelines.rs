@@ -83,7 +83,8 @@ fn takes(plan: &pipeline::StagePlan) -> Option<String> {
     let mut takes = Vec::new();
     if let Some(estimate) = &plan.estimate {
         let at_most = if estimate.is_upper_bound { "at most" } else { "about" };
-        takes.push(format!("{at_most} {} tokens", HumanCount(estimate.tokens)));
+        let largest = estimate.at_most.map(|tokens| format!(" (at most {})", HumanCount(tokens))).unwrap_or_default();
+        takes.push(format!("{at_most} {} tokens{largest}", HumanCount(estimate.tokens)));
         takes.extend(
             estimate.seconds.map(|s| format!("{at_most} {}", HumanDuration(Duration::from_secs_f64(s.max(1.0))))),
         );

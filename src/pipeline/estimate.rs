@@ -15,6 +15,9 @@ pub struct Estimate {
     pub tokens: u64,
     /// Each sample counts with the longest it may be: no sample of this recipe is known.
     pub is_upper_bound: bool,
+    /// As many tokens as it may become, where how much is drawn depends on what is drawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<u64>,
     /// None where nothing of this kind ran or was measured here.
     pub seconds: Option<f64>,
 }
@@ -71,6 +74,7 @@ impl Speeds {
         Estimate {
             tokens: cost.tokens,
             is_upper_bound: cost.is_upper_bound,
+            at_most: cost.at_most,
             seconds: (work > 0.0).then(|| wanted * seconds / work),
         }
     }
@@ -100,7 +104,7 @@ mod tests {
     use serde_json::json;
 
     fn cost(parameters: u64, tokens: u64) -> Cost {
-        Cost { tokens, is_upper_bound: false, parameters }
+        Cost { tokens, is_upper_bound: false, at_most: None, parameters }
     }
 
     /// Goal: time scales with tokens and parameters; the latest parts of policies of about the same size decide.

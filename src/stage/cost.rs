@@ -12,12 +12,14 @@ pub struct Cost {
     pub tokens: u64,
     /// No sample of this recipe is known: each counts with the longest it may be.
     pub is_upper_bound: bool,
+    /// As many tokens as it may become, where how much is drawn depends on what is drawn.
+    pub at_most: Option<u64>,
     pub parameters: u64,
 }
 
 impl Cost {
     pub fn new(policy: &PolicyHandle, tokens: u64, is_upper_bound: bool) -> Result<Cost> {
-        Ok(Cost { tokens, is_upper_bound, parameters: policy_config(policy)?.parameter_count() as u64 })
+        Ok(Cost { tokens, is_upper_bound, at_most: None, parameters: policy_config(policy)?.parameter_count() as u64 })
     }
 }
 

@@ -2,27 +2,26 @@
 //!
 //! A verdict says two things: whether the answer is right, and whether the sample may become a training target.
 
+mod bench;
 mod refuse;
 mod sources;
 
+pub use bench::{Bench, Known};
+
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Tick, Wants};
-use crate::judge::{Case, Judge, JudgeKind, JudgeSpec, Setting};
+use crate::judge::{JudgeKind, JudgeSpec, Setting};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_store::table::Row;
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rollouts::Rollout;
-use mindgap_store::table::verdicts::{Refusal, Verdict, VerdictRow};
+use mindgap_store::table::verdicts::{Refusal, VerdictRow};
 use mindgap_store::{PartRecord, Span, Table};
 use rayon::prelude::*;
-use refuse::Refuse;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use sources::{BySource, Judges};
+use sources::Judges;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-
-const VERSION: u32 = 1;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,43 +95,14 @@ impl StageParams for Params {
 
     fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
         Ok(Box::new(JudgeStage {
-            judges: self.judges().ready(inputs.folder)?,
+            bench: Bench::new(self, inputs.rollouts(&self.rollouts)?, inputs)?,
             rollouts: inputs.table(&self.rollouts)?,
             problems: inputs.table(&self.problems)?,
-            refuse: Refuse::of(self, inputs)?,
         }))
     }
 
     fn read_along(&self) -> Option<&str> {
         Some(&self.rollouts)
-    }
-}
-
-/// What a verdict needs of a problem.
-#[derive(Deserialize)]
-struct Known {
-    problem_id: String,
-    answer: String,
-    #[serde(default)]
-    source: String,
-    #[serde(default)]
-    meta: Option<String>,
-    #[serde(default)]
-    question: String,
-    #[serde(default)]
-    solution: Option<String>,
-}
-
-impl Known {
-    fn case<'a>(&'a self, rollout: &Rollout, response: &'a str) -> Case<'a> {
-        Case {
-            id: json!([rollout.problem_id, rollout.sample_index]),
-            source: &self.source,
-            question: &self.question,
-            gold: &self.answer,
-            response,
-            meta: self.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok()).unwrap_or_default(),
-        }
     }
 }
 
@@ -142,22 +112,19 @@ struct Sourced {
 }
 
 pub struct JudgeStage {
-    judges: BySource,
+    bench: Bench,
     rollouts: Table<Rollout>,
     problems: Table<Problem>,
-    refuse: Refuse,
 }
 
 impl Stage for JudgeStage {
     fn recipe(&self) -> Recipe {
-        let recipe =
-            Recipe::new("judge", VERSION).with("schema", VerdictRow::VERSION).with("judge", &self.judges.default.name);
-        self.refuse.name_in(recipe)
+        self.bench.recipe()
     }
 
     /// A part depends on the judges of its own sources: those that are not the default one are in its key.
     fn cut(&self) -> Recipe {
-        match self.judges.names() {
+        match self.bench.judges.names() {
             names if names.is_empty() => Recipe::default(),
             names => Recipe::default().with("judge", names),
         }
@@ -173,8 +140,8 @@ impl Stage for JudgeStage {
         let part = |(index, rollouts): (usize, &mindgap_store::PartRef)| {
             let mut key = vec![rollouts.content.to_string()];
             let problems = self.problems.overlapping(&rollouts.first, &rollouts.last);
-            let (judges, is_command) = self.judges.key(&self.sources(&problems)?);
-            if self.refuse.reads_solutions() || is_command {
+            let (judges, is_command) = self.bench.judges.key(&self.sources(&problems)?);
+            if self.bench.refuse.reads_solutions() || is_command {
                 key.extend(problems.contents().iter().map(|content| format!("problems {content}")));
             }
             key.extend(judges);
@@ -185,24 +152,19 @@ impl Stage for JudgeStage {
     }
 
     fn remarks(&self) -> Result<Vec<String>> {
-        self.judges.all().try_for_each(Judge::check_machine)?;
+        self.bench.check_machine()?;
         let sources = self.sources(&self.problems)?;
-        let idle = self.judges.without_source(&sources);
+        let idle = self.bench.judges.without_source(&sources);
         Ok(idle.map(|name| format!("`by_source` names `{name}`, and no problem has such a source")).collect())
     }
 
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
         let rollouts = self.rollouts.read(&self.rollouts.parts()[part.index])?;
         let problems = self.problems.overlapping(&part.span.first, &part.span.last);
-        let is_command = self.judges.all().any(Judge::is_command);
-        let mut columns = vec!["problem_id", "answer"];
-        columns.extend((self.refuse.reads_solutions() || is_command).then_some("question"));
-        columns.extend(self.refuse.reads_solutions().then_some("solution"));
-        columns.extend((is_command || !self.judges.is_one()).then_some("source"));
-        columns.extend(is_command.then_some("meta"));
-        let problems: Vec<Known> = problems.select(&columns)?;
-        let problems: HashMap<&str, &Known> = problems.iter().map(|known| (known.problem_id.as_str(), known)).collect();
-        self.judges.all().try_for_each(Judge::check_machine)?;
+        let is_command = self.bench.is_command();
+        let problems: Vec<Known> = problems.select(&self.bench.columns())?;
+        let problems: HashMap<&str, &Known> = problems.iter().map(|known| (known.id(), known)).collect();
+        self.bench.check_machine()?;
         // What commands have said is kept as they go: they are slow.
         let mut rows: Vec<VerdictRow> = if is_command { context.journal.read()? } else { Vec::new() };
         let done = AtomicU64::new(rows.len() as u64);
@@ -213,20 +175,9 @@ impl Stage for JudgeStage {
                     .hint("judge with the problems the rollouts were drawn from")
             })?;
             context.check_cancelled()?;
-            let named = self.judges.judge(&known.source);
-            let judgement = named.judge.judge(&known.case(rollout, &rollout.said()))?;
+            let row = self.bench.verdict(rollout, known)?;
             tick(done.fetch_add(1, Ordering::Relaxed) + 1);
-            let refused = self.refuse.reason(rollout, known, &judgement);
-            Ok(VerdictRow {
-                problem_id: rollout.problem_id.clone(),
-                sample_index: rollout.sample_index,
-                verdict: word(judgement.verdict),
-                extracted: judgement.extracted,
-                method: judgement.method,
-                eligible: refused.is_none(),
-                refused,
-                judge_version: named.name.clone(),
-            })
+            Ok(row)
         };
         let at_once = if is_command { JOURNALED_ROWS } else { rollouts.len().max(1) };
         for left in rollouts[rows.len().min(rollouts.len())..].chunks(at_once) {
@@ -236,7 +187,7 @@ impl Stage for JudgeStage {
             }
             rows.extend(more);
         }
-        self.judges.all().try_for_each(Judge::check_machine)?;
+        self.bench.check_machine()?;
         context.store(&rows)
     }
 }
@@ -247,33 +198,9 @@ const JOURNALED_ROWS: usize = 64;
 impl JudgeStage {
     /// The sources of problems; nothing is read where they make no difference.
     fn sources(&self, problems: &Table<Problem>) -> Result<BTreeSet<String>> {
-        if self.judges.is_one() {
+        if self.bench.judges.is_one() {
             return Ok(BTreeSet::from([String::new()]));
         }
         Ok(problems.select::<Sourced>(&["source"])?.into_iter().map(|row| row.source).collect())
-    }
-}
-
-/// What the verifier says, as the table says it.
-fn word(verdict: mindgap_math::Verdict) -> Verdict {
-    match verdict {
-        mindgap_math::Verdict::Correct => Verdict::Correct,
-        mindgap_math::Verdict::Incorrect => Verdict::Incorrect,
-        mindgap_math::Verdict::NoAnswer => Verdict::NoAnswer,
-        mindgap_math::Verdict::Unparsed => Verdict::Unparsed,
-        mindgap_math::Verdict::BudgetExceeded => Verdict::BudgetExceeded,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_says_what_the_verifier_says() {
-        use mindgap_math::Verdict::{BudgetExceeded, Correct, Incorrect, NoAnswer, Unparsed};
-        let all = [Correct, Incorrect, NoAnswer, Unparsed, BudgetExceeded];
-        assert_eq!(all.map(|verdict| word(verdict).as_str()), all.map(mindgap_math::Verdict::as_str));
-        assert_eq!(all.map(word).as_slice(), Verdict::ALL);
     }
 }

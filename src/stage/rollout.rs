@@ -1,19 +1,22 @@
 //! rollout: problems + policy -> rollouts.  Plain, or guided: on problems not solved yet, with the expert solution shown.
 //!
-//! Samples and nothing else: no grading, no filtering. Cost: generated tokens.
+//! Samples and nothing else: what is drawn is kept, right or wrong. With `until_correct` a problem is asked again, in waves, only
+//! while too few of its samples are right. Cost: generated tokens.
 
+mod adaptive;
+mod draw;
 mod work;
 
-use super::backend::{Lazy, Loaded};
+use super::backend::Lazy;
 use super::buckets::{at_least_one, group, slices};
 use super::cost::{Cost, Footprint, tokens};
 use super::template::Template;
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants, Work};
 use crate::policy::PolicyHandle;
+use adaptive::Adaptive;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
-use mindgap_base::rng::Stream;
-use mindgap_lm::engine::{self, Request, Sample, Sampling};
+use mindgap_lm::engine::{self, Sampling};
 use mindgap_lm::model::chat::Conversation;
 use mindgap_store::table::Row;
 use mindgap_store::table::problems::Problem;
@@ -40,7 +43,14 @@ pub struct Params {
     pub template: Option<String>,
     #[serde(default = "plain")]
     pub prompt_kind: PromptKind,
+    /// Samples of every problem; with `until_correct` those of the first wave.
     pub samples: u32,
+    /// Ask a problem again while it has fewer correct samples, fit to be targets, than this: each wave doubles its samples.
+    pub until_correct: Option<u32>,
+    /// Samples of a problem at most, with `until_correct`.
+    pub max_samples: Option<u32>,
+    /// A judge stage, usually that of these rollouts: what its judge calls correct is correct. With `until_correct`.
+    pub judge: Option<String>,
     #[serde(default = "one")]
     pub temperature: f32,
     #[serde(default = "one")]
@@ -85,6 +95,11 @@ fn part_tokens() -> u32 {
 }
 
 impl Params {
+    /// Samples are drawn from the policy's own distribution.
+    pub fn is_untruncated(&self) -> bool {
+        (self.temperature, self.top_p, self.top_k, self.min_p) == (1.0, 1.0, 0, 0.0)
+    }
+
     /// What the engine is told, for a policy with these EOS tokens.
     fn sampling(&self, eos: &[u32]) -> Sampling {
         Sampling {
@@ -106,6 +121,7 @@ impl StageParams for Params {
         at_least_one(self.part_problems, "part_problems")?;
         at_least_one(self.part_samples, "part_samples")?;
         at_least_one(self.part_tokens, "part_tokens")?;
+        adaptive::check(self)?;
         self.sampling(&[]).check()?;
         if self.prompt_kind == PromptKind::Imported {
             let error = Error::usage("`prompt_kind` is `imported`, and a rollout stage draws its samples");
@@ -138,6 +154,7 @@ impl StageParams for Params {
                 .all(|name| inputs.rollouts_of(name).is_ok_and(|rollouts| rollouts.problems == self.problems)),
             template: inputs.template(self.template.as_deref())?,
             policy: inputs.policy(&self.policy)?,
+            adaptive: Adaptive::of(self, inputs)?,
             loaded: Lazy::default(),
             store: inputs.store.clone(),
         }))
@@ -176,6 +193,7 @@ pub struct RolloutStage {
     same_problems: bool,
     template: Template,
     policy: PolicyHandle,
+    adaptive: Option<Adaptive>,
     loaded: Lazy,
     store: Store,
 }
@@ -210,7 +228,12 @@ impl Stage for RolloutStage {
             let problems = &self.problems.parts()[range];
             let (first, last) = (&problems[0].first, &problems[problems.len() - 1].last);
             let count: u64 = problems.iter().map(|part| part.rows).sum();
-            let tokens = count * u64::from(p.samples.min(p.part_samples)) * u64::from(p.max_new_tokens);
+            let (most, part_samples) = match &self.adaptive {
+                // Whether a sample is drawn depends on those before it.
+                Some(adaptive) => (adaptive.most, adaptive.most),
+                None => (p.samples, p.part_samples),
+            };
+            let tokens = count * u64::from(most.min(p.part_samples)) * u64::from(p.max_new_tokens);
             let slices = slices(first, last, tokens.div_ceil(u64::from(p.part_tokens)).clamp(1, count.max(1)));
             for (number, (first, last)) in slices.iter().enumerate() {
                 let mut contents: Vec<String> = problems.iter().map(|part| part.content.to_string()).collect();
@@ -221,8 +244,9 @@ impl Stage for RolloutStage {
                     contents.push("unsolved".to_string());
                     contents.extend(verdicts.overlapping(first, last).contents().iter().map(ToString::to_string));
                 }
-                for from in (0..p.samples).step_by(p.part_samples as usize) {
-                    let to = (from + p.part_samples).min(p.samples);
+                contents.extend(self.adaptive.as_ref().map(|adaptive| adaptive.key.clone()));
+                for from in (0..most).step_by(part_samples as usize) {
+                    let to = (from + part_samples).min(most);
                     let span = Span { first: first.clone(), last: last.clone(), samples: Some((from, to)) };
                     let mut key = contents.clone();
                     key.push(samples_key(from, to));
@@ -236,50 +260,52 @@ impl Stage for RolloutStage {
 
     fn cut(&self) -> Recipe {
         let p = &self.params;
-        Recipe::default()
+        let cut = Recipe::default()
             .with("samples", p.samples)
             .with("part_problems", p.part_problems)
             .with("part_samples", p.part_samples)
-            .with("part_tokens", p.part_tokens)
+            .with("part_tokens", p.part_tokens);
+        match &self.adaptive {
+            Some(adaptive) => cut.with("until_correct", &adaptive.key).with("max_samples", adaptive.most),
+            None => cut,
+        }
     }
 
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<()> {
         let loaded = self.loaded.get(&self.policy, context)?;
-        let (from, to) = part.span.samples.expect("a rollout part has a sample range");
         let mut known = self.known_rows(part, earlier)?;
         for row in context.journal.read::<Rollout>()? {
             known.insert((row.problem_id.clone(), row.sample_index), row);
         }
         let tasks = self.tasks(part)?;
-        let mut wanted = Vec::new();
-        let mut rows = Vec::new();
-        for task in &tasks {
-            let prompt_ids = loaded.policy.prompt(&task.shown).map_err(|e| e.at(task.place()))?.ids;
-            let mut missing = Vec::new();
-            for sample in from..to {
-                match known.remove(&(task.problem_id.clone(), sample)) {
-                    Some(row) if row.prompt_ids == prompt_ids => rows.push(row),
-                    _ if loaded.room(&prompt_ids) == 0 => rows.push(self.too_long(task, sample, &prompt_ids)),
-                    _ => missing.push(sample),
-                }
+        let mut rows = match &self.adaptive {
+            None => {
+                let (from, to) = part.span.samples.expect("a rollout part has a sample range");
+                self.draw(context, &loaded, &mut known, &tasks.iter().collect::<Vec<_>>(), from..to)?
             }
-            if !missing.is_empty() {
-                wanted.push((task, prompt_ids, missing));
-            }
-        }
-        rows.extend(self.sample(context, &loaded, wanted)?);
+            Some(adaptive) => self.draw_in_waves(adaptive, context, &loaded, &mut known, &tasks, &part.span)?,
+        };
         rows.sort_by(|a, b| (&a.problem_id, a.sample_index).cmp(&(&b.problem_id, b.sample_index)));
         context.store(&rows)
     }
 
-    fn cost(&self, _missing: &[&Part], rows: u64, earlier: &[PartRecord]) -> Result<Option<Cost>> {
+    fn cost(&self, missing: &[&Part], rows: u64, earlier: &[PartRecord]) -> Result<Option<Cost>> {
         let drawn: Vec<&PartRef> = earlier.iter().filter_map(|r| r.tables.get(Rollout::TABLE)).flatten().collect();
         let count: u64 = drawn.iter().map(|part| part.rows).sum();
-        let (tokens, is_upper_bound) = match tokens(drawn).filter(|_| count > 0) {
+        let drawn_tokens = tokens(drawn);
+        let (tokens, is_upper_bound) = match drawn_tokens.filter(|_| count > 0) {
             Some(tokens) => (tokens * rows / count, false),
             None => (u64::from(self.params.max_new_tokens) * rows, true),
         };
-        Cost::new(&self.policy, tokens, is_upper_bound).map(Some)
+        let cost = Cost::new(&self.policy, tokens, is_upper_bound)?;
+        let Some(adaptive) = &self.adaptive else { return Ok(Some(cost)) };
+        // As many samples as there may be, each as long as those that are known.
+        let most = self.most_missing(adaptive, missing, earlier)?;
+        let at_most = match drawn_tokens.filter(|_| count > 0) {
+            Some(tokens) => tokens * most / count,
+            None => u64::from(self.params.max_new_tokens) * most,
+        };
+        Ok(Some(Cost { at_most: (at_most > cost.tokens).then_some(at_most), ..cost }))
     }
 
     /// Sampling settings that the policy's makers recommend are not taken: they would change the distribution unseen.
@@ -383,75 +409,5 @@ impl RolloutStage {
 
     fn rollouts(&self, record: &PartRecord) -> Table<Rollout> {
         Table::new(&self.store, record.tables.get(Rollout::TABLE).cloned().unwrap_or_default())
-    }
-
-    fn sample(
-        &self,
-        context: &Context,
-        loaded: &Loaded,
-        wanted: Vec<(&Task, Vec<u32>, Vec<u32>)>,
-    ) -> Result<Vec<Rollout>> {
-        let p = &self.params;
-        let stream = |task: &Task, sample: u32| {
-            Stream::at(p.seed, &[p.prompt_kind.as_str().as_bytes(), task.problem_id.as_bytes(), &sample.to_le_bytes()])
-        };
-        let requests: Vec<Request> = wanted
-            .iter()
-            .map(|(task, prompt_ids, missing)| {
-                let samples = missing.iter().map(|&sample| stream(task, sample)).collect();
-                Request::new(prompt_ids.as_slice(), samples).named(task.place())
-            })
-            .collect();
-        let sampling = p.sampling(loaded.policy.eos_token_ids());
-        let mut rows = Vec::new();
-        loaded.generate(context, requests, &sampling, |samples| {
-            let first = rows.len();
-            for ((task, sample), drawn) in samples {
-                let (task, prompt_ids, missing) = &wanted[task];
-                let (index, place) = (missing[sample], task.place());
-                let row = self.row(loaded, task, index, prompt_ids, drawn);
-                rows.push(row.map_err(|e| e.at(format!("{place}, sample {index}")))?);
-            }
-            context.journal.append(context.encode(&rows[first..])?)
-        })?;
-        Ok(rows)
-    }
-
-    fn row(&self, loaded: &Loaded, task: &Task, index: u32, prompt_ids: &[u32], sample: Sample) -> Result<Rollout> {
-        let tokenizer = loaded.policy.tokenizer();
-        let ended = sample.stop_reason == engine::StopReason::Eos;
-        let inside = &sample.token_ids[..sample.token_ids.len() - usize::from(ended)];
-        Ok(Rollout {
-            problem_id: task.problem_id.clone(),
-            sample_index: index,
-            prompt_kind: self.params.prompt_kind,
-            completion: tokenizer.text(inside)?,
-            prompt_ids: prompt_ids.to_vec(),
-            special_count: tokenizer.stray_specials(inside)? as u32,
-            token_ids: sample.token_ids,
-            logprob_behavior: Some(sample.logprob_behavior),
-            logprob_policy: Some(sample.logprob_policy),
-            stop_reason: stop_reason(sample.stop_reason),
-            seed: self.params.seed,
-            prefill: task.prefill(),
-        })
-    }
-
-    /// A prompt that leaves no room to answer gives an empty sample that says so.
-    fn too_long(&self, task: &Task, index: u32, prompt_ids: &[u32]) -> Rollout {
-        Rollout {
-            problem_id: task.problem_id.clone(),
-            sample_index: index,
-            prompt_kind: self.params.prompt_kind,
-            completion: String::new(),
-            prompt_ids: prompt_ids.to_vec(),
-            token_ids: Vec::new(),
-            logprob_behavior: Some(Vec::new()),
-            logprob_policy: Some(Vec::new()),
-            stop_reason: StopReason::PromptTooLong,
-            special_count: 0,
-            seed: self.params.seed,
-            prefill: task.prefill(),
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! Whether a sample may become a training target, however right its answer is.
 
-use super::Known;
+use super::bench::Known;
+use crate::stage::rollout;
 use crate::stage::spec::Inputs;
 use crate::stats::leaks::{self, Shown};
 use mindgap_base::error::{Error, Result};
@@ -46,8 +47,7 @@ pub struct Refuse {
 }
 
 impl Refuse {
-    pub fn of(params: &super::Params, inputs: &Inputs) -> Result<Refuse> {
-        let rollouts = inputs.rollouts(&params.rollouts)?;
+    pub fn of(params: &super::Params, rollouts: &rollout::Params, inputs: &Inputs) -> Result<Refuse> {
         let template = inputs.template(rollouts.template.as_deref())?.text().to_string();
         let applies = |reason: &Refusal| match reason {
             Refusal::NoBox => asks_for_box(&template),

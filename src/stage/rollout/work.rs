@@ -1,5 +1,6 @@
 //! How much a part has to draw, told without drawing: from counts where they are kept, else from a few columns.
 
+use super::adaptive::Adaptive;
 use super::{RolloutStage, samples_key, solved};
 use crate::stage::{Part, Work};
 use mindgap_base::error::Result;
@@ -7,13 +8,16 @@ use mindgap_base::fingerprint::Fingerprint;
 use mindgap_store::table::rollouts::PromptKind;
 use mindgap_store::{PartRecord, PartRef};
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl RolloutStage {
     /// What a part has to draw, and what of it earlier parts hold. Reads only what counts kept beside the parts leave open.
     pub(super) fn count(&self, family: &Fingerprint, part: &Part, earlier: &[PartRecord]) -> Result<Work> {
         let (from, to) = part.span.samples.expect("a rollout part has a sample range");
         let overlapping: Vec<&PartRecord> = earlier.iter().filter(|record| overlaps(record, part)).collect();
+        if let Some(adaptive) = &self.adaptive {
+            return self.count_waves(adaptive, part, earlier);
+        }
         // Such a part holds its whole range of samples of every problem there is to sample.
         let same_problems =
             |record: &&PartRecord| with_samples_of(part, record).fingerprint(family) == record.fingerprint;
@@ -29,6 +33,37 @@ impl RolloutStage {
         let reusable = |id: &String| (from..to).filter(|sample| known.contains(&(id.clone(), *sample))).count() as u64;
         let rows = problems.len() as u64 * u64::from(to - from);
         Ok(Work { rows, reusable: problems.iter().map(reusable).sum() })
+    }
+
+    /// How many samples a part that is drawn in waves is expected to have.
+    fn count_waves(&self, adaptive: &Adaptive, part: &Part, earlier: &[PartRecord]) -> Result<Work> {
+        let asked = self.asked(earlier)?;
+        let problems = self.problem_ids(part)?;
+        let held = |id: &String| asked.get(id).copied().unwrap_or(0).min(adaptive.most);
+        let reusable = problems.iter().map(|id| u64::from(held(id))).sum();
+        let fared = adaptive.fared(asked.values().copied());
+        let expected: f64 = problems.iter().map(|id| adaptive.expected(held(id), fared)).sum();
+        Ok(Work { rows: (expected.round() as u64).max(reusable), reusable })
+    }
+
+    /// How many samples of parts that are drawn in waves there may be, beyond those that are known.
+    pub(super) fn most_missing(&self, adaptive: &Adaptive, parts: &[&Part], earlier: &[PartRecord]) -> Result<u64> {
+        let asked = self.asked(earlier)?;
+        let mut most = 0;
+        for part in parts {
+            let held = |id: &String| asked.get(id).copied().unwrap_or(0).min(adaptive.most);
+            most += self.problem_ids(part)?.iter().map(|id| u64::from(adaptive.most - held(id))).sum::<u64>();
+        }
+        Ok(most)
+    }
+
+    /// How many samples of a problem are known, the first ones.
+    fn asked(&self, earlier: &[PartRecord]) -> Result<BTreeMap<String, u32>> {
+        let mut asked: BTreeMap<String, u32> = BTreeMap::new();
+        for (id, _) in self.known_samples(&earlier.iter().collect::<Vec<_>>())? {
+            *asked.entry(id).or_default() += 1;
+        }
+        Ok(asked)
     }
 
     /// How many problems of a part are to be sampled, by the counts kept beside the tables' parts; none where these cannot say.
@@ -68,8 +103,8 @@ impl RolloutStage {
         let solved = solved(&self.unsolved, &part.span)?;
         let problems = self.problems.overlapping(&part.span.first, &part.span.last);
         let columns: &[&str] = match self.params.prompt_kind {
+            PromptKind::Plain | PromptKind::Imported => &["problem_id"],
             PromptKind::Guided => &["problem_id", "solution"],
-            _ => &["problem_id"],
         };
         let rows: Vec<Id> = problems.select(columns)?;
         let wanted = |row: &Id| {

@@ -1,0 +1,110 @@
+//! Drawing the samples of a part that nobody has yet, and the rows they become.
+
+use super::{Known, RolloutStage, Task, stop_reason};
+use crate::stage::Context;
+use crate::stage::backend::Loaded;
+use mindgap_base::error::Result;
+use mindgap_base::rng::Stream;
+use mindgap_lm::engine::{self, Request, Sample};
+use mindgap_store::table::rollouts::{Rollout, StopReason};
+use std::ops::Range;
+
+impl RolloutStage {
+    /// These samples of these problems: known ones as they are, the others drawn.
+    pub(super) fn draw(
+        &self,
+        context: &Context,
+        loaded: &Loaded,
+        known: &mut Known,
+        tasks: &[&Task],
+        samples: Range<u32>,
+    ) -> Result<Vec<Rollout>> {
+        let (mut wanted, mut rows) = (Vec::new(), Vec::new());
+        for task in tasks {
+            let prompt_ids = loaded.policy.prompt(&task.shown).map_err(|e| e.at(task.place()))?.ids;
+            let mut missing = Vec::new();
+            for sample in samples.clone() {
+                match known.remove(&(task.problem_id.clone(), sample)) {
+                    Some(row) if row.prompt_ids == prompt_ids => rows.push(row),
+                    _ if loaded.room(&prompt_ids) == 0 => rows.push(self.too_long(task, sample, &prompt_ids)),
+                    _ => missing.push(sample),
+                }
+            }
+            if !missing.is_empty() {
+                wanted.push((*task, prompt_ids, missing));
+            }
+        }
+        rows.extend(self.sample(context, loaded, wanted)?);
+        Ok(rows)
+    }
+
+    fn sample(
+        &self,
+        context: &Context,
+        loaded: &Loaded,
+        wanted: Vec<(&Task, Vec<u32>, Vec<u32>)>,
+    ) -> Result<Vec<Rollout>> {
+        let p = &self.params;
+        let stream = |task: &Task, sample: u32| {
+            Stream::at(p.seed, &[p.prompt_kind.as_str().as_bytes(), task.problem_id.as_bytes(), &sample.to_le_bytes()])
+        };
+        let requests: Vec<Request> = wanted
+            .iter()
+            .map(|(task, prompt_ids, missing)| {
+                let samples = missing.iter().map(|&sample| stream(task, sample)).collect();
+                Request::new(prompt_ids.as_slice(), samples).named(task.place())
+            })
+            .collect();
+        let sampling = p.sampling(loaded.policy.eos_token_ids());
+        let mut rows = Vec::new();
+        loaded.generate(context, requests, &sampling, |samples| {
+            let first = rows.len();
+            for ((task, sample), drawn) in samples {
+                let (task, prompt_ids, missing) = &wanted[task];
+                let (index, place) = (missing[sample], task.place());
+                let row = self.row(loaded, task, index, prompt_ids, drawn);
+                rows.push(row.map_err(|e| e.at(format!("{place}, sample {index}")))?);
+            }
+            context.journal.append(context.encode(&rows[first..])?)
+        })?;
+        Ok(rows)
+    }
+
+    fn row(&self, loaded: &Loaded, task: &Task, index: u32, prompt_ids: &[u32], sample: Sample) -> Result<Rollout> {
+        let tokenizer = loaded.policy.tokenizer();
+        let ended = sample.stop_reason == engine::StopReason::Eos;
+        let inside = &sample.token_ids[..sample.token_ids.len() - usize::from(ended)];
+        Ok(Rollout {
+            problem_id: task.problem_id.clone(),
+            sample_index: index,
+            prompt_kind: self.params.prompt_kind,
+            completion: tokenizer.text(inside)?,
+            prompt_ids: prompt_ids.to_vec(),
+            special_count: tokenizer.stray_specials(inside)? as u32,
+            token_ids: sample.token_ids,
+            logprob_behavior: Some(sample.logprob_behavior),
+            logprob_policy: Some(sample.logprob_policy),
+            stop_reason: stop_reason(sample.stop_reason),
+            seed: self.params.seed,
+            prefill: task.prefill(),
+        })
+    }
+
+    /// A prompt that leaves no room to answer gives an empty sample that says so.
+    fn too_long(&self, task: &Task, index: u32, prompt_ids: &[u32]) -> Rollout {
+        Rollout {
+            problem_id: task.problem_id.clone(),
+            sample_index: index,
+            prompt_kind: self.params.prompt_kind,
+            completion: String::new(),
+            prompt_ids: prompt_ids.to_vec(),
+            token_ids: Vec::new(),
+            logprob_behavior: Some(Vec::new()),
+            logprob_policy: Some(Vec::new()),
+            stop_reason: StopReason::PromptTooLong,
+            special_count: 0,
+            seed: self.params.seed,
+            prefill: task.prefill(),
+        }
+    }
+}
