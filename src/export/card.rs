@@ -24,17 +24,21 @@ impl Lineage<'_> {
 /// A dataset card: `datasets.load_dataset` of the folder reads the rows' file and no other.
 pub fn card(format: Format, targets: &[Target], lineage: &Lineage) -> String {
     let count = |source: Source| targets.iter().filter(|target| target.rewrite.source == source).count();
-    let (own, guided, expert) = (count(Source::SelfAligned), count(Source::Guided), count(Source::Expert));
+    let counts = Source::ALL.iter().map(|source| (source, count(*source)));
+    // Most data sets have no samples from elsewhere.
+    let counts = counts.filter(|(source, count)| **source != Source::Teacher || *count > 0);
+    let counts: Vec<String> = counts.map(|(source, count)| format!("{count} {source}")).collect();
     let Lineage { pipeline, stage, fingerprint, address, .. } = lineage;
     let stale: String = lineage.stale.iter().map(|why| format!("- stale: {why}\n")).collect();
     format!(
         "---\nconfigs:\n- config_name: default\n  data_files: {file}\n---\n# {name}\n\n\
-         {rows} rows ({own} self, {guided} guided, {expert} expert) in the layout `{format}`.\n\n\
+         {rows} rows ({counts}) in the layout `{format}`.\n\n\
          Written by `mindgap export` {version} from stage `{stage}` of pipeline `{pipeline}`.\n\n\
          - address: `{address}`\n- fingerprint: `{fingerprint}`\n{stale}\n{usage}\n{conversations}",
         file = format.file(),
         name = lineage.dataset_name(),
         rows = targets.len(),
+        counts = counts.join(", "),
         format = format.name(),
         version = env!("CARGO_PKG_VERSION"),
         usage = usage(format, lineage),

@@ -215,6 +215,8 @@ pub(crate) mod testing {
             round: 0,
             attempts: 2,
             conversation: None,
+            stage_index: None,
+            score: None,
         };
         vec![
             rewrite("0a", Source::SelfAligned, "1 + \"1\"?", "It is \\boxed{2}.", [7, 8, 1]),

@@ -2,7 +2,7 @@
 
 use super::tokens::Tokens;
 use crate::stats::metrics::{mean, standard_error};
-use mindgap_store::table::evals::Eval;
+use mindgap_store::table::evals::{Eval, Forgetting};
 use mindgap_store::table::gaps::{Gap, GapWarning};
 use mindgap_store::table::train_steps::TrainStep;
 use serde::Serialize;
@@ -50,10 +50,36 @@ pub struct Cascade {
     pub problems: u64,
     pub plain: Samples,
     pub guided: Samples,
+    pub teacher: Samples,
     /// `None` while the rewrites are not made.
     pub targets: Option<Targets>,
     /// Correct samples that were refused as targets.
     pub refused: Vec<RefusedSamples>,
+    /// What the choice took and what it left.
+    pub choice: Choice,
+}
+
+/// How the targets of a rewrite stage were chosen among the fit samples.
+#[derive(Default, Serialize)]
+pub struct Choice {
+    /// The rule, in words.
+    pub rule: String,
+    /// There was something to choose: fit samples were left.
+    pub is_one: bool,
+    pub outcomes: Vec<Chosen>,
+}
+
+/// Correct samples of one source with one outcome.
+#[derive(Serialize)]
+pub struct Chosen {
+    pub source: String,
+    /// `chosen`, `left` or `refused`.
+    pub outcome: String,
+    pub samples: u64,
+    /// Mean over them.
+    pub tokens: f64,
+    /// Mean over those of which it is known, of the mean log-prob per token given the training prompt.
+    pub logprob: Option<f64>,
 }
 
 /// Correct samples refused for one reason.
@@ -80,6 +106,7 @@ pub struct Targets {
     #[serde(rename = "self")]
     pub own: u64,
     pub guided: u64,
+    pub teacher: u64,
     pub expert: u64,
     /// Problems without a target: nothing correct sampled, no expert solution.
     pub none: u64,
@@ -98,6 +125,8 @@ pub struct GapTable {
 pub struct EvalTable {
     pub stage: String,
     pub rows: Vec<Eval>,
+    /// What policies have kept, where they are compared with a base.
+    pub kept: Vec<Forgetting>,
 }
 
 /// One training run.
@@ -173,7 +202,7 @@ pub struct BrowsedProblem {
     pub a: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub meta: Option<String>,
-    /// Source of the first target: `self`, `guided`, `expert`; empty without one.
+    /// Source of the first target: `self`, `guided`, `teacher`, `expert`; empty without one.
     pub s: String,
     /// The expert's solution.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,6 +212,7 @@ pub struct BrowsedProblem {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     pub guided: Vec<BrowsedSample>,
+    pub teacher: Vec<BrowsedSample>,
     pub targets: Vec<BrowsedTarget>,
 }
 

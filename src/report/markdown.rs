@@ -53,25 +53,26 @@ fn cascades(report: &Report) -> String {
         return String::new();
     }
     let mut text = "\n## Where the training targets come from\n\n\
-         | rewrites | problems | self | guided | expert | none |\n|---|--:|--:|--:|--:|--:|\n"
+         | rewrites | problems | self | guided | teacher | expert | none |\n|---|--:|--:|--:|--:|--:|--:|\n"
         .to_string();
     for cascade in &report.cascades {
         let Cascade { stage, problems, targets, .. } = cascade;
         let share = |count: u64| format!("{count} ({:.1} %)", 100.0 * count as f64 / (*problems).max(1) as f64);
         text += &match targets {
             Some(t) => format!(
-                "| {} | {problems} | {} | {} | {} | {} |\n",
+                "| {} | {problems} | {} | {} | {} | {} | {} |\n",
                 cell(stage),
                 share(t.own),
                 share(t.guided),
+                share(t.teacher),
                 share(t.expert),
                 share(t.none)
             ),
-            None => format!("| {} | {problems} | - | - | - | - |\n", cell(stage)),
+            None => format!("| {} | {problems} | - | - | - | - | - |\n", cell(stage)),
         };
     }
     text += "\n| samples of | problems | samples | correct |\n|---|--:|--:|--:|\n";
-    for samples in report.cascades.iter().flat_map(|c| [&c.plain, &c.guided]).filter(|s| s.samples > 0) {
+    for samples in report.cascades.iter().flat_map(|c| [&c.plain, &c.guided, &c.teacher]).filter(|s| s.samples > 0) {
         let share = 100.0 * samples.correct as f64 / samples.samples as f64;
         text += &format!(
             "| {} | {} | {} | {} ({share:.1} %) |\n",
@@ -88,6 +89,29 @@ fn cascades(report: &Report) -> String {
         }
         let (source, reason) = (&refused.source, &refused.reason);
         text += &format!("| {} | {source} | {reason} | {} |\n", cell(stage), refused.samples);
+    }
+    text + &choices(report)
+}
+
+/// What each rule took and what it left, where anything was left.
+fn choices(report: &Report) -> String {
+    let mut text = String::new();
+    for Cascade { stage, choice, .. } in report.cascades.iter().filter(|cascade| cascade.choice.is_one) {
+        if text.is_empty() {
+            text += "\n| choice in | rule | source | outcome | samples | tokens each | log p / token |\n|---|---|---|---|--:|--:|--:|\n";
+        }
+        for row in &choice.outcomes {
+            let logprob = row.logprob.map_or("-".to_string(), |value| format!("{value:.3}"));
+            text += &format!(
+                "| {} | {} | {} | {} | {} | {:.1} | {logprob} |\n",
+                cell(stage),
+                cell(&choice.rule),
+                row.source,
+                row.outcome,
+                row.samples,
+                row.tokens
+            );
+        }
     }
     text
 }
@@ -177,7 +201,35 @@ fn accuracy(report: &Report) -> String {
         let average = report.average(policy, |eval| eval.mean_at_k).map_or("-".to_string(), |e| e.text());
         text += &format!("| {} | {} | **{average}** |\n", cell(policy), cells.join(" | "));
     }
-    text + &other_figures(report, k)
+    text + &other_figures(report, k) + &kept(report)
+}
+
+/// What policies have kept, where they are compared with a base.
+fn kept(report: &Report) -> String {
+    let mut text = String::new();
+    let points = |mean: Option<f64>, low: Option<f64>, high: Option<f64>| match (mean, low, high) {
+        (Some(mean), Some(low), Some(high)) => {
+            format!("{:+.1} [{:+.1}, {:+.1}]", 100.0 * mean, 100.0 * low, 100.0 * high)
+        }
+        _ => "-".to_string(),
+    };
+    for (stage, row) in report.evals.iter().flat_map(|table| table.kept.iter().map(move |row| (&table.stage, row))) {
+        if text.is_empty() {
+            text += "\nWhat was kept, in points: BWT over the tasks learned before, retention of benchmarks nothing was trained for; \
+                     KL(policy, base) in nats per token of the policy's own samples.\n\n\
+                     | stage | policy | earlier tasks | BWT | retention | KL |\n|---|---|--:|--:|--:|--:|\n";
+        }
+        let kl = row.kl_per_token.map_or("-".to_string(), |kl| format!("{kl:.4}"));
+        text += &format!(
+            "| {} | {} | {} | {} | {} | {kl} |\n",
+            cell(stage),
+            cell(&row.policy),
+            row.earlier_tasks,
+            points(row.bwt, row.bwt_low, row.bwt_high),
+            points(row.retention, row.retention_low, row.retention_high)
+        );
+    }
+    text
 }
 
 fn other_figures(report: &Report, k: u32) -> String {

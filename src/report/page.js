@@ -24,7 +24,7 @@
 
   if (!$("browser")) return;
 
-  const SOURCES = { self: "self", guided: "guided", expert: "expert", "": "no target" };
+  const SOURCES = { self: "self", guided: "guided", teacher: "teacher", expert: "expert", "": "no target" };
   const VERDICTS = { correct: "✓ correct", incorrect: "✗ incorrect", no_answer: "no answer", unparsed: "not readable", budget_exceeded: "judge gave up" };
   const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
   const ROW = 64;
@@ -76,7 +76,7 @@
   const haystacks = new Map();
   const haystack = (problem) => {
     if (!haystacks.has(problem)) {
-      const samples = problem.plain.concat(problem.guided, problem.targets).map((sample) => sample.t + " " + (sample.x || ""));
+      const samples = problem.plain.concat(problem.guided, problem.teacher, problem.targets).map((sample) => sample.t + " " + (sample.x || ""));
       haystacks.set(problem, [problem.id, problem.q, problem.a, problem.expert ? problem.expert.t : "", ...samples].join("\n").toLowerCase());
     }
     return haystacks.get(problem);
@@ -85,7 +85,7 @@
   const matches = (problem, but) =>
     (state.cascade === null || problem.c === state.cascade) &&
     (but === "source" || state.source === null || problem.s === state.source) &&
-    (!state.verdict || problem.plain.some((s) => s.v === state.verdict) || problem.guided.some((s) => s.v === state.verdict)) &&
+    (!state.verdict || problem.plain.some((s) => s.v === state.verdict) || problem.guided.some((s) => s.v === state.verdict) || problem.teacher.some((s) => s.v === state.verdict)) &&
     (!state.query || state.query.split(/\s+/).every((word) => haystack(problem).includes(word)));
 
   const refresh = () => {
@@ -214,9 +214,10 @@
       const prompt = problem.prompt ? el("details", "", el("summary", "", "the guided prompt"), el("pre", "", problem.prompt)) : "";
       parts.push(step("s-guided", "2 · With the expert's solution in the prompt", count(problem.guided), prompt, ...problem.guided.map((s) => card(s, problem, "guided"))));
     }
+    if (problem.teacher.length) parts.push(step("s-teacher", "3 · From elsewhere", count(problem.teacher), ...problem.teacher.map((s) => card(s, problem, "teacher"))));
     const targets = problem.targets.map((target) => scored(target.s === "expert" ? "Target: the expert's solution, kept" : "Target: " + target.s + " sample " + target.i, target));
     const expert = problem.expert && problem.s !== "expert" ? scored("The expert's solution", problem.expert) : "";
-    const titles = { self: "→ Trained on its own solution", guided: "→ Trained on its guided solution", expert: "→ Trained on the expert's solution", "": "No target yet, or none to be had" };
+    const titles = { self: "→ Trained on its own solution", guided: "→ Trained on its guided solution", teacher: "→ Trained on a solution from elsewhere", expert: "→ Trained on the expert's solution", "": "No target yet, or none to be had" };
     parts.push(step("s-" + source, titles[problem.s], problem.targets.length ? "given the plain problem" : "", data.policies.length ? tools() : "", el("div", "pair", ...targets, expert)));
     parts.push(el("p", "cmd", "In the tables: ", el("code", "", "mindgap show " + data.file + " " + data.cascades[problem.c] + " --row " + problem.id)));
     detail.replaceChildren(...parts);
@@ -241,7 +242,7 @@
   };
 
   // Events.
-  const verdicts = new Set(problems.flatMap((problem) => problem.plain.concat(problem.guided).map((sample) => sample.v)).filter(Boolean));
+  const verdicts = new Set(problems.flatMap((problem) => problem.plain.concat(problem.guided, problem.teacher).map((sample) => sample.v)).filter(Boolean));
   for (const name of verdicts) { const option = el("option", "", (VERDICTS[name] || name).replace(/^\W+ /, "")); option.value = name; $("verdict").append(option); }
   $("search").addEventListener("input", (event) => { state.query = event.target.value.trim().toLowerCase(); refresh(); });
   $("verdict").addEventListener("change", (event) => { state.verdict = event.target.value; refresh(); });

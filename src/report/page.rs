@@ -3,6 +3,7 @@
 use super::chart::{self, Axes, Dot, Line};
 use super::data::{Histograms, Report, Run, Series};
 use mindgap_base::error::{Error, Result};
+use mindgap_store::table::evals::Forgetting;
 use mindgap_store::table::gaps::{Group, Moment};
 use mindgap_store::table::train_steps::TrainStep;
 use minijinja::value::Serde;
@@ -54,6 +55,7 @@ pub fn html(report: &Report) -> Result<String> {
         headline => Serde(headline(report)),
         keys => Serde(trained(report)),
         evaluated => Serde(evaluated(report)),
+        kept => Serde(kept(report)),
         benchmarks => Serde(report.benchmarks()),
         replications => report.replications().len() as u64,
         dots => Serde(dot_plots(report)),
@@ -115,7 +117,8 @@ fn headline(report: &Report) -> Vec<Tile> {
         tiles.push(Tile { value, label, link: "#accuracy" });
     }
     let targets = report.cascades.iter().filter_map(|cascade| cascade.targets.as_ref());
-    let (own, all) = targets.fold((0, 0), |(own, all), t| (own + t.own + t.guided, all + t.own + t.guided + t.expert));
+    let (own, all) =
+        targets.fold((0, 0), |(own, all), t| (own + t.own + t.guided, all + t.own + t.guided + t.teacher + t.expert));
     if all > 0 {
         let value = format!("{:.1} %", 100.0 * own as f64 / all as f64);
         tiles.push(Tile { value, label: "of the targets are the policy's own words".to_string(), link: "#cascade" });
@@ -190,6 +193,36 @@ fn evaluated(report: &Report) -> Vec<Evaluated> {
     labels.iter().map(row).collect()
 }
 
+/// What a policy has kept, against a base.
+#[derive(Serialize)]
+struct KeptRow {
+    policy: String,
+    earlier_tasks: u32,
+    bwt: Cell,
+    retention: Cell,
+    kl: Cell,
+}
+
+fn kept(report: &Report) -> Vec<KeptRow> {
+    let none = || Cell { value: "–".to_string(), range: String::new(), best: false };
+    let points = |mean: Option<f64>, low: Option<f64>, high: Option<f64>| match (mean, low, high) {
+        (Some(mean), Some(low), Some(high)) => Cell {
+            value: format!("{:+.1}", 100.0 * mean),
+            range: format!("{:+.1} – {:+.1}", 100.0 * low, 100.0 * high),
+            best: false,
+        },
+        _ => none(),
+    };
+    let row = |row: &Forgetting| KeptRow {
+        policy: row.policy.clone(),
+        earlier_tasks: row.earlier_tasks,
+        bwt: points(row.bwt, row.bwt_low, row.bwt_high),
+        retention: points(row.retention, row.retention_low, row.retention_high),
+        kl: row.kl_per_token.map_or_else(none, |kl| Cell { value: format!("{kl:.4}"), ..none() }),
+    };
+    report.evals.iter().flat_map(|table| table.kept.iter().map(row)).collect()
+}
+
 fn dot_plots(report: &Report) -> Vec<Figure> {
     let labels = report.evaluated();
     let dots = |estimate: &dyn Fn(&str) -> Option<super::data::Estimate>| -> Vec<Dot> {
@@ -262,7 +295,7 @@ fn histograms(found: &Histograms) -> serde_json::Value {
     serde_json::json!({ "policy": found.policy, "stages": found.stages, "figures": figures, "keys": keys })
 }
 
-/// `self`, `guided`, `expert`, or `before` for the expert's solutions of all problems.
+/// `self`, `guided`, `teacher`, `expert`, or `before` for the expert's solutions of all problems.
 fn source_class(label: &str) -> String {
     match label.contains("before") {
         true => "before".to_string(),

@@ -3,6 +3,7 @@
 
 mod backend;
 mod buckets;
+mod column;
 mod cost;
 pub mod documents;
 pub mod evaluate;

@@ -25,6 +25,8 @@ pub enum Wants {
     Logprobs,
     /// Rewrites, or examples of pre-training documents.
     Trainable,
+    /// Any stage: a column of one of its tables is meant.
+    Table,
 }
 
 impl Wants {
@@ -38,6 +40,7 @@ impl Wants {
             Wants::Rewrites => &["rewrite"],
             Wants::Logprobs => &["logprob"],
             Wants::Trainable => &["rewrite", "documents"],
+            Wants::Table => KINDS,
         }
     }
 }
@@ -234,6 +237,11 @@ impl Inputs<'_> {
             Some(Params::Rollout(rollout)) => Ok(rollout),
             _ => Err(Error::internal(format!("`{name}` is not a rollout stage"))),
         }
+    }
+
+    /// The policy in whose tokens the samples of a stage are.
+    pub fn policy_of(&self, rollouts: &str) -> Result<&str> {
+        Ok(&self.rollouts(rollouts)?.policy)
     }
 
     /// Name of the rollouts a verdict stage judged.

@@ -1,6 +1,6 @@
 //! Rows for the browser of the report: problems with their samples, verdicts, prompts and targets.
 
-use super::made::{Made, Scored, is_baseline};
+use super::made::{Made, Scored};
 use super::tokenizer;
 use crate::report::{BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Tokens, quantise};
 use crate::stage::rewrite;
@@ -9,7 +9,7 @@ use mindgap_lm::model::tokenizer::Tokenizer;
 use mindgap_store::table::Row;
 use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::problems::Problem;
-use mindgap_store::table::rewrites::Rewrite;
+use mindgap_store::table::rewrites::{Rewrite, Source as Origin};
 use mindgap_store::table::rollouts::Rollout;
 use mindgap_store::table::verdicts::VerdictRow;
 use std::collections::HashMap;
@@ -57,7 +57,8 @@ pub fn browse(made: &Made) -> Result<Browser> {
 }
 
 fn size(problem: &BrowsedProblem) -> usize {
-    let samples = problem.plain.iter().chain(&problem.guided).map(|sample| sample.tokens.size() + 80);
+    let samples =
+        problem.plain.iter().chain(&problem.guided).chain(&problem.teacher).map(|sample| sample.tokens.size() + 80);
     let targets = problem.targets.iter().map(|target| target.tokens.size());
     let expert = problem.expert.as_ref().map_or(0, Tokens::size);
     let prompt = problem.prompt.as_ref().map_or(0, String::len);
@@ -75,7 +76,8 @@ struct Source<'a> {
 
 /// Rows of a span of problems, by problem.
 struct Rows {
-    rollouts: HashMap<String, Vec<(bool, String, Rollout)>>,
+    /// With their source and verdict stage.
+    rollouts: HashMap<String, Vec<(Origin, String, Rollout)>>,
     verdicts: HashMap<(String, String, u32), VerdictRow>,
     targets: HashMap<String, Vec<Rewrite>>,
     /// By policy, then by problem and choice.
@@ -102,13 +104,13 @@ impl<'a> Source<'a> {
             target_logprobs: Vec::new(),
             expert_logprobs: Vec::new(),
         };
-        for (plain, names) in [(true, &self.params.self_aligned), (false, &self.params.guided)] {
+        for (origin, _, names) in self.params.judged() {
             for name in names {
                 for row in self.read::<VerdictRow>(name, first, last)? {
                     rows.verdicts.insert((name.clone(), row.problem_id.clone(), row.sample_index), row);
                 }
                 for row in self.read::<Rollout>(self.made.rollouts_of(name)?, first, last)? {
-                    rows.rollouts.entry(row.problem_id.clone()).or_default().push((plain, name.clone(), row));
+                    rows.rollouts.entry(row.problem_id.clone()).or_default().push((origin, name.clone(), row));
                 }
             }
         }
@@ -121,7 +123,7 @@ impl<'a> Source<'a> {
                 stage.map_or(Ok(Vec::new()), |scored| self.read(scored.stage, first, last))
             };
             let targets = of(&|scored| scored.rewrites == self.name)?;
-            let experts = of(&|scored| is_baseline(scored.of) && scored.of.problems == self.params.problems)?;
+            let experts = of(&|scored| scored.of.is_baseline() && scored.of.problems == self.params.problems)?;
             rows.target_logprobs
                 .push(targets.into_iter().map(|r| ((r.problem_id.clone(), r.choice_index), r)).collect());
             rows.expert_logprobs.push(experts.into_iter().map(|r| (r.problem_id.clone(), r)).collect());
@@ -132,9 +134,9 @@ impl<'a> Source<'a> {
     fn browsed(&self, cascade: usize, problem: Problem, rows: &Rows) -> BrowsedProblem {
         let id = &problem.problem_id;
         let samples = rows.rollouts.get(id).map_or(&[][..], Vec::as_slice);
-        let of = |plain: bool| -> Vec<BrowsedSample> {
-            let several = if plain { &self.params.self_aligned } else { &self.params.guided }.len() > 1;
-            let wanted = samples.iter().filter(|(is_plain, ..)| *is_plain == plain);
+        let of = |wanted: Origin| -> Vec<BrowsedSample> {
+            let several = self.params.judged().iter().any(|(origin, _, names)| *origin == wanted && names.len() > 1);
+            let wanted = samples.iter().filter(|(origin, ..)| *origin == wanted);
             let browsed = wanted.map(|(_, stage, rollout)| {
                 let verdict = rows.verdicts.get(&(stage.clone(), id.clone(), rollout.sample_index));
                 self.sample(several.then(|| stage.clone()), rollout, verdict)
@@ -143,8 +145,8 @@ impl<'a> Source<'a> {
         };
         let targets: Vec<BrowsedTarget> =
             rows.targets.get(id).map_or(&[][..], Vec::as_slice).iter().map(|row| self.target(row, rows)).collect();
-        let prompts = samples.iter().filter(|(plain, ..)| !plain).map(|(_, _, rollout)| &rollout.prompt_ids);
-        let prompt = prompts.into_iter().find(|ids| !ids.is_empty());
+        let prompt =
+            samples.iter().find(|(origin, ..)| *origin == Origin::Guided).map(|(_, _, rollout)| &rollout.prompt_ids);
         BrowsedProblem {
             c: cascade,
             s: targets.first().map(|target| target.s.clone()).unwrap_or_default(),
@@ -152,8 +154,9 @@ impl<'a> Source<'a> {
                 let found: Vec<Option<&Logprob>> = rows.expert_logprobs.iter().map(|by_id| by_id.get(id)).collect();
                 self.scored(solution, &found)
             }),
-            plain: of(true),
-            guided: of(false),
+            plain: of(Origin::SelfAligned),
+            guided: of(Origin::Guided),
+            teacher: of(Origin::Teacher),
             prompt: prompt.and_then(|ids| self.tokenizer.as_ref()?.decode(ids, false).ok()),
             targets,
             id: problem.problem_id,

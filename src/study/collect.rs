@@ -2,11 +2,12 @@
 
 use super::browse::browse;
 use super::frame;
-use super::made::{Made, is_baseline};
+use super::made::Made;
 use crate::pipeline::{Pipeline, StageSpec};
 use crate::policy::PolicySource;
 use crate::report::{
-    Cascade, EvalTable, GapTable, Histograms, RefusedSamples, Report, Run, Samples, Series, StageState, Targets,
+    Cascade, Choice, Chosen, EvalTable, GapTable, Histograms, RefusedSamples, Report, Run, Samples, Series, StageState,
+    Targets,
 };
 use crate::stage::{Params, rewrite};
 use mindgap_base::error::Result;
@@ -14,10 +15,11 @@ use mindgap_store::Manifest;
 use mindgap_store::table::Row;
 use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::problems::Problem;
-use mindgap_store::table::rewrites::{Refused, Rewrite, Source, Untargeted};
+use mindgap_store::table::rewrites::{Candidate, Outcome, Refused, Rewrite, Source, Untargeted};
 use mindgap_store::table::train_steps::TrainStep;
 use mindgap_store::table::verdicts::{Verdict, VerdictRow};
 use polars::prelude::DataFrame;
+use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// Gathers everything; the rows of the browser only where they are wanted.
@@ -49,7 +51,11 @@ pub fn collect(made: &Made, with_rows: bool) -> Result<Report> {
                 warnings: made.table(&stage)?.read_all()?,
                 stage,
             }),
-            Params::Evaluate(_) => report.evals.push(EvalTable { rows: made.table(&stage)?.read_all()?, stage }),
+            Params::Evaluate(_) => report.evals.push(EvalTable {
+                rows: made.table(&stage)?.read_all()?,
+                kept: made.table(&stage)?.read_all()?,
+                stage,
+            }),
             Params::Train(_) => {
                 let steps = made.table(&stage)?.read_all()?;
                 report.runs.push(Run { label: label(pipeline, &stage), stage, steps });
@@ -107,12 +113,55 @@ fn label(pipeline: &Pipeline, stage: &str) -> String {
 fn cascade(made: &Made, name: &str, params: &rewrite::Params) -> Result<Cascade> {
     let targets = made.has(name).then(|| targets(made, name)).transpose()?;
     let problems = match &targets {
-        Some(t) => t.own + t.guided + t.expert + t.none,
+        Some(t) => t.own + t.guided + t.teacher + t.expert + t.none,
         None => made.table::<Problem>(&params.problems)?.row_count(),
     };
-    let (plain, guided) = (samples(made, &params.self_aligned)?, samples(made, &params.guided)?);
-    let refused = refused(made, name)?;
-    Ok(Cascade { stage: name.to_string(), problems, plain, guided, targets, refused })
+    Ok(Cascade {
+        stage: name.to_string(),
+        problems,
+        plain: samples(made, &params.self_aligned)?,
+        guided: samples(made, &params.guided)?,
+        teacher: samples(made, &params.teacher)?,
+        targets,
+        refused: refused(made, name)?,
+        choice: choice(made, name, params)?,
+    })
+}
+
+/// What became of the correct samples, by source and outcome, the chosen ones first.
+fn choice(made: &Made, name: &str, params: &rewrite::Params) -> Result<Choice> {
+    #[derive(Default)]
+    struct Sums {
+        samples: u64,
+        tokens: u64,
+        scored: u64,
+        logprob: f64,
+    }
+    #[derive(Deserialize)]
+    struct Told {
+        source: Source,
+        outcome: Outcome,
+        token_count: u32,
+        logprob: Option<f64>,
+    }
+    let table = made.table::<Candidate>(name)?;
+    let mut sums: BTreeMap<(Outcome, Source), Sums> = BTreeMap::new();
+    for row in table.select::<Told>(&["source", "outcome", "token_count", "logprob"])? {
+        let sums = sums.entry((row.outcome, row.source)).or_default();
+        sums.samples += 1;
+        sums.tokens += u64::from(row.token_count);
+        sums.scored += u64::from(row.logprob.is_some());
+        sums.logprob += row.logprob.unwrap_or(0.0);
+    }
+    let chosen = |((outcome, source), sums): ((Outcome, Source), Sums)| Chosen {
+        source: source.to_string(),
+        outcome: outcome.to_string(),
+        samples: sums.samples,
+        tokens: sums.tokens as f64 / sums.samples as f64,
+        logprob: (sums.scored > 0).then(|| sums.logprob / sums.scored as f64),
+    };
+    let is_one = sums.keys().any(|(outcome, _)| *outcome == Outcome::Left);
+    Ok(Choice { rule: params.rule_in_words(), is_one, outcomes: sums.into_iter().map(chosen).collect() })
 }
 
 /// Correct samples that became no target, by source and reason.
@@ -137,6 +186,7 @@ fn targets(made: &Made, name: &str) -> Result<Targets> {
             _ if choice_index > 0 => {}
             _ if source == Source::SelfAligned.as_str() => targets.own += 1,
             _ if source == Source::Guided.as_str() => targets.guided += 1,
+            _ if source == Source::Teacher.as_str() => targets.teacher += 1,
             _ => targets.expert += 1,
         }
     }
@@ -172,10 +222,16 @@ fn histograms(made: &Made) -> Result<Vec<Histograms>> {
         for part in table.parts() {
             let part = std::slice::from_ref(part);
             let rows = frame::read::<Logprob>(made.store, part, &["source", "logprob_policy"])?;
-            add_to_series(&mut found[at].series, &rows, is_baseline(scored.of))?;
+            add_to_series(&mut found[at].series, &rows, scored.of.is_baseline())?;
         }
     }
-    let order = ["expert, before", Source::SelfAligned.as_str(), Source::Guided.as_str(), "expert, kept"];
+    let order = [
+        "expert, before",
+        Source::SelfAligned.as_str(),
+        Source::Guided.as_str(),
+        Source::Teacher.as_str(),
+        "expert, kept",
+    ];
     for histograms in &mut found {
         histograms.series.sort_by_key(|s| order.iter().position(|label| *label == s.label));
     }

@@ -125,20 +125,21 @@ impl<'a> Made<'a> {
     /// Rewrite stages that choose among samples, with their names.
     pub fn cascades(&self) -> impl Iterator<Item = (&'a str, &'a rewrite::Params)> {
         self.pipeline.stages.iter().filter_map(|spec| match &spec.params {
-            Params::Rewrite(params) if !is_baseline(params) => Some((spec.name.as_str(), params)),
+            Params::Rewrite(params) if !params.is_baseline() => Some((spec.name.as_str(), params)),
             _ => None,
         })
     }
 
-    /// Logprob stages: name, the rewrite stage scored, the policy.
+    /// Logprob stages that score targets: name, the rewrite stage scored, the policy.
     pub fn scored(&self) -> impl Iterator<Item = Scored<'a>> {
         self.pipeline.stages.iter().filter_map(|spec| match &spec.params {
-            Params::Logprob(p) => match self.params(&p.rewrites) {
-                Some(Params::Rewrite(of)) => {
-                    Some(Scored { stage: &spec.name, rewrites: &p.rewrites, of, policy: &p.policy })
+            Params::Logprob(p) => {
+                let rewrites = p.rewrites.as_deref()?;
+                match self.params(rewrites) {
+                    Some(Params::Rewrite(of)) => Some(Scored { stage: &spec.name, rewrites, of, policy: &p.policy }),
+                    _ => None,
                 }
-                _ => None,
-            },
+            }
             _ => None,
         })
     }
@@ -150,9 +151,4 @@ pub struct Scored<'a> {
     pub rewrites: &'a str,
     pub of: &'a rewrite::Params,
     pub policy: &'a str,
-}
-
-/// Whether all targets of a rewrite stage are the expert's.
-pub fn is_baseline(params: &rewrite::Params) -> bool {
-    params.self_aligned.is_empty() && params.guided.is_empty()
 }

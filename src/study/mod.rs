@@ -19,7 +19,7 @@ pub use collect::collect;
 pub use condition::Condition;
 pub use lineage::lineage;
 pub use made::Made;
-pub use results::{DifferenceResult, PolicyResult, Results, Sources, results};
+pub use results::{DifferenceResult, Kept, PolicyResult, Results, Sources, results};
 pub use rows::{JsonRow, Query, Seen, rows_of_file, rows_of_stage};
 pub use status::{StageStatus, status};
 pub use targets::{Drift, Targets, incorrect_samples};

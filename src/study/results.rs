@@ -1,4 +1,8 @@
-//! The figures of a study over replications: every policy's accuracy, changes, and paired differences.
+//! The figures of a study over replications: every policy's accuracy, changes, paired differences, and what was kept.
+
+mod kept;
+
+pub use kept::Kept;
 
 use super::frame;
 use super::made::Made;
@@ -9,10 +13,11 @@ use mindgap_base::error::{Error, Result};
 use mindgap_store::table::evals::Eval;
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rewrites::{Rewrite, Source};
+use mindgap_store::table::rollouts::Rollout;
 use mindgap_store::table::verdicts::{Verdict, VerdictRow};
 use polars::prelude::DataFrame;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 const LEVEL: f64 = 0.95;
 const RESAMPLES: u32 = 2000;
@@ -27,6 +32,8 @@ pub struct Results {
     pub benchmarks: Vec<String>,
     pub policies: Vec<PolicyResult>,
     pub differences: Vec<DifferenceResult>,
+    /// What policies have kept, where evaluate stages compare them with a base.
+    pub kept: Vec<Kept>,
     pub sources: Vec<Sources>,
     pub addresses: Vec<(String, String)>,
 }
@@ -41,6 +48,8 @@ pub struct PolicyResult {
     pub maj_at_k: f64,
     pub truncated_share: f64,
     pub no_answer_share: f64,
+    /// Tokens of a sample.
+    pub tokens: Interval,
     /// Per benchmark: the paired difference from the first policy.
     pub change: Vec<Interval>,
 }
@@ -54,6 +63,8 @@ pub struct DifferenceResult {
     /// Replications in which `better` is ahead.
     pub ahead: usize,
     pub per_benchmark: Vec<f64>,
+    /// Tokens of a sample, in percent of the other's.
+    pub tokens: Interval,
 }
 
 /// Where the targets of a rewrite stage come from, over its replications.
@@ -62,6 +73,7 @@ pub struct Sources {
     pub stage: String,
     pub own: f64,
     pub guided: f64,
+    pub teacher: f64,
     pub expert: f64,
 }
 
@@ -83,10 +95,12 @@ pub fn results(made: &Made, pairs: &[(String, String)]) -> Result<Results> {
     let replications = study.replications()?;
     let Study { evals, names, .. } = &study;
     let first = study.of(&names[0])?;
-    let policies = names.iter().map(|name| Ok(policy_result(name, study.of(name)?, first, evals)));
+    let lengths = |name: &str| &study.lengths[name];
+    let policies = names.iter().map(|name| Ok(policy_result(name, study.of(name)?, first, lengths(name), evals)));
     let policies = policies.collect::<Result<_>>()?;
     let difference = |(better, than): &(String, String)| {
-        Ok(difference_result(better, than, &paired(study.of(better)?, study.of(than)?)))
+        let differences = paired(study.of(better)?, study.of(than)?);
+        Ok(difference_result(better, than, &differences, relative(lengths(better), lengths(than))))
     };
     let differences = pairs.iter().map(difference).collect::<Result<_>>()?;
     Ok(Results {
@@ -96,6 +110,7 @@ pub fn results(made: &Made, pairs: &[(String, String)]) -> Result<Results> {
         temperature: evals.first().map_or(0.0, |eval| eval.temperature),
         policies,
         differences,
+        kept: kept::kept(made, &study)?,
         sources: sources(made)?,
         benchmarks: study.benchmarks,
         addresses: study.addresses,
@@ -109,6 +124,8 @@ struct Study {
     /// Policies in the order in which they are evaluated.
     names: Vec<String>,
     accuracies: BTreeMap<String, Accuracy>,
+    /// Mean length of a problem's samples.
+    lengths: BTreeMap<String, Accuracy>,
     benchmarks: Vec<String>,
     groups: Vec<Group>,
     /// Name and short address of every evaluate stage.
@@ -176,6 +193,12 @@ impl Study {
             accuracy.resize(self.benchmarks.len(), Stratum::new());
             let own = accuracies(&problems, &benchmarks, &verdicts)?;
             accuracy[first..].iter_mut().zip(own).for_each(|(stratum, values)| stratum.push(values));
+            let table = made.table::<Rollout>(made.rollouts_of(name)?)?;
+            let samples = frame::read::<Rollout>(made.store, table.parts(), &["problem_id", "token_ids"])?;
+            let length = self.lengths.entry(label.clone()).or_default();
+            length.resize(self.benchmarks.len(), Stratum::new());
+            let own = mean_lengths(&problems, &benchmarks, &samples)?;
+            length[first..].iter_mut().zip(own).for_each(|(stratum, values)| stratum.push(values));
             if !self.names.contains(&label) {
                 self.names.push(label);
             }
@@ -212,6 +235,32 @@ fn accuracies(problems: &DataFrame, benchmarks: &[String], verdicts: &DataFrame)
     Ok(shares)
 }
 
+/// Mean length in tokens of the samples of every problem, as [`accuracies`] gives shares.
+fn mean_lengths(problems: &DataFrame, benchmarks: &[String], samples: &DataFrame) -> Result<Vec<Vec<f64>>> {
+    let tokens = samples.column("token_ids").and_then(|column| column.list()).map_err(frame::failed)?;
+    let mut sums: HashMap<&str, (f64, f64)> = HashMap::new();
+    for (id, length) in frame::texts(samples, "problem_id")?.zip(tokens.amortized_iter()) {
+        let (sum, count) = sums.entry(id).or_default();
+        *sum += length.map_or(0, |tokens| tokens.as_ref().len()) as f64;
+        *count += 1.0;
+    }
+    let mut lengths = vec![Vec::new(); benchmarks.len()];
+    for (source, id) in frame::texts(problems, "source")?.zip(frame::texts(problems, "problem_id")?) {
+        let benchmark = benchmarks.binary_search_by(|name| name.as_str().cmp(source)).expect("made of the problems");
+        let (sum, count) = sums.get(id).copied().unwrap_or((0.0, 1.0));
+        lengths[benchmark].push(sum / count);
+    }
+    Ok(lengths)
+}
+
+/// Differences in percent of b's mean.
+fn relative(a: &Accuracy, b: &Accuracy) -> Interval {
+    let all = mean(b.iter().map(|stratum| mean(stratum.iter().map(|values| mean(values.iter().copied())))));
+    let Interval { mean, low, high } = crossed_interval(&paired(a, b), LEVEL, RESAMPLES, 0);
+    let percent = |value: f64| 100.0 * value / all.max(f64::MIN_POSITIVE);
+    Interval { mean: percent(mean), low: percent(low), high: percent(high) }
+}
+
 fn paired(a: &Accuracy, b: &Accuracy) -> Accuracy {
     let problems = |(a, b): (&Vec<f64>, &Vec<f64>)| a.iter().zip(b).map(|(a, b)| a - b).collect();
     let replications = |(a, b): (&Stratum, &Stratum)| a.iter().zip(b).map(problems).collect();
@@ -229,7 +278,13 @@ fn per_benchmark(accuracy: &Accuracy) -> Vec<f64> {
     accuracy.iter().map(|stratum| 100.0 * of(stratum)).collect()
 }
 
-fn policy_result(name: &str, accuracy: &Accuracy, first: &Accuracy, evals: &[Eval]) -> PolicyResult {
+fn policy_result(
+    name: &str,
+    accuracy: &Accuracy,
+    first: &Accuracy,
+    lengths: &Accuracy,
+    evals: &[Eval],
+) -> PolicyResult {
     let share = |of: &dyn Fn(&Eval) -> f64| 100.0 * mean(evals.iter().filter(|eval| eval.policy == name).map(of));
     PolicyResult {
         policy: name.to_string(),
@@ -239,11 +294,12 @@ fn policy_result(name: &str, accuracy: &Accuracy, first: &Accuracy, evals: &[Eva
         maj_at_k: share(&|eval| eval.maj_at_k),
         truncated_share: share(&|eval| eval.truncated_share),
         no_answer_share: share(&|eval| eval.no_answer_share),
+        tokens: crossed_interval(lengths, LEVEL, RESAMPLES, 0),
         change: paired(accuracy, first).into_iter().map(|stratum| percent(&[stratum])).collect(),
     }
 }
 
-fn difference_result(better: &str, than: &str, differences: &Accuracy) -> DifferenceResult {
+fn difference_result(better: &str, than: &str, differences: &Accuracy, tokens: Interval) -> DifferenceResult {
     let replications = differences.first().map_or(0, Vec::len);
     let averages = (0..replications).map(|r| mean(differences.iter().map(|s| mean(s[r].iter().copied()))));
     DifferenceResult {
@@ -252,6 +308,7 @@ fn difference_result(better: &str, than: &str, differences: &Accuracy) -> Differ
         average: percent(differences),
         ahead: averages.filter(|average| *average > 0.0).count(),
         per_benchmark: per_benchmark(differences),
+        tokens,
     }
 }
 
@@ -261,7 +318,7 @@ fn sources(made: &Made) -> Result<Vec<Sources>> {
     let stages = &made.pipeline.stages;
     let evaluates = stages.iter().filter(|spec| matches!(spec.params, Params::Evaluate(_)));
     let replicated: BTreeSet<&str> = evaluates.flat_map(|spec| &spec.entries).map(|(axis, _)| axis.as_str()).collect();
-    let mut counted: Vec<(String, [f64; 3])> = Vec::new();
+    let mut counted: Vec<(String, [f64; Source::ALL.len()])> = Vec::new();
     for spec in stages.iter().filter(|spec| matches!(spec.params, Params::Rewrite(_))) {
         // Targets nobody has trained on yet say nothing about the policies.
         if !made.has(&spec.name) {
@@ -272,7 +329,7 @@ fn sources(made: &Made) -> Result<Vec<Sources>> {
             name += &format!("-{entry}");
         }
         let at = counted.iter().position(|(found, _)| *found == name).unwrap_or_else(|| {
-            counted.push((name, [0.0; 3]));
+            counted.push((name, [0.0; Source::ALL.len()]));
             counted.len() - 1
         });
         let table = made.table::<Rewrite>(&spec.name)?;
@@ -281,9 +338,9 @@ fn sources(made: &Made) -> Result<Vec<Sources>> {
             *sum += frame::having(&rows, "source", source.as_str())?.height() as f64;
         }
     }
-    let shares = |(stage, counts): (String, [f64; 3])| {
-        let [own, guided, expert] = counts.map(|count| 100.0 * count / counts.iter().sum::<f64>().max(1.0));
-        Sources { stage, own, guided, expert }
+    let shares = |(stage, counts): (String, [f64; Source::ALL.len()])| {
+        let [own, guided, teacher, expert] = counts.map(|count| 100.0 * count / counts.iter().sum::<f64>().max(1.0));
+        Sources { stage, own, guided, teacher, expert }
     };
     Ok(counted.into_iter().map(shares).collect())
 }

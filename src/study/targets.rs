@@ -152,6 +152,8 @@ mod tests {
             round: 0,
             attempts: 0,
             conversation: None,
+            stage_index: None,
+            score: None,
         };
         let rewrites: Vec<Rewrite> = answers.iter().map(row).collect();
         let shown = rewrites.iter().map(|row| shown(row).unwrap()).collect();

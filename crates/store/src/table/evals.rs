@@ -1,4 +1,4 @@
-//! evals: accuracy of a policy on a benchmark.
+//! evals: accuracy of a policy on a benchmark. forgetting: what a policy has lost, over benchmarks.
 
 use super::row::row;
 
@@ -29,5 +29,48 @@ row! {
         truncated_share: f64,
         /// Share of samples without a final answer
         no_answer_share: f64,
+        /// mean_at_k minus that of the base policy, on the same problems
+        change_from_base: Option<f64>,
+        /// Lower end of its 95 % interval, bootstrap over problems
+        change_from_base_low: Option<f64>,
+        /// Upper end of its 95 % interval
+        change_from_base_high: Option<f64>,
+        /// mean_at_k minus the highest of the base policy and the policies before this one in the sequence
+        change_from_best: Option<f64>,
+        /// Mean over the tokens of this policy's samples of its own log-prob minus the base policy's, nats
+        kl_per_token: Option<f64>,
+    }
+    optional [change_from_base, change_from_base_low, change_from_base_high, change_from_best, kl_per_token]
+}
+
+row! {
+    /// One row per policy that is compared with a base policy: what it has kept.
+    Forgetting in "forgetting" v 1 key [policy] {
+        /// Name of the policy in the pipeline
+        policy: String,
+        /// The policy it is compared with
+        base: String,
+        /// Tasks learned before its own
+        earlier_tasks: u32,
+        /// Backward transfer: mean over the earlier tasks of mean_at_k minus that right after learning the task (Lopez-Paz and Ranzato 2017, equation 3); below 0 is forgetting
+        bwt: Option<f64>,
+        /// Lower end of its 95 % interval, bootstrap over problems
+        bwt_low: Option<f64>,
+        /// Upper end of its 95 % interval
+        bwt_high: Option<f64>,
+        /// Mean over the untouched benchmarks of mean_at_k minus the base policy's
+        retention: Option<f64>,
+        /// Lower end of its 95 % interval, bootstrap over problems
+        retention_low: Option<f64>,
+        /// Upper end of its 95 % interval
+        retention_high: Option<f64>,
+        /// KL(policy, base) per sample: mean over its samples of the summed difference of log-probs, nats
+        kl_per_sample: Option<f64>,
+        /// Lower end of its 95 % interval, bootstrap over problems
+        kl_per_sample_low: Option<f64>,
+        /// Upper end of its 95 % interval
+        kl_per_sample_high: Option<f64>,
+        /// The same per token, without an interval
+        kl_per_token: Option<f64>,
     }
 }

@@ -23,6 +23,8 @@ words! {
         SelfAligned = "self",
         /// Correct samples of the policy, given the expert's solution too
         Guided = "guided",
+        /// Correct samples from elsewhere
+        Teacher = "teacher",
         /// The expert's solutions
         Expert = "expert",
         /// Every target together
@@ -35,6 +37,7 @@ impl From<Source> for Group {
         match source {
             Source::SelfAligned => Group::SelfAligned,
             Source::Guided => Group::Guided,
+            Source::Teacher => Group::Teacher,
             Source::Expert => Group::Expert,
         }
     }

@@ -228,6 +228,8 @@ mod tests {
             round: 0,
             attempts: 0,
             conversation: conversation.map(str::to_string),
+            stage_index: None,
+            score: None,
         };
         for (rows, has) in [(vec![row(None)], false), (vec![row(None), row(Some("{}"))], true), (vec![], false)] {
             let batch = to_batch(&rows).unwrap();

@@ -38,7 +38,10 @@ row! {
         nll_guided: Option<f64>,
         /// nll over the expert's rows of the step
         nll_expert: Option<f64>,
+        /// nll over the rows of the step from elsewhere
+        nll_teacher: Option<f64>,
     }
+    optional [nll_teacher]
 }
 
 row! {
@@ -62,7 +65,10 @@ row! {
         nll_expert: Option<f64>,
         /// The lowest nll so far: these weights are kept as the best
         best: bool,
+        /// nll over the held-out rows from elsewhere
+        nll_teacher: Option<f64>,
     }
+    optional [nll_teacher]
 }
 
 row! {
@@ -72,7 +78,10 @@ row! {
         step: u32,
         /// Pass over the data this step starts in, 0-based
         epoch: u32,
-        /// Row numbers into the training table, in reading order
+        /// Row numbers into the training table, in reading order; where several tables are mixed, into what is taken of each, one after the other
         rows: Vec<u32>,
+        /// Which entry of `data` each row is of, 0-based, where several tables are mixed
+        portions: Option<Vec<u32>>,
     }
+    optional [portions]
 }

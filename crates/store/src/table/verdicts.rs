@@ -43,6 +43,12 @@ words! {
         WrongWorking = "wrong_working",
         /// Given the plain prompt, it is no likelier than the expert's solution
         Unlikely = "unlikely",
+        /// It is longer than targets may be
+        TooLong = "too_long",
+        /// Given the plain prompt, its mean log-prob per token is below the limit
+        LowLogprob = "low_logprob",
+        /// An equal text was chosen
+        Duplicate = "duplicate",
     }
 }
 
