@@ -2,16 +2,18 @@
 //! in a checkpoint; the batch plan is fixed before the first step.
 
 mod data;
+mod mix;
 mod params;
 mod run;
+mod weights;
 
+pub use mix::{DataOf, Portion};
 pub use params::{Dtype, Keep, Params, Publish, RowWeights};
 
-use super::spec::SourceFile;
 use super::{Context, Cost, Inputs, Part, Stage, Tick};
 use crate::policy::{PolicyHandle, described, load_policy};
 use candle_core::Device;
-use data::{Data, Weights};
+use data::Data;
 use mindgap_base::address::Address;
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Recipe;
@@ -43,8 +45,6 @@ pub fn policy_files(files: BTreeMap<String, (Address, u64)>) -> BTreeMap<String,
 pub struct TrainStage {
     params: Params,
     data: Data,
-    /// The file of row weights.
-    weights: Option<SourceFile>,
     held_out: Option<Data>,
     policy: PolicyHandle,
     steps: Vec<PlannedStep>,
@@ -56,12 +56,11 @@ pub struct TrainStage {
 impl TrainStage {
     fn bind(params: &Params, inputs: &Inputs) -> Result<TrainStage> {
         let data = Data::of(params, inputs)?;
-        let weights = params.row_weights.as_ref().map(|weights| inputs.file(&weights.file)).transpose()?;
         let held_out = params.eval_data.as_ref().map(|name| Data::named(name, inputs)).transpose()?;
         let policy = inputs.policy(&params.policy)?;
         let steps = params.plan(data.row_count()?)?;
         let (params, store, live) = (params.clone(), inputs.store.clone(), Mutex::default());
-        Ok(TrainStage { params, data, weights, held_out, policy, steps, store, live })
+        Ok(TrainStage { params, data, held_out, policy, steps, store, live })
     }
 }
 
@@ -74,7 +73,7 @@ impl Stage for TrainStage {
             policy.filter(|(f, _)| p.init_seed.is_none() || !f.contains("safetensors")).collect();
         let mut recipe = Recipe::new("train", VERSION)
             .with("schema", (TrainStep::VERSION, BatchPlan::VERSION))
-            .with("data", self.data.contents())
+            .with("data", self.data.named_in_recipe())
             .with("policy", policy)
             .with("init_seed", p.init_seed)
             .with("sources", &p.sources)
@@ -91,14 +90,15 @@ impl Stage for TrainStage {
             .with("drop_last", p.drop_last)
             .with("packing", (p.micro_batch_tokens, p.max_length, p.too_long))
             .with("checkpoint_steps", p.checkpoint_steps);
-        if let Some(contents) = self.data.reference_contents() {
+        let (reference, weights) = self.data.beside();
+        if let Some(contents) = reference {
             recipe = recipe.with("logprobs", contents);
         }
-        if let (Some(weights), Some(file)) = (&p.row_weights, &self.weights) {
-            recipe = recipe.with("row_weights", (&file.address, &weights.column));
+        if let Some(weights) = weights {
+            recipe = recipe.with("row_weights", weights);
         }
         if let Some(held_out) = &self.held_out {
-            recipe = recipe.with("evaluation", (TrainEval::VERSION, held_out.contents(), p.eval_steps));
+            recipe = recipe.with("evaluation", (TrainEval::VERSION, held_out.named_in_recipe(), p.eval_steps));
         }
         if p.reference_quirks {
             recipe = recipe.with("reference_quirks", true);
@@ -137,7 +137,7 @@ impl Stage for TrainStage {
     }
 
     fn cost(&self, missing: &[&Part], _rows: u64, _earlier: &[PartRecord]) -> Result<Option<Cost>> {
-        let (Some(tokens), rows) = (self.data.tokens(), self.data.row_count()?) else { return Ok(None) };
+        let (Some(tokens), rows) = (self.data.tokens()?, self.data.row_count()?) else { return Ok(None) };
         let steps = missing.iter().flat_map(|part| {
             let first = part.index * self.params.checkpoint_steps as usize;
             &self.steps[first..first + part.rows as usize]
@@ -190,7 +190,7 @@ impl Stage for TrainStage {
         evals.retain(|eval: &TrainEval| first == 0 || eval.step as usize > first);
         context.store(&rows)?;
         if part.index == 0 {
-            context.store(&self.batch_plan())?;
+            context.store(&self.batch_plan()?)?;
         }
         if self.held_out.is_some() {
             context.store(&evals)?;
@@ -240,30 +240,33 @@ impl TrainStage {
     /// The training before its first step.
     fn start(&self, device: &Device) -> Result<Run> {
         let policy = load_policy(&self.policy)?;
-        let weights = match (&self.params.row_weights, &self.weights) {
-            (Some(params), Some(file)) => Some(Weights::read(params, file, &self.data)?),
-            _ => None,
-        };
         let params = self.params.trainer(self.steps.len() as u32, policy.eos_token_ids())?;
         let tensors = match self.params.init_seed {
             Some(seed) => init::random(policy.config(), seed)?,
             None => policy.checkpoint()?.tensors(policy.config(), params.initial_type(device), device)?,
         };
         Ok(Run {
-            examples: self.data.examples(weights.as_ref())?,
-            held_out: self.held_out.as_ref().map(|data| data.examples(None)).transpose()?,
+            examples: self.data.examples()?,
+            held_out: self.held_out.as_ref().map(|data| data.examples()).transpose()?,
             trainer: Trainer::new(policy.config(), tensors, params, device)?,
             best: None,
         })
     }
 
-    fn batch_plan(&self) -> Vec<BatchPlan> {
+    /// The plan, with the portion of each row where there are several.
+    fn batch_plan(&self) -> Result<Vec<BatchPlan>> {
+        let mut ends = Vec::new();
+        for size in self.data.sizes()? {
+            ends.push(ends.last().unwrap_or(&0) + size);
+        }
+        let portion = |row: &u32| ends.partition_point(|end| *end <= *row as usize) as u32;
         let row = |(step, planned): (usize, &PlannedStep)| BatchPlan {
             step: step as u32,
             epoch: planned.epoch,
             rows: planned.rows.clone(),
+            portions: self.data.is_mixed().then(|| planned.rows.iter().map(portion).collect()),
         };
-        self.steps.iter().enumerate().map(row).collect()
+        Ok(self.steps.iter().enumerate().map(row).collect())
     }
 
     /// The policy's own files with the new weights in one file.

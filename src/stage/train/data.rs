@@ -2,29 +2,58 @@
 
 use super::super::Inputs;
 use super::super::cost::tokens;
-use super::super::spec::SourceFile;
-use super::{Params, RowWeights};
+use super::Params;
+use super::mix::{DataOf, Portion, picked, sizes};
+use super::weights::WeightsOf;
 use mindgap_base::address::Address;
-use mindgap_base::error::{Error, Result};
+use mindgap_base::error::Result;
 use mindgap_lm::train::TrainExample;
 use mindgap_store::Table;
-use mindgap_store::parquet::decode_batches;
 use mindgap_store::table::Row;
 use mindgap_store::table::examples::Example;
 use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::rewrites::{Rewrite, Source};
 use serde::Deserialize;
-use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use serde_json::{Value, json};
+use std::collections::HashMap;
 
 /// What a policy is trained or evaluated on.
-pub enum Data {
-    Rewrites { rewrites: Table<Rewrite>, reference: Option<Table<Logprob>>, sources: Vec<Source> },
+pub struct Data {
+    portions: Vec<Of>,
+    /// How the portions are written; none where all rows of one stage are meant.
+    mixed: Option<Vec<Portion>>,
+    seed: u64,
+}
+
+/// The rows of one stage.
+struct Of {
+    table: Rows,
+    reference: Option<Table<Logprob>>,
+    sources: Vec<Source>,
+    weight: f32,
+    weights: Option<WeightsOf>,
+    highest: Option<WeightsOf>,
+}
+
+enum Rows {
+    Rewrites(Table<Rewrite>),
     Examples(Table<Example>),
 }
 
 /// The source of rows that have none, as the trainer's metrics number them; rewrites have [`Source`] as a number.
 const NO_SOURCE: u32 = Source::ALL.len() as u32;
+
+#[derive(Deserialize)]
+struct Keyed {
+    problem_id: String,
+    choice_index: u32,
+    source: Source,
+}
+
+#[derive(Deserialize)]
+struct ExampleId {
+    example_id: String,
+}
 
 /// What it takes to count the rows of some sources.
 #[derive(Deserialize)]
@@ -35,92 +64,186 @@ struct OfSource {
 impl Data {
     /// The rows trained on.
     pub fn of(params: &Params, inputs: &Inputs) -> Result<Data> {
-        let mut data = Data::named(&params.data, inputs)?;
-        if let Data::Rewrites { reference, sources, .. } = &mut data {
-            *reference = params.logprobs.as_ref().map(|name| inputs.table(name)).transpose()?;
-            *sources = params.sources.clone();
-        }
-        Ok(data)
+        let portions = params.portions();
+        let mixed = matches!(params.data, DataOf::Portions(_)).then(|| portions.clone());
+        let portions = portions.iter().map(|portion| Of::new(portion, inputs)).collect::<Result<_>>()?;
+        Ok(Data { portions, mixed, seed: params.seed })
     }
 
     /// All rows of a stage.
     pub fn named(name: &str, inputs: &Inputs) -> Result<Data> {
-        let is_rewrites = inputs.manifest(name).is_some_and(|m| m.main_table.as_deref() == Some(Rewrite::TABLE));
-        Ok(match is_rewrites {
-            true => Data::Rewrites { rewrites: inputs.table(name)?, reference: None, sources: Vec::new() },
-            false => Data::Examples(inputs.table(name)?),
+        Ok(Data { portions: vec![Of::new(&Portion::all(name), inputs)?], mixed: None, seed: 0 })
+    }
+
+    /// What the rows depend on, for a recipe: contents of one table, or what there is to say of each portion.
+    pub fn named_in_recipe(&self) -> Value {
+        let Some(mixed) = &self.mixed else { return json!(self.portions[0].contents()) };
+        let portions = mixed.iter().zip(&self.portions).map(|(portion, of)| {
+            json!({
+                "contents": of.contents(),
+                "share": portion.share,
+                "rows": portion.rows,
+                "weight": of.weight,
+                "sources": of.sources,
+                "row_weights": of.weights.as_ref().map(WeightsOf::named),
+                "highest": of.highest.as_ref().map(WeightsOf::named),
+                "logprobs": of.reference_contents(),
+            })
+        });
+        json!(portions.collect::<Vec<_>>())
+    }
+
+    /// Contents of the log-probs under a reference policy, and what row weights depend on, where one table is trained on that has
+    /// them.
+    pub fn beside(&self) -> (Option<Vec<&Address>>, Option<Value>) {
+        match &self.mixed {
+            Some(_) => (None, None),
+            None => (self.portions[0].reference_contents(), self.portions[0].weights.as_ref().map(WeightsOf::named)),
+        }
+    }
+
+    /// The rows, in table order, one portion after the other.
+    pub fn examples(&self) -> Result<Vec<TrainExample>> {
+        let found = self.portions.iter().map(Of::examples).collect::<Result<Vec<_>>>()?;
+        let Some(mixed) = &self.mixed else { return Ok(found.into_iter().flatten().collect()) };
+        let sizes = sizes(mixed, &found.iter().map(Vec::len).collect::<Vec<_>>());
+        let mut examples = Vec::new();
+        for ((of, found), size) in self.portions.iter().zip(&found).zip(sizes) {
+            let names: Vec<String> = found.iter().map(|example| example.name.clone()).collect();
+            let values = of.values()?;
+            let taken = picked(&names, values.as_deref(), size, self.seed);
+            examples.extend(taken.into_iter().map(|index| found[index].clone()));
+        }
+        Ok(examples)
+    }
+
+    /// How many rows each portion gives.
+    pub fn sizes(&self) -> Result<Vec<usize>> {
+        let available = self.portions.iter().map(Of::row_count).collect::<Result<Vec<_>>>()?;
+        Ok(match &self.mixed {
+            Some(mixed) => sizes(mixed, &available),
+            None => available,
         })
     }
 
-    pub fn contents(&self) -> Vec<&Address> {
-        match self {
-            Data::Rewrites { rewrites, .. } => rewrites.contents(),
-            Data::Examples(table) => table.contents(),
+    pub fn row_count(&self) -> Result<usize> {
+        Ok(self.sizes()?.iter().sum())
+    }
+
+    pub fn is_mixed(&self) -> bool {
+        self.mixed.is_some()
+    }
+
+    /// Tokens of all rows, if their parts say: those of a portion are counted as if all of its rows were as long, those of other
+    /// sources included.
+    pub fn tokens(&self) -> Result<Option<u64>> {
+        let mut all = 0;
+        for (of, size) in self.portions.iter().zip(self.sizes()?) {
+            let (tokens, rows) = match &of.table {
+                Rows::Examples(table) => (tokens(table.parts()), table.row_count()),
+                Rows::Rewrites(table) => (tokens(table.parts()), table.row_count()),
+            };
+            let Some(tokens) = tokens else { return Ok(None) };
+            all += tokens * size as u64 / rows.max(1);
+        }
+        Ok(Some(all))
+    }
+}
+
+impl Of {
+    fn new(portion: &Portion, inputs: &Inputs) -> Result<Of> {
+        let name = &portion.from;
+        let is_rewrites = inputs.manifest(name).is_some_and(|m| m.main_table.as_deref() == Some(Rewrite::TABLE));
+        let table = match is_rewrites {
+            true => Rows::Rewrites(inputs.table(name)?),
+            false => Rows::Examples(inputs.table(name)?),
+        };
+        let reference = portion.logprobs.as_ref().filter(|_| is_rewrites).map(|name| inputs.table(name)).transpose()?;
+        let weights = portion.row_weights.as_ref().map(|weights| WeightsOf::of(weights, inputs)).transpose()?;
+        let highest = portion.highest.as_ref().map(|highest| WeightsOf::stage(&highest.from, &highest.column, inputs));
+        let (sources, weight, highest) = (portion.sources.clone(), portion.weight, highest.transpose()?);
+        Ok(Of { table, reference, sources, weight, weights, highest })
+    }
+
+    fn contents(&self) -> Vec<&Address> {
+        match &self.table {
+            Rows::Rewrites(rewrites) => rewrites.contents(),
+            Rows::Examples(table) => table.contents(),
         }
     }
 
-    /// Contents of the log-probs under a reference policy, where there are some.
-    pub fn reference_contents(&self) -> Option<Vec<&Address>> {
-        match self {
-            Data::Rewrites { reference: Some(reference), .. } => Some(reference.contents()),
-            _ => None,
+    fn reference_contents(&self) -> Option<Vec<&Address>> {
+        self.reference.as_ref().map(Table::contents)
+    }
+
+    fn row_count(&self) -> Result<usize> {
+        match &self.table {
+            Rows::Examples(table) => Ok(table.row_count() as usize),
+            Rows::Rewrites(rewrites) if self.sources.is_empty() => Ok(rewrites.row_count() as usize),
+            Rows::Rewrites(rewrites) => {
+                let rows: Vec<OfSource> = rewrites.select(&["source"])?;
+                Ok(rows.iter().filter(|row| self.sources.contains(&row.source)).count())
+            }
         }
     }
 
-    /// The rows, in table order.
-    pub fn examples(&self, weights: Option<&Weights>) -> Result<Vec<TrainExample>> {
-        match self {
-            Data::Rewrites { rewrites, reference, sources } => {
-                let mut columns = match reference {
+    /// What rows are chosen by, in table order.
+    fn values(&self) -> Result<Option<Vec<f64>>> {
+        let Some(highest) = &self.highest else { return Ok(None) };
+        let (values, wanted) =
+            (highest.read(self.key())?, |source| self.sources.is_empty() || self.sources.contains(&source));
+        let values: Result<Vec<f64>> = match &self.table {
+            Rows::Rewrites(rewrites) => {
+                let rows: Vec<Keyed> = rewrites.select(&["problem_id", "choice_index", "source"])?;
+                let rows = rows.iter().filter(|row| wanted(row.source));
+                rows.map(|row| values.of(&row.problem_id, Some(row.choice_index))).collect()
+            }
+            Rows::Examples(table) => {
+                let rows: Vec<ExampleId> = table.select(&["example_id"])?;
+                rows.iter().map(|row| values.of(&row.example_id, None)).collect()
+            }
+        };
+        values.map(Some)
+    }
+
+    fn key(&self) -> &'static str {
+        match &self.table {
+            Rows::Rewrites(_) => "problem_id",
+            Rows::Examples(_) => "example_id",
+        }
+    }
+
+    /// All rows of the sources wanted, in table order.
+    fn examples(&self) -> Result<Vec<TrainExample>> {
+        match &self.table {
+            Rows::Rewrites(rewrites) => {
+                let weights =
+                    self.weights.as_ref().map(|weights| weights.read(self.key())?.non_negative()).transpose()?;
+                let mut columns = match &self.reference {
                     Some(table) => by_target(table.read_all()?),
                     None => HashMap::new(),
                 };
-                let wanted = |row: &Rewrite| sources.is_empty() || sources.contains(&row.source);
+                let wanted = |row: &Rewrite| self.sources.is_empty() || self.sources.contains(&row.source);
                 let rows = rewrites.read_all()?.into_iter().filter(wanted);
                 rows.map(|row| {
                     let column = columns.remove(&(row.problem_id.clone(), row.choice_index));
-                    let weight = weights.map_or(Ok(1.0), |w| w.of(&row.problem_id, Some(row.choice_index)))?;
-                    Ok(TrainExample { weight, ..from_rewrite(&row, column) })
+                    let weight = weights.as_ref().map_or(Ok(1.0), |w| w.of(&row.problem_id, Some(row.choice_index)))?;
+                    Ok(TrainExample { weight: weight as f32 * self.weight, ..from_rewrite(&row, column) })
                 })
                 .collect()
             }
-            Data::Examples(table) => {
+            Rows::Examples(table) => {
+                let weights =
+                    self.weights.as_ref().map(|weights| weights.read(self.key())?.non_negative()).transpose()?;
                 let rows = table.read_all()?.into_iter();
                 rows.map(|row| {
-                    let weight = weights.map_or(Ok(1.0), |w| w.of(&row.example_id, None))?;
+                    let weight =
+                        weights.as_ref().map_or(Ok(1.0), |w| w.of(&row.example_id, None))? as f32 * self.weight;
                     let name = format!("example `{}`", row.example_id);
                     Ok(TrainExample { name, weight, ..TrainExample::new(row.token_ids, row.loss_mask, NO_SOURCE) })
                 })
                 .collect()
             }
-        }
-    }
-
-    /// Tokens of all rows, of other sources too, if their parts say.
-    pub fn tokens(&self) -> Option<u64> {
-        match self {
-            Data::Examples(table) => tokens(table.parts()),
-            Data::Rewrites { rewrites, .. } => tokens(rewrites.parts()),
-        }
-    }
-
-    pub fn row_count(&self) -> Result<usize> {
-        match self {
-            Data::Examples(table) => Ok(table.parts().iter().map(|part| part.rows as usize).sum()),
-            Data::Rewrites { rewrites, sources, .. } if sources.is_empty() => {
-                Ok(rewrites.parts().iter().map(|part| part.rows as usize).sum())
-            }
-            Data::Rewrites { rewrites, sources, .. } => {
-                let rows: Vec<OfSource> = rewrites.select(&["source"])?;
-                Ok(rows.iter().filter(|row| sources.contains(&row.source)).count())
-            }
-        }
-    }
-
-    fn key(&self) -> &'static str {
-        match self {
-            Data::Rewrites { .. } => "problem_id",
-            Data::Examples(_) => "example_id",
         }
     }
 }
@@ -145,57 +268,4 @@ fn from_rewrite(row: &Rewrite, reference: Option<Vec<f32>>) -> TrainExample {
     example.logprob_reference = reference.filter(|column| column.len() == row.token_ids.len()).map(whole);
     example.logprob_behavior = row.logprob_behavior.clone().map(whole);
     example
-}
-
-/// Row weights from a file, by the data's key; a row of the file without a choice stands for all of its problem.
-pub struct Weights {
-    rows: HashMap<(String, Option<u32>), f32>,
-    place: String,
-}
-
-impl Weights {
-    /// Errors: a column the file lacks, a key given twice, a weight that is no number, or negative.
-    pub fn read(params: &RowWeights, file: &SourceFile, data: &Data) -> Result<Weights> {
-        let place = file.path.display().to_string();
-        let mut rows = HashMap::new();
-        for batch in decode_batches(file.read()?).map_err(|e| e.at(&place))? {
-            for name in [data.key(), params.column.as_str()] {
-                if batch.column_by_name(name).is_none() {
-                    return Err(Error::input(format!("row weights have no column `{name}`")).at(&place));
-                }
-            }
-            let wanted = |name: &str| [data.key(), params.column.as_str(), "choice_index"].contains(&name);
-            let columns: Vec<usize> =
-                batch.schema().fields().iter().enumerate().filter(|(_, f)| wanted(f.name())).map(|(i, _)| i).collect();
-            let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
-                Error::input("row weights must be strings and numbers").at(&place).source(e)
-            };
-            let batch = batch.project(&columns).map_err(|e| failed(e.into()))?;
-            let read: Vec<BTreeMap<String, Value>> =
-                serde_arrow::from_record_batch(&batch).map_err(|e| failed(e.into()))?;
-            for row in read {
-                let key = row.get(data.key()).and_then(Value::as_str).unwrap_or_default().to_string();
-                let choice = row.get("choice_index").and_then(Value::as_u64).map(|choice| choice as u32);
-                let weight = row.get(&params.column).and_then(Value::as_f64).map(|weight| weight as f32);
-                let Some(weight) = weight.filter(|weight| weight.is_finite() && *weight >= 0.0) else {
-                    return Err(
-                        Error::input(format!("the weight of row `{key}` must be a non-negative number")).at(&place)
-                    );
-                };
-                if rows.insert((key.clone(), choice), weight).is_some() {
-                    return Err(Error::input(format!("row `{key}` has two weights")).at(&place));
-                }
-            }
-        }
-        Ok(Weights { rows, place })
-    }
-
-    fn of(&self, key: &str, choice: Option<u32>) -> Result<f32> {
-        let found = self.rows.get(&(key.to_string(), choice)).or_else(|| self.rows.get(&(key.to_string(), None)));
-        found.copied().ok_or_else(|| {
-            Error::input(format!("row `{key}` of the training data has no weight"))
-                .at(&self.place)
-                .hint("the file of row weights must hold every row; give 0 to leave one out")
-        })
-    }
 }

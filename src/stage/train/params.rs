@@ -3,6 +3,7 @@
 use super::super::buckets::at_least_one;
 use super::super::{Footprint, Holds, Inputs, Reference, Stage, StageParams, Wants};
 use super::TrainStage;
+use super::mix::{self, DataOf, Portion};
 use candle_core::DType;
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::train::{
@@ -15,8 +16,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// What is trained on: a rewrite stage, or a documents stage.
-    pub data: String,
+    /// What is trained on: a rewrite stage, or a documents stage; or portions of several:
+    /// `[{ from = "rewrites" }, { from = "replay", share = 0.1 }]`.
+    pub data: DataOf,
     /// The policy to start from.
     pub policy: String,
     /// Start from random weights drawn from this seed, of the shape the policy's config says.
@@ -26,7 +28,7 @@ pub struct Params {
     /// Only rows of these sources; all where none is named.
     #[serde(default)]
     pub sources: Vec<Source>,
-    /// A file with a weight for every row of the data; 1 where none is named.
+    /// A weight for every row of the data, from a file or from a column of a stage; 1 where none is named.
     pub row_weights: Option<RowWeights>,
     /// Held-out rows whose loss is measured on the way: a rewrite stage, or a documents stage.
     pub eval_data: Option<String>,
@@ -156,15 +158,26 @@ pub enum Keep {
     Last,
 }
 
-/// Where row weights come from.
+/// Where row weights come from: a file or a stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RowWeights {
     /// A Parquet file with the data's key (`problem_id` and, if rows of a problem differ, `choice_index`; or `example_id`).
-    pub file: String,
+    pub file: Option<String>,
+    /// A stage with a table of problems, and of choices where rows of a problem differ.
+    pub from: Option<String>,
     /// Its column of weights: non-negative numbers.
     #[serde(default = "weight")]
     pub column: String,
+}
+
+impl RowWeights {
+    pub fn check(&self) -> Result<()> {
+        match self.file.is_some() == self.from.is_some() {
+            true => Err(Error::usage("`row_weights` needs either a `file` or a stage that they are `from`")),
+            false => Ok(()),
+        }
+    }
 }
 
 fn weight() -> String {
@@ -201,6 +214,14 @@ impl StageParams for Params {
         if let Some((name, _)) = self.loss.as_object().into_iter().flatten().find(|(_, value)| value.is_null()) {
             return Err(Error::usage(format!("`{name}` of `loss` is not a finite number")));
         }
+        let beside = self.logprobs.is_some() || self.row_weights.is_some() || !self.sources.is_empty();
+        if beside && matches!(self.data, DataOf::Portions(_)) {
+            return Err(Error::usage(
+                "`sources`, `row_weights` and `logprobs` are of one table, and `data` names portions of several",
+            )
+            .hint("give them to the portion they are of: { from = \"rewrites\", sources = [\"self\"] }"));
+        }
+        mix::check(&self.portions())?;
         self.plan_params(1).check()?;
         if !(0.0..=1.0).contains(&self.warmup_ratio) {
             return Err(Error::usage(format!("`warmup_ratio` is `{}`; it must be between 0 and 1", self.warmup_ratio)));
@@ -222,11 +243,15 @@ impl StageParams for Params {
     }
 
     fn references(&self) -> Vec<Reference> {
-        let mut references = vec![
-            Reference::new("data", &self.data, Wants::Trainable),
-            Reference::new("policy", &self.policy, Wants::Policy),
-        ];
-        references.extend(self.logprobs.iter().map(|name| Reference::new("logprobs", name, Wants::Logprobs)));
+        let mut references = vec![Reference::new("policy", &self.policy, Wants::Policy)];
+        for portion in self.portions() {
+            references.push(Reference::new("data", &portion.from, Wants::Trainable));
+            references.extend(portion.logprobs.iter().map(|name| Reference::new("logprobs", name, Wants::Logprobs)));
+            let weights = portion.row_weights.iter().filter_map(|weights| weights.from.as_ref());
+            references.extend(weights.map(|name| Reference::new("row_weights", name, Wants::Table)));
+            references
+                .extend(portion.highest.iter().map(|highest| Reference::new("data", &highest.from, Wants::Table)));
+        }
         references.extend(self.eval_data.iter().map(|name| Reference::new("eval_data", name, Wants::Trainable)));
         references
     }
@@ -248,6 +273,19 @@ impl StageParams for Params {
 }
 
 impl Params {
+    /// What `data` and what stands beside it say, portion by portion.
+    pub(super) fn portions(&self) -> Vec<Portion> {
+        match &self.data {
+            DataOf::Portions(portions) => portions.clone(),
+            DataOf::Stage(name) => vec![Portion {
+                sources: self.sources.clone(),
+                row_weights: self.row_weights.clone(),
+                logprobs: self.logprobs.clone(),
+                ..Portion::all(name)
+            }],
+        }
+    }
+
     /// Trained weights are held in f32.
     pub(super) fn has_master_weights(&self) -> bool {
         match self.dtype {
@@ -280,7 +318,8 @@ impl Params {
     /// The batch plan over so many rows.
     pub(super) fn plan(&self, row_count: usize) -> Result<Vec<PlannedStep>> {
         plan(&self.plan_params(row_count)).map_err(|e| {
-            e.at(format!("training data `{}`", self.data))
+            let names: Vec<String> = self.portions().iter().map(|portion| format!("`{}`", portion.from)).collect();
+            e.at(format!("training data {}", names.join(", ")))
                 .hint("problems without an expert solution need a correct sample to be trained on; see the table `untargeted`")
         })
     }

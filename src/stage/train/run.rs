@@ -84,6 +84,7 @@ impl Run {
             nll_self: of(Source::SelfAligned),
             nll_guided: of(Source::Guided),
             nll_expert: of(Source::Expert),
+            nll_teacher: of(Source::Teacher),
             best,
         }))
     }
@@ -158,6 +159,7 @@ pub fn to_row(metrics: StepMetrics) -> TrainStep {
         nll_self: of(Source::SelfAligned),
         nll_guided: of(Source::Guided),
         nll_expert: of(Source::Expert),
+        nll_teacher: of(Source::Teacher),
         skipped: metrics.skipped,
     }
 }
