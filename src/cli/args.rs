@@ -291,6 +291,9 @@ pub struct Results {
     /// Page to put the tables into, between the lines that mark their place.
     #[arg(long, value_name = "PAGE")]
     pub into: Option<PathBuf>,
+    /// Which place, where the page has several: `<!-- mindgap results NAME: begin -->`
+    #[arg(long, value_name = "NAME", requires = "into")]
+    pub section: Option<String>,
     #[arg(long)]
     pub json: bool,
 }

@@ -1,7 +1,11 @@
-//! evaluate: judged rollouts on benchmarks -> evals.  A benchmark is a source of the problems table.
+//! evaluate: judged rollouts on benchmarks -> evals, and what was forgotten.  A benchmark is a source of the problems table.
+
+mod forgetting;
+mod moved;
 
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Tick, Wants};
 use crate::stats::metrics::{bootstrap_interval, majority_correct, mean, pass_at_k};
+use forgetting::{Accuracies, Comparison};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_store::table::Row;
@@ -13,6 +17,8 @@ use mindgap_store::{PartRecord, PartRef, Span, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+pub use forgetting::Learned;
+
 const VERSION: u32 = 2;
 const RESAMPLES: u32 = 2000;
 
@@ -22,19 +28,32 @@ pub struct Params {
     pub problems: String,
     /// Verdicts of one or more policies on these problems.
     pub verdicts: Vec<String>,
+    /// The policy, as evals call it, that the others are compared with: the one that training began from.
+    pub base: Option<String>,
+    /// Policies that were trained one after the other, each from the one before, and the benchmarks each was trained for; by a name
+    /// for the sequence.
+    #[serde(default)]
+    pub sequences: BTreeMap<String, Vec<Learned>>,
+    /// Benchmarks that nothing was trained for. Where none is named and there are sequences: those that no policy of one was.
+    #[serde(default)]
+    pub untouched: Vec<String>,
+    /// Log-probs under the base policy of samples that are judged here: logprob stages over their rollouts.
+    #[serde(default)]
+    pub logprobs: Vec<String>,
 }
 
 impl StageParams for Params {
     fn validate(&self) -> Result<()> {
-        match self.verdicts.is_empty() {
-            true => Err(Error::usage("`verdicts` names no stage").hint("name verdict stages, `eval_verdicts-*` say")),
-            false => Ok(()),
+        if self.verdicts.is_empty() {
+            return Err(Error::usage("`verdicts` names no stage").hint("name verdict stages, `eval_verdicts-*` say"));
         }
+        forgetting::check(self)
     }
 
     fn references(&self) -> Vec<Reference> {
         let mut references = vec![Reference::new("problems", &self.problems, Wants::Problems)];
         references.extend(self.verdicts.iter().map(|name| Reference::new("verdicts", name, Wants::Verdicts)));
+        references.extend(self.logprobs.iter().map(|name| Reference::new("logprobs", name, Wants::Logprobs)));
         references
     }
 
@@ -42,19 +61,25 @@ impl StageParams for Params {
         let mut runs = Vec::new();
         for name in &self.verdicts {
             let rollout = inputs.rollouts_of(name)?;
+            if rollout.until_correct.is_some() {
+                return Err(Error::usage(format!("the samples of `{name}` were drawn until one was right"))
+                    .hint("their share of right ones says nothing: evaluate rollouts without `until_correct`"));
+            }
             runs.push(Run {
                 policy: rollout.label.clone().unwrap_or_else(|| rollout.policy.clone()),
                 temperature: rollout.temperature,
                 samples: rollout.samples,
+                judged: inputs.rollouts_name(name)?.to_string(),
                 rollouts: inputs.table(inputs.rollouts_name(name)?)?,
                 verdicts: inputs.table(name)?,
             });
         }
-        Ok(Box::new(EvaluateStage { problems: inputs.table(&self.problems)?, runs }))
+        let comparison = Comparison::of(self, &runs, inputs)?;
+        Ok(Box::new(EvaluateStage { problems: inputs.table(&self.problems)?, runs, comparison }))
     }
 
     fn lists(&mut self) -> Vec<(&'static str, &mut Vec<String>)> {
-        vec![("verdicts", &mut self.verdicts)]
+        vec![("verdicts", &mut self.verdicts), ("logprobs", &mut self.logprobs)]
     }
 }
 
@@ -63,6 +88,8 @@ struct Run {
     policy: String,
     temperature: f32,
     samples: u32,
+    /// The rollout stage.
+    judged: String,
     rollouts: Table<Rollout>,
     verdicts: Table<VerdictRow>,
 }
@@ -70,11 +97,16 @@ struct Run {
 pub struct EvaluateStage {
     problems: Table<Problem>,
     runs: Vec<Run>,
+    comparison: Option<Comparison>,
 }
 
 impl Stage for EvaluateStage {
     fn recipe(&self) -> Recipe {
-        Recipe::new("evaluate", VERSION).with("schema", Eval::VERSION).with("resamples", RESAMPLES)
+        let recipe = Recipe::new("evaluate", VERSION).with("schema", Eval::VERSION).with("resamples", RESAMPLES);
+        match &self.comparison {
+            Some(comparison) => comparison.name_in(recipe),
+            None => recipe,
+        }
     }
 
     fn main_table(&self) -> Option<&'static str> {
@@ -86,8 +118,8 @@ impl Stage for EvaluateStage {
         let part = |(index, run): (usize, &Run)| {
             let mut key = vec![run.policy.clone(), format!("{} {}", run.temperature, run.samples)];
             key.extend(self.problems.contents().into_iter().map(ToString::to_string));
-            key.extend(run.rollouts.contents().into_iter().map(ToString::to_string));
-            key.extend(run.verdicts.contents().into_iter().map(ToString::to_string));
+            key.extend(run.contents());
+            key.extend(self.comparison.iter().flat_map(|comparison| comparison.key(index, &self.runs)));
             let span = Span { first: run.policy.clone(), last: run.policy.clone(), samples: None };
             Part { span, key, rows: 0, index }
         };
@@ -100,9 +132,30 @@ impl Stage for EvaluateStage {
         Recipe::default().with("policies", self.runs.iter().map(said).collect::<BTreeMap<_, _>>())
     }
 
-    /// Goes through the problems part by part: of a benchmark only one number per problem is held.
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
         let run = &self.runs[part.index];
+        let tallies = self.tallies(run, context)?;
+        let mut rows: Vec<Eval> = tallies.iter().map(|(benchmark, tally)| tally.finish(benchmark, run)).collect();
+        if let Some(comparison) = &self.comparison {
+            let accuracies = |index: usize| -> Result<Accuracies> {
+                Ok(self
+                    .tallies(&self.runs[index], context)?
+                    .into_iter()
+                    .map(|(name, tally)| (name, tally.accuracy))
+                    .collect())
+            };
+            let own: Accuracies = tallies.into_iter().map(|(name, tally)| (name, tally.accuracy)).collect();
+            let kept = comparison.compare(part.index, &own, &accuracies, &self.problems, &mut rows)?;
+            context.store(&rows)?;
+            return context.store(&[kept]);
+        }
+        context.store(&rows)
+    }
+}
+
+impl EvaluateStage {
+    /// Sums by benchmark. Goes through the problems part by part: of a benchmark only one number per problem is held.
+    fn tallies(&self, run: &Run, context: &Context) -> Result<BTreeMap<String, Tally>> {
         let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
         for (index, problems) in self.problems.parts().iter().enumerate() {
             context.check_cancelled()?;
@@ -112,14 +165,13 @@ impl Stage for EvaluateStage {
             {
                 let tally = tallies.entry(source).or_default();
                 if let Some(samples) = samples.get(&problem_id) {
-                    tally.add(samples, run.samples);
+                    tally.add(problem_id, samples, run.samples);
                 }
             }
             let rows_total = self.problems.parts().len() as u64;
             (context.tick)(Tick { rows_done: index as u64 + 1, rows_total, ..Tick::default() });
         }
-        let rows: Vec<Eval> = tallies.into_iter().map(|(benchmark, tally)| tally.finish(benchmark, run)).collect();
-        context.store(&rows)
+        Ok(tallies)
     }
 }
 
@@ -170,6 +222,10 @@ impl Vote {
 }
 
 impl Run {
+    fn contents(&self) -> impl Iterator<Item = String> {
+        self.rollouts.contents().into_iter().chain(self.verdicts.contents()).map(ToString::to_string)
+    }
+
     /// The samples of the problems of one part, by problem, in order.
     fn samples(&self, problems: &PartRef) -> Result<HashMap<String, Vec<Sample>>> {
         let (first, last) = (&problems.first, &problems.last);
@@ -202,7 +258,7 @@ impl Run {
 #[derive(Default)]
 struct Tally {
     /// Share of correct samples of each problem.
-    accuracy: Vec<f64>,
+    accuracy: BTreeMap<String, f64>,
     pass_at_k: f64,
     maj_at_k: f64,
     samples: u64,
@@ -211,11 +267,11 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, samples: &[Sample], k: u32) {
+    fn add(&mut self, problem_id: String, samples: &[Sample], k: u32) {
         let count = |test: fn(&Sample) -> bool| samples.iter().filter(|sample| test(sample)).count() as u64;
         let (n, correct) = (samples.len() as u64, count(|sample| sample.correct));
         let votes = samples.iter().map(|sample| (sample.vote.as_ref(), sample.correct));
-        self.accuracy.push(correct as f64 / n as f64);
+        self.accuracy.insert(problem_id, correct as f64 / n as f64);
         self.pass_at_k += pass_at_k(n, correct, u64::from(k));
         self.maj_at_k += f64::from(u8::from(majority_correct(votes)));
         self.samples += n;
@@ -223,23 +279,29 @@ impl Tally {
         self.no_answer += count(|sample| sample.no_answer);
     }
 
-    fn finish(self, benchmark: String, run: &Run) -> Eval {
-        let (ci_low, ci_high) = bootstrap_interval(&self.accuracy, 0.95, RESAMPLES, 0);
+    fn finish(&self, benchmark: &str, run: &Run) -> Eval {
+        let accuracy: Vec<f64> = self.accuracy.values().copied().collect();
+        let (ci_low, ci_high) = bootstrap_interval(&accuracy, 0.95, RESAMPLES, 0);
         let per_problem = |sum: f64| sum / (self.accuracy.len().max(1)) as f64;
         let share = |count: u64| count as f64 / self.samples.max(1) as f64;
         Eval {
-            benchmark,
+            benchmark: benchmark.to_string(),
             policy: run.policy.clone(),
             n: self.accuracy.len() as u32,
             k: run.samples,
             temperature: f64::from(run.temperature),
-            mean_at_k: mean(self.accuracy.iter().copied()),
+            mean_at_k: mean(accuracy),
             pass_at_k: per_problem(self.pass_at_k),
             maj_at_k: per_problem(self.maj_at_k),
             ci_low,
             ci_high,
             truncated_share: share(self.truncated),
             no_answer_share: share(self.no_answer),
+            change_from_base: None,
+            change_from_base_low: None,
+            change_from_base_high: None,
+            change_from_best: None,
+            kl_per_token: None,
         }
     }
 }

@@ -72,12 +72,15 @@ impl StageParams for Params {
             return Err(Error::usage(format!("`before` is scored under policy `{a}`, `after` under `{b}`"))
                 .hint("compare log-probs under one policy"));
         }
+        let (Some(targets), Some(_)) = (&after.rewrites, &before.rewrites) else {
+            return Err(Error::usage("`before` and `after` must be log-probs of targets, not of rollouts"));
+        };
         Ok(Box::new(GapStage {
             policy: inputs.policy(&after.policy)?,
             problems: inputs.table(&self.problems)?,
             before: inputs.table(&self.before)?,
             after: inputs.table(&self.after)?,
-            rewrites: inputs.table(&after.rewrites)?,
+            rewrites: inputs.table(targets)?,
             judged: judged.into_values().collect(),
         }))
     }

@@ -1,15 +1,17 @@
-//! logprob: rewrites + policy -> logprobs.  Teacher-forced, per token, given the plain training prompt.
+//! logprob: rewrites or rollouts + policy -> logprobs.  Teacher-forced, per token: targets given the plain training prompt, samples
+//! given the prompt they were drawn with.
 
 use super::backend::Lazy;
 use super::cost::{Cost, Footprint, tokens};
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::PolicyHandle;
-use mindgap_base::error::Result;
+use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_lm::engine::{ScoreRequest, TokenScores};
 use mindgap_store::table::Row;
 use mindgap_store::table::logprobs::Logprob;
-use mindgap_store::table::rewrites::Rewrite;
+use mindgap_store::table::rewrites::{Rewrite, Source};
+use mindgap_store::table::rollouts::{PromptKind, Rollout};
 use mindgap_store::{PartRecord, PartRef, Span, Table};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -19,21 +21,26 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    pub rewrites: String,
+    /// The targets scored: a rewrite stage.
+    pub rewrites: Option<String>,
+    /// The samples scored: a rollout stage.
+    pub rollouts: Option<String>,
     pub policy: String,
 }
 
 impl StageParams for Params {
-    /// Names are all there is.
     fn validate(&self) -> Result<()> {
-        Ok(())
+        match self.rewrites.is_some() == self.rollouts.is_some() {
+            true => Err(Error::usage("a logprob stage scores either `rewrites` or `rollouts`")),
+            false => Ok(()),
+        }
     }
 
     fn references(&self) -> Vec<Reference> {
-        vec![
-            Reference::new("rewrites", &self.rewrites, Wants::Rewrites),
-            Reference::new("policy", &self.policy, Wants::Policy),
-        ]
+        let mut references = vec![Reference::new("policy", &self.policy, Wants::Policy)];
+        references.extend(self.rewrites.iter().map(|name| Reference::new("rewrites", name, Wants::Rewrites)));
+        references.extend(self.rollouts.iter().map(|name| Reference::new("rollouts", name, Wants::Rollouts)));
+        references
     }
 
     fn footprint(&self) -> Option<Footprint<'_>> {
@@ -41,16 +48,89 @@ impl StageParams for Params {
     }
 
     fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
-        Ok(Box::new(LogprobStage {
-            rewrites: inputs.table(&self.rewrites)?,
-            policy: inputs.policy(&self.policy)?,
-            loaded: Lazy::default(),
-        }))
+        let texts = match (&self.rewrites, &self.rollouts) {
+            (Some(rewrites), _) => Texts::Rewrites(inputs.table(rewrites)?),
+            (None, rollouts) => Texts::Rollouts(inputs.table(rollouts.as_deref().unwrap_or_default())?),
+        };
+        Ok(Box::new(LogprobStage { texts, policy: inputs.policy(&self.policy)?, loaded: Lazy::default() }))
+    }
+}
+
+/// What is scored.
+enum Texts {
+    Rewrites(Table<Rewrite>),
+    Rollouts(Table<Rollout>),
+}
+
+/// One text and its prompt.
+struct Text {
+    problem_id: String,
+    /// Of the target, or of the sample.
+    index: u32,
+    source: Source,
+    prompt_ids: Vec<u32>,
+    token_ids: Vec<u32>,
+    logprob_behavior: Option<Vec<f32>>,
+}
+
+impl Texts {
+    fn parts(&self) -> &[PartRef] {
+        match self {
+            Texts::Rewrites(table) => table.parts(),
+            Texts::Rollouts(table) => table.parts(),
+        }
+    }
+
+    fn word(&self) -> &'static str {
+        match self {
+            Texts::Rewrites(_) => "target",
+            Texts::Rollouts(_) => "sample",
+        }
+    }
+
+    fn read(&self, part: &PartRef) -> Result<Vec<Text>> {
+        match self {
+            Texts::Rewrites(table) => Ok(table.read(part)?.into_iter().map(Text::of_target).collect()),
+            Texts::Rollouts(table) => table.read(part)?.into_iter().map(Text::of_sample).collect(),
+        }
+    }
+}
+
+impl Text {
+    fn of_target(row: Rewrite) -> Text {
+        Text {
+            problem_id: row.problem_id,
+            index: row.choice_index,
+            source: row.source,
+            prompt_ids: row.prompt_ids,
+            token_ids: row.token_ids,
+            logprob_behavior: row.logprob_behavior,
+        }
+    }
+
+    fn of_sample(row: Rollout) -> Result<Text> {
+        let source = match row.prompt_kind {
+            PromptKind::Plain => Source::SelfAligned,
+            PromptKind::Guided => Source::Guided,
+            PromptKind::Imported => {
+                return Err(Error::input("imported samples were drawn with a prompt that is not known")
+                    .at(format!("problem `{}`, sample {}", row.problem_id, row.sample_index))
+                    .hint("score them as targets: name a rewrite stage that keeps them in `rewrites`"));
+            }
+        };
+        Ok(Text {
+            problem_id: row.problem_id,
+            index: row.sample_index,
+            source,
+            prompt_ids: row.prompt_ids,
+            token_ids: row.token_ids,
+            logprob_behavior: row.logprob_behavior,
+        })
     }
 }
 
 pub struct LogprobStage {
-    rewrites: Table<Rewrite>,
+    texts: Texts,
     policy: PolicyHandle,
     loaded: Lazy,
 }
@@ -65,38 +145,38 @@ impl Stage for LogprobStage {
     }
 
     fn parts(&self) -> Result<Vec<Part>> {
-        let part = |(index, rewrites): (usize, &PartRef)| Part {
-            span: Span { first: rewrites.first.clone(), last: rewrites.last.clone(), samples: None },
-            key: vec![rewrites.content.to_string()],
-            rows: rewrites.rows,
+        let part = |(index, texts): (usize, &PartRef)| Part {
+            span: Span { first: texts.first.clone(), last: texts.last.clone(), samples: None },
+            key: vec![texts.content.to_string()],
+            rows: texts.rows,
             index,
         };
-        Ok(self.rewrites.parts().iter().enumerate().map(part).collect())
+        Ok(self.texts.parts().iter().enumerate().map(part).collect())
     }
 
     fn cost(&self, missing: &[&Part], _rows: u64, _earlier: &[PartRecord]) -> Result<Option<Cost>> {
-        let tokens = tokens(missing.iter().map(|part| &self.rewrites.parts()[part.index]));
+        let tokens = tokens(missing.iter().map(|part| &self.texts.parts()[part.index]));
         tokens.map(|tokens| Cost::new(&self.policy, tokens, false)).transpose()
     }
 
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
-        let rewrites = self.rewrites.read(&self.rewrites.parts()[part.index])?;
+        let texts = self.texts.read(&self.texts.parts()[part.index])?;
         let loaded = self.loaded.get(&self.policy, context)?;
-        let scored = |row: &Rewrite| row.token_ids.len().min(loaded.scored_room(&row.prompt_ids));
+        let scored = |row: &Text| row.token_ids.len().min(loaded.scored_room(&row.prompt_ids));
         let mut known: BTreeMap<(String, u32), Logprob> = BTreeMap::new();
         for row in context.journal.read::<Logprob>()? {
             known.insert((row.problem_id.clone(), row.choice_index), row);
         }
         let (mut rows, mut wanted) = (Vec::new(), Vec::new());
-        for rewrite in &rewrites {
-            let count = scored(rewrite);
-            match known.remove(&(rewrite.problem_id.clone(), rewrite.choice_index)) {
-                Some(row) if row.token_ids == rewrite.token_ids[..count] => rows.push(row),
-                _ => wanted.push(rewrite),
+        for text in &texts {
+            let count = scored(text);
+            match known.remove(&(text.problem_id.clone(), text.index)) {
+                Some(row) if row.token_ids == text.token_ids[..count] => rows.push(row),
+                _ => wanted.push(text),
             }
         }
-        let request = |row: &&Rewrite| {
-            let name = format!("problem `{}`, target {}", row.problem_id, row.choice_index);
+        let request = |row: &&Text| {
+            let name = format!("problem `{}`, {} {}", row.problem_id, self.texts.word(), row.index);
             ScoreRequest::new(row.prompt_ids.as_slice(), &row.token_ids[..scored(row)]).named(name)
         };
         loaded.score(context, wanted.iter().map(request).collect(), |scores| {
@@ -109,15 +189,15 @@ impl Stage for LogprobStage {
     }
 }
 
-fn row(rewrite: &Rewrite, scores: TokenScores) -> Logprob {
+fn row(text: &Text, scores: TokenScores) -> Logprob {
     let count = scores.logprob_policy.len();
-    let behavior = rewrite.logprob_behavior.as_ref().map(|values| values[..count.min(values.len())].to_vec());
+    let behavior = text.logprob_behavior.as_ref().map(|values| values[..count.min(values.len())].to_vec());
     Logprob {
-        problem_id: rewrite.problem_id.clone(),
-        choice_index: rewrite.choice_index,
-        source: rewrite.source,
-        prompt_token_count: rewrite.prompt_ids.len() as u32,
-        token_ids: rewrite.token_ids[..count].to_vec(),
+        problem_id: text.problem_id.clone(),
+        choice_index: text.index,
+        source: text.source,
+        prompt_token_count: text.prompt_ids.len() as u32,
+        token_ids: text.token_ids[..count].to_vec(),
         logprob_policy: scores.logprob_policy,
         logprob_behavior: behavior,
         entropy: scores.entropy,
