@@ -7,7 +7,7 @@ CARGO ?= cargo
 MINDGAP = $(CARGO) run --quiet --release --bin mindgap --
 STAGES = problems rollouts verdicts guided rewrites logprobs train evals
 
-.PHONY: help demo demo-seeds miniature smoke real gsm8k base-policy build install wheel test test-slow ci lint fmt golden bench fuzz doc clean clean-store report $(STAGES)
+.PHONY: help demo demo-seeds miniature family smoke real gsm8k base-policy build install wheel test test-slow ci lint fmt golden bench fuzz doc clean clean-store report $(STAGES)
 
 help:
 	@echo "make demo                 the whole method on the embedded world, with a report"
@@ -36,6 +36,19 @@ COMPARE = sft:base dft:sft dr+sft:sft dr+dft:dft dr+dft:dr+sft \
 miniature: build
 	$(MINDGAP) run pipelines/miniature.toml
 	$(MINDGAP) results pipelines/miniature.toml $(COMPARE) --into docs/results.md
+
+# The neighbours of the method over five seeds; writes the tables of docs/results-family.md.
+FAMILY = on-policy-sft likeliest teachers rounds replay
+PAIRS_on-policy-sft = round-2:base fixed:base round-2:fixed
+PAIRS_likeliest = first:expert likeliest:expert likeliest:first likeliest:random shortest:first
+PAIRS_teachers = random:expert likeliest:expert likeliest:random
+PAIRS_rounds = onward-2:onward-0 restart-2:restart-0 onward-2:one-round restart-2:one-round
+PAIRS_replay = replay-reword:sequential-reword replay-reword:ordinary-reword ordinary-reword:sequential-reword
+family: build
+	@set -e; for name in $(FAMILY); do $(MAKE) --no-print-directory family-$$name; done
+family-%:
+	$(MINDGAP) run pipelines/family/$*.toml
+	$(MINDGAP) results pipelines/family/$*.toml $(PAIRS_$*) --into docs/results-family.md --section $*
 
 smoke: build
 	$(MINDGAP) run pipelines/smoke.toml

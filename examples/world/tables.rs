@@ -1,4 +1,4 @@
-//! The problem tables: five training seeds and six held-out benchmarks.
+//! The problem tables: five training seeds, four tasks to learn one after the other, and six held-out benchmarks.
 
 use super::problem::{DOZEN, Kind, Problem};
 use super::solution::{self, DEMONSTRATION};
@@ -16,6 +16,9 @@ use std::sync::Arc;
 pub const TRAIN_SEEDS: std::ops::Range<u64> = 0..5;
 const TRAIN_PROBLEMS: usize = 512;
 const TEST_PROBLEMS: usize = 128;
+const TASK_PROBLEMS: usize = 256;
+/// Tasks to learn one after the other, each of one family.
+const TASKS: [Family; 4] = [Family::Facts, Family::Algebra, Family::Large, Family::Reword];
 /// The benchmarks never change, whatever is trained on.
 const TEST_SEED: u64 = 777;
 /// Share of training problems with a number the policy does not know.
@@ -77,7 +80,8 @@ pub fn files() -> Vec<(String, Vec<TableRow>)> {
     let mut seen = HashSet::new();
     let tests = Family::ALL.map(|family| (format!("test-{}.parquet", family.name()), test(family, &mut seen)));
     let trains = TRAIN_SEEDS.map(|seed| (format!("train-{seed}.parquet"), train(seed, &seen)));
-    trains.chain(tests.clone()).collect()
+    let tasks = TASKS.map(|family| (format!("task-{}.parquet", family.name()), task(family, &seen)));
+    trains.chain(tests.clone()).chain(tasks).collect()
 }
 
 /// The questions of all benchmarks: neither training nor pre-training may contain one.
@@ -101,6 +105,13 @@ fn train(seed: u64, tests: &HashSet<String>) -> Vec<TableRow> {
     let family = |rng: &mut Cursor| if rng.uniform() < FACTS_SHARE { Family::Facts } else { Family::Main };
     let coordinates = |index: u64| vec![b"train".to_vec(), index.to_le_bytes().to_vec()];
     (0..TRAIN_PROBLEMS as u64).map(|index| fresh_row(seed, coordinates(index), &mut seen, family)).collect()
+}
+
+/// Training problems of one family: distinct, and not in any benchmark.
+fn task(family: Family, tests: &HashSet<String>) -> Vec<TableRow> {
+    let mut seen = tests.clone();
+    let coordinates = |index: u64| vec![b"task".to_vec(), family.name().into(), index.to_le_bytes().to_vec()];
+    (0..TASK_PROBLEMS as u64).map(|index| fresh_row(0, coordinates(index), &mut seen, |_| family)).collect()
 }
 
 /// Draws from the stream at `coordinates` until the question is new.

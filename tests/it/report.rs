@@ -2,10 +2,10 @@
 
 use crate::support::root;
 use mindgap::report::{
-    BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Cascade, EvalTable, GapTable, Histograms, RefusedSamples,
-    Report, Run, Samples, Series, StageState, Targets, Tokens, html, markdown, quantise,
+    BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Cascade, Choice, Chosen, EvalTable, GapTable, Histograms,
+    RefusedSamples, Report, Run, Samples, Series, StageState, Targets, Tokens, html, markdown, quantise,
 };
-use mindgap_store::table::evals::Eval;
+use mindgap_store::table::evals::{Eval, Forgetting};
 use mindgap_store::table::gaps::{Gap, GapWarning, Group, Moment, Warning};
 use mindgap_store::table::train_steps::TrainStep;
 use std::collections::BTreeMap;
@@ -34,6 +34,11 @@ fn eval(benchmark: &str, policy: &str, mean_at_k: f64) -> Eval {
         ci_high: mean_at_k + 0.04,
         truncated_share: 0.01,
         no_answer_share: 0.0,
+        change_from_base: None,
+        change_from_base_low: None,
+        change_from_base_high: None,
+        change_from_best: None,
+        kl_per_token: None,
     }
 }
 
@@ -80,6 +85,7 @@ fn step(step: u32) -> TrainStep {
         nll_self: None,
         nll_guided: None,
         nll_expert: None,
+        nll_teacher: None,
     }
 }
 
@@ -139,8 +145,20 @@ fn example() -> Report {
             correct: 5,
         },
         guided: Samples::default(),
-        targets: Some(Targets { own: 4, guided: 2, expert: 1, none: 1 }),
+        teacher: Samples::default(),
+        targets: Some(Targets { own: 4, guided: 2, teacher: 0, expert: 1, none: 1 }),
         refused: vec![RefusedSamples { source: "guided".into(), reason: "copied".into(), samples: 3 }],
+        choice: Choice {
+            rule: HOSTILE.to_string(),
+            is_one: true,
+            outcomes: vec![Chosen {
+                source: "guided".to_string(),
+                outcome: "left".to_string(),
+                samples: 2,
+                tokens: 31.5,
+                logprob: Some(-0.25),
+            }],
+        },
     };
     let mut series = Series::new("self");
     series.add(&[-0.1, -2.0, -20.0]);
@@ -188,6 +206,21 @@ fn example() -> Report {
                 eval(HOSTILE, "dr+dft", 0.6),
                 eval("main", "dr+dft", 0.8),
             ],
+            kept: vec![Forgetting {
+                policy: HOSTILE.to_string(),
+                base: "base".to_string(),
+                earlier_tasks: 2,
+                bwt: Some(-0.125),
+                bwt_low: Some(-0.2),
+                bwt_high: Some(0.05),
+                retention: None,
+                retention_low: None,
+                retention_high: None,
+                kl_per_sample: Some(3.0),
+                kl_per_sample_low: Some(2.0),
+                kl_per_sample_high: Some(4.0),
+                kl_per_token: Some(0.0625),
+            }],
         }],
         policies: vec!["base".to_string(), "dr+dft".to_string()],
         runs: vec![Run {
@@ -226,7 +259,8 @@ fn markdown_matches_its_golden() {
 #[test]
 fn replications_are_averaged() {
     let mut report = example();
-    let again = |mean: f64| EvalTable { stage: "evals-1".to_string(), rows: vec![eval("main", "base", mean)] };
+    let again =
+        |mean: f64| EvalTable { stage: "evals-1".to_string(), rows: vec![eval("main", "base", mean)], kept: vec![] };
     report.evals = vec![again(0.3), again(0.5)];
     assert!(markdown(&report).contains("| base | 40.0 ± 10.0 | **40.0 ± 10.0** |"), "{}", markdown(&report));
     assert!(html(&report).unwrap().contains("± 10.0"));

@@ -12,6 +12,7 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// What a stray file says about itself, in its footer.
@@ -195,6 +196,19 @@ impl Store {
             let fitting: Vec<T> =
                 serde_arrow::from_record_batch(&batch).map_err(|e| misfit::<R>(&batch, e).at(at()))?;
             rows.extend(fitting);
+        }
+        Ok(rows)
+    }
+
+    /// Some columns of one part of a table that is known by its name alone, as JSON. A column the part lacks is absent.
+    pub fn read_json(&self, table: &str, part: &PartRef, columns: &[&str]) -> Result<Vec<Map<String, Value>>> {
+        let at = || format!("table `{table}`, object {}", part.address);
+        let mut rows = Vec::with_capacity(part.rows as usize);
+        for batch in batches(self.get(&part.address)?, Some(columns)).map_err(|e| e.at(at()))? {
+            let batch = batch.map_err(|e| e.at(at()))?;
+            let read: Vec<Map<String, Value>> = serde_arrow::from_record_batch(&batch)
+                .map_err(|e| Error::input("columns that cannot be read as JSON").source(e).at(at()))?;
+            rows.extend(read);
         }
         Ok(rows)
     }
