@@ -39,7 +39,8 @@ fn pipeline_mistakes() {
     refused("source = \"world\"", "sorce = \"world\"", 2, &slip);
     let slip = ["unknown variant `marks`", "calculator_marks"];
     refused("[stages.rollouts]", "clean = [\"marks\"]\n[stages.rollouts]", 2, &slip);
-    let slip = ["unknown variant `selff`, expected one of `self`, `guided`, `expert`", "sources = [\"selff\"]"];
+    let slip =
+        ["unknown variant `selff`, expected one of `self`, `guided`, `teacher`, `expert`", "sources = [\"selff\"]"];
     refused("data = \"rewrites\"", "data = \"rewrites\"\nsources = [\"selff\"]", 2, &slip);
     refused("loss = \"dft\"", "loss = \"dtf\"", 2, &["dtf"]);
 }

@@ -86,8 +86,8 @@ kind = "rewrite"
 problems = "problems"
 policy = "base"
 self_aligned = ["verdicts"]
-max_tokens = 30
-min_logprob = -0.15
+max_tokens = 40
+min_logprob = -0.2
 keep = 4
 [stages.teacher]
 kind = "rewrite"
@@ -223,12 +223,12 @@ fn limits_hold_for_every_target() {
     let file = pipeline(folder.path(), "choices.toml", CHOICES);
     let ran = Ran::new(&folder.path().join("store"), &file);
     let rows = ran.rows::<Rewrite>("limited");
-    assert!(!rows.is_empty() && rows.iter().all(|row| row.token_ids.len() <= 30));
+    assert!(!rows.is_empty() && rows.iter().all(|row| row.token_ids.len() <= 40));
     let told = ran.rows::<Candidate>("limited");
     for reason in [Refusal::TooLong, Refusal::LowLogprob] {
         assert!(told.iter().any(|row| row.reason == Some(reason)), "{reason}");
     }
-    assert!(told.iter().filter(|row| row.outcome == Outcome::Chosen).all(|row| row.logprob.unwrap() >= -0.15));
+    assert!(told.iter().filter(|row| row.outcome == Outcome::Chosen).all(|row| row.logprob.unwrap() >= -0.2));
     let untargeted = ran.rows::<mindgap_store::table::rewrites::Untargeted>("limited");
     assert!(!untargeted.is_empty() && untargeted.iter().all(|row| row.reason.contains("longer than `max_tokens`")));
     let targeted: BTreeSet<&String> = rows.iter().map(|row| &row.problem_id).collect();
@@ -280,8 +280,8 @@ fn contradictions_fail_in_plan() {
             "`teacher` twice",
         ),
         ("order = [\"teacher\", \"guided\", \"expert\"]", "order = []", "`order` names no source"),
-        ("max_tokens = 30", "max_tokens = 0", "`max_tokens` must be at least 1"),
-        ("min_logprob = -0.15", "min_logprob = 0.3", "`min_logprob` must be a log-prob"),
+        ("max_tokens = 40", "max_tokens = 0", "`max_tokens` must be at least 1"),
+        ("min_logprob = -0.2", "min_logprob = 0.3", "`min_logprob` must be a log-prob"),
         (rule, "choice = \"score\"", "belong together"),
         ("column = \"logprob_policy\" }", "column = \"logprob\" }", "no column `logprob` of numbers"),
     ] {
