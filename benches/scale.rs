@@ -1,9 +1,11 @@
-//! A million problems with four samples each, without a model: what planning, the relational stages and a run with nothing
-//! to do cost.
+//! A million problems with four samples each, without a model: what planning, the relational stages, an import of as many
+//! completions and a run with nothing to do cost.
 //!
 //! ```text
 //! cargo bench --bench scale                        1,000,000 problems
 //! cargo bench --bench scale -- --problems 100000   fewer
+//! cargo bench --bench scale -- --import            the import alone
+//! cargo bench --bench scale -- --policy FOLDER     in the tokens of another policy
 //! ```
 //!
 //! The samples are made up here and published as the parts of an ordinary rollout stage; every other stage is run by the
@@ -22,6 +24,7 @@ use mindgap_store::{PartRecord, Store, Table};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -32,18 +35,31 @@ const MORE_SAMPLES: u32 = 10;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let mut problems = 1_000_000u64;
+    let (mut problems, mut import_alone) = (1_000_000u64, false);
+    let mut policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/base-policy");
     while let Some(argument) = arguments.next() {
-        if argument == "--problems" {
-            let value = arguments.next().unwrap_or_default();
-            problems = value.parse().unwrap_or_else(|_| panic!("--problems takes a number, not `{value}`"));
+        let mut value = || arguments.next().unwrap_or_default();
+        match argument.as_str() {
+            "--problems" => {
+                let value = value();
+                problems = value.parse().unwrap_or_else(|_| panic!("--problems takes a number, not `{value}`"));
+            }
+            "--policy" => policy = std::path::absolute(value()).expect("a folder is named"),
+            "--import" => import_alone = true,
+            _ => {}
         }
     }
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let (pipeline, more) = write_inputs(folder.path(), problems);
+    let (pipeline, more) = write_inputs(folder.path(), problems, &policy);
+    write_completions(folder.path(), problems);
     let (pipeline, store) = (pipeline.as_str(), folder.path().join("store"));
     println!("{problems} problems, {SAMPLES} samples each\n{:<28}{:>10}{:>14}", "", "seconds", "peak MiB");
     timed(&store, "run problems (ingest)", &["run", pipeline, "problems"]);
+    timed(&store, "run imported (samples)", &["run", pipeline, "imported"]);
+    if import_alone {
+        return Ok(());
+    }
+    timed(&store, "run imported verdicts", &["run", pipeline, "imported_verdicts"]);
     let started = Instant::now();
     let parts = make_up_samples(&store, Path::new(pipeline))?;
     println!(
@@ -76,8 +92,29 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// A file with a completion per problem, of about 60 words. Of a thousand rows one asks what no problem asks, one is empty.
+fn write_completions(folder: &Path, problems: u64) {
+    let file = std::fs::File::create(folder.join("completions.jsonl")).expect("the temporary folder is writable");
+    let mut file = BufWriter::new(file);
+    for i in 0..problems {
+        let (a, b) = (i % 9973, i / 7);
+        let sum = a + b;
+        let asked = if i % 1000 == 500 { i + problems } else { i };
+        let text = format!(
+            r"We are asked how many fruits the shop sells on that day, so both kinds are added. It sells {a} pears. It sells {b} apples too, and no other fruit is named. Together these are {a} + {b} = {sum} fruits, which is more than either of the two kinds on its own. The answer is \\boxed{{{sum}}}."
+        );
+        let text = if i % 1000 == 900 { "" } else { text.as_str() };
+        writeln!(
+            file,
+            r#"{{"prompt":"Problem {asked}: a shop sells {a} pears and {b} apples on one day. How many fruits is that in all?","outputs":[{{"text":"{text}","finish_reason":"stop"}}]}}"#
+        )
+        .expect("the temporary folder is writable");
+    }
+    file.flush().expect("the temporary folder is writable");
+}
+
 /// A file of problems, a pipeline over it, and the same with more samples.
-fn write_inputs(folder: &Path, problems: u64) -> (String, String) {
+fn write_inputs(folder: &Path, problems: u64, policy: &Path) -> (String, String) {
     let mut lines = String::new();
     for i in 0..problems {
         let (a, b) = (i % 9973, i / 7);
@@ -103,6 +140,15 @@ problems = "problems"
 policy = "base"
 samples = {SAMPLES}
 max_new_tokens = 16
+[stages.imported]
+kind = "samples"
+problems = "problems"
+policy = "base"
+files = ["completions.jsonl"]
+[stages.imported_verdicts]
+kind = "judge"
+rollouts = "imported"
+problems = "problems"
 [stages.verdicts]
 kind = "judge"
 rollouts = "rollouts"
@@ -126,7 +172,7 @@ kind = "evaluate"
 problems = "problems"
 verdicts = ["verdicts"]
 "#,
-        policy = root.join("data/base-policy").display(),
+        policy = policy.display(),
         templates = root.join("pipelines/templates").display(),
     );
     let more = text.replacen(&format!("samples = {SAMPLES}"), &format!("samples = {MORE_SAMPLES}"), 1);

@@ -1,6 +1,6 @@
 //! The embedded world: small word problems, two styles of solving them, and the base policy's pre-training corpus.
 //!
-//! `cargo run --release --example world` writes `data/world/*.parquet`, byte for byte the checked-in files.
+//! `cargo run --release --example world` writes the files of `data/world`, byte for byte the checked-in ones.
 //! `... -- --corpus PATH [--documents N] [--seed S]` writes the pre-training corpus.
 //! `... -- --policy-skeleton DIR` writes the base policy's folder without its weights.
 //!
@@ -52,6 +52,8 @@ fn main() -> io::Result<()> {
         for (name, rows) in tables::files() {
             write(&args.tables.join(name), &tables::parquet(&rows))?;
         }
+        let (name, text) = tables::drafts();
+        write(&args.tables.join(name), text.as_bytes())?;
     }
     Ok(())
 }

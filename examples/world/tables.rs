@@ -1,15 +1,18 @@
-//! The problem tables: five training seeds, four tasks to learn one after the other, and six held-out benchmarks.
+//! The problem tables: five training seeds, four tasks to learn one after the other, and six held-out benchmarks. And drafts of
+//! somebody else's for a few problems.
 
 use super::problem::{DOZEN, Kind, Problem};
-use super::solution::{self, DEMONSTRATION};
+use super::solution::{self, DEMONSTRATION, PolicyStyle};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use mindgap_base::rng::{Cursor, Stream};
+use mindgap_store::table::problems::Problem as Row;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use serde::Serialize;
+use serde_json::json;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -96,11 +99,15 @@ pub fn test_questions() -> HashSet<String> {
 /// A benchmark of distinct problems, none of them in `seen`; `seen` grows by them.
 fn test(family: Family, seen: &mut HashSet<String>) -> Vec<TableRow> {
     let coordinates = |index: u64| vec![b"test".to_vec(), family.name().into(), index.to_le_bytes().to_vec()];
-    (0..TEST_PROBLEMS as u64).map(|index| fresh_row(TEST_SEED, coordinates(index), seen, |_| family)).collect()
+    (0..TEST_PROBLEMS as u64).map(|index| fresh_row(TEST_SEED, coordinates(index), seen, |_| family).0).collect()
 }
 
 /// Training problems of one seed: distinct, and not in any benchmark.
 fn train(seed: u64, tests: &HashSet<String>) -> Vec<TableRow> {
+    train_problems(seed, tests).into_iter().map(|(row, _)| row).collect()
+}
+
+fn train_problems(seed: u64, tests: &HashSet<String>) -> Vec<(TableRow, Problem)> {
     let mut seen = tests.clone();
     let family = |rng: &mut Cursor| if rng.uniform() < FACTS_SHARE { Family::Facts } else { Family::Main };
     let coordinates = |index: u64| vec![b"train".to_vec(), index.to_le_bytes().to_vec()];
@@ -111,7 +118,36 @@ fn train(seed: u64, tests: &HashSet<String>) -> Vec<TableRow> {
 fn task(family: Family, tests: &HashSet<String>) -> Vec<TableRow> {
     let mut seen = tests.clone();
     let coordinates = |index: u64| vec![b"task".to_vec(), family.name().into(), index.to_le_bytes().to_vec()];
-    (0..TASK_PROBLEMS as u64).map(|index| fresh_row(0, coordinates(index), &mut seen, |_| family)).collect()
+    (0..TASK_PROBLEMS as u64).map(|index| fresh_row(0, coordinates(index), &mut seen, |_| family).0).collect()
+}
+
+/// How whoever wrote the drafts writes: much as the policy does.
+const DRAFTS_STYLE: PolicyStyle = PolicyStyle { noise: 0.05, hasty: 0.5 };
+const DRAFTED_PROBLEMS: usize = 24;
+
+/// JSON lines of drafts for the first problems of `train-0` in the order of their ids: two each, as a script around an engine
+/// writes them. A few are cut off, and two rows are of no use.
+pub fn drafts() -> (String, String) {
+    let mut rows = train_problems(0, &test_questions());
+    rows.sort_by_key(|(row, _)| Row::id(&row.question, &row.answer));
+    let mut lines = Vec::new();
+    for (index, (row, problem)) in (0u64..).zip(rows.iter().take(DRAFTED_PROBLEMS)) {
+        let mut rng = Stream::at(0, &[b"drafts", &index.to_le_bytes()]).cursor();
+        let outputs = [index % 6 == 5, false].map(|is_cut| {
+            let text = solution::policy(&mut rng, problem, DRAFTS_STYLE);
+            match is_cut {
+                true => json!({"text": text[..text.len() / 2], "finish_reason": "length"}),
+                false => json!({"text": text, "finish_reason": "stop"}),
+            }
+        });
+        lines.push(json!({"prompt": row.question, "outputs": outputs}));
+    }
+    lines.insert(
+        5,
+        json!({"prompt": "How many hens has nobody?", "outputs": [{"text": "None.", "finish_reason": "stop"}]}),
+    );
+    lines.insert(9, json!({"prompt": rows[0].0.question, "outputs": [{"text": "", "finish_reason": "stop"}]}));
+    ("drafts-0.jsonl".to_string(), lines.iter().map(|line| format!("{line}\n")).collect())
 }
 
 /// Draws from the stream at `coordinates` until the question is new.
@@ -120,7 +156,7 @@ fn fresh_row(
     coordinates: Vec<Vec<u8>>,
     seen: &mut HashSet<String>,
     family: impl Fn(&mut Cursor) -> Family,
-) -> TableRow {
+) -> (TableRow, Problem) {
     let mut path: Vec<&[u8]> = vec![b"world v2"];
     path.extend(coordinates.iter().map(Vec::as_slice));
     let mut rng = Stream::at(seed, &path).cursor();
@@ -128,13 +164,14 @@ fn fresh_row(
         let family = family(&mut rng);
         let problem = family.draw(&mut rng);
         if seen.insert(problem.question.clone()) {
-            return TableRow {
+            let row = TableRow {
                 solution: solution::expert(&mut rng, &problem, DEMONSTRATION),
                 steps: problem.steps(),
-                question: problem.question,
+                question: problem.question.clone(),
                 answer: problem.answer.to_string(),
                 family: family.name().to_string(),
             };
+            return (row, problem);
         }
     }
 }

@@ -449,7 +449,7 @@ impl<'a> Runner<'a, '_> {
             fingerprint,
             address: Some(manifest.content()),
             rows: manifest.rows(),
-            counts: manifest.main_table.as_deref().map(|table| manifest.counts(table)).unwrap_or_default(),
+            counts: manifest.main_counts(),
             left_out: manifest.left_out(),
             parts: manifest.parts.len(),
             computed_parts,

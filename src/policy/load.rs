@@ -147,6 +147,13 @@ fn config_file(handle: &PolicyHandle) -> Result<Vec<u8>> {
     config.ok_or_else(|| Error::input("policy has no `config.json`"))
 }
 
+/// A policy without its weights: tokenizer, template and the tokens that end its turns.
+pub fn load_speaker(handle: &PolicyHandle) -> Result<Policy> {
+    let mut files = PolicyFiles::default();
+    described(handle)?.into_iter().for_each(|(name, bytes)| files.insert(name, bytes));
+    Policy::from_files(files).map_err(|e| e.at(format!("policy `{}`", handle.name)))
+}
+
 /// Loads a policy from its files, all read and verified.
 pub fn load_policy(handle: &PolicyHandle) -> Result<Policy> {
     let mut files = PolicyFiles::default();

@@ -6,6 +6,8 @@ mod served;
 mod spec;
 
 pub use handle::PolicyHandle;
-pub use load::{described, gguf_policy, hub_policy, load_policy, policy_config, served_policy, usual_weights};
+pub use load::{
+    described, gguf_policy, hub_policy, load_policy, load_speaker, policy_config, served_policy, usual_weights,
+};
 pub use served::{Api, Served};
 pub use spec::{PolicySource, PolicySpec};

@@ -1,7 +1,7 @@
 //! sources: files -> problems and rejects.  Hands the files to `ingest`, cuts the problems it shows into parts.
 
 use super::buckets::{at_least_one, starts_range};
-use super::reader::{self, Format, Ingest, Input, Mapping, Rule};
+use super::reader::{self, Content, Format, Ingest, Input, Mapping, Rejects, Rule};
 use super::spec::SourceFile;
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Tick};
 use mindgap_base::error::{Error, Result};
@@ -77,9 +77,17 @@ impl<'de> Deserialize<'de> for File {
 }
 
 impl File {
-    fn path(&self) -> &str {
+    pub(super) fn path(&self) -> &str {
         match self {
             File::Path(path) | File::Named(Named { path, .. }) => path,
+        }
+    }
+
+    /// The name given.
+    pub(super) fn named_source(&self) -> Option<&str> {
+        match self {
+            File::Named(named) => Some(&named.source),
+            File::Path(_) => None,
         }
     }
 
@@ -94,7 +102,7 @@ impl File {
         }
     }
 
-    fn format(&self) -> Format {
+    pub(super) fn format(&self) -> Format {
         match self.path().trim_end_matches(".gz").rsplit('.').next() {
             Some("parquet" | "pq") => Format::Parquet,
             _ => Format::Jsonl,
@@ -182,8 +190,8 @@ impl Stage for SourcesStage {
             let source = file.source();
             found.with(|content| {
                 let Params { fields: mapping, clean, .. } = &self.params;
-                let input =
-                    Input { file: file.path(), source: &source, content, format: file.format(), mapping, clean };
+                let content = Content { file: file.path(), bytes: content, format: file.format() };
+                let input = Input { content, source: &source, mapping, clean };
                 ingest.read(index, &input, &mut || {
                     rows_read += 1;
                     self.tell(context, rows_read, 0)
@@ -208,13 +216,18 @@ impl Stage for SourcesStage {
         if !problems.is_empty() || !made {
             context.store(&problems)?;
         }
-        let mut rejects = rejects.sorted()?.peekable();
-        loop {
-            let part = rejects.by_ref().take(PART_REJECTS).collect::<Result<Vec<Reject>>>()?;
-            context.store(&part)?;
-            if rejects.peek().is_none() {
-                return Ok(());
-            }
+        store_rejects(context, rejects)
+    }
+}
+
+/// Stores what was refused, in parts.
+pub(super) fn store_rejects(context: &Context, rejects: Rejects) -> Result<()> {
+    let mut rejects = rejects.sorted()?.peekable();
+    loop {
+        let part = rejects.by_ref().take(PART_REJECTS).collect::<Result<Vec<Reject>>>()?;
+        context.store(&part)?;
+        if rejects.peek().is_none() {
+            return Ok(());
         }
     }
 }

@@ -43,7 +43,7 @@ pub struct Params {
     pub abs_tol: f64,
     /// Why a correct sample is no training target, beyond what always refuses it (an answer that is cut off, given twice, or has
     /// special tokens inside). `no_box` looks only where the rollouts' prompt template asks for a box; the others look only at
-    /// samples that were shown the expert's solution.
+    /// samples that were shown the expert's solution, and at imported ones.
     #[serde(default = "refuse::default")]
     pub refuse: Vec<Refusal>,
     /// Share of a sample's wording that may be the expert's, before the sample counts as `copied`.
@@ -95,7 +95,7 @@ impl StageParams for Params {
 
     fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
         Ok(Box::new(JudgeStage {
-            bench: Bench::new(self, inputs.rollouts(&self.rollouts)?, inputs)?,
+            bench: Bench::new(self, &inputs.origin(&self.rollouts)?, inputs)?,
             rollouts: inputs.table(&self.rollouts)?,
             problems: inputs.table(&self.problems)?,
         }))

@@ -14,6 +14,7 @@ pub mod judge;
 pub mod logprob;
 pub mod rewrite;
 pub mod rollout;
+pub mod samples;
 mod spec;
 mod template;
 pub mod train;

@@ -1,4 +1,5 @@
-//! ingest: source files -> problems, and the rows that could not become one.
+//! ingest: source files -> problems, and the rows that could not become one. And the completions that rows of other files hold
+//! (`completions.rs`).
 //!
 //! No more of a file is held than the row at hand: rows are sorted by id outside of memory, then handed on one by one. Field
 //! names come from the pipeline, or are guessed among the spellings of well-known data sets. A bad row is a row of `rejects`
@@ -8,19 +9,22 @@
 mod answers;
 mod choices;
 mod clean;
+mod completions;
 mod fields;
 mod problem;
 mod rows;
 mod values;
 
 pub use clean::Rule;
+pub use completions::{Answered, Completion, CompletionFields, Present, answered, check_completions};
+pub use fields::collect_names;
+pub use rows::{Row, rows};
 
 use fields::Field;
 use mindgap_base::error::{Error, Result};
 use mindgap_store::fs::File;
 use mindgap_store::table::problems::{Problem, Reject};
 use mindgap_store::{Sorter, Store};
-use rows::{Row, Visit};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -63,16 +67,22 @@ pub struct Mapping {
     pub source: Option<String>,
 }
 
-/// One file.
+/// What a file holds.
 #[derive(Clone, Copy, Debug)]
-pub struct Input<'a> {
+pub struct Content<'a> {
     /// What errors and rejects call the file.
     pub file: &'a str,
+    /// Read from the front.
+    pub bytes: &'a File,
+    pub format: Format,
+}
+
+/// One file of problems.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    pub content: Content<'a>,
     /// `source` of its problems.
     pub source: &'a str,
-    /// Read from the front.
-    pub content: &'a File,
-    pub format: Format,
     pub mapping: &'a Mapping,
     /// What is done to the experts' solutions.
     pub clean: &'a BTreeSet<Rule>,
@@ -86,7 +96,7 @@ pub struct Ingest<'a> {
     /// By problem id, then in the order read.
     rows: Sorter<24>,
     row_count: u64,
-    rejects: Rejects,
+    rejects: Rejects<'a>,
 }
 
 /// A row that may become a problem, and what it takes to refuse it as a duplicate.
@@ -102,8 +112,7 @@ struct Candidate {
 impl<'a> Ingest<'a> {
     /// `files` are the names of the inputs to come.
     pub fn new(store: &'a Store, files: Vec<&'a str>) -> Ingest<'a> {
-        let rejects = Rejects { by_place: store.sorter(), count: 0 };
-        Ingest { store, files, rows: store.sorter(), row_count: 0, rejects }
+        Ingest { rejects: Rejects::new(store, files.clone()), store, files, rows: store.sorter(), row_count: 0 }
     }
 
     /// Reads the input of number `index`; `on_row` is called before every row.
@@ -114,18 +123,16 @@ impl<'a> Ingest<'a> {
         let (mut line_count, mut object_count, mut problem_count) = (0u64, 0u64, 0u64);
         let mut first_reason = None;
         let store = self.store;
-        rows::rows(input, store, &mut |row: Visit| {
+        let file = input.content.file;
+        rows::rows(&input.content, store, &mut |line, row| {
             on_row()?;
             line_count += 1;
-            let outcome = match row.content {
-                Row::Object(object) => {
-                    object_count += 1;
-                    fields::collect_names(object, &mut columns);
-                    problem::problem(input, object)
-                }
-                Row::Refused(reason) => Err(reason.clone()),
-            };
-            let (line, excerpt) = (row.line, row.excerpt());
+            let outcome = row.object().and_then(|object| {
+                object_count += 1;
+                fields::collect_names(&object, &mut columns);
+                problem::problem(input, &object)
+            });
+            let excerpt = row.excerpt();
             match outcome {
                 Ok(problem) => {
                     problem_count += 1;
@@ -133,15 +140,11 @@ impl<'a> Ingest<'a> {
                 }
                 Err(reason) => {
                     first_reason.get_or_insert_with(|| reason.clone());
-                    self.rejects.push(
-                        &self.files,
-                        index,
-                        Reject { file: input.file.to_string(), line, reason, excerpt },
-                    )
+                    self.rejects.push(index, 0, Reject { file: file.to_string(), line, reason, excerpt })
                 }
             }
         })?;
-        check_whole(input, line_count, object_count, first_reason)?;
+        check_whole(file, line_count, object_count, first_reason)?;
         check_columns(input, &columns, problem_count > 0)
     }
 
@@ -154,7 +157,7 @@ impl<'a> Ingest<'a> {
     }
 
     /// Shows every problem, sorted by id, no two alike: of two rows with the same question and answer the first read is kept.
-    pub fn problems(mut self, visit: &mut dyn FnMut(Problem) -> Result<()>) -> Result<Rejects> {
+    pub fn problems(mut self, visit: &mut dyn FnMut(Problem) -> Result<()>) -> Result<Rejects<'a>> {
         let mut kept: Option<(String, usize, u64)> = None;
         for row in self.rows.sorted()? {
             let Candidate { input, line, excerpt, problem } = serde_json::from_slice(&row?.1)
@@ -166,7 +169,7 @@ impl<'a> Ingest<'a> {
                         true => format!("duplicate of line {first_line}"),
                         false => format!("duplicate of line {first_line} of `{first_file}`"),
                     };
-                    self.rejects.push(&self.files, input, Reject { file: file.to_string(), line, reason, excerpt })?;
+                    self.rejects.push(input, 0, Reject { file: file.to_string(), line, reason, excerpt })?;
                 }
                 _ => {
                     kept = Some((problem.problem_id.clone(), input, line));
@@ -179,17 +182,25 @@ impl<'a> Ingest<'a> {
 }
 
 /// Rows that were refused.
-pub struct Rejects {
-    /// By file name, line, and number of the input: two inputs may have one name.
+pub struct Rejects<'a> {
+    /// Names of all inputs.
+    files: Vec<&'a str>,
+    /// By file name, line, number of the input, as two inputs may have one name, and place in the row.
     by_place: Sorter<24>,
     pub count: u64,
 }
 
-impl Rejects {
-    fn push(&mut self, files: &[&str], input: usize, reject: Reject) -> Result<()> {
-        let rank = files.iter().filter(|file| **file < reject.file.as_str()).count() as u64;
+impl<'a> Rejects<'a> {
+    pub fn new(store: &Store, files: Vec<&'a str>) -> Rejects<'a> {
+        Rejects { files, by_place: store.sorter(), count: 0 }
+    }
+
+    /// Takes what was refused of an input: a row, or the item of that number in it.
+    pub fn push(&mut self, input: usize, item: u32, reject: Reject) -> Result<()> {
+        let rank = self.files.iter().filter(|file| **file < reject.file.as_str()).count() as u64;
+        let within = (input as u64) << 32 | u64::from(item);
         let mut key = [0; 24];
-        for (bytes, number) in key.chunks_exact_mut(8).zip([rank, reject.line, input as u64]) {
+        for (bytes, number) in key.chunks_exact_mut(8).zip([rank, reject.line, within]) {
             bytes.copy_from_slice(&number.to_be_bytes());
         }
         self.count += 1;
@@ -206,30 +217,45 @@ impl Rejects {
 }
 
 /// A file of which nothing at all could be read.
-fn check_whole(input: &Input, line_count: u64, object_count: u64, first_reason: Option<String>) -> Result<()> {
+pub fn check_whole(file: &str, line_count: u64, object_count: u64, first_reason: Option<String>) -> Result<()> {
     if line_count == 0 {
-        return Err(Error::input("no rows").at(input.file).hint("the file is empty; is it the right one?"));
+        return Err(Error::input("no rows").at(file).hint("the file is empty; is it the right one?"));
     }
     if object_count == 0 {
         let reason = first_reason.unwrap_or_default();
         return Err(Error::input(format!("no line is a JSON object: {reason}"))
-            .at(input.file)
-            .hint("a file of problems has one JSON object per line, or is a Parquet file"));
+            .at(file)
+            .hint("such a file has one JSON object per line, or is a Parquet file"));
     }
     Ok(())
 }
 
+/// The fields of a file, for people.
+fn known(columns: &BTreeSet<String>) -> String {
+    format!("its fields are {}", fields::quoted(columns.iter().filter(|name| !name.contains('.'))))
+}
+
+/// A field that the pipeline names and that no row of the file has.
+fn unknown_field(file: &str, name: &str, columns: &BTreeSet<String>) -> Error {
+    let hint = match fields::nearest(name, columns) {
+        Some(near) => format!("did you mean `{near}`? {}", known(columns)),
+        None => known(columns),
+    };
+    Error::input(format!("unknown field `{name}`")).at(file).hint(hint)
+}
+
+/// A file in which nothing is called as the field may be.
+fn no_field(file: &str, what: &str, columns: &BTreeSet<String>) -> Error {
+    let hint = format!("name it in the pipeline (`{what} = \"...\"`); {}", known(columns));
+    Error::input(format!("no field looks like the {what}")).at(file).hint(hint)
+}
+
 /// A file of another schema: a mapped field that exists nowhere, or nothing to guess from.
 fn check_columns(input: &Input, columns: &BTreeSet<String>, kept_any: bool) -> Result<()> {
-    let known = || format!("its fields are {}", fields::quoted(columns.iter().filter(|name| !name.contains('.'))));
-    let mapping = input.mapping;
+    let (file, mapping) = (input.content.file, input.mapping);
     let named = [&mapping.question, &mapping.solution, &mapping.answer, &mapping.scale, &mapping.id, &mapping.source];
     if let Some(name) = named.into_iter().flatten().find(|name| !columns.contains(name.as_str())) {
-        let hint = match fields::nearest(name, columns) {
-            Some(near) => format!("did you mean `{near}`? {}", known()),
-            None => known(),
-        };
-        return Err(Error::input(format!("unknown field `{name}`")).at(input.file).hint(hint));
+        return Err(unknown_field(file, name, columns));
     }
     if kept_any {
         return Ok(());
@@ -240,8 +266,7 @@ fn check_columns(input: &Input, columns: &BTreeSet<String>, kept_any: bool) -> R
         _ if missing(Field::Answer, &mapping.answer) && missing(Field::Solution, &mapping.solution) => "answer",
         _ => return Ok(()),
     };
-    let hint = format!("name it in the pipeline (`{what} = \"...\"`); {}", known());
-    Err(Error::input(format!("no field looks like the {what}")).at(input.file).hint(hint))
+    Err(no_field(file, what, columns))
 }
 
 /// The text of a value that stands for an answer: text, a number, or a list; empty where it is blank. Or why it is none.

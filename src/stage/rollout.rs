@@ -10,6 +10,7 @@ mod work;
 use super::backend::Lazy;
 use super::buckets::{at_least_one, group, slices};
 use super::cost::{Cost, Footprint, tokens};
+use super::spec::Origin;
 use super::template::Template;
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants, Work};
 use crate::policy::PolicyHandle;
@@ -115,6 +116,12 @@ impl Params {
     }
 }
 
+impl Params {
+    pub fn origin(&self) -> Origin<'_> {
+        Origin { problems: &self.problems, template: self.template.as_deref(), prompt_kind: self.prompt_kind }
+    }
+}
+
 impl StageParams for Params {
     fn validate(&self) -> Result<()> {
         at_least_one(self.samples, "samples")?;
@@ -148,10 +155,10 @@ impl StageParams for Params {
             params: self.clone(),
             problems: inputs.table(&self.problems)?,
             unsolved: self.unsolved.iter().map(|name| inputs.table(name)).collect::<Result<_>>()?,
-            same_problems: self
-                .unsolved
-                .iter()
-                .all(|name| inputs.rollouts_of(name).is_ok_and(|rollouts| rollouts.problems == self.problems)),
+            same_problems: self.unsolved.iter().all(|name| {
+                let origin = inputs.rollouts_name(name).and_then(|rollouts| inputs.origin(rollouts));
+                origin.is_ok_and(|origin| origin.problems == self.problems)
+            }),
             template: inputs.template(self.template.as_deref())?,
             policy: inputs.policy(&self.policy)?,
             adaptive: Adaptive::of(self, inputs)?,

@@ -1,12 +1,13 @@
 //! Stage parameters as written in a pipeline file, what they refer to, and how they become a stage.
 
 use super::template::{PLAIN, Template};
-use super::{Footprint, Stage, documents, evaluate, gap, ingest, judge, logprob, rewrite, rollout, train};
+use super::{Footprint, Stage, documents, evaluate, gap, ingest, judge, logprob, rewrite, rollout, samples, train};
 use crate::params::{Misfit, typed};
 use crate::policy::PolicyHandle;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
 use mindgap_store::table::Row;
+use mindgap_store::table::rollouts::PromptKind;
 use mindgap_store::{Manifest, Store, Table, fs};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -35,7 +36,7 @@ impl Wants {
         match self {
             Wants::Policy => &["train"],
             Wants::Problems => &["ingest"],
-            Wants::Rollouts => &["rollout"],
+            Wants::Rollouts => &["rollout", "samples"],
             Wants::Verdicts => &["judge"],
             Wants::Rewrites => &["rewrite"],
             Wants::Logprobs => &["logprob"],
@@ -150,6 +151,7 @@ kinds! {
     "ingest" => Ingest in ingest,
     "documents" => Documents in documents,
     "rollout" => Rollout in rollout,
+    "samples" => Samples in samples,
     "judge" => Judge in judge,
     "rewrite" => Rewrite in rewrite,
     "logprob" => Logprob in logprob,
@@ -169,6 +171,15 @@ pub struct Inputs<'a> {
     pub params: &'a BTreeMap<String, Params>,
     /// Policies by name.
     pub policies: &'a BTreeMap<String, PolicyHandle>,
+}
+
+/// What samples are of.
+pub struct Origin<'a> {
+    /// The stage with their problems.
+    pub problems: &'a str,
+    /// The template of their prompt; of imported ones the training prompt's.
+    pub template: Option<&'a str>,
+    pub prompt_kind: PromptKind,
 }
 
 /// A file outside the store, known by the hash of its bytes. They are read when they are needed: planning holds none.
@@ -231,17 +242,32 @@ impl Inputs<'_> {
         self.rollouts(self.rollouts_name(verdicts)?)
     }
 
-    /// What a rollout stage was told.
+    /// What a rollout stage was told. Error where samples are from elsewhere.
     pub fn rollouts(&self, name: &str) -> Result<&rollout::Params> {
         match self.params.get(name) {
             Some(Params::Rollout(rollout)) => Ok(rollout),
+            Some(Params::Samples(_)) => {
+                Err(Error::usage(format!("`{name}` are imported samples: how they were drawn is not known"))
+                    .hint("the counts of their verdicts, and the report, say how many are correct"))
+            }
             _ => Err(Error::internal(format!("`{name}` is not a rollout stage"))),
         }
     }
 
     /// The policy in whose tokens the samples of a stage are.
     pub fn policy_of(&self, rollouts: &str) -> Result<&str> {
-        Ok(&self.rollouts(rollouts)?.policy)
+        match self.params.get(rollouts) {
+            Some(Params::Samples(samples)) => Ok(&samples.policy),
+            _ => Ok(&self.rollouts(rollouts)?.policy),
+        }
+    }
+
+    /// What is known of the samples of a stage.
+    pub fn origin(&self, rollouts: &str) -> Result<Origin<'_>> {
+        match self.params.get(rollouts) {
+            Some(Params::Samples(samples)) => Ok(samples.origin()),
+            _ => Ok(self.rollouts(rollouts)?.origin()),
+        }
     }
 
     /// Name of the rollouts a verdict stage judged.

@@ -1,4 +1,4 @@
-//! What the words of a sample give away, whose prompt showed the expert's solution: that it was copied, that it talks about
+//! What the words of a sample give away, whose prompt showed the expert's solution or is not known: that it was copied, that it talks about
 //! what it was shown, that it repeats the prompt, that it shows no work. Pure functions of texts.
 
 use super::sums;

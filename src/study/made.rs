@@ -118,6 +118,7 @@ impl<'a> Made<'a> {
     pub fn label_of(&self, verdicts: &str) -> Result<String> {
         match self.params(self.rollouts_of(verdicts)?) {
             Some(Params::Rollout(rollout)) => Ok(rollout.label.clone().unwrap_or_else(|| rollout.policy.clone())),
+            Some(Params::Samples(_)) => Ok(self.rollouts_of(verdicts)?.to_string()),
             _ => Err(Error::internal(format!("`{verdicts}` judges no rollouts"))),
         }
     }

@@ -201,7 +201,7 @@ fn help_teaches_by_example() {
 #[test]
 fn shipped_pipelines_plan() {
     let store = tempfile::tempdir().unwrap();
-    for file in ["demo", "demo-seeds", "miniature", "smoke", "real-input", "gsm8k"] {
+    for file in ["demo", "demo-seeds", "miniature", "smoke", "real-input", "gsm8k", "imported"] {
         let plan = json(&ok(store.path(), &["plan", &format!("pipelines/{file}.toml"), "--json"]));
         assert!(plan["stages"].as_array().unwrap().len() >= 10, "{file}");
     }

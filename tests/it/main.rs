@@ -32,6 +32,7 @@ mod recipes;
 mod report;
 mod results;
 mod rounds;
+mod samples;
 mod scores;
 mod servers;
 mod show;

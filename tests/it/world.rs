@@ -62,6 +62,12 @@ fn checked_in_tables_are_what_the_generator_writes() {
 }
 
 #[test]
+fn checked_in_drafts_are_what_the_generator_writes() {
+    let (name, text) = tables::drafts();
+    assert_eq!(read(&format!("data/world/{name}")), text, "{name}");
+}
+
+#[test]
 fn checked_in_policy_files_are_what_the_generator_writes() {
     for (name, text) in skeleton::files() {
         assert_eq!(read(&format!("data/base-policy/{name}")), text, "{name}");

@@ -1,6 +1,6 @@
 //! What a stage produced: the parts of its tables and its files, by address.
 
-use super::table::LEFT_OUT;
+use super::table::{COUNTED, LEFT_OUT};
 use super::{Store, check_name, fs};
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
@@ -103,6 +103,13 @@ impl Manifest {
             }
             part.counts.into_iter().for_each(|(name, count)| *counts.entry(name).or_default() += count);
         }
+        counts
+    }
+
+    /// What is counted of the main table, and of those beside it that say more of its rows.
+    pub fn main_counts(&self) -> BTreeMap<String, u64> {
+        let mut counts = self.main_table.as_deref().map(|table| self.counts(table)).unwrap_or_default();
+        COUNTED.into_iter().for_each(|table| counts.extend(self.counts(table)));
         counts
     }
 

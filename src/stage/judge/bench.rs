@@ -3,7 +3,7 @@
 use super::refuse::Refuse;
 use super::sources::BySource;
 use crate::judge::{Case, Judge};
-use crate::stage::{Inputs, rollout};
+use crate::stage::spec::{Inputs, Origin};
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Recipe;
 use mindgap_store::table::Row;
@@ -53,9 +53,9 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// What a judge stage says of judging, about samples that were drawn as `rollouts` says. Errors: files that cannot be used.
-    pub fn new(params: &super::Params, rollouts: &rollout::Params, inputs: &Inputs) -> Result<Bench> {
-        Ok(Bench { judges: params.judges().ready(inputs.folder)?, refuse: Refuse::of(params, rollouts, inputs)? })
+    /// What a judge stage says of judging, about samples of this origin. Errors: files that cannot be used.
+    pub fn new(params: &super::Params, origin: &Origin, inputs: &Inputs) -> Result<Bench> {
+        Ok(Bench { judges: params.judges().ready(inputs.folder)?, refuse: Refuse::of(params, origin, inputs)? })
     }
 
     /// What verdicts depend on, the judges of sources of their own aside.

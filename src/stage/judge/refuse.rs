@@ -1,8 +1,7 @@
 //! Whether a sample may become a training target, however right its answer is.
 
 use super::bench::Known;
-use crate::stage::rollout;
-use crate::stage::spec::Inputs;
+use crate::stage::spec::{Inputs, Origin};
 use crate::stats::leaks::{self, Shown};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
@@ -47,11 +46,12 @@ pub struct Refuse {
 }
 
 impl Refuse {
-    pub fn of(params: &super::Params, rollouts: &rollout::Params, inputs: &Inputs) -> Result<Refuse> {
-        let template = inputs.template(rollouts.template.as_deref())?.text().to_string();
+    pub fn of(params: &super::Params, origin: &Origin, inputs: &Inputs) -> Result<Refuse> {
+        let template = inputs.template(origin.template)?.text().to_string();
+        // Who drew a plain sample was shown nothing to leak; what was shown to whoever wrote an imported one is not known.
         let applies = |reason: &Refusal| match reason {
             Refusal::NoBox => asks_for_box(&template),
-            _ => rollouts.prompt_kind == PromptKind::Guided,
+            _ => origin.prompt_kind != PromptKind::Plain,
         };
         let mut active: Vec<Refusal> = params.refuse.iter().copied().filter(applies).collect();
         active.sort();

@@ -1,6 +1,6 @@
 //! Which field of a row holds what.
 
-use super::answers;
+use super::{answers, values};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -18,6 +18,14 @@ pub enum Field {
     Context,
     /// What is to be chosen from.
     Choices,
+    /// Text that somebody or something wrote for the problem.
+    Completion,
+    /// Which problem a completion is for.
+    Key,
+    TokenIds,
+    FinishReason,
+    /// What an API puts beside its answer.
+    Reasoning,
 }
 
 impl Field {
@@ -64,6 +72,63 @@ impl Field {
             Field::Source | Field::Scale => &[],
             Field::Context => &["context", "body"],
             Field::Choices => &["choices", "options", "answer_choices", "answer_option_list"],
+            Field::Completion => &[
+                "completions",
+                "completion",
+                "generations",
+                "generation",
+                "generated_texts",
+                "generated_text",
+                "outputs",
+                "response.body.choices",
+                "response.choices",
+                "response.candidates",
+                "result.message",
+                "body.choices",
+                "responses",
+                "choices",
+                "candidates",
+                "samples",
+                "response",
+                "output",
+                "model_outputs",
+                "model_output",
+                "predictions",
+                "prediction",
+                "drafts",
+                "draft",
+                "generated_solutions",
+                "generated_solution",
+                "messages",
+                "conversations",
+                "text",
+                "content",
+                "solutions",
+                "solution",
+            ],
+            Field::Key => &[
+                "problem_id",
+                "custom_id",
+                "question_id",
+                "id",
+                "unique_id",
+                "uuid",
+                "idx",
+                "index",
+                "extra_info.index",
+            ],
+            Field::TokenIds => {
+                &["token_ids", "output_token_ids", "completion_token_ids", "completion_ids", "output_ids"]
+            }
+            Field::FinishReason => &[
+                "finish_reasons",
+                "finish_reason",
+                "finishReason",
+                "meta_info.finish_reason",
+                "stop_reasons",
+                "stop_reason",
+            ],
+            Field::Reasoning => &["reasoning_content", "reasoning", "reasoning_contents", "thinking"],
         }
     }
 
@@ -80,9 +145,17 @@ impl Field {
         columns.iter().any(|name| spelled(name) || self == Field::Solution && solution_rank(name).is_some())
     }
 
-    /// Whether a value may stand for the field: AQuA's `correct` is a letter, other data sets' a verdict.
+    /// Whether a value may stand for the field: AQuA's `correct` is a letter, other data sets' a verdict; choices that are texts are
+    /// a question's, and a conversation that ends with the user's turn has no answer.
     fn may_be(self, name: &str, value: &Value) -> bool {
-        !value.is_null() && (self != Field::Answer || name != "correct" || value.is_string())
+        match (self, name) {
+            (Field::Answer, "correct") => value.is_string(),
+            (Field::Completion, "choices") => {
+                value.as_array().is_some_and(|items| items.iter().all(|item| item.is_object()))
+            }
+            (Field::Completion, "messages" | "conversations") => values::ends_with_assistant(value),
+            _ => !value.is_null(),
+        }
     }
 
     /// Whether a value says something. Null and blank text say nothing, and nor does an answer that says there is none.
@@ -143,13 +216,18 @@ pub type Found<'r> = (&'r str, &'r Value);
 /// The value of a field: under the name given, else under the first spelling that says something. Where none does, what is
 /// there all the same.
 pub fn find<'r>(row: &'r Map<String, Value>, field: Field, named: Option<&str>) -> Option<Found<'r>> {
-    let all = found(row, field, named);
-    all.iter().find(|(_, value)| field.is_said(value)).or(all.first()).copied()
+    let mut first = None;
+    let mut all = found(row, field, named).inspect(|found| {
+        first.get_or_insert(*found);
+    });
+    let said = all.find(|(_, value)| field.is_said(value));
+    drop(all);
+    said.or(first)
 }
 
 /// Texts that may be the expert's solution, the likeliest first. The flag says that the name alone speaks for it.
 pub fn solutions<'r>(row: &'r Map<String, Value>, named: Option<&str>) -> Vec<(Found<'r>, bool)> {
-    let spelled = found(row, Field::Solution, named).into_iter().map(|found| (found, true));
+    let spelled = found(row, Field::Solution, named).map(|found| (found, true));
     let mut ranked: Vec<(usize, Found)> = Vec::new();
     if named.is_none() {
         let texts = row.iter().filter(|(_, value)| value.is_string() || value.is_array());
@@ -161,21 +239,16 @@ pub fn solutions<'r>(row: &'r Map<String, Value>, named: Option<&str>) -> Vec<(F
 }
 
 /// Everything that is not null under the field's names: as they are spelled, then in other case.
-fn found<'r>(row: &'r Map<String, Value>, field: Field, named: Option<&str>) -> Vec<Found<'r>> {
-    let exact = |path: &str| lookup(row, path);
-    let all: Vec<Found> = match named {
-        Some(path) => exact(path).into_iter().collect(),
-        None => {
-            let spellings = field.spellings();
-            let other_case = |spelling: &&str| {
-                let mut names = row.iter().filter(|(name, _)| !spellings.contains(&name.as_str()));
-                names.find(|(name, _)| name.eq_ignore_ascii_case(spelling)).map(|(name, value)| (name.as_str(), value))
-            };
-            let spelled = spellings.iter().filter_map(|spelling| exact(spelling));
-            spelled.chain(spellings.iter().filter_map(other_case)).collect()
-        }
+fn found<'r>(row: &'r Map<String, Value>, field: Field, named: Option<&str>) -> impl Iterator<Item = Found<'r>> {
+    let spellings = if named.is_some() { &[] } else { field.spellings() };
+    let other_case = move |spelling: &&str| {
+        let mut names = row.iter().filter(|(name, _)| !spellings.contains(&name.as_str()));
+        names.find(|(name, _)| name.eq_ignore_ascii_case(spelling)).map(|(name, value)| (name.as_str(), value))
     };
-    all.into_iter().filter(|(name, value)| named.is_some() && !value.is_null() || field.may_be(name, value)).collect()
+    let spelled = spellings.iter().filter_map(move |spelling| lookup(row, spelling));
+    let guessed = spelled.chain(spellings.iter().filter_map(other_case));
+    let guessed = guessed.filter(move |(name, value)| field.may_be(name, value));
+    named.and_then(|path| lookup(row, path)).filter(|(_, value)| !value.is_null()).into_iter().chain(guessed)
 }
 
 /// `a.b` is field `b` of the object in field `a`, unless a field of that very name exists.

@@ -1,7 +1,7 @@
-//! Source bytes -> rows as JSON objects, one at a time.
+//! Source bytes -> rows, one at a time, and what JSON object each is.
 
 use super::values::BINARY;
-use super::{Format, Input};
+use super::{Content, Format};
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, UInt64Type};
@@ -15,6 +15,7 @@ use mindgap_store::{
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
 use serde_json::{Map, Number, Value};
+use std::borrow::Cow;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 
@@ -27,38 +28,55 @@ const EXCERPT_CHARS: usize = 120;
 const PARQUET_BATCH_ROWS: usize = 1024;
 const READ_BYTES: usize = 1 << 17;
 
-/// A row, or why it could not be read.
+/// A row as it stands in its file. To make an object of it is most of the work, and can be done on any thread.
 pub enum Row {
-    Object(Map<String, Value>),
-    Refused(String),
+    /// A line of a text file.
+    Line(Vec<u8>),
+    /// The start of a line that is too long.
+    LongLine(Vec<u8>),
+    /// A row of a Parquet file.
+    Cells(Map<String, Value>),
 }
 
-/// What a visitor is shown.
-pub struct Visit<'a> {
-    /// 1-based line or row.
-    pub line: u64,
-    pub content: &'a Row,
-    /// The line as it stands in a text file.
-    text: Option<&'a [u8]>,
-}
+impl Row {
+    /// What it says, or why that could not be read.
+    pub fn object(&self) -> Result<Cow<'_, Map<String, Value>>, String> {
+        match self {
+            Row::Line(text) => parse(text).map(Cow::Owned),
+            Row::LongLine(_) => Err("the line is longer than 64 MiB".to_string()),
+            Row::Cells(cells) => Ok(Cow::Borrowed(cells)),
+        }
+    }
 
-impl Visit<'_> {
+    /// Bytes of its text, about.
+    pub fn size(&self) -> usize {
+        match self {
+            Row::Line(text) | Row::LongLine(text) => text.len(),
+            Row::Cells(cells) => cells.values().filter_map(Value::as_str).map(str::len).sum(),
+        }
+    }
+
     /// The start of the row.
     pub fn excerpt(&self) -> String {
-        let text = match (self.text, self.content) {
-            (Some(bytes), _) => String::from_utf8_lossy(&bytes[..bytes.len().min(4 * EXCERPT_CHARS)]).into_owned(),
-            (None, Row::Object(object)) => serde_json::to_string(object).expect("a row is plain data"),
-            (None, Row::Refused(_)) => String::new(),
+        let text = match self {
+            Row::Line(text) | Row::LongLine(text) => String::from_utf8_lossy(start(text)).into_owned(),
+            Row::Cells(cells) => serde_json::to_string(cells).expect("a row is plain data"),
         };
         text.chars().take(EXCERPT_CHARS).collect()
     }
 }
 
-type Visitor<'a> = dyn FnMut(Visit) -> Result<()> + 'a;
+/// As much of a line as an excerpt may take.
+fn start(line: &[u8]) -> &[u8] {
+    &line[..line.len().min(4 * EXCERPT_CHARS)]
+}
 
-/// Shows every row of the input, in order. Blank lines are no rows.
-pub fn rows(input: &Input, store: &Store, visit: &mut Visitor) -> Result<()> {
-    let mut file = BufReader::with_capacity(READ_BYTES, input.content);
+/// Takes a row and its number from 1: of a line in a text file, of a row in a Parquet file.
+type Visitor<'a> = dyn FnMut(u64, Row) -> Result<()> + 'a;
+
+/// Shows every row of a file, in order. Blank lines are no rows.
+pub fn rows(input: &Content, store: &Store, visit: &mut Visitor) -> Result<()> {
+    let mut file = BufReader::with_capacity(READ_BYTES, input.bytes);
     let unreadable = |error| fs::error("read file", Path::new(input.file), error);
     let is_gzip = file.fill_buf().map_err(unreadable)?.starts_with(&[0x1f, 0x8b]);
     let failed = |error: std::io::Error| match error.kind() {
@@ -84,7 +102,7 @@ pub fn rows(input: &Input, store: &Store, visit: &mut Visitor) -> Result<()> {
             std::io::copy(&mut bytes, &mut whole).map_err(failed)?;
             parquet(input, whole, visit)
         }
-        _ if is_parquet => parquet(input, input.content.try_clone().map_err(failed)?, visit),
+        _ if is_parquet => parquet(input, input.bytes.try_clone().map_err(failed)?, visit),
         Format::Parquet => Err(Error::input("not a Parquet file: the magic bytes `PAR1` are missing")
             .at(input.file)
             .hint("name a file of JSON lines `.jsonl`")),
@@ -107,7 +125,7 @@ impl<R: Read> Read for Limited<R> {
 }
 
 fn jsonl(
-    input: &Input,
+    input: &Content,
     bytes: &mut impl BufRead,
     failed: &dyn Fn(std::io::Error) -> Error,
     visit: &mut Visitor,
@@ -132,11 +150,11 @@ fn jsonl(
                 .at(input.file)
                 .hint("write one object per line, with `jq -c '.[]'` for example"));
         }
-        let content = match is_cut {
-            true => Row::Refused("the line is longer than 64 MiB".to_string()),
-            false => parse(text).map_or_else(Row::Refused, Row::Object),
+        let row = match is_cut {
+            true => Row::LongLine(start(text).to_vec()),
+            false => Row::Line(text.to_vec()),
         };
-        visit(Visit { line: number, content: &content, text: Some(text) })?;
+        visit(number, row)?;
     }
     Ok(())
 }
@@ -159,7 +177,7 @@ fn parse(line: &[u8]) -> Result<Map<String, Value>, String> {
     }
 }
 
-fn parquet(input: &Input, file: File, visit: &mut Visitor) -> Result<()> {
+fn parquet(input: &Content, file: File, visit: &mut Visitor) -> Result<()> {
     let damaged = |e: Box<dyn std::error::Error + Send + Sync>| {
         Error::input("the Parquet file is damaged or of an unknown kind").at(input.file).source(e)
     };
@@ -179,7 +197,7 @@ fn parquet(input: &Input, file: File, visit: &mut Visitor) -> Result<()> {
             line += 1;
             let cells = schema.fields().iter().zip(batch.columns());
             let object = cells.map(|(field, column)| (field.name().clone(), cell(column, index))).collect();
-            visit(Visit { line, content: &Row::Object(object), text: None })?;
+            visit(line, Row::Cells(object))?;
         }
     }
     Ok(())

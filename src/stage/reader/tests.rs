@@ -35,7 +35,8 @@ fn ingest_clean(
         let mut content = store.nameless_file()?;
         content.write_all(bytes).expect("the scratch folder is writable");
         content.rewind().expect("a file has a front");
-        let input = Input { file, source: "test", content: &content, format, mapping, clean };
+        let content = Content { file, bytes: &content, format };
+        let input = Input { content, source: "test", mapping, clean };
         ingest.read(index, &input, &mut || Ok(()))?;
     }
     let mut problems = Vec::new();

@@ -32,6 +32,29 @@ pub fn system_text(value: &Value) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join("\n\n"))
 }
 
+/// What a conversation asks last, or the text itself; none where it is neither.
+pub fn asked_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(turns) => turns_of(turns, USER).ok()?.pop(),
+        _ => None,
+    }
+}
+
+/// Whose turn this is.
+pub fn role(turn: &Value) -> Option<&str> {
+    turn.get("role").or_else(|| turn.get("from")).and_then(Value::as_str)
+}
+
+pub fn is_assistant(role: &str) -> bool {
+    ASSISTANT.contains(&role)
+}
+
+/// Whether a value is a conversation in which the assistant spoke last.
+pub fn ends_with_assistant(value: &Value) -> bool {
+    value.as_array().and_then(|turns| turns.last()).and_then(role).is_some_and(is_assistant)
+}
+
 /// A solution: text, the first of several, or the only assistant turn of a conversation; a number counts as the text of an
 /// answer. `None` where it is blank.
 pub fn solution_text(value: &Value) -> Result<Option<String>, String> {
@@ -96,7 +119,7 @@ fn add_parts(value: &Value, parts: &mut Vec<String>) -> Result<(), String> {
     Ok(())
 }
 
-fn is_blank(text: &str) -> bool {
+pub fn is_blank(text: &str) -> bool {
     text.trim().is_empty()
 }
 
@@ -170,9 +193,8 @@ fn quoted_item(text: &str, quote: char) -> Option<(String, &str)> {
 fn turns_of(turns: &[Value], roles: &[&str]) -> Result<Vec<String>, String> {
     let mut texts = Vec::new();
     for turn in turns {
-        let field = |a: &str, b: &str| turn.get(a).or_else(|| turn.get(b));
-        let role = field("role", "from").and_then(Value::as_str);
-        let (Some(role), Some(content)) = (role, field("content", "value")) else {
+        let content = turn.get("content").or_else(|| turn.get("value"));
+        let (Some(role), Some(content)) = (role(turn), content) else {
             return Err("a turn of the conversation has no role or no text".to_string());
         };
         if roles.contains(&role) {
@@ -203,7 +225,7 @@ pub fn binary_as_text(value: &Value) -> Value {
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a truth value",

@@ -57,7 +57,7 @@ impl Adaptive {
         else {
             return Ok(None);
         };
-        let bench = Bench::new(judge_of(name, inputs)?, params, inputs)?;
+        let bench = Bench::new(judge_of(name, inputs)?, &params.origin(), inputs)?;
         let key = format!("{} and on, until {until_correct} correct by {}", params.samples, bench.name());
         Ok(Some(Adaptive { until_correct, first: params.samples, most, bench, key }))
     }

@@ -139,16 +139,32 @@ impl Policy {
     /// Ids of a target text behind its prompt, with the end token. They begin as they would in the whole text; control tokens that
     /// the text spells are letters ([`Controls`]). Errors if the policy names no EOS.
     pub fn target_ids(&self, prompt: &Prompt, completion: &str) -> Result<Vec<u32>> {
-        let end = self.end_token_id.ok_or_else(|| {
-            Error::input("policy names no EOS token").hint("set `eos_token_id` in `generation_config.json`")
-        })?;
-        let marked = self.controls.mark(completion);
-        let mut ids = match self.tokenizer.puts_a_space()? {
-            false => self.controls.encode(&self.tokenizer, &marked)?,
-            true => self.behind(prompt, &marked)?,
-        };
+        let end = self.target_end()?;
+        let mut ids = self.text_ids(Some(prompt), completion)?;
         ids.push(end);
         Ok(ids)
+    }
+
+    /// The token that ends a target. Errors if the policy names no EOS.
+    pub fn target_end(&self) -> Result<u32> {
+        self.end_token_id.ok_or_else(|| {
+            Error::input("policy names no EOS token").hint("set `eos_token_id` in `generation_config.json`")
+        })
+    }
+
+    /// Whether a target's ids depend on the prompt it stands behind.
+    pub fn targets_need_prompts(&self) -> Result<bool> {
+        self.tokenizer.puts_a_space()
+    }
+
+    /// Ids of a target text without the end token. The prompt must be given where [`Policy::targets_need_prompts`].
+    pub fn text_ids(&self, prompt: Option<&Prompt>, completion: &str) -> Result<Vec<u32>> {
+        let marked = self.controls.mark(completion);
+        match (self.tokenizer.puts_a_space()?, prompt) {
+            (false, _) => self.controls.encode(&self.tokenizer, &marked),
+            (true, Some(prompt)) => self.behind(prompt, &marked),
+            (true, None) => Err(Error::internal("a target of this tokenizer needs its prompt")),
+        }
     }
 
     /// Ids of a text as they are behind a prompt, for tokenizers that put a space in front of what they are given.

@@ -3,6 +3,7 @@
 use mindgap_base::error::{Error, Result};
 use mindgap_math::thoughts;
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use tokenizers::{
     Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
 };
@@ -12,6 +13,8 @@ use tokenizers::{
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: BTreeMap<u32, String>,
+    /// Whether it does so is asked for every target.
+    puts_a_space: OnceLock<bool>,
 }
 
 impl Tokenizer {
@@ -25,7 +28,7 @@ impl Tokenizer {
             .map_err(|e| Error::internal("truncation cannot be switched off").at("tokenizer.json").source(e))?;
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, t)| t.special).map(|(id, t)| (*id, t.content.clone())).collect();
-        Ok(Tokenizer { inner, special })
+        Ok(Tokenizer { inner, special, puts_a_space: OnceLock::new() })
     }
 
     /// Token ids of `text`. Text that spells a special token becomes that token. `add_special` lets the tokenizer add what
@@ -50,7 +53,11 @@ impl Tokenizer {
 
     /// True for tokenizers that put a space in front of what they are given (SentencePiece's do).
     pub fn puts_a_space(&self) -> Result<bool> {
-        Ok(self.encode("a", false)? != self.encode_behind_line("a")?)
+        if let Some(known) = self.puts_a_space.get() {
+            return Ok(*known);
+        }
+        let puts_a_space = self.encode("a", false)? != self.encode_behind_line("a")?;
+        Ok(*self.puts_a_space.get_or_init(|| puts_a_space))
     }
 
     /// Token ids of a text's letters: the vocabulary's added tokens are not looked for. As of a text behind another.

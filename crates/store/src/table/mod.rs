@@ -8,6 +8,7 @@ mod words;
 pub mod evals;
 pub mod examples;
 pub mod gaps;
+pub mod imports;
 pub mod logprobs;
 pub mod problems;
 pub mod rewrites;
@@ -23,6 +24,9 @@ use std::collections::BTreeMap;
 
 /// Tables of what became no row of its stage's main table. Their column `reason` says why.
 pub const LEFT_OUT: [&str; 2] = [problems::Reject::TABLE, rewrites::Untargeted::TABLE];
+
+/// Tables beside a stage's main one whose counts are told with its own.
+pub const COUNTED: [&str; 1] = [imports::Import::TABLE];
 
 /// Reasons that are counted, at most: the commonest.
 const REASONS: usize = 32;
@@ -68,6 +72,7 @@ pub fn declared() -> Vec<Declared> {
         Declared::of::<problems::Problem>(),
         Declared::of::<problems::Reject>(),
         Declared::of::<rollouts::Rollout>(),
+        Declared::of::<imports::Import>(),
         Declared::of::<verdicts::VerdictRow>(),
         Declared::of::<rewrites::Rewrite>(),
         Declared::of::<rewrites::Untargeted>(),

@@ -64,7 +64,7 @@ impl Problem {
 }
 
 row! {
-    /// One row per input row that could not become a problem.
+    /// One row per input row that could not become a problem, or completion that could not become a sample.
     Reject in "rejects" v 1 key [file, line] {
         /// Name of the input file
         file: String,
