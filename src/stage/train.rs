@@ -8,7 +8,7 @@ mod run;
 mod weights;
 
 pub use mix::{DataOf, Portion};
-pub use params::{Dtype, Keep, Params, Publish, RowWeights};
+pub use params::{Dtype, Keep, Normalise, Params, Publish, RowWeights};
 
 use super::{Context, Cost, Inputs, Part, Stage, Tick};
 use crate::policy::{PolicyHandle, described, load_policy};
@@ -105,6 +105,9 @@ impl Stage for TrainStage {
         }
         if let Some(lora) = &p.lora {
             recipe = recipe.with("lora", (LORA_VERSION, lora));
+        }
+        if p.normalise != Normalise::default() {
+            recipe = recipe.with("normalise", p.normalise);
         }
         if p.dtype != Dtype::default() {
             recipe = recipe.with("dtype", (p.dtype, p.has_master_weights()));

@@ -83,7 +83,7 @@ fn every_query_answers() {
 
 type Query = fn() -> usize;
 
-const QUERIES: [(&str, Query); 14] = [
+const QUERIES: [(&str, Query); 15] = [
     ("Where the targets come from", || {
         let counts = counts(&table("smoke/rewrites"), "source");
         assert_eq!(counts.values().sum::<usize>(), 64);
@@ -97,6 +97,14 @@ const QUERIES: [(&str, Query); 14] = [
         let mean = |source: &str| by_source[source].iter().sum::<f64>() / by_source[source].len() as f64;
         assert!(mean("expert") < mean("guided") && mean("guided") < 0.0 && mean("expert") < mean("self"));
         by_source.len()
+    }),
+    ("Quantiles of the probability of target tokens", || {
+        let tokens = unnested(&table("smoke/logprobs-expert"), "source", "logprob_policy");
+        let mut p: Vec<f64> = tokens.into_iter().map(|(_, logprob)| logprob.exp()).collect();
+        p.sort_by(f64::total_cmp);
+        let quantiles = [0.1, 0.25, 0.5, 0.75, 0.9].map(|share| p[(share * (p.len() - 1) as f64) as usize]);
+        assert!(quantiles.windows(2).all(|pair| pair[0] < pair[1]) && quantiles[4] < 1.0, "{quantiles:?}");
+        quantiles.len()
     }),
     ("Problems solved only with the expert's solution in the prompt", || {
         let rewrites = table("smoke/rewrites");

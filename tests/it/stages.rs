@@ -205,7 +205,8 @@ fn a_damaged_part_is_made_again() {
 fn every_loss_trains_in_a_pipeline() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
-    let names = ["sft", "dft", "importance", "iw-sft", "psft", "idft", "eaft", "chord-phi", "talr", "asft"];
+    let names =
+        ["sft", "dft", "importance", "iw-sft", "psft", "idft", "eaft", "chord-phi", "talr", "asft", "power", "gift"];
     let text = SMALL
         .replace("[stages.train]\n", &format!("[stages.train]\nmatrix.loss = {names:?}\nlogprobs = \"logprobs\"\n"))
         .replace("loss = \"dft\"", "loss = \"{loss}\"")

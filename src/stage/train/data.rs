@@ -224,13 +224,19 @@ impl Of {
                     None => HashMap::new(),
                 };
                 let wanted = |row: &Rewrite| self.sources.is_empty() || self.sources.contains(&row.source);
-                let rows = rewrites.read_all()?.into_iter().filter(wanted);
-                rows.map(|row| {
+                let rows: Vec<Rewrite> = rewrites.read_all()?.into_iter().filter(wanted).collect();
+                let mut longest: HashMap<&str, u32> = HashMap::new();
+                for row in &rows {
+                    let most = longest.entry(&row.problem_id).or_default();
+                    *most = (*most).max(row.token_ids.len() as u32);
+                }
+                let example = |row: &Rewrite| {
                     let column = columns.remove(&(row.problem_id.clone(), row.choice_index));
                     let weight = weights.as_ref().map_or(Ok(1.0), |w| w.of(&row.problem_id, Some(row.choice_index)))?;
-                    Ok(TrainExample { weight: weight as f32 * self.weight, ..from_rewrite(&row, column) })
-                })
-                .collect()
+                    let (weight, longest) = (weight as f32 * self.weight, Some(longest[row.problem_id.as_str()]));
+                    Ok(TrainExample { weight, longest, ..from_rewrite(row, column) })
+                };
+                rows.iter().map(example).collect()
             }
             Rows::Examples(table) => {
                 let weights =

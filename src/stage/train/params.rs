@@ -40,6 +40,9 @@ pub struct Params {
     pub publish: Publish,
     /// Name of a loss, or a table with its name and parameters. See docs/design/loss.md.
     pub loss: serde_json::Value,
+    /// What a step's loss is a mean over.
+    #[serde(default)]
+    pub normalise: Normalise,
     pub learning_rate: f64,
     pub batch_size: u32,
     /// Passes over the data. Either this or `steps`.
@@ -134,6 +137,18 @@ impl From<Dtype> for DType {
             Dtype::Bf16 | Dtype::PureBf16 => DType::BF16,
         }
     }
+}
+
+/// What a step's loss is a mean over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalise {
+    /// Target tokens: a long row weighs more than a short one.
+    #[default]
+    Tokens,
+    /// Rows, each divided by the length of the longest target its problem has: tokens of one problem weigh the same, and no
+    /// problem weighs more for having long targets.
+    LongestOfProblem,
 }
 
 /// Which weights become the policy of a train stage.
@@ -238,6 +253,11 @@ impl StageParams for Params {
         if self.reference_quirks && own != (micro_batch_tokens(), max_length(), too_long()) {
             let error = Error::usage("`reference_quirks` decides how rows are cut and packed");
             return Err(error.hint("remove `micro_batch_tokens`, `max_length` and `too_long`"));
+        }
+        if self.reference_quirks && self.normalise != Normalise::default() {
+            return Err(
+                Error::usage("`reference_quirks` decides what the loss is divided by").hint("remove `normalise`")
+            );
         }
         Ok(())
     }
@@ -346,7 +366,10 @@ impl Params {
                 too_long: self.too_long,
             },
             clip_norm: self.clip_norm,
-            accumulation: Accumulation::TokenMean,
+            accumulation: match self.normalise {
+                Normalise::Tokens => Accumulation::TokenMean,
+                Normalise::LongestOfProblem => Accumulation::LongestOfProblem,
+            },
             eos_token_ids: eos_token_ids.to_vec(),
             skip_limit: 10,
             dtype: self.dtype.into(),

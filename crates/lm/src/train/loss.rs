@@ -15,6 +15,8 @@
 //! | `chord-phi` | p (1 - p) | arXiv 2508.11408 |
 //! | `talr` | p^(1/tau) over its mean, tau the step's median of the sequences' mean loss | arXiv 2509.20758 |
 //! | `asft` | p, and a penalty `kl * KL(q, p)` | arXiv 2509.23753 |
+//! | `power` | p^q, q a number; 0 where p is not in `min_p` to `max_p` | arXiv 2510.00526 |
+//! | `gift` | a = q g / (1 + q g), g = e^beta - 1, and a penalty `(1 - a) KL(q, p)` | arXiv 2601.09233 |
 
 mod token;
 
@@ -93,6 +95,22 @@ pub enum Loss {
         #[serde(default = "defaults::asft_kl")]
         kl: f32,
     },
+    Power {
+        /// 0 is `sft`, 1 is `dft`; a larger one leans on what the policy finds likely.
+        #[serde(default = "defaults::one")]
+        q: f32,
+        /// Tokens less likely than this weigh nothing.
+        #[serde(default)]
+        min_p: f32,
+        /// Tokens likelier than this weigh nothing.
+        #[serde(default = "defaults::one")]
+        max_p: f32,
+    },
+    Gift {
+        /// What a target gains over its log-prob under the reference, in nats.
+        #[serde(default = "defaults::gift_beta")]
+        beta: f32,
+    },
 }
 
 mod defaults {
@@ -133,11 +151,14 @@ mod defaults {
     pub fn asft_kl() -> f32 {
         0.05
     }
+    pub fn gift_beta() -> f32 {
+        20.0
+    }
 }
 
 impl Loss {
-    const NAMES: [&str; 10] =
-        ["sft", "dft", "importance", "iw-sft", "psft", "idft", "eaft", "chord-phi", "talr", "asft"];
+    const NAMES: [&str; 12] =
+        ["sft", "dft", "importance", "iw-sft", "psft", "idft", "eaft", "chord-phi", "talr", "asft", "power", "gift"];
 
     /// From a name alone (`"dft"`) or a table with the name and parameters (`{"name": "dft", "floor": 0.1}`). Errors: an
     /// unknown name or parameter, a value outside its range.
@@ -171,6 +192,8 @@ impl Loss {
             Loss::ChordPhi {} => "chord-phi",
             Loss::Talr {} => "talr",
             Loss::Asft { .. } => "asft",
+            Loss::Power { .. } => "power",
+            Loss::Gift { .. } => "gift",
         }
     }
 
@@ -205,6 +228,15 @@ impl Loss {
                 positive("power", power).and_then(|()| positive("k", k.saturating_sub(1) as f32))
             }
             Loss::Asft { kl } => clip(kl, f32::MAX),
+            Loss::Power { q, .. } if !q.is_finite() || q < 0.0 => {
+                Err(Error::usage(format!("`q` of loss `power` is `{q}`; it must be 0 or more"))
+                    .hint("0 is `sft`, 1 is `dft`"))
+            }
+            Loss::Power { min_p, max_p, .. } if !(0.0 <= min_p && min_p < max_p && max_p <= 1.0) => {
+                let what = format!("loss `power` keeps tokens with p from `{min_p}` to `{max_p}`");
+                Err(Error::usage(what).hint("`min_p` is 0 or more, `max_p` 1 or less, and the first is the smaller"))
+            }
+            Loss::Gift { beta } => positive("beta", beta),
             _ => Ok(()),
         }
     }
@@ -214,10 +246,21 @@ impl Loss {
         matches!(self, Loss::IwSft { .. })
     }
 
-    /// The trainer must hold the reference policy itself and add `kl * KL(reference, policy)` at every target.
-    pub fn reference_kl(&self) -> Option<f32> {
-        match self {
-            Loss::Asft { kl } => Some(*kl),
+    /// The trainer must hold the policy it starts from: the reference of these losses.
+    pub fn holds_reference(&self) -> bool {
+        matches!(self, Loss::Asft { .. } | Loss::Gift { .. })
+    }
+
+    /// The weights depend on the held reference's log-prob of the target.
+    pub fn compares_with_held(&self) -> bool {
+        matches!(self, Loss::Gift { .. })
+    }
+
+    /// What multiplies `KL(reference, policy)` at every target, where the loss has such a term.
+    pub fn reference_kl(&self, tokens: &[Token]) -> Option<Vec<f32>> {
+        match *self {
+            Loss::Asft { kl } => Some(vec![kl; tokens.len()]),
+            Loss::Gift { beta } => Some(map(tokens, |t| sigmoid(-gain(t, beta)))),
             _ => None,
         }
     }
@@ -292,8 +335,24 @@ impl Loss {
                 map(tokens, |t| (t.logprob / talr.temperature).exp() / talr.mean)
             }
             Loss::Asft { .. } => map(tokens, |t| t.logprob.exp()),
+            Loss::Power { q, min_p, max_p } => map(tokens, |t| {
+                // Rounding may take a certain token's log-prob above 0.
+                let is_kept = (min_p..=max_p).contains(&t.logprob.exp().min(1.0));
+                if is_kept { (q * t.logprob).exp() } else { 0.0 }
+            }),
+            Loss::Gift { beta } => map(tokens, |t| sigmoid(gain(t, beta))),
         }
     }
+}
+
+/// Log-odds of the target in [`Loss::Gift`]'s distribution beyond what the reference gives it: `log(q (e^beta - 1))`.
+fn gain(token: &Token, beta: f32) -> f32 {
+    let reference = token.reference.expect("the trainer asks the reference it holds");
+    reference + beta + (-(-beta).exp()).ln_1p()
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
 }
 
 fn map(tokens: &[Token], weight: impl Fn(&Token) -> f32) -> Vec<f32> {

@@ -20,6 +20,8 @@ pub struct TrainExample {
     pub source: u32,
     /// What multiplies the loss of all its tokens; 0 or more.
     pub weight: f32,
+    /// Targets of the longest row of its problem, for a mean that is taken by problem; its own where nobody said.
+    pub longest: Option<u32>,
     /// Per token, for losses that compare with a frozen reference policy: natural log-prob.
     pub logprob_reference: Option<Vec<f32>>,
     /// Per token, for losses that compare with the policy the tokens were sampled from: natural log-prob.
@@ -35,6 +37,7 @@ impl TrainExample {
             loss_mask,
             source,
             weight: 1.0,
+            longest: None,
             logprob_reference: None,
             logprob_behavior: None,
         }

@@ -13,6 +13,9 @@ use mindgap_base::error::{Error, Result};
 pub enum Accumulation {
     /// One weighted mean over all target tokens of the step.
     TokenMean,
+    /// One weighted mean over the rows of the step, of the sum over a row's target tokens by the length of the longest row of its
+    /// problem: arXiv 2602.13407.
+    LongestOfProblem,
     /// Every micro-batch by its own tokens; summed over the micro-batches of a rank without dividing, averaged over the ranks
     /// that take turns with them: what the paper's released trainer does.
     MicroBatchSum { ranks: u32 },

@@ -29,8 +29,37 @@ pub(super) struct Pass<'a> {
     pub params: &'a TrainerParams,
     pub examples: &'a [&'a TrainExample],
     pub facts: StepFacts,
-    /// Sum of the row weights over the step's target tokens.
-    pub total: f64,
+    pub shares: Shares,
+}
+
+/// The rows' shares in the loss of a step. They are the same however the step is cut.
+pub(super) struct Shares {
+    /// What multiplies the loss of every token, by example.
+    rows: Vec<f64>,
+    /// What the step's sum is divided by.
+    total: f64,
+}
+
+impl Shares {
+    pub fn of(examples: &[&TrainExample], batches: &[MicroBatch], accumulation: Accumulation) -> Shares {
+        let weight = |example: usize| f64::from(examples[example].weight);
+        let targets = || batches.iter().flat_map(|batch| &batch.origins).map(|origin| origin.example);
+        let all = 0..examples.len();
+        match accumulation {
+            Accumulation::LongestOfProblem => {
+                let mut lengths = vec![0u32; examples.len()];
+                targets().for_each(|example| lengths[example] += 1);
+                let longest = |example: usize| f64::from(examples[example].longest.unwrap_or(lengths[example]).max(1));
+                Shares {
+                    rows: all.clone().map(|example| weight(example) / longest(example)).collect(),
+                    total: all.filter(|example| lengths[*example] > 0).map(weight).sum(),
+                }
+            }
+            Accumulation::TokenMean | Accumulation::MicroBatchSum { .. } => {
+                Shares { rows: all.map(weight).collect(), total: targets().map(weight).sum() }
+            }
+        }
+    }
 }
 
 /// A micro-batch's part of the loss: the sum of `values * factors` over the terms.
@@ -75,25 +104,33 @@ impl Pass<'_> {
 
     /// From the hidden states that predict the targets.
     pub(super) fn objective(&self, model: &Transformer, hidden: &Tensor, batch: &MicroBatch) -> Result<Objective> {
+        let loss = &self.params.loss;
         let (log_probs, mut tokens) = self.tokens(model, hidden, batch)?;
-        self.complete(&mut tokens, model, hidden, batch)?;
-        let weights = self.params.loss.weights(&tokens, &self.facts);
-        let row_weight = |token: &Token| f64::from(self.examples[token.example].weight);
+        let reference = self.policies.reference.as_ref().map(|policy| Ok((policy, picked(policy, batch)?)));
+        let reference = reference.transpose()?;
+        self.complete(&mut tokens, (model, hidden), reference.as_ref(), batch)?;
+        let weights = loss.weights(&tokens, &self.facts);
+        let row_factor = |token: &Token| self.shares.rows[token.example];
         let divisor = match self.params.accumulation {
-            Accumulation::TokenMean => self.total,
-            Accumulation::MicroBatchSum { ranks } => f64::from(ranks) * tokens.iter().map(row_weight).sum::<f64>(),
+            Accumulation::TokenMean | Accumulation::LongestOfProblem => self.shares.total,
+            Accumulation::MicroBatchSum { ranks } => f64::from(ranks) * tokens.iter().map(row_factor).sum::<f64>(),
         };
         let mut sums = Sums::default();
         sums.input_tokens = batch.token_ids.len() as u64;
         sums.add_tokens(&tokens, &weights, |token| self.examples[token.example].source);
-        let factor = |(token, weight): (&Token, &f32)| (-row_weight(token) * f64::from(*weight) / divisor) as f32;
-        let mut terms = vec![(log_probs, tokens.iter().zip(&weights).map(factor).collect::<Vec<_>>())];
-        if let (Some(share), Some(reference)) = (self.params.loss.reference_kl(), &self.policies.reference) {
-            let hidden_there = picked(reference, batch)?;
-            let there = (&hidden_there, reference.head());
-            let kl = ops::reference_kl(hidden, model.head(), there).map_err(tensor_error)?;
-            let factor = |token: &Token| (row_weight(token) * f64::from(share) / divisor) as f32;
-            terms.push((kl, tokens.iter().map(factor).collect()));
+        let factor = |token: &Token, weight: f32| row_factor(token) * f64::from(weight) / divisor;
+        let factors = |weights: &[f32], sign: f64| -> Vec<f32> {
+            tokens.iter().zip(weights).map(|(token, weight)| (sign * factor(token, *weight)) as f32).collect()
+        };
+        let mut terms = vec![(log_probs, factors(&weights, -1.0))];
+        if let (Some(shares), Some((policy, there))) = (loss.reference_kl(&tokens), &reference) {
+            let kl = ops::reference_kl(hidden, model.head(), (there, policy.head())).map_err(tensor_error)?;
+            terms.push((kl, factors(&shares, 1.0)));
+            // A cross-entropy is the divergence and what no policy can change: the reference's own entropy.
+            let own = tokens.iter().zip(&shares);
+            let own =
+                own.filter_map(|(token, share)| Some(factor(token, *share) * f64::from(token.reference_entropy?)));
+            sums.loss += own.sum::<f64>();
         }
         let terms = terms.into_iter().map(|(values, factors)| {
             let own = values.to_vec1::<f32>().map_err(tensor_error)?;
@@ -124,6 +161,7 @@ impl Pass<'_> {
                 logprob: values[i],
                 entropy: entropy[i],
                 reference,
+                reference_entropy: None,
                 behavior: example.logprob_behavior.as_ref().map(|column| column[origin.token]),
                 old: None,
                 top_entropy: None,
@@ -134,7 +172,21 @@ impl Pass<'_> {
     }
 
     /// Adds the facts that only some losses ask for.
-    fn complete(&self, tokens: &mut [Token], model: &Transformer, picked: &Tensor, batch: &MicroBatch) -> Result<()> {
+    fn complete(
+        &self,
+        tokens: &mut [Token],
+        (model, picked): (&Transformer, &Tensor),
+        reference: Option<&(&Transformer, Tensor)>,
+        batch: &MicroBatch,
+    ) -> Result<()> {
+        if let (true, Some((policy, hidden))) = (self.params.loss.compares_with_held(), reference) {
+            let (log_probs, entropy) =
+                ops::token_logprobs(hidden, policy.head(), &batch.targets).map_err(tensor_error)?;
+            let log_probs = log_probs.to_vec1::<f32>().map_err(tensor_error)?;
+            for (token, (log_prob, entropy)) in tokens.iter_mut().zip(log_probs.into_iter().zip(entropy)) {
+                (token.reference, token.reference_entropy) = (Some(log_prob), Some(entropy));
+            }
+        }
         if let (Some(_), Some(old)) = (self.params.loss.refresh_steps(), &self.policies.old) {
             let hidden = self::picked(old, batch)?;
             let log_probs = ops::token_logprobs(&hidden, old.head(), &batch.targets).map_err(tensor_error)?.0;

@@ -1,13 +1,13 @@
-//! Against PyTorch's numbers on a tiny random Qwen2, and PEFT's with adapters on it; `tests/fixtures/train/make.py` and
-//! `make_lora.py` made them.
+//! Against PyTorch's numbers on a tiny random Qwen2, and PEFT's with adapters on it; `tests/fixtures/train/make.py`,
+//! `make_losses.py` and `make_lora.py` made them.
 
 use super::tests::{restore, saved};
 use super::*;
 use crate::model::config::Config;
-use crate::model::ops::{self, Segments};
+use crate::model::ops::{self, Segments, without_kernels};
 use crate::model::transformer::Transformer;
 use candle_core::{DType, Device, Tensor};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 const LENGTHS: [usize; 3] = [13, 7, 21];
 const PROMPTS: [usize; 3] = [4, 2, 9];
@@ -26,6 +26,12 @@ impl Fixture {
             config: Config::from_json(config).unwrap(),
             tensors: candle_core::safetensors::load_buffer(tensors, &Device::Cpu).unwrap(),
         }
+    }
+
+    /// The tensors of another file, beside the same model.
+    fn beside(&self, file: &[u8]) -> Fixture {
+        let tensors = candle_core::safetensors::load_buffer(file, &Device::Cpu).unwrap();
+        Fixture { config: self.config.clone(), tensors }
     }
 
     fn starting_with(&self, prefix: &str) -> HashMap<String, Tensor> {
@@ -56,10 +62,18 @@ impl Fixture {
     }
 
     fn trainer_of(&self, loss: &str, clip_norm: f64, lora: Option<LoraParams>) -> Trainer {
+        self.trainer_with(TrainerParams { lora, ..self.params(serde_json::json!(loss), clip_norm) })
+    }
+
+    fn trainer_with(&self, params: TrainerParams) -> Trainer {
+        Trainer::new(&self.config, self.starting_with("weights."), params, &Device::Cpu).unwrap()
+    }
+
+    fn params(&self, loss: serde_json::Value, clip_norm: f64) -> TrainerParams {
         let schedule =
             Schedule { warmup_steps: 2, decay: Decay::Cosine, floor_share: 0.1, ..Schedule::constant(3e-3, STEPS) };
-        let params = TrainerParams {
-            loss: Loss::from_value(&serde_json::json!(loss)).unwrap(),
+        TrainerParams {
+            loss: Loss::from_value(&loss).unwrap(),
             optimizer: AdamWParams { weight_decay: 0.1, ..AdamWParams::default() },
             schedule,
             packing: PackingParams { micro_batch_tokens: 20, ..PackingParams::default() },
@@ -69,11 +83,10 @@ impl Fixture {
             skip_limit: 1,
             dtype: DType::F32,
             master_weights: true,
-            lora,
+            lora: None,
             seed: 0,
             gradient_checkpointing: false,
-        };
-        Trainer::new(&self.config, self.starting_with("weights."), params, &Device::Cpu).unwrap()
+        }
     }
 }
 
@@ -101,7 +114,11 @@ fn logits() {
     assert_close(&flat(&logits), &fixture.values("logits"), 1e-4, "logits");
 }
 
-/// The first moments after one step are the gradients times 1 - beta1.
+/// Gradients out of a state saved after one step: the first moments are the gradients times 1 - beta1.
+fn gradient(state: &BTreeMap<String, Tensor>, name: &str) -> Vec<f32> {
+    flat(&state[&format!("adamw.first.{name}")]).iter().map(|m| m / 0.1).collect()
+}
+
 #[test]
 fn every_gradient() {
     let fixture = Fixture::load();
@@ -113,8 +130,7 @@ fn every_gradient() {
         let gradients = fixture.starting_with(&format!("{loss}.gradients."));
         assert_eq!(gradients.len(), 26);
         for (name, want) in gradients {
-            let got: Vec<f32> = flat(&state[&format!("adamw.first.{name}")]).iter().map(|m| m / 0.1).collect();
-            assert_close(&got, &flat(&want), 1e-4, &format!("{loss} gradient of {name}"));
+            assert_close(&gradient(&state, &name), &flat(&want), 1e-4, &format!("{loss} gradient of {name}"));
         }
     }
 }
@@ -137,15 +153,82 @@ fn ten_steps() {
     }
 }
 
+/// Losses that papers give by a formula without constant weights: PyTorch differentiated the formula, at weights away from
+/// the reference's. By kernels, by composition, and with blocks that are computed again.
+#[test]
+fn gradients_of_published_formulas() {
+    let fixture = Fixture::load();
+    let losses = fixture.beside(include_bytes!("../../../../tests/fixtures/train/tiny-qwen2-losses.safetensors"));
+    let moved = losses.starting_with("moved.");
+    assert_eq!(moved.len(), 26);
+    let plain = || fixture.params(serde_json::json!("sft"), 0.0);
+    let with = |loss: serde_json::Value| fixture.params(loss, 0.0);
+    // The value of a power of p is another one than the formula's: only its gradient is the same.
+    let cases = [
+        ("power", false, with(serde_json::json!({"name": "power", "q": 0.5}))),
+        ("power_above", false, with(serde_json::json!({"name": "power", "min_p": 0.004}))),
+        ("power_below", false, with(serde_json::json!({"name": "power", "q": 2.0, "max_p": 0.035}))),
+        ("gift", true, with(serde_json::json!({"name": "gift", "beta": 3.0}))),
+        ("longest_of_problem", true, TrainerParams { accumulation: Accumulation::LongestOfProblem, ..plain() }),
+    ];
+    let mut rows = fixture.examples();
+    for (row, (weight, longest)) in rows.iter_mut().zip([(1.0, Some(9)), (0.5, Some(9)), (2.0, None)]) {
+        (row.longest, row.weight) = (longest, weight);
+    }
+    for (case, has_value, params) in cases {
+        let mut rows = rows.clone();
+        if params.accumulation == Accumulation::TokenMean {
+            rows.iter_mut().for_each(|row| row.weight = 1.0);
+        }
+        let batch: Vec<&TrainExample> = rows.iter().collect();
+        for gradient_checkpointing in [false, true] {
+            let check = || {
+                let mut trainer = fixture.trainer_with(TrainerParams { gradient_checkpointing, ..params.clone() });
+                let mut state = saved(&trainer);
+                for (name, value) in &moved {
+                    *state.get_mut(&format!("weights.{name}")).unwrap() = value.clone();
+                }
+                restore(&mut trainer, &state).unwrap();
+                let metrics = trainer.step(&batch).unwrap();
+                if has_value {
+                    assert_close(&[metrics.loss as f32], &losses.values(&format!("{case}.loss")), 1e-5, case);
+                }
+                let state = saved(&trainer);
+                let gradients = losses.starting_with(&format!("{case}.gradients."));
+                assert_eq!(gradients.len(), 26);
+                for (name, want) in gradients {
+                    assert_close(&gradient(&state, &name), &flat(&want), 1e-4, &format!("{case}, {name}"));
+                }
+            };
+            check();
+            without_kernels(check);
+        }
+    }
+}
+
+/// The policy leaves the reference step by step.
+#[test]
+fn ten_steps_away_from_a_reference() {
+    let fixture = Fixture::load();
+    let losses = fixture.beside(include_bytes!("../../../../tests/fixtures/train/tiny-qwen2-losses.safetensors"));
+    let rows = fixture.examples();
+    let batch: Vec<&TrainExample> = rows.iter().collect();
+    let mut trainer = fixture.trainer_with(fixture.params(serde_json::json!({"name": "gift", "beta": 3.0}), 1.0));
+    let own: Vec<f32> = (0..STEPS).map(|_| trainer.step(&batch).unwrap().loss as f32).collect();
+    assert_close(&own, &losses.values("gift.losses"), 1e-4, "losses");
+    let after = trainer.weights().unwrap();
+    for (name, want) in losses.starting_with("gift.after.") {
+        // AdamW divides by the gradient's size: where it is next to nothing, its rounding shows.
+        assert_close(&flat(&after[&name]), &flat(&want), 5e-4, &format!("{name} after ten steps"));
+    }
+}
+
 /// Adapters of PEFT's values: the same gradients, ten steps, and the same policy when merged.
 #[test]
 fn adapters_beside_peft() {
     let fixture = Fixture::load();
     let peft = include_bytes!("../../../../tests/fixtures/train/tiny-qwen2-lora.safetensors");
-    let peft = Fixture {
-        config: fixture.config.clone(),
-        tensors: candle_core::safetensors::load_buffer(peft, &Device::Cpu).unwrap(),
-    };
+    let peft = fixture.beside(peft);
     let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
     let lora = LoraParams { rank: 3, alpha: 6.0, targets: targets.map(str::to_string).to_vec() };
     let rows = fixture.examples();
@@ -166,8 +249,7 @@ fn adapters_beside_peft() {
     unclipped.step(&batch).unwrap();
     let state = saved(&unclipped);
     for (name, want) in peft.starting_with("gradients.") {
-        let got: Vec<f32> = flat(&state[&format!("adamw.first.{name}")]).iter().map(|m| m / 0.1).collect();
-        assert_close(&got, &flat(&want), 1e-4, &format!("gradient of {name}"));
+        assert_close(&gradient(&state, &name), &flat(&want), 1e-4, &format!("gradient of {name}"));
     }
     let mut trainer = trainer(1.0);
     let losses: Vec<f32> = (0..STEPS).map(|_| trainer.step(&batch).unwrap().loss as f32).collect();
@@ -213,7 +295,6 @@ fn dft_descends_minus_the_probability() {
     let gradients = (sum / count as f64).unwrap().backward().unwrap();
     for (name, var) in &vars {
         let want = flat(gradients.get(var.as_tensor()).unwrap());
-        let got: Vec<f32> = flat(&state[&format!("adamw.first.{name}")]).iter().map(|m| m / 0.1).collect();
-        assert_close(&got, &want, 1e-3, name);
+        assert_close(&gradient(&state, name), &want, 1e-3, name);
     }
 }

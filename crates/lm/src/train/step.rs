@@ -7,9 +7,9 @@ use super::adamw::AdamW;
 use super::gradients::{Collector, Gradients};
 use super::loss::{Loss, StepFacts, Talr, Token};
 use super::metrics::{StepMetrics, Sums};
-use super::packing::{MicroBatch, Origin, TrainExample, pack};
+use super::packing::{MicroBatch, TrainExample, pack};
 use super::params::{Accumulation, TrainerParams};
-use super::pass::{Pass, Policies};
+use super::pass::{Pass, Policies, Shares};
 use crate::model::config::Config;
 use crate::model::ops;
 use crate::model::tensor_error;
@@ -77,13 +77,13 @@ impl Trainer {
             let trained = vars.iter().map(|(name, var)| (name.clone(), tensor(var))).collect();
             transformer(config, &params, &frozen, trained, device)
         };
-        let reference = match (params.loss.reference_kl(), &params.lora) {
-            (None, _) => None,
+        let reference = match (params.loss.holds_reference(), &params.lora) {
+            (false, _) => None,
             // Without its adapters the policy is what it was at first.
-            (Some(_), Some(_)) => {
+            (true, Some(_)) => {
                 Some(Transformer::from_tensors(config, frozen.clone(), numbers(&params, device), device)?)
             }
-            (Some(_), None) => Some(transformer(config, &params, &frozen, copies(&vars)?, device)?),
+            (true, None) => Some(transformer(config, &params, &frozen, copies(&vars)?, device)?),
         };
         let policies = Policies {
             model: over(|var| var.as_tensor().clone())?,
@@ -237,7 +237,7 @@ impl Trainer {
 
     fn mean_loss(&self, sums: &Sums, batch_count: usize) -> f64 {
         match self.params.accumulation {
-            Accumulation::TokenMean => sums.loss,
+            Accumulation::TokenMean | Accumulation::LongestOfProblem => sums.loss,
             Accumulation::MicroBatchSum { ranks } => sums.loss * f64::from(ranks) / batch_count.max(1) as f64,
         }
     }
@@ -281,10 +281,9 @@ impl Trainer {
 
     /// What all micro-batches of a step share.
     fn pass<'a>(&'a self, examples: &'a [&'a TrainExample], batches: &[MicroBatch]) -> Result<Pass<'a>> {
-        let weight = |origin: &Origin| f64::from(examples[origin.example].weight);
-        let total = batches.iter().flat_map(|batch| &batch.origins).map(weight).sum();
         let facts = StepFacts { step: self.step, talr: None };
-        let mut pass = Pass { policies: &self.policies, params: &self.params, examples, facts, total };
+        let shares = Shares::of(examples, batches, self.params.accumulation);
+        let mut pass = Pass { policies: &self.policies, params: &self.params, examples, facts, shares };
         if self.params.loss.needs_step_statistics() {
             let mut tokens: Vec<Token> = Vec::new();
             self.for_each(

@@ -69,7 +69,8 @@ fn bits(weights: &BTreeMap<String, Tensor>) -> Vec<u32> {
     weights.values().flat_map(values).map(f32::to_bits).collect()
 }
 
-const LOSSES: [&str; 10] = ["sft", "dft", "importance", "iw-sft", "psft", "idft", "eaft", "chord-phi", "talr", "asft"];
+const LOSSES: [&str; 12] =
+    ["sft", "dft", "importance", "iw-sft", "psft", "idft", "eaft", "chord-phi", "talr", "asft", "power", "gift"];
 
 /// One step of a policy of this shape moves all its tensors. Without decay: that would move a matrix which has no gradient.
 fn assert_moves_every_tensor(config: &Config, loss: &str) {
@@ -121,7 +122,7 @@ fn thread_count_changes_no_bit() {
 #[test]
 fn a_saved_state_goes_on_to_the_bit() {
     let rows = examples(15);
-    for loss in ["dft", "psft", "asft"] {
+    for loss in ["dft", "psft", "asft", "gift"] {
         let mut straight = trainer(&tiny_config(), params(loss));
         let metrics = run(&mut straight, &rows, 0..12);
         let mut first = trainer(&tiny_config(), params(loss));
@@ -171,6 +172,34 @@ fn packing_has_no_cross_talk() {
     changed[1].token_ids.iter_mut().for_each(|id| *id = 60 - *id);
     let others = |rows: &[TrainExample]| nll(rows, 1000) - nll(&rows[1..2], 1000);
     assert!((others(&changed) - others(&rows)).abs() < 1e-9);
+}
+
+/// A mean by problem is the same however the step is cut, and what it is by hand: of each row its NLL by the longest of its problem.
+#[test]
+fn a_mean_by_problem_does_not_know_micro_batches() {
+    let mut rows = examples(5);
+    for (i, row) in rows.iter_mut().enumerate() {
+        row.weight = [1.0, 0.25, 0.0, 3.0, 1.0][i];
+        row.longest = [Some(30), Some(30), Some(7), None, Some(19)][i];
+    }
+    // Its target is not trained on, so it counts nowhere.
+    rows[4].loss_mask.fill(false);
+    let evaluate = |rows: &[&TrainExample], accumulation: Accumulation, tokens: usize| {
+        let mut params = TrainerParams { accumulation, ..params("sft") };
+        params.packing.micro_batch_tokens = tokens;
+        trainer(&tiny_config(), params).evaluate(rows).unwrap()
+    };
+    let nll = |row: &TrainExample| {
+        let metrics = evaluate(&[row], Accumulation::TokenMean, 1000);
+        (metrics.nll * metrics.token_count as f64, metrics.token_count as f64)
+    };
+    let (third, own) = nll(&rows[3]);
+    let by_hand = (nll(&rows[0]).0 / 30.0 + 0.25 * nll(&rows[1]).0 / 30.0 + 3.0 * third / own) / 4.25;
+    let all: Vec<&TrainExample> = rows.iter().collect();
+    for tokens in [1, 30, 1000] {
+        let loss = evaluate(&all, Accumulation::LongestOfProblem, tokens).loss;
+        assert!((loss / by_hand - 1.0).abs() < 1e-6, "{loss} and {by_hand}");
+    }
 }
 
 #[test]
@@ -251,6 +280,8 @@ fn compositions_agree_with_the_kernels() {
         ("dft", None, false),
         ("dft", None, true),
         ("asft", None, true),
+        ("power", None, false),
+        ("gift", None, true),
         ("sft", lora(), false),
         ("dft", lora(), true),
     ] {

@@ -138,7 +138,7 @@ fn a_merged_policy_acts_as_the_adapted_one() {
 
 #[test]
 fn saved_adapters_go_on_to_the_bit() {
-    for loss in ["dft", "psft", "asft"] {
+    for loss in ["dft", "psft", "asft", "gift"] {
         let mut straight = trainer(&tiny_config(), loss, Some(lora()));
         let metrics: Vec<StepMetrics> = (0..6).map(|_| step(&mut straight, &rows())).collect();
         let mut first = trainer(&tiny_config(), loss, Some(lora()));

@@ -66,6 +66,46 @@ fn idft_warms_up() {
 }
 
 #[test]
+fn powers_of_the_probability() {
+    let tokens = [token(0, -1.0), token(0, -3.0), token(0, 0.0), token(0, 1e-7)];
+    let of = |parameters: serde_json::Value| {
+        let mut loss = json!({"name": "power"});
+        loss.as_object_mut().unwrap().extend(parameters.as_object().unwrap().clone());
+        weights(loss, &tokens)
+    };
+    assert_eq!(of(json!({})), weights(json!("dft"), &tokens));
+    assert_eq!(of(json!({"q": 0.0})), weights(json!("sft"), &tokens));
+    near(&of(json!({"q": 0.5})), &[0.606_531, 0.223_130, 1.0, 1.0]);
+    // p = 0.368, 0.050 and twice 1; both bounds are kept.
+    near(&of(json!({"q": 0.5, "min_p": 0.1})), &[0.606_531, 0.0, 1.0, 1.0]);
+    near(&of(json!({"q": 0.5, "max_p": 0.9})), &[0.606_531, 0.223_130, 0.0, 0.0]);
+    near(&of(json!({"min_p": 1.0 - 1e-7})), &[0.0, 0.0, 1.0, 1.0]);
+    near(&of(json!({"max_p": (-1f32).exp()})), &[0.367_879, 0.049_787, 0.0, 0.0]);
+}
+
+/// The target distribution's own probability is the weight and the reference's part of the rest: by the formula, written out.
+#[test]
+fn gift_mixes_target_and_reference() {
+    let tokens = [-0.1f32, -2.0, -9.0].map(|r| Token { reference: Some(r), ..token(0, -1.0) });
+    for beta in [0.5f32, 3.0, 20.0] {
+        let loss = Loss::from_value(&json!({"name": "gift", "beta": beta})).unwrap();
+        let weights = loss.weights(&tokens, &StepFacts::default());
+        let shares = loss.reference_kl(&tokens).unwrap();
+        for ((token, weight), share) in tokens.iter().zip(&weights).zip(&shares) {
+            let q = f64::from(token.reference.unwrap()).exp();
+            let normaliser = 1.0 - q + q * f64::from(beta).exp();
+            // q' = [target] (1 - 1/z) + q / z, z the normaliser: what is no target keeps q / z.
+            assert!((f64::from(*share) - 1.0 / normaliser).abs() < 1e-6, "{share}");
+            assert!((weight + share - 1.0).abs() < 1e-6, "{weight} and {share}");
+        }
+    }
+    assert_eq!(Loss::from_value(&json!("gift")).unwrap(), Loss::Gift { beta: 20.0 });
+    let far = Loss::Gift { beta: 500.0 };
+    assert_eq!(far.weights(&tokens, &StepFacts::default()), [1.0; 3]);
+    assert_eq!(far.reference_kl(&tokens).unwrap(), [0.0; 3]);
+}
+
+#[test]
 fn bad_losses_are_errors() {
     let message = |value| Loss::from_value(&value).unwrap_err().to_string();
     assert!(message(json!("dtf")).contains("did you mean `dft`"));
@@ -75,6 +115,11 @@ fn bad_losses_are_errors() {
     assert!(message(json!({"name": "dft", "eos_weight": -1.0})).contains("`eos_weight` of loss `dft` is `-1`"));
     assert!(message(json!({"name": "importance", "clip_low": 3.0})).contains("clips to"));
     assert!(message(json!({"name": "psft", "refresh_steps": 0})).contains("refresh_steps"));
+    assert!(message(json!({"name": "power", "q": -1.0})).contains("`q` of loss `power` is `-1`"));
+    for (low, high) in [(-0.1, 0.5), (0.5, 0.5), (0.0, 1.5)] {
+        assert!(message(json!({"name": "power", "min_p": low, "max_p": high})).contains("keeps tokens with p from"));
+    }
+    assert!(message(json!({"name": "gift", "beta": 0.0})).contains("`beta` of loss `gift` is `0`"));
     assert!(message(json!(3)).contains("unknown loss"));
 }
 

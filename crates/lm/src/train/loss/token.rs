@@ -9,8 +9,10 @@ pub struct Token {
     pub logprob: f32,
     /// Of the policy's distribution, nats.
     pub entropy: f32,
-    /// Under the frozen reference policy. Present if [`super::Loss::needs_reference`].
+    /// Under the frozen reference policy. Present if [`super::Loss::needs_reference`] or [`super::Loss::compares_with_held`].
     pub reference: Option<f32>,
+    /// Entropy of the reference policy's distribution, nats. Present if [`super::Loss::compares_with_held`].
+    pub reference_entropy: Option<f32>,
     /// Under the policy it was sampled from, and the prompt then used; unknown for expert rows.
     pub behavior: Option<f32>,
     /// Under the policy some steps ago, if there is one.
