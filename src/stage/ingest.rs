@@ -1,17 +1,24 @@
-//! sources: files -> problems and rejects.  Hands the files to `ingest`, cuts the problems it shows into parts.
+//! ingest: files -> problems and rejects.  Hands the files to the reader, refuses what benchmarks have or what nearly repeats
+//! another problem, and cuts the rest into parts.
+
+mod contamination;
+mod similar;
+mod words;
 
 use super::buckets::{at_least_one, starts_range};
 use super::reader::{self, Content, Format, Ingest, Input, Mapping, Rejects, Rule};
 use super::spec::SourceFile;
-use super::{Context, Inputs, Part, Reference, Stage, StageParams, Tick};
+use super::{Context, Inputs, Part, Reference, Stage, StageParams, Tick, Wants};
+use contamination::Benchmarks;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_store::table::Row;
 use mindgap_store::table::problems::{Problem, Reject};
-use mindgap_store::{PartRecord, Span, Store};
+use mindgap_store::{PartRecord, Span, Store, Table};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use similar::Kept;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -33,9 +40,30 @@ pub struct Params {
     /// Only problems whose ids lie in this share of all there can be: `[0.0, 0.9]` is nine tenths of a file and `[0.9, 1.0]` the
     /// rest of it. Which problem falls where depends on nothing else.
     pub share: Option<[f64; 2]>,
+    /// Refuse problems that are benchmarks' too.
+    pub decontaminate: Option<Decontaminate>,
+    /// Refuse problems whose question shares at least this much with that of a problem before it, by id: the Jaccard index of
+    /// runs of five words, 0.8 say.
+    pub near_duplicates: Option<f64>,
     /// Problems per part, on average.
     #[serde(default = "part_problems")]
     pub part_problems: u32,
+}
+
+/// What may not be trained on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decontaminate {
+    /// Ingest stages of benchmarks: a problem is refused if it asks what one of them asks.
+    pub against: Vec<String>,
+    /// Words in a run that must not stand in a benchmark's question too.
+    #[serde(default = "ngram")]
+    pub ngram: u32,
+}
+
+/// As for GPT-3 (arXiv 2005.14165, appendix C).
+fn ngram() -> u32 {
+    13
 }
 
 /// A file, alone or with a name for its problems' `source`.
@@ -131,22 +159,48 @@ impl StageParams for Params {
             return Err(Error::usage("`fields` has both `verbatim` and `scale`")
                 .hint("a verbatim answer is its field as it is, without a scale"));
         }
+        if let Some(Decontaminate { against, ngram }) = &self.decontaminate {
+            at_least_one(*ngram, "ngram")?;
+            if against.is_empty() {
+                return Err(Error::usage("`against` of `decontaminate` names no stage")
+                    .hint("name the ingest stages of the benchmarks"));
+            }
+        }
+        if let Some(least) = self.near_duplicates
+            && !(similar::LEAST..=1.0).contains(&least)
+        {
+            let what = format!("`near_duplicates` is `{least}`; it must be between {} and 1", similar::LEAST);
+            return Err(Error::usage(what).hint("0.8 takes two questions for one if they share four fifths"));
+        }
         at_least_one(self.part_problems, "part_problems")
     }
 
     fn references(&self) -> Vec<Reference> {
-        Vec::new()
+        self.benchmarks().map(|name| Reference::new("decontaminate", name, Wants::Problems)).collect()
     }
 
     fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
         let files = self.files.iter().map(|file| inputs.file(file.path())).collect::<Result<_>>()?;
-        Ok(Box::new(SourcesStage { params: self.clone(), files, store: inputs.store.clone() }))
+        let benchmarks = self.benchmarks().map(|name| inputs.table(name)).collect::<Result<_>>()?;
+        Ok(Box::new(SourcesStage { params: self.clone(), files, benchmarks, store: inputs.store.clone() }))
+    }
+
+    fn lists(&mut self) -> Vec<(&'static str, &mut Vec<String>)> {
+        self.decontaminate.iter_mut().map(|params| ("decontaminate", &mut params.against)).collect()
+    }
+}
+
+impl Params {
+    fn benchmarks(&self) -> impl Iterator<Item = &String> {
+        self.decontaminate.iter().flat_map(|params| &params.against)
     }
 }
 
 pub struct SourcesStage {
     params: Params,
     files: Vec<SourceFile>,
+    /// What the problems are compared with.
+    benchmarks: Vec<Table<Problem>>,
     store: Store,
 }
 
@@ -171,6 +225,12 @@ impl Stage for SourcesStage {
         if let Some(share) = p.share {
             recipe = recipe.with("share", share);
         }
+        if let Some(params) = &p.decontaminate {
+            recipe = recipe.with("decontaminate", (contamination::VERSION, params.ngram));
+        }
+        if let Some(least) = p.near_duplicates {
+            recipe = recipe.with("near_duplicates", (similar::VERSION, least));
+        }
         recipe
     }
 
@@ -180,7 +240,9 @@ impl Stage for SourcesStage {
 
     /// One unit of work: duplicates are found across all files.
     fn parts(&self) -> Result<Vec<Part>> {
-        Ok(vec![Part { span: Span::default(), key: Vec::new(), rows: 0, index: 0 }])
+        let contents = self.benchmarks.iter().flat_map(Table::contents);
+        let key = contents.map(|content| format!("benchmark {content}")).collect();
+        Ok(vec![Part { span: Span::default(), key, rows: 0, index: 0 }])
     }
 
     fn run_part(&self, context: &Context, _part: &Part, _earlier: &[PartRecord]) -> Result<()> {
@@ -198,20 +260,30 @@ impl Stage for SourcesStage {
                 })
             })?;
         }
+        let benchmarks = self.read_benchmarks(context)?;
+        let mut kept = self.params.near_duplicates.map(Kept::new);
         let (mut problems, mut taken, mut made, mut rows_done) = (Vec::new(), BTreeMap::new(), false, 0);
         let rejects = ingest.problems(&mut |problem| {
             rows_done += 1;
             self.tell(context, rows_done, rows_read)?;
-            if !self.is_in_share(&problem) || !self.is_within_limit(&mut taken, &problem) {
-                return Ok(());
+            let count: &mut u32 = taken.entry(problem.source.clone()).or_default();
+            let is_full = self.params.limit > 0 && *count >= self.params.limit;
+            if is_full || !self.is_in_share(&problem) {
+                return Ok(None);
             }
+            let refused = benchmarks.as_ref().and_then(|benchmarks| benchmarks.reason(&problem.question));
+            let near = || kept.as_mut().and_then(|kept| kept.reason(&problem.problem_id, &problem.question));
+            if let Some(reason) = refused.or_else(near) {
+                return Ok(Some(reason));
+            }
+            *count += 1;
             if !problems.is_empty() && starts_range(&problem.problem_id, self.params.part_problems) {
                 made = true;
                 context.store(&problems)?;
                 problems.clear();
             }
             problems.push(problem);
-            Ok(())
+            Ok(None)
         })?;
         if !problems.is_empty() || !made {
             context.store(&problems)?;
@@ -254,13 +326,18 @@ impl SourcesStage {
         from <= at && (at < to || to == 1.0)
     }
 
-    /// Counts a problem of its source; false once there are as many as are wanted.
-    fn is_within_limit(&self, taken: &mut BTreeMap<String, u32>, problem: &Problem) -> bool {
-        if self.params.limit == 0 {
-            return true;
+    /// The questions of all benchmarks, if there are any to compare with.
+    fn read_benchmarks(&self, context: &Context) -> Result<Option<Benchmarks>> {
+        let Some(params) = &self.params.decontaminate else { return Ok(None) };
+        let mut benchmarks = Benchmarks::new(params.ngram);
+        for table in &self.benchmarks {
+            for part in table.parts() {
+                context.check_cancelled()?;
+                for problem in table.read(part)? {
+                    benchmarks.add(&problem.source, &problem.problem_id, &problem.question);
+                }
+            }
         }
-        let count = taken.entry(problem.source.clone()).or_default();
-        *count += 1;
-        *count <= self.params.limit
+        Ok(Some(benchmarks))
     }
 }

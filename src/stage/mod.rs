@@ -5,6 +5,7 @@ mod backend;
 mod buckets;
 mod column;
 mod cost;
+pub mod difficulty;
 pub mod documents;
 pub mod evaluate;
 pub mod gap;

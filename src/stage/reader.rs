@@ -157,7 +157,8 @@ impl<'a> Ingest<'a> {
     }
 
     /// Shows every problem, sorted by id, no two alike: of two rows with the same question and answer the first read is kept.
-    pub fn problems(mut self, visit: &mut dyn FnMut(Problem) -> Result<()>) -> Result<Rejects<'a>> {
+    /// `visit` may refuse one, and says why.
+    pub fn problems(mut self, visit: &mut dyn FnMut(Problem) -> Result<Option<String>>) -> Result<Rejects<'a>> {
         let mut kept: Option<(String, usize, u64)> = None;
         for row in self.rows.sorted()? {
             let Candidate { input, line, excerpt, problem } = serde_json::from_slice(&row?.1)
@@ -173,7 +174,10 @@ impl<'a> Ingest<'a> {
                 }
                 _ => {
                     kept = Some((problem.problem_id.clone(), input, line));
-                    visit(problem)?;
+                    if let Some(reason) = visit(problem)? {
+                        let file = self.files[input].to_string();
+                        self.rejects.push(&self.files, input, Reject { file, line, reason, excerpt })?;
+                    }
                 }
             }
         }

@@ -1,7 +1,9 @@
 //! Stage parameters as written in a pipeline file, what they refer to, and how they become a stage.
 
 use super::template::{PLAIN, Template};
-use super::{Footprint, Stage, documents, evaluate, gap, ingest, judge, logprob, rewrite, rollout, samples, train};
+use super::{
+    Footprint, Stage, difficulty, documents, evaluate, gap, ingest, judge, logprob, rewrite, rollout, samples, train,
+};
 use crate::params::{Misfit, typed};
 use crate::policy::PolicyHandle;
 use mindgap_base::address::Address;
@@ -35,7 +37,7 @@ impl Wants {
     pub fn kinds(self) -> &'static [&'static str] {
         match self {
             Wants::Policy => &["train"],
-            Wants::Problems => &["ingest"],
+            Wants::Problems => &["ingest", "difficulty"],
             Wants::Rollouts => &["rollout", "samples"],
             Wants::Verdicts => &["judge"],
             Wants::Rewrites => &["rewrite"],
@@ -153,6 +155,7 @@ kinds! {
     "rollout" => Rollout in rollout,
     "samples" => Samples in samples,
     "judge" => Judge in judge,
+    "difficulty" => Difficulty in difficulty,
     "rewrite" => Rewrite in rewrite,
     "logprob" => Logprob in logprob,
     "gap" => Gap in gap,

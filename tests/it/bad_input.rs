@@ -33,7 +33,12 @@ fn pipeline_mistakes() {
     refused("samples = 2", "samples = \"two\"", 2, &["stage `rollouts`", "p.toml:14"]);
     refused("samples = 2", "samples = 0", 2, &["`samples` must be at least 1"]);
     refused("name = \"small\"", "nam = \"small\"", 2, &["unknown key `nam`", "did you mean `name`?"]);
-    refused("problems = \"problems\"", "problems = \"rollouts\"", 2, &["a `rollout` stage; it needs a `ingest` stage"]);
+    refused(
+        "problems = \"problems\"",
+        "problems = \"rollouts\"",
+        2,
+        &["a `rollout` stage; it needs a `ingest` or `difficulty` stage"],
+    );
     refused("[policies]", "[policies", 2, &["p.toml:3"]);
     let slip = ["unknown key `sorce` in stage `problems`", "did you mean `source`?"];
     refused("source = \"world\"", "sorce = \"world\"", 2, &slip);

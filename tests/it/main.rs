@@ -27,6 +27,7 @@ mod judges;
 #[cfg(feature = "oracle")]
 mod oracle;
 mod power;
+mod problems;
 mod properties;
 mod recipes;
 mod report;

@@ -36,7 +36,8 @@ fn smoke_runs_every_stage_once() {
     let (store, done) = smoke();
     let kinds: std::collections::BTreeSet<String> =
         by_stage(done, "kind").into_iter().map(|(_, kind)| kind.as_str().unwrap().to_string()).collect();
-    let all = ["documents", "evaluate", "gap", "ingest", "judge", "logprob", "rewrite", "rollout", "train"];
+    let all =
+        ["difficulty", "documents", "evaluate", "gap", "ingest", "judge", "logprob", "rewrite", "rollout", "train"];
     assert_eq!(kinds.iter().map(String::as_str).collect::<Vec<_>>(), all);
     assert!(by_stage(done, "computed_parts").iter().all(|(_, parts)| parts.as_u64() > Some(0)));
 

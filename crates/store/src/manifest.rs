@@ -1,6 +1,6 @@
 //! What a stage produced: the parts of its tables and its files, by address.
 
-use super::table::{COUNTED, LEFT_OUT};
+use super::table::{COUNTED, LEFT_OUT, TAKEN};
 use super::{Store, check_name, fs};
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
@@ -116,8 +116,10 @@ impl Manifest {
     /// What became no row of the main table.
     pub fn left_out(&self) -> Option<LeftOut> {
         LEFT_OUT.into_iter().find_map(|table| {
-            let rows = self.table(table).iter().map(|part| part.rows).sum();
-            (rows > 0).then(|| LeftOut { table, rows, reasons: self.counts(table) })
+            let mut reasons = self.counts(table);
+            let taken = reasons.remove(TAKEN).unwrap_or_default();
+            let rows = self.table(table).iter().map(|part| part.rows).sum::<u64>() - taken;
+            (rows > 0).then_some(LeftOut { table, rows, reasons })
         })
     }
 

@@ -42,7 +42,7 @@ fn ingest_clean(
     let mut problems = Vec::new();
     let rejects = ingest.problems(&mut |problem| {
         problems.push(problem);
-        Ok(())
+        Ok(None)
     })?;
     Ok(Ingested { problems, rejects: rejects.sorted()?.collect::<Result<_>>()? })
 }

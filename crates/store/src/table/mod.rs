@@ -5,6 +5,7 @@
 mod row;
 mod words;
 
+pub mod difficulty;
 pub mod evals;
 pub mod examples;
 pub mod gaps;
@@ -22,8 +23,11 @@ pub use words::Word;
 
 use std::collections::BTreeMap;
 
-/// Tables of what became no row of its stage's main table. Their column `reason` says why.
-pub const LEFT_OUT: [&str; 2] = [problems::Reject::TABLE, rewrites::Untargeted::TABLE];
+/// Tables of what became no row of its stage's main table. Their counts say why, and how many rows of a table did become one.
+pub const LEFT_OUT: [&str; 3] = [problems::Reject::TABLE, rewrites::Untargeted::TABLE, difficulty::Difficulty::TABLE];
+
+/// The count of rows in such a table that were taken all the same.
+pub const TAKEN: &str = "taken";
 
 /// Tables beside a stage's main one whose counts are told with its own.
 pub const COUNTED: [&str; 1] = [imports::Import::TABLE];
@@ -74,6 +78,7 @@ pub fn declared() -> Vec<Declared> {
         Declared::of::<rollouts::Rollout>(),
         Declared::of::<imports::Import>(),
         Declared::of::<verdicts::VerdictRow>(),
+        Declared::of::<difficulty::Difficulty>(),
         Declared::of::<rewrites::Rewrite>(),
         Declared::of::<rewrites::Untargeted>(),
         Declared::of::<rewrites::Refused>(),

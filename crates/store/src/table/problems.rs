@@ -75,5 +75,32 @@ row! {
         /// The start of the row, to recognise it by
         excerpt: String,
     }
-    counts(rows) { by_reason(rows.iter().map(|row| row.reason.as_str())) }
+    counts(rows) { by_reason(rows.iter().map(|row| row.reason.split(DETAIL).next().unwrap_or_default())) }
+}
+
+/// Stands in a reason before what differs from row to row: which problem it is about, which words are shared.
+pub const DETAIL: &str = ": problem ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Row;
+
+    #[test]
+    fn rejects_are_counted_whatever_problem_they_are_about() {
+        let reject = |line: u64, reason: &str| Reject {
+            file: "a.jsonl".to_string(),
+            line,
+            reason: reason.to_string(),
+            excerpt: String::new(),
+        };
+        let rows = [
+            reject(1, "shares 13 words with benchmark `b`: problem `0f`, `some words`"),
+            reject(2, "shares 13 words with benchmark `b`: problem `1e`, `other words`"),
+            reject(3, "no gold answer: it says `N/A`"),
+        ];
+        let counts = Reject::counts(&rows);
+        assert_eq!(counts["shares N words with benchmark `b`"], 2);
+        assert_eq!(counts["no gold answer: it says `N/A`"], 1);
+    }
 }
