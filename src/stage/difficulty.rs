@@ -63,7 +63,14 @@ impl StageParams for Params {
         let mut judges: BTreeMap<&str, &str> = BTreeMap::new();
         for name in &self.verdicts {
             let rollouts = inputs.rollouts_name(name)?;
-            if inputs.rollouts(rollouts)?.prompt_kind != PromptKind::Plain {
+            let sampled = inputs.sampled(name)?;
+            if sampled.until_correct.is_some() {
+                let what = format!("`verdicts` names `{name}`, whose samples were drawn until one was right");
+                return Err(
+                    Error::usage(what).hint("their share of right ones says nothing: draw without `until_correct`")
+                );
+            }
+            if sampled.prompt_kind != PromptKind::Plain {
                 let what = format!("`verdicts` names `{name}`, whose samples were shown a solution");
                 return Err(Error::usage(what).hint("difficulty is told by plain samples alone"));
             }

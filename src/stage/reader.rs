@@ -176,7 +176,7 @@ impl<'a> Ingest<'a> {
                     kept = Some((problem.problem_id.clone(), input, line));
                     if let Some(reason) = visit(problem)? {
                         let file = self.files[input].to_string();
-                        self.rejects.push(&self.files, input, Reject { file, line, reason, excerpt })?;
+                        self.rejects.push(input, 0, Reject { file, line, reason, excerpt })?;
                     }
                 }
             }

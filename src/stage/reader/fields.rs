@@ -217,12 +217,13 @@ pub type Found<'r> = (&'r str, &'r Value);
 /// there all the same.
 pub fn find<'r>(row: &'r Map<String, Value>, field: Field, named: Option<&str>) -> Option<Found<'r>> {
     let mut first = None;
-    let mut all = found(row, field, named).inspect(|found| {
-        first.get_or_insert(*found);
-    });
-    let said = all.find(|(_, value)| field.is_said(value));
-    drop(all);
-    said.or(first)
+    for found in found(row, field, named) {
+        if field.is_said(found.1) {
+            return Some(found);
+        }
+        first.get_or_insert(found);
+    }
+    first
 }
 
 /// Texts that may be the expert's solution, the likeliest first. The flag says that the name alone speaks for it.
