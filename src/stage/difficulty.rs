@@ -63,7 +63,7 @@ impl StageParams for Params {
         let mut judges: BTreeMap<&str, &str> = BTreeMap::new();
         for name in &self.verdicts {
             let rollouts = inputs.rollouts_name(name)?;
-            let sampled = inputs.sampled(name)?;
+            let sampled = inputs.rollouts(rollouts)?;
             if sampled.until_correct.is_some() {
                 let what = format!("`verdicts` names `{name}`, whose samples were drawn until one was right");
                 return Err(

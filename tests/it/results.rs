@@ -30,7 +30,7 @@ fn accuracies_and_differences_are_those_of_the_tables() {
     assert!((mean - (average["dr+dft"] - average["sft"])).abs() < 1e-9);
     assert_eq!(difference["ahead"], i32::from(mean > 0.0));
     let sources = results["sources"].as_array().unwrap();
-    assert_eq!(sources.len(), 2);
+    assert_eq!(sources.len(), 3);
     let expert = sources.iter().find(|source| source["stage"] == "expert").unwrap();
     assert_eq!(expert["expert"], 100.0);
 }

@@ -36,8 +36,19 @@ fn smoke_runs_every_stage_once() {
     let (store, done) = smoke();
     let kinds: std::collections::BTreeSet<String> =
         by_stage(done, "kind").into_iter().map(|(_, kind)| kind.as_str().unwrap().to_string()).collect();
-    let all =
-        ["difficulty", "documents", "evaluate", "gap", "ingest", "judge", "logprob", "rewrite", "rollout", "train"];
+    let all = [
+        "difficulty",
+        "documents",
+        "evaluate",
+        "gap",
+        "ingest",
+        "judge",
+        "logprob",
+        "rewrite",
+        "rollout",
+        "samples",
+        "train",
+    ];
     assert_eq!(kinds.iter().map(String::as_str).collect::<Vec<_>>(), all);
     assert!(by_stage(done, "computed_parts").iter().all(|(_, parts)| parts.as_u64() > Some(0)));
 
@@ -85,8 +96,9 @@ fn smoke_runs_every_stage_once() {
     let report = ok(store, &["report", "pipelines/smoke.toml", "--markdown"]);
     assert_eq!(report, std::fs::read_to_string(&twin).unwrap());
     let figures = json(&ok(store, &["report", "pipelines/smoke.toml", "--json"]));
-    let targets = &figures["cascades"][0]["targets"];
-    let sum: u64 = ["self", "guided", "expert", "none"].iter().map(|source| targets[source].as_u64().unwrap()).sum();
+    let cascades = figures["cascades"].as_array().unwrap();
+    let targets = &cascades.iter().find(|cascade| cascade["stage"] == "rewrites").unwrap()["targets"];
+    let sum: u64 = ["self", "guided", "teacher", "expert", "none"].iter().map(|source| targets[source].as_u64().unwrap()).sum();
     assert_eq!(sum, 64);
     let error = fails(store, &["report", "pipelines/smoke.toml", "--out", "page.md"], 2);
     assert!(error.contains("--out"), "{error}");
