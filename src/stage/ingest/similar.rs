@@ -98,8 +98,7 @@ impl Kept {
         std::array::from_fn(|band| {
             let least = |row: usize| {
                 let seed = words::mix((band * self.depth + row) as u64 + 1);
-                // Multiply and shift, by an odd number: as good as any for minima, and quick.
-                let value = |shingle: &u32| u64::from(*shingle).wrapping_mul(seed | 1).wrapping_add(seed << 1) >> 32;
+                let value = |shingle: &u32| words::mix(u64::from(*shingle) ^ seed);
                 shingles.iter().map(value).min().unwrap_or_default()
             };
             (0..self.depth).fold(0, |hash, row| words::mix(hash ^ least(row))) as u32
@@ -153,10 +152,10 @@ mod tests {
     fn questions() -> Vec<String> {
         let mut cursor = Stream::at(3, &[b"questions"]).cursor();
         let mut questions = Vec::new();
-        for _ in 0..60 {
+        for _ in 0..30 {
             let length = 4 + cursor.below(60) as usize;
             let words: Vec<String> = (0..length).map(|_| format!("w{}", cursor.below(400))).collect();
-            for copy in 0..5 {
+            for copy in [0, 0, 1, 2, 3, 4] {
                 let mut own = words.clone();
                 for _ in 0..copy {
                     let at = cursor.below(length as u64) as usize;
@@ -199,7 +198,7 @@ mod tests {
             let own: Vec<usize> =
                 (0..questions.len()).filter(|i| kept.reason(&format!("{i}"), &questions[*i]).is_none()).collect();
             let by_hand = kept_by_hand(&questions, threshold);
-            assert!(by_hand.len() < questions.len() - 30, "there is something to find");
+            assert!(by_hand.len() < questions.len() - 20, "there is something to find");
             assert_eq!(own, by_hand, "threshold {threshold}");
         }
     }
@@ -227,6 +226,6 @@ mod tests {
     #[test]
     fn depth_follows_the_threshold() {
         let depth = |threshold: f64| Kept::new(threshold).depth;
-        assert_eq!([LEAST, 0.7, 0.8, 0.9, 1.0].map(depth), [1, 2, 3, 6, 16]);
+        assert_eq!([LEAST, 0.7, 0.8, 0.9, 1.0].map(depth), [1, 2, 3, 7, 16]);
     }
 }
