@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::LazyLock;
 
 /// Bumped whenever a text can be refused for another reason, or no longer.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Share of a sample's words that may stand in runs it has in common with the expert's solution. Correct samples that were
 /// shown no solution stay below a tenth.
@@ -132,9 +132,13 @@ static SOURCE: LazyLock<RegexSet> = LazyLock::new(|| {
         r"\bexperts?\b",
         r"\bteachers?\b",
         r"\b(instructor|tutor)s?\b",
-        r"\b(reference|provided|given|sample|model|official|worked|above|previous|original|shown) (solution|answer|explanation|reasoning)",
+        r"\b(reference|provided|given|sample|model|official|worked|above|previous|original|shown|known|stated|expected) (final |correct )?(solution|answer|explanation|reasoning)",
         r"\b(solution|answer|explanation|reasoning|steps?) (that (is|was) )?(provided|given|shown|presented|above)\b",
-        r"\baccording to the (solution|explanation|reasoning)",
+        r"\baccording to the (final |correct )?(solution|answer|explanation|reasoning)",
+        // "The final answer is given as 25 hours", but not "the answer is given by 5 * 5" or "in dollars".
+        r"\b(solution|answer)( to (the|this) (problem|question))? (is|was|has been) (already |also )?(given|provided|known|stated)( (as|to be|that|above|here|already|in the (solution|answer|notes?|text|prompt))\b|[.,;:!)]|$)",
+        r"\banswer\b[^.\n]{0,60}\bas (given|provided|stated|known|shown)( (above|here|in the (solution|answer|notes?|explanation))\b|[.,;:!)]|$)",
+        r"\b(told|given|know|knew|stated|provided) (that )?the (final |correct )?answer\b",
         r"\bthe solution (states|says|tells|shows|explains|uses|used|provides|provided|gives|mentions|suggests|involves|starts|begins|correctly|follows|breaks)\b",
         r"\b(verify|verifying|check|review|understand|explain|analy[sz]e|follow|following) \w+'s (solution|reasoning|steps)\b",
         r"\b(understand|explain) (that |the |this )?(solution|reasoning)\b",

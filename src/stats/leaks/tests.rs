@@ -29,13 +29,58 @@ fn sources_are_spoken_of_in_many_ways() {
         "The solution uses the total.",
         "I will retell it in my own words.",
         "The problem asks for the sum, and the solution tells us to add.",
+        "The final answer is given as 25 hours. To verify, we add.",
+        "The answer was provided as 4.",
+        "The answer to the problem is already known: 4.",
+        "So x = 4, and the answer is stated in the notes.",
+        "This agrees with the given final answer.",
+        "It is the expected answer, 4.",
+        "According to the final answer, x is 4.",
+        "The answer is 4 apples, as given.",
+        "We know that the final answer is 4.",
     ] {
         assert!(speaks_of_source(text, "What is 2 + 2?"), "{text}");
     }
-    for text in ["The solution is 4.", "The solution to the equation is x = 4.", "So the answer is 4."] {
+    for text in [
+        "The solution is 4.",
+        "The solution to the equation is x = 4.",
+        "So the answer is 4.",
+        "The answer is given by 2 + 2 = 4.",
+        "The answer is given in dollars.",
+        "The cost is given as 2, the number as 2: the answer is 4.",
+        "As given in the problem, there are 2 pens.",
+        "The answer is 4 pens, as there are 2 more.",
+        "We know that the total is 4.",
+        "It is known that 2 + 2 = 4, so the answer is 4.",
+    ] {
         assert!(!speaks_of_source(text, "What is 2 + 2?"), "{text}");
     }
     assert!(!speaks_of_source("The teacher has 4 pens.", "A teacher buys 4 pens."), "the question's own words");
+}
+
+/// What was said by eye of samples of small policies (docs/targets.md).
+#[derive(serde::Deserialize)]
+struct Labelled {
+    label: String,
+    refused: Option<String>,
+    completion: String,
+}
+
+/// Goal: a change of the patterns lets no leak through that was refused, and refuses no clean sample. The patterns alone are
+/// looked at: problems are not in the file.
+#[test]
+fn labelled_samples_are_told_apart() {
+    let text = include_str!("../../../data/guided-labels/labels.jsonl");
+    let samples: Vec<Labelled> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |wanted: &str| samples.iter().filter(move |sample| sample.label == wanted);
+    let spoken = |sample: &&Labelled| speaks_of_source(&sample.completion, "");
+    let (leaks, clean) = (of("leak").count(), of("clean").count());
+    assert_eq!((leaks, clean), (14, 55));
+    assert_eq!(of("leak").filter(spoken).count(), 13, "one speaks of scratch work half in Chinese");
+    assert_eq!(of("clean").filter(spoken).count(), 0);
+    let bare = |sample: &&Labelled| is_answer_only(&sample.completion);
+    assert_eq!((of("bare").count(), of("bare").filter(bare).count(), of("clean").filter(bare).count()), (3, 2, 0));
+    assert!(samples.iter().filter(|sample| sample.refused.as_deref() == Some("meta_phrase")).all(|sample| spoken(&sample)));
 }
 
 #[test]
