@@ -80,7 +80,9 @@ fn labelled_samples_are_told_apart() {
     assert_eq!(of("clean").filter(spoken).count(), 0);
     let bare = |sample: &&Labelled| is_answer_only(&sample.completion);
     assert_eq!((of("bare").count(), of("bare").filter(bare).count(), of("clean").filter(bare).count()), (3, 2, 0));
-    assert!(samples.iter().filter(|sample| sample.refused.as_deref() == Some("meta_phrase")).all(|sample| spoken(&sample)));
+    assert!(
+        samples.iter().filter(|sample| sample.refused.as_deref() == Some("meta_phrase")).all(|sample| spoken(&sample))
+    );
 }
 
 #[test]
