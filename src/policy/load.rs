@@ -3,13 +3,15 @@
 use super::{PolicyHandle, Served};
 use crate::net::hub::{Hub, HubModel, Watch};
 use mindgap_base::error::{Error, Result};
-use mindgap_lm::model::config::Config;
+use mindgap_lm::model::config::{Config, text_part};
 use mindgap_lm::model::gguf::Gguf;
 use mindgap_lm::model::ops::WeightType;
 use mindgap_lm::model::policy::{GGUF, Policy, PolicyFiles, is_weights};
 use mindgap_store::fs;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+const CONFIG: &str = "config.json";
 
 /// A model of the hub: from the cache if it is complete there, else downloaded; an error where it would have to be and there is
 /// no `watch`. A revision that was fetched once stays the commit it was then, and needs no network. The files are read and
@@ -46,7 +48,7 @@ pub fn gguf_policy(name: &str, base: &Path, file: &str, tokenizer: Option<&str>)
     let quantisation = Gguf::read(&header).map_err(|e| e.at(file.display().to_string()))?.quantisation();
     let mut paths = BTreeMap::from([(GGUF.to_string(), file)]);
     if let Some(folder) = tokenizer.map(|folder| base.join(folder)) {
-        let beside = |file: &String| is_tokenizer(file) && file != "config.json";
+        let beside = |file: &String| is_tokenizer(file) && file != CONFIG;
         let found: Vec<String> = fs::list(&folder)?.into_iter().filter(beside).collect();
         if !found.iter().any(|file| file == "tokenizer.json") {
             return Err(Error::input("folder has no `tokenizer.json`").at(folder.display().to_string()));
@@ -106,7 +108,7 @@ fn is_tokenizer(file: &str) -> bool {
 }
 
 fn is_described(files: &PolicyFiles) -> bool {
-    ["config.json", "tokenizer.json"].iter().all(|name| files.get(name).is_some())
+    [CONFIG, "tokenizer.json"].iter().all(|name| files.get(name).is_some())
 }
 
 /// The policy's small files in a folder; of the weights only the names.
@@ -138,11 +140,21 @@ pub fn usual_weights(handle: &PolicyHandle) -> Result<WeightType> {
     Ok(if dtype == Some("bfloat16") { WeightType::StoredBf16 } else { WeightType::F32 })
 }
 
+/// What of a policy's files is not read, where something is not: said to people.
+pub fn left_out(handle: &PolicyHandle) -> Result<Option<String>> {
+    if !handle.file_names().any(|name| name == CONFIG) {
+        return Ok(None);
+    }
+    let has_other_parts = text_part(&handle.read(CONFIG)?)?.is_some();
+    Ok(has_other_parts.then(|| {
+        format!("policy `{}` also sees images: its text part is used, its vision weights are not read", handle.name)
+    }))
+}
+
 fn config_file(handle: &PolicyHandle) -> Result<Vec<u8>> {
-    const NAME: &str = "config.json";
-    let config = match handle.file_names().any(|name| name == NAME) {
-        true => Some(handle.read(NAME)?),
-        false => described(handle)?.remove(NAME),
+    let config = match handle.file_names().any(|name| name == CONFIG) {
+        true => Some(handle.read(CONFIG)?),
+        false => described(handle)?.remove(CONFIG),
     };
     config.ok_or_else(|| Error::input("policy has no `config.json`"))
 }

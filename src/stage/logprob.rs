@@ -4,7 +4,7 @@
 use super::backend::Lazy;
 use super::cost::{Cost, Footprint, tokens};
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
-use crate::policy::PolicyHandle;
+use crate::policy::{PolicyHandle, left_out};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_lm::engine::{ScoreRequest, TokenScores};
@@ -138,6 +138,10 @@ pub struct LogprobStage {
 impl Stage for LogprobStage {
     fn recipe(&self) -> Recipe {
         Recipe::new("logprob", VERSION).with("schema", Logprob::VERSION).with("policy", self.policy.digest())
+    }
+
+    fn remarks(&self) -> Result<Vec<String>> {
+        Ok(left_out(&self.policy)?.into_iter().collect())
     }
 
     fn main_table(&self) -> Option<&'static str> {

@@ -13,7 +13,7 @@ use super::cost::{Cost, Footprint, tokens};
 use super::spec::Origin;
 use super::template::Template;
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants, Work};
-use crate::policy::PolicyHandle;
+use crate::policy::{PolicyHandle, left_out};
 use adaptive::Adaptive;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
@@ -315,10 +315,12 @@ impl Stage for RolloutStage {
         Ok(Some(Cost { at_most: (at_most > cost.tokens).then_some(at_most), ..cost }))
     }
 
-    /// Sampling settings that the policy's makers recommend are not taken: they would change the distribution unseen.
+    /// Sampling settings that the policy's makers recommend are not taken: they would change the distribution unseen. Nor are
+    /// weights of other parts than the language model.
     fn remarks(&self) -> Result<Vec<String>> {
         let p = &self.params;
-        let Some(recommended) = self.policy.generation_config()? else { return Ok(Vec::new()) };
+        let mut remarks = Vec::from_iter(left_out(&self.policy)?);
+        let Some(recommended) = self.policy.generation_config()? else { return Ok(remarks) };
         let used = [
             ("temperature", f64::from(p.temperature), 1.0),
             ("top_p", f64::from(p.top_p), 1.0),
@@ -334,14 +336,11 @@ impl Stage for RolloutStage {
             })
         });
         let differing: Vec<String> = differing.collect();
-        Ok(match differing.is_empty() {
-            true => Vec::new(),
-            false => vec![format!(
-                "not taken from `generation_config.json` of policy `{}`: {}",
-                self.policy.name,
-                differing.join(", ")
-            )],
-        })
+        if !differing.is_empty() {
+            let (policy, list) = (&self.policy.name, differing.join(", "));
+            remarks.push(format!("not taken from `generation_config.json` of policy `{policy}`: {list}"));
+        }
+        Ok(remarks)
     }
 
     fn work(&self, family: &Fingerprint, part: &Part, earlier: &[PartRecord]) -> Result<Work> {

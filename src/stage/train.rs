@@ -11,7 +11,7 @@ pub use mix::{DataOf, Portion};
 pub use params::{Dtype, Keep, Normalise, Params, Publish, RowWeights};
 
 use super::{Context, Cost, Inputs, Part, Stage, Tick};
-use crate::policy::{PolicyHandle, described, load_policy};
+use crate::policy::{PolicyHandle, described, left_out, load_policy};
 use candle_core::Device;
 use data::Data;
 use mindgap_base::address::Address;
@@ -113,6 +113,10 @@ impl Stage for TrainStage {
             recipe = recipe.with("dtype", (p.dtype, p.has_master_weights()));
         }
         recipe
+    }
+
+    fn remarks(&self) -> Result<Vec<String>> {
+        Ok(left_out(&self.policy)?.into_iter().collect())
     }
 
     fn main_table(&self) -> Option<&'static str> {

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use mindgap_base::rng::Stream;
 use mindgap_lm::engine::{Limits, Request, Sampling, ScoreRequest, StopReason, generate, score};
 use mindgap_lm::model::config::Config;
+use mindgap_lm::model::policy::PolicyFiles;
 use mindgap_lm::model::runner::Runner;
 use mindgap_lm::model::runner::device::DeviceRunner;
 use mindgap_lm::model::transformer::Transformer;
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-const FAMILIES: [&str; 12] = [
+const FAMILIES: [&str; 13] = [
     "mistral",
     "mistral-full",
     "qwen2-window",
@@ -31,6 +32,7 @@ const FAMILIES: [&str; 12] = [
     "olmo3",
     "granite",
     "llama-dynamic",
+    "gemma3-vision",
 ];
 
 #[derive(Deserialize)]
@@ -269,4 +271,42 @@ fn some_of_a_fused_projection_cannot_be_adapted() {
     assert!(error.what().contains("`q_proj`, `k_proj`, `v_proj`") && error.remedy().unwrap().contains("`qkv_proj`"));
     let lora = LoraParams { targets: vec!["down_proj".to_string(), "o_proj".to_string()], ..lora };
     assert_eq!(lora.init(&fixture.config, 0).unwrap().len(), 8);
+}
+
+/// Goal: of a checkpoint that also sees images the language model is read under either spelling of its names, a tensor of no part is
+/// still refused, and what is written of it is a language model alone.
+#[test]
+fn the_text_part_of_a_checkpoint_that_sees_images() {
+    let read = |file: &str| std::fs::read(folder("gemma3-vision").join(file)).unwrap();
+    let config = Config::from_json(&read("config.json")).unwrap();
+    let whole = candle_core::safetensors::load_buffer(&read("model.safetensors"), &Device::Cpu).unwrap();
+    let written = |tensors: &HashMap<String, Tensor>| safetensors::serialize(tensors, None).unwrap();
+    let renamed: HashMap<String, Tensor> = whole
+        .iter()
+        .map(|(name, tensor)| match name.strip_prefix("language_model.model.") {
+            Some(rest) => (format!("model.language_model.{rest}"), tensor.clone()),
+            None => (format!("model.{name}"), tensor.clone()),
+        })
+        .collect();
+    let (one, other) = (tensors(&config, &written(&whole)), tensors(&config, &written(&renamed)));
+    assert_eq!(one.len(), 41);
+    assert!(one.len() < whole.len(), "the vision tower is left out");
+    for (name, tensor) in &one {
+        assert_eq!(flat(tensor), flat(&other[name]), "{name}");
+    }
+    let mut odd = whole.clone();
+    odd.insert("audio_tower.weight".into(), one["model.norm.weight"].clone());
+    let bytes = written(&odd);
+    let shards = [Shard { name: "model.safetensors".into(), blob: &bytes }];
+    let error = Checkpoint::open(&config, &shards, None).err().unwrap().to_string();
+    assert!(error.contains("`audio_tower.weight` has no place"), "{error}");
+    let mut files = PolicyFiles::default();
+    files.insert("config.json", read("config.json"));
+    let described = files.described().unwrap();
+    let alone: serde_json::Value = serde_json::from_slice(&described["config.json"]).unwrap();
+    assert_eq!(
+        (&alone["architectures"][0], &alone["model_type"]),
+        (&"Gemma3ForCausalLM".into(), &"gemma3_text".into())
+    );
+    assert_eq!(Config::from_json(&described["config.json"]).unwrap(), config);
 }

@@ -6,8 +6,11 @@
 mod fields;
 mod read;
 mod rope;
+mod text_part;
 
 pub use rope::{Rope, RopeScaling};
+pub use text_part::text_part;
+pub(super) use text_part::{is_of_text_part, text_tensor};
 
 use fields::bad;
 use mindgap_base::error::Result;
@@ -166,9 +169,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads config.json. Errors: not JSON, an architecture or feature not implemented, a missing or impossible number.
+    /// Reads config.json; of a checkpoint that also sees images its text part. Errors: not JSON, an architecture or feature not
+    /// implemented, a missing or impossible number.
     pub fn from_json(bytes: &[u8]) -> Result<Config> {
-        read::config(bytes)
+        match text_part(bytes)? {
+            Some(text) => read::config(&text),
+            None => read::config(bytes),
+        }
     }
 
     /// Errors if the sizes cannot make a transformer. Also for configs built in code.

@@ -3,7 +3,7 @@
 //! [`expected_tensors`] is the one list of what a checkpoint must hold; the loader, the trainer's random start and the
 //! writer all read it.
 
-use super::config::{Config, Norms, QkNorm};
+use super::config::{self, Config, Norms, QkNorm};
 use super::gguf::Gguf;
 use super::policy::Blob;
 use super::tensor_error;
@@ -154,6 +154,7 @@ impl<'a> Checkpoint<'a> {
         if let Some(index) = index {
             check_index(index, shards, &views)?;
         }
+        let views = text_part(views)?;
         check(&views, config)?;
         Ok(Checkpoint(Source::Safetensors(views)))
     }
@@ -195,6 +196,21 @@ impl<'a> Checkpoint<'a> {
             .map(|spec| self.tensor(&spec.name, to, device).map(|tensor| (spec.name, tensor)))
             .collect()
     }
+}
+
+/// Of a checkpoint that also sees images the tensors of the text part, by the names they have where it stands alone.
+fn text_part(views: HashMap<String, View>) -> Result<HashMap<String, View>> {
+    if !views.keys().any(|name| config::is_of_text_part(name)) {
+        return Ok(views);
+    }
+    let mut text = HashMap::new();
+    for (whole, view) in views {
+        let Some(name) = config::text_tensor(&whole) else { continue };
+        if let Some(View { file, .. }) = text.insert(name.clone(), view) {
+            return Err(Error::input(format!("tensor `{name}` of the text part is there under two names")).at(file));
+        }
+    }
+    Ok(text)
 }
 
 fn check(views: &HashMap<String, View>, config: &Config) -> Result<()> {

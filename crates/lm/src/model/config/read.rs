@@ -109,12 +109,6 @@ fn architecture(fields: &Fields) -> Result<Architecture> {
         };
     }
     let error = bad(format!("unknown architecture `{}`", class.or(model_type).unwrap_or("(none named)")));
-    if model_type == Some("gemma3") {
-        return Err(error.hint(
-            "this checkpoint also sees images; save its text part: \
-             `Gemma3ForCausalLM.from_pretrained(folder).save_pretrained(other)`",
-        ));
-    }
     let known = Architecture::ALL.map(|a| format!("`{}`", a.class_name())).join(", ");
     Err(error.hint(format!("implemented: {known}")))
 }

@@ -1,8 +1,7 @@
 //! The files of a checkpoint, by name: which belong to it, which must be there, which decide what the policy says.
 
-use crate::model::chat;
 use crate::model::gguf::Gguf;
-use crate::model::weights;
+use crate::model::{chat, config, weights};
 use mindgap_base::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -100,9 +99,10 @@ impl PolicyFiles {
     }
 
     /// The small files, by name: all but the weights. Those that a GGUF file stands for are made of its metadata, unless they
-    /// are there.
+    /// are there; the config of a checkpoint that also sees images is that of its text part.
     pub fn described(mut self) -> Result<BTreeMap<String, Vec<u8>>> {
         self.read_gguf()?;
+        self.take_text_part()?;
         let small = self.files.iter().filter(|(name, _)| !is_weights(name) && *name != INDEX);
         Ok(small.map(|(name, blob)| (name.clone(), blob.bytes().to_vec())).collect())
     }
@@ -115,6 +115,14 @@ impl PolicyFiles {
             self.files.entry(name.to_string()).or_insert_with(|| Arc::new(bytes));
         }
         Ok(Some(gguf))
+    }
+
+    /// Leaves of a checkpoint that also sees images the text part.
+    pub(super) fn take_text_part(&mut self) -> Result<()> {
+        if let Some(text) = self.get(CONFIG).map(config::text_part).transpose()?.flatten() {
+            self.insert(CONFIG, text);
+        }
+        Ok(())
     }
 
     /// Names of the weight files, in order: the GGUF file, `model.safetensors`, or the shards its index names.
