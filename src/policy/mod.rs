@@ -7,7 +7,8 @@ mod spec;
 
 pub use handle::PolicyHandle;
 pub use load::{
-    described, gguf_policy, hub_policy, left_out, load_policy, load_speaker, policy_config, served_policy, usual_weights,
+    described, gguf_policy, hub_policy, left_out, load_policy, load_speaker, policy_config, served_policy,
+    usual_weights,
 };
 pub use served::{Api, Served};
 pub use spec::{PolicySource, PolicySpec};

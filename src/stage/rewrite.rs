@@ -8,6 +8,7 @@
 mod choice;
 mod samples;
 mod target;
+mod thoughts;
 
 use super::buckets::{at_least_one, group};
 use super::column::{ColumnOf, Numbers};
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 use target::{Maker, Rows};
+use thoughts::Thoughts;
 
 pub use choice::{Choice, Rank};
 
@@ -63,6 +65,9 @@ pub struct Params {
     /// expert's solution.
     #[serde(default)]
     pub logprobs: Vec<String>,
+    /// Whether targets keep the thoughts in front of their answers, or drop them.
+    #[serde(default)]
+    pub thoughts: Thoughts,
     /// Take the expert's solution where no sample is fit. Without, such a problem has no row here.
     #[serde(default = "yes")]
     pub fallback: bool,
@@ -257,6 +262,7 @@ impl Stage for RewriteStage {
             }
         };
         name(!p.fallback, "fallback", false.into());
+        name(p.thoughts == Thoughts::Drop, "thoughts", json!(p.thoughts));
         name(p.order != choice::order(), "order", json!(p.order));
         name(p.rule().looks_for_equal_texts(), "distinct", true.into());
         name(p.max_tokens.is_some(), "max_tokens", json!(p.max_tokens));

@@ -89,6 +89,45 @@ fn the_prefill_is_judged() {
     assert_eq!(correct, 48, "one token more takes nothing back");
 }
 
+/// Goal: experts' thoughts stay in targets, or are dropped: by a parameter that is part of the recipe. One who only thinks gives no
+/// target, and the table says why.
+#[test]
+fn targets_keep_or_drop_thoughts() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let solutions =
+        ["<think>\nTwo and two.\n</think>\n\nIt is \\boxed{4}.", "It is \\boxed{6}.", "<think>It is \\boxed{8}"];
+    let row = |(index, solution): (usize, &&str)| {
+        serde_json::json!({"question": format!("{index}?"), "solution": solution, "answer": "4"}).to_string() + "\n"
+    };
+    let rows_file: String = solutions.iter().enumerate().map(row).collect();
+    std::fs::write(folder.path().join("rows.jsonl"), rows_file).unwrap();
+    let head = SMALL.split("limit = 24").next().unwrap().replace("DATA/world/train-0.parquet", "rows.jsonl");
+    let targets = |thoughts: &str| {
+        let text = format!(
+            "{head}\n[stages.expert]\nkind = \"rewrite\"\nproblems = \"problems\"\npolicy = \"base\"\n{thoughts}\n"
+        );
+        let file = pipeline(folder.path(), "small.toml", &text).display().to_string();
+        ok(&store, &["run", &file]);
+        let mut found: Vec<String> = ok(&store, &["show", &file, "expert", "--json"])
+            .lines()
+            .map(|line| json(line)["completion"].as_str().unwrap().to_string())
+            .collect();
+        found.sort();
+        (found, ok(&store, &["show", &file, "expert", "--table", "untargeted", "--json"]))
+    };
+    let mut kept: Vec<String> = solutions.map(str::to_string).into();
+    kept.sort();
+    assert_eq!(targets(""), (kept, String::new()));
+    let (dropped, untargeted) = targets("thoughts = \"drop\"");
+    assert_eq!(dropped, ["It is \\boxed{4}.", "It is \\boxed{6}."]);
+    assert_eq!(
+        json(&untargeted)["reason"],
+        "no sample to choose, and the expert's solution is thoughts alone",
+        "{untargeted}"
+    );
+}
+
 /// Goal: the file that shows how it is done is right.
 #[test]
 fn the_example_can_be_planned() {

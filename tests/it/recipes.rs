@@ -153,11 +153,12 @@ const WORDS: &[(&str, &str, &str)] = &[
         "judge",
         "refuse",
         "cut_off special_token several_answers no_box meta_phrase prompt_echo copied answer_only wrong_working unlikely \
-         too_long low_logprob duplicate",
+         only_thoughts too_long low_logprob duplicate",
     ),
     ("judge", "judge", "math exact numeric choice json tool_call program schema command"),
     ("rewrite", "choice", "first random likeliest shortest score"),
     ("rewrite", "order", "self guided teacher expert"),
+    ("rewrite", "thoughts", "keep drop"),
     ("rollout", "prompt_kind", "plain guided imported"),
     ("samples", "reasoning", "left_out in_tags"),
     ("train", "dtype", "f32 bf16 pure_bf16"),

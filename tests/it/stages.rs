@@ -98,7 +98,8 @@ fn smoke_runs_every_stage_once() {
     let figures = json(&ok(store, &["report", "pipelines/smoke.toml", "--json"]));
     let cascades = figures["cascades"].as_array().unwrap();
     let targets = &cascades.iter().find(|cascade| cascade["stage"] == "rewrites").unwrap()["targets"];
-    let sum: u64 = ["self", "guided", "teacher", "expert", "none"].iter().map(|source| targets[source].as_u64().unwrap()).sum();
+    let sum: u64 =
+        ["self", "guided", "teacher", "expert", "none"].iter().map(|source| targets[source].as_u64().unwrap()).sum();
     assert_eq!(sum, 64);
     let error = fails(store, &["report", "pipelines/smoke.toml", "--out", "page.md"], 2);
     assert!(error.contains("--out"), "{error}");

@@ -26,6 +26,26 @@ pub fn is_tag(text: &str) -> bool {
 /// A block ends at the closing tag of its own kind; tags of other kinds inside it are text. A closing tag that nothing opened
 /// ends thoughts as well, because a prompt may have opened them. The last block counts.
 pub fn answer_start(text: &str) -> usize {
+    match scanned(text) {
+        (_, Some(_)) => text.len(),
+        (start, None) => start,
+    }
+}
+
+/// The tags of the thoughts that a text has begun and not ended.
+pub fn begun(text: &str) -> Option<(&'static str, &'static str)> {
+    scanned(text).1.map(|kind| TAGS[kind])
+}
+
+/// True for the tags of one kind with nothing between or around them: what some chat templates put in front of an answer that
+/// comes without thoughts.
+pub fn is_empty_block(text: &str) -> bool {
+    let inside = |(open, close): &(&str, &str)| text.trim().strip_prefix(open)?.strip_suffix(close);
+    TAGS.iter().filter_map(inside).any(|inside| inside.trim().is_empty())
+}
+
+/// Where the answer behind the last block that ends begins, and the kind of a block that does not end.
+fn scanned(text: &str) -> (usize, Option<usize>) {
     let mut start = 0;
     let mut thinking: Option<usize> = None;
     let mut at = 0;
@@ -53,7 +73,7 @@ pub fn answer_start(text: &str) -> usize {
             (Some(_), _) => {}
         }
     }
-    if thinking.is_some() { text.len() } else { start }
+    (start, thinking)
 }
 
 /// The answer behind the thoughts. The whole text where nothing stands behind thoughts that end; none where they never end.
@@ -87,6 +107,10 @@ mod tests {
             let all = format!("{open}5{close} ");
             assert_eq!(behind(&all), Some(all.as_str()), "nothing behind them");
             assert!(is_tag(open) && is_tag(close) && !is_tag(&format!("{open} ")));
+            assert_eq!(begun(&format!("{open}a{close}b{open}c")), Some((open, close)));
+            assert_eq!(begun(&format!("{open}a{close}b")), None);
+            assert!(is_empty_block(&format!("\n{open}\n\n{close}\n")) && is_empty_block(&format!("{open}{close}")));
+            assert!(!is_empty_block(open) && !is_empty_block(&format!("{open}a{close}")));
         }
     }
 

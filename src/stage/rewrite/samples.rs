@@ -5,7 +5,7 @@ use mindgap_base::error::{Error, Result};
 use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rewrites::Source;
-use mindgap_store::table::rollouts::{PromptKind, Rollout};
+use mindgap_store::table::rollouts::Rollout;
 use mindgap_store::table::verdicts::{Refusal, VerdictRow};
 use mindgap_store::{Span, Table};
 use std::borrow::Cow;
@@ -121,8 +121,8 @@ impl Samples {
         self.of(problem).len() as u32
     }
 
-    /// The correct ones. `encode` gives text and tokens of a sample that the policy
-    /// did not draw; it is told whether its tokens are of another tokenizer.
+    /// The correct ones. `encode` gives text and tokens of a sample as a target; it is
+    /// told whether its tokens are of another tokenizer.
     pub fn correct<'a>(
         &'a self,
         problem: &Problem,
@@ -134,17 +134,20 @@ impl Samples {
         for sample in self.of(problem) {
             let Some(verdict) = sample.verdict.as_ref().filter(|row| row.verdict.is_correct()) else { continue };
             let rollout = &sample.rollout;
-            let is_own = !sample.is_foreign && rollout.prompt_kind != PromptKind::Imported;
-            let (completion, token_ids) = match is_own {
-                true => (Cow::Borrowed(rollout.completion.as_str()), Cow::Borrowed(rollout.token_ids.as_slice())),
-                false => match encode(rollout, sample.is_foreign)? {
-                    Encoded::AsDrawn => (rollout.completion.as_str().into(), rollout.token_ids.as_slice().into()),
-                    Encoded::Anew { completion, token_ids } => (completion.into(), token_ids.into()),
-                },
+            let mut refused = verdict.refused;
+            let (completion, token_ids): (Cow<str>, Cow<[u32]>) = match encode(rollout, sample.is_foreign)? {
+                Encoded::AsDrawn => (rollout.completion.as_str().into(), rollout.token_ids.as_slice().into()),
+                Encoded::Anew { completion, token_ids } => (completion.into(), token_ids.into()),
+                Encoded::OnlyThoughts => {
+                    refused = refused.or(Some(Refusal::OnlyThoughts));
+                    (rollout.completion.as_str().into(), rollout.token_ids.as_slice().into())
+                }
             };
             let likelihood = match self.source {
-                // It was sampled given the training prompt.
-                Source::SelfAligned => rollout.logprob_policy.as_deref().and_then(mean),
+                // It was sampled given the training prompt; not so without its thoughts.
+                Source::SelfAligned if *token_ids == rollout.token_ids => {
+                    rollout.logprob_policy.as_deref().and_then(mean)
+                }
                 _ => likelihoods.of_sample(&problem.problem_id, &token_ids),
             };
             let mut candidate = Candidate {
@@ -153,7 +156,7 @@ impl Samples {
                 rollout: Some(rollout),
                 completion,
                 token_ids,
-                refused: verdict.refused,
+                refused,
                 likelihood,
                 score: sample.score,
             };
@@ -174,6 +177,8 @@ pub enum Encoded {
         completion: String,
         token_ids: Vec<u32>,
     },
+    /// Nothing stands behind its thoughts, and targets are to do without.
+    OnlyThoughts,
 }
 
 impl Limits {

@@ -2,6 +2,7 @@
 
 use super::Params;
 use super::samples::{Candidate, Encoded, Likelihoods, Samples};
+use super::thoughts::{Thoughts, Unthought};
 use crate::stage::template::Template;
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::model::chat::Conversation;
@@ -30,16 +31,29 @@ pub struct Maker<'a> {
 }
 
 /// The training prompt of a problem.
-struct Shown {
+struct Shown<'a> {
     conversation: Conversation,
     prompt: Prompt,
+    /// Where targets are to do without thoughts.
+    unthought: Option<Unthought<'a>>,
+}
+
+impl Shown<'_> {
+    /// A text as it may be a target; none where it is thoughts alone and targets are to do without.
+    fn without_thoughts(&self, text: &str) -> Option<String> {
+        self.unthought.as_ref().map_or_else(|| Some(text.to_string()), |unthought| unthought.text(text))
+    }
 }
 
 impl Maker<'_> {
     /// Chooses among the samples of a problem, by source, and adds the rows that say so.
     pub fn choose(&self, problem: &Problem, samples: &[Samples], rows: &mut Rows) -> Result<()> {
         let conversation = self.template.render(problem)?;
-        let shown = Shown { prompt: self.policy.prompt(&conversation)?, conversation };
+        let unthought = match self.params.thoughts {
+            Thoughts::Keep => None,
+            Thoughts::Drop => Some(Unthought::behind(self.policy, &conversation)?),
+        };
+        let shown = Shown { prompt: self.policy.prompt(&conversation)?, conversation, unthought };
         let attempts = samples.iter().map(|samples| samples.attempts(problem)).sum();
         let mut decided = Vec::new();
         for rank in &self.params.order {
@@ -68,10 +82,12 @@ impl Maker<'_> {
         let targets = chosen.enumerate().map(|(index, chosen)| self.row(problem, &shown, attempts, index, chosen));
         rows.rewrites.extend(targets);
         if rows.rewrites.len() == before && self.params.fallback {
+            let expert = decided.iter().find(|(candidate, _)| candidate.rollout.is_none());
             let reason = match attempts {
-                _ if decided.iter().any(|(candidate, _)| candidate.rollout.is_none()) => {
-                    "no sample to choose, and the expert solution is longer than `max_tokens`"
+                _ if expert.is_some_and(|(expert, _)| expert.refused == Some(Refusal::OnlyThoughts)) => {
+                    "no sample to choose, and the expert's solution is thoughts alone"
                 }
+                _ if expert.is_some() => "no sample to choose, and the expert solution is longer than `max_tokens`",
                 0 => "no samples and no expert solution",
                 _ => "no sample to choose and no expert solution",
             };
@@ -89,29 +105,38 @@ impl Maker<'_> {
     }
 
     fn correct<'a>(&self, problem: &Problem, samples: &'a Samples, shown: &Shown) -> Result<Vec<Candidate<'a>>> {
-        let encode = |rollout: &Rollout, is_foreign: bool| match is_foreign || !shown.conversation.prefill.is_empty() {
-            false => Ok(Encoded::AsDrawn),
-            true => {
-                let completion = shown.conversation.behind_prefill(&rollout.completion).into_owned();
-                let token_ids = self.policy.target_ids(&shown.prompt, &completion)?;
-                Ok(Encoded::Anew { completion, token_ids })
+        let encode = |rollout: &Rollout, is_foreign: bool| {
+            let is_imported = rollout.prompt_kind == PromptKind::Imported;
+            if !is_foreign && !(is_imported && !shown.conversation.prefill.is_empty()) {
+                return shown.unthought.as_ref().map_or(Ok(Encoded::AsDrawn), |unthought| unthought.sample(rollout));
             }
+            let completion = shown.conversation.behind_prefill(&rollout.completion);
+            let Some(completion) = shown.without_thoughts(&completion) else { return Ok(Encoded::OnlyThoughts) };
+            let token_ids = self.policy.target_ids(&shown.prompt, &completion)?;
+            Ok(Encoded::Anew { completion, token_ids })
         };
         samples.correct(problem, self.likelihoods, &self.params.limits(), &encode)
     }
 
-    /// The expert's solution. It is refused where it is too long, and for nothing else.
+    /// The expert's solution. It is refused where it is too long or thoughts alone, and for nothing else.
     fn expert<'a>(&self, problem: &'a Problem, shown: &Shown) -> Result<Option<Candidate<'a>>> {
         let Some(solution) = &problem.solution else { return Ok(None) };
-        let completion = shown.conversation.behind_prefill(solution);
+        let behind = shown.conversation.behind_prefill(solution);
+        let answer = shown.without_thoughts(&behind);
+        let has_answer = answer.is_some();
+        let completion = answer.unwrap_or_else(|| behind.into_owned());
         let token_ids = self.policy.target_ids(&shown.prompt, &completion)?;
-        let is_too_long = self.params.limits().is_too_long(&token_ids);
+        let refused = match self.params.limits().is_too_long(&token_ids) {
+            _ if !has_answer => Some(Refusal::OnlyThoughts),
+            true => Some(Refusal::TooLong),
+            false => None,
+        };
         Ok(Some(Candidate {
             source: Source::Expert,
             stage_index: 0,
             rollout: None,
-            completion: Cow::Owned(completion.into_owned()),
-            refused: is_too_long.then_some(Refusal::TooLong),
+            completion: completion.into(),
+            refused,
             token_ids: token_ids.into(),
             likelihood: self.likelihoods.of_expert(&problem.problem_id),
             score: None,

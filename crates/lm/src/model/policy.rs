@@ -1,6 +1,7 @@
 //! A policy: everything a Hugging Face folder holds, read from its files' bytes. What opens the files is the caller's business.
 
 mod files;
+mod thoughts;
 
 pub use files::{Blob, GGUF, PolicyFiles, is_weights};
 
@@ -49,6 +50,7 @@ impl Policy {
     /// missing or of a wrong shape.
     pub fn from_files(mut files: PolicyFiles) -> Result<Policy> {
         let gguf = files.read_gguf()?;
+        files.take_text_part()?;
         let config = Config::from_json(files.need(CONFIG, "a policy is a folder in the Hugging Face layout")?)?;
         let tokenizer = Tokenizer::from_bytes(files.need(
             TOKENIZER,

@@ -49,7 +49,7 @@ row! {
         prompt_ids: Vec<u32>,
         /// Token ids of the target, end-of-sequence token included unless it was cut off
         token_ids: Vec<u32>,
-        /// Log-prob of each target token when it was sampled, under the prompt then used; null for the expert's
+        /// Log-prob of each target token when it was sampled, under the prompt then used; null for the expert's, and where thoughts were dropped
         logprob_behavior: Option<Vec<f32>>,
         /// The chosen sample, null for the expert's
         sample_index: Option<u32>,

@@ -43,6 +43,8 @@ words! {
         WrongWorking = "wrong_working",
         /// Given the plain prompt, it is no likelier than the expert's solution
         Unlikely = "unlikely",
+        /// Nothing stands behind its thoughts, which targets are to do without
+        OnlyThoughts = "only_thoughts",
         /// It is longer than targets may be
         TooLong = "too_long",
         /// Given the plain prompt, its mean log-prob per token is below the limit
