@@ -107,6 +107,11 @@ fn markdown(results: &Results) -> String {
         let tokens = format!("{:.1} [{:.1}, {:.1}]", p.tokens.mean, p.tokens.low, p.tokens.high);
         text += &format!("| {} | {} | {tokens} |\n", p.policy, cells.map(|value| format!("{value:.1}")).join(" | "));
     }
+    let cut_off = results.policies.iter().filter(|p| p.truncated_correct_share > 0.0);
+    let said: Vec<String> = cut_off.map(|p| format!("{} {:.1}", p.policy, p.truncated_correct_share)).collect();
+    if !said.is_empty() {
+        text += &format!("\nOf the right ones, cut off at the token limit, in %: {}.\n", said.join(", "));
+    }
     // Most studies have no samples from elsewhere.
     let has_teacher = results.sources.iter().any(|s| s.teacher > 0.0);
     let shown = |source: &&Source| has_teacher || **source != Source::Teacher;

@@ -309,6 +309,13 @@ impl Report {
         }
     }
 
+    /// Policies of whose correct samples some were cut off, with their share in percent.
+    pub fn truncated_correct(&self) -> Vec<(&str, Estimate)> {
+        let share = |policy: &str| self.average(policy, |eval| eval.truncated_correct_share.unwrap_or(0.0));
+        let shares = self.evaluated().into_iter().filter_map(|policy| Some((policy, share(policy)?)));
+        shares.filter(|(_, share)| share.value > 0.0).collect()
+    }
+
     /// Stages whose results the pipeline file no longer asks for.
     pub fn stale(&self) -> impl Iterator<Item = &StageState> {
         self.stages.iter().filter(|stage| !stage.stale.is_empty())

@@ -247,6 +247,12 @@ fn other_figures(report: &Report, k: u32) -> String {
         let cells: Vec<String> = figures.into_iter().flatten().map(|e| e.text()).collect();
         text += &format!("| {} | {} |\n", cell(policy), cells.join(" | "));
     }
+    let shares = report.truncated_correct();
+    if !shares.is_empty() {
+        let said: Vec<String> =
+            shares.iter().map(|(policy, share)| format!("{} {}", cell(policy), share.text())).collect();
+        text += &format!("\nOf the correct samples, cut off at the token limit, in %: {}.\n", said.join(", "));
+    }
     text
 }
 

@@ -56,6 +56,7 @@ pub fn html(report: &Report) -> Result<String> {
         keys => Serde(trained(report)),
         evaluated => Serde(evaluated(report)),
         kept => Serde(kept(report)),
+        truncated_correct => Serde(truncated_correct(report)),
         benchmarks => Serde(report.benchmarks()),
         replications => report.replications().len() as u64,
         dots => Serde(dot_plots(report)),
@@ -221,6 +222,10 @@ fn kept(report: &Report) -> Vec<KeptRow> {
         kl: row.kl_per_token.map_or_else(none, |kl| Cell { value: format!("{kl:.4}"), ..none() }),
     };
     report.evals.iter().flat_map(|table| table.kept.iter().map(row)).collect()
+}
+
+fn truncated_correct(report: &Report) -> Vec<(&str, String)> {
+    report.truncated_correct().into_iter().map(|(policy, share)| (policy, share.text())).collect()
 }
 
 fn dot_plots(report: &Report) -> Vec<Figure> {

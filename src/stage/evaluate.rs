@@ -264,6 +264,8 @@ struct Tally {
     samples: u64,
     truncated: u64,
     no_answer: u64,
+    correct: u64,
+    truncated_correct: u64,
 }
 
 impl Tally {
@@ -277,6 +279,8 @@ impl Tally {
         self.samples += n;
         self.truncated += count(|sample| sample.truncated);
         self.no_answer += count(|sample| sample.no_answer);
+        self.correct += correct;
+        self.truncated_correct += count(|sample| sample.correct && sample.truncated);
     }
 
     fn finish(&self, benchmark: &str, run: &Run) -> Eval {
@@ -302,6 +306,8 @@ impl Tally {
             change_from_base_high: None,
             change_from_best: None,
             kl_per_token: None,
+            truncated_correct_share: (self.truncated_correct > 0)
+                .then(|| self.truncated_correct as f64 / self.correct as f64),
         }
     }
 }

@@ -5,6 +5,7 @@
 mod bench;
 mod refuse;
 mod sources;
+mod unfinished;
 
 pub use bench::{Bench, Known};
 

@@ -50,6 +50,8 @@ pub struct PolicyResult {
     pub no_answer_share: f64,
     /// Tokens of a sample.
     pub tokens: Interval,
+    /// Of the correct samples those that were cut off.
+    pub truncated_correct_share: f64,
     /// Per benchmark: the paired difference from the first policy.
     pub change: Vec<Interval>,
 }
@@ -295,6 +297,7 @@ fn policy_result(
         truncated_share: share(&|eval| eval.truncated_share),
         no_answer_share: share(&|eval| eval.no_answer_share),
         tokens: crossed_interval(lengths, LEVEL, RESAMPLES, 0),
+        truncated_correct_share: share(&|eval| eval.truncated_correct_share.unwrap_or(0.0)),
         change: paired(accuracy, first).into_iter().map(|stratum| percent(&[stratum])).collect(),
     }
 }

@@ -39,6 +39,7 @@ fn eval(benchmark: &str, policy: &str, mean_at_k: f64) -> Eval {
         change_from_base_high: None,
         change_from_best: None,
         kl_per_token: None,
+        truncated_correct_share: (policy == "base").then_some(0.025),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::refuse::Refuse;
 use super::sources::BySource;
+use super::unfinished::Unfinished;
 use crate::judge::{Case, Judge};
 use crate::stage::spec::{Inputs, Origin};
 use mindgap_base::error::Result;
@@ -50,19 +51,24 @@ impl Known {
 pub struct Bench {
     pub(super) judges: BySource,
     pub(super) refuse: Refuse,
+    unfinished: Unfinished,
 }
 
 impl Bench {
     /// What a judge stage says of judging, about samples of this origin. Errors: files that cannot be used.
     pub fn new(params: &super::Params, origin: &Origin, inputs: &Inputs) -> Result<Bench> {
-        Ok(Bench { judges: params.judges().ready(inputs.folder)?, refuse: Refuse::of(params, origin, inputs)? })
+        Ok(Bench {
+            judges: params.judges().ready(inputs.folder)?,
+            refuse: Refuse::of(params, origin, inputs)?,
+            unfinished: Unfinished::of(origin, inputs)?,
+        })
     }
 
     /// What verdicts depend on, the judges of sources of their own aside.
     pub(super) fn recipe(&self) -> Recipe {
         let recipe =
             Recipe::new("judge", VERSION).with("schema", VerdictRow::VERSION).with("judge", &self.judges.default.name);
-        self.refuse.name_in(recipe)
+        self.unfinished.name_in(self.refuse.name_in(recipe))
     }
 
     /// All that verdicts depend on beside problems and samples.
@@ -93,6 +99,7 @@ impl Bench {
     pub fn verdict(&self, rollout: &Rollout, known: &Known) -> Result<VerdictRow> {
         let named = self.judges.judge(&known.source);
         let judgement = named.judge.judge(&known.case(rollout, &rollout.said()))?;
+        let judgement = self.unfinished.judged(rollout, judgement);
         let refused = self.refuse.reason(rollout, known, &judgement);
         Ok(VerdictRow {
             problem_id: rollout.problem_id.clone(),

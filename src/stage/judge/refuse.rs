@@ -110,6 +110,6 @@ impl Refuse {
 }
 
 /// Whether a prompt wants its answer in a box.
-fn asks_for_box(template: &str) -> bool {
+pub fn asks_for_box(template: &str) -> bool {
     template.contains("boxed")
 }

@@ -4,7 +4,7 @@ use super::row::row;
 
 row! {
     /// One row per benchmark and policy.
-    Eval in "evals" v 1 key [benchmark, policy] {
+    Eval in "evals" v 2 key [benchmark, policy] {
         /// The benchmark: the problems' source
         benchmark: String,
         /// Name of the policy in the pipeline
@@ -29,6 +29,8 @@ row! {
         truncated_share: f64,
         /// Share of samples without a final answer
         no_answer_share: f64,
+        /// Of the correct samples, the share that was cut off at the token limit; null where none was
+        truncated_correct_share: Option<f64>,
         /// mean_at_k minus that of the base policy, on the same problems
         change_from_base: Option<f64>,
         /// Lower end of its 95 % interval, bootstrap over problems
@@ -40,7 +42,7 @@ row! {
         /// Mean over the tokens of this policy's samples of its own log-prob minus the base policy's, nats
         kl_per_token: Option<f64>,
     }
-    optional [change_from_base, change_from_base_low, change_from_base_high, change_from_best, kl_per_token]
+    optional [truncated_correct_share, change_from_base, change_from_base_low, change_from_base_high, change_from_best, kl_per_token]
 }
 
 row! {
