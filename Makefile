@@ -87,9 +87,9 @@ build:
 test:
 	$(CARGO) test --release --workspace
 
-# What takes minutes: the long kill loop, and the comparison with another implementation of the models.
+# What takes minutes: the long kill loop.
 test-slow:
-	MINDGAP_SLOW_TESTS=1 $(CARGO) test --release --workspace --features oracle
+	MINDGAP_SLOW_TESTS=1 $(CARGO) test --release --workspace
 
 golden:
 	UPDATE_GOLDEN=1 $(CARGO) test --release -p mindgap-math --test goldens

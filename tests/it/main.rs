@@ -24,7 +24,6 @@ mod hub;
 mod inspect;
 mod interrupted;
 mod judges;
-#[cfg(feature = "oracle")]
 mod oracle;
 mod power;
 mod problems;

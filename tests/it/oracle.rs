@@ -1,70 +1,64 @@
-//! The transformer against candle-transformers, an independent implementation on the same tensor library: with
-//! `cargo test --release --features oracle --test it oracle`.
+//! The transformer against candle-transformers, a second implementation of most families beside transformers: log-probs that
+//! tests/peers/candle wrote beside the tiny checkpoints, with the configs it was run with.
 
-use super::engine::{folder, load};
 use candle_core::{DType, Device, Tensor};
-use candle_transformers::models::mimi::candle_nn::VarBuilder;
-use candle_transformers::models::{llama, qwen2, qwen3};
-use mindgap_lm::model::config::Architecture;
-use mindgap_lm::model::ops::{Segments, token_logprobs};
+use mindgap_lm::engine::{Limits, ScoreRequest, score};
+use mindgap_lm::model::config::Config;
+use mindgap_lm::model::runner::Runner;
+use mindgap_lm::model::transformer::Transformer;
+use mindgap_lm::model::weights::expected_tensors;
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
-/// Log-probs of every next token by candle-transformers, one token at a time through its cache.
-fn theirs(architecture: Architecture, config: serde_json::Value, vb: VarBuilder, ids: &[u32]) -> Vec<Vec<f32>> {
-    let mut forward: Box<dyn FnMut(&Tensor, usize) -> Tensor> = match architecture {
-        Architecture::Qwen2 => {
-            let config: qwen2::Config = serde_json::from_value(config).unwrap();
-            let mut model = qwen2::ModelForCausalLM::new(&config, vb).unwrap();
-            Box::new(move |x, at| model.forward(x, at).unwrap())
-        }
-        Architecture::Qwen3 => {
-            let config: qwen3::Config = serde_json::from_value(config).unwrap();
-            let mut model = qwen3::ModelForCausalLM::new(&config, vb).unwrap();
-            Box::new(move |x, at| model.forward(x, at).unwrap())
-        }
-        _ => {
-            let config: llama::LlamaConfig = serde_json::from_value(config).unwrap();
-            let config = config.into_config(false);
-            let model = llama::Llama::load(vb, &config).unwrap();
-            let mut cache = llama::Cache::new(true, DType::F32, &config, &Device::Cpu).unwrap();
-            Box::new(move |x, at| model.forward(x, at, &mut cache).unwrap())
-        }
-    };
-    let row = |(at, id): (usize, &u32)| {
-        let logits = forward(&Tensor::new(&[[*id]], &Device::Cpu).unwrap(), at);
-        let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
-        let sum: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
-        logits.iter().map(|l| (f64::from(*l) - sum.ln()) as f32).collect()
-    };
-    ids.iter().enumerate().map(row).collect()
+#[derive(Deserialize)]
+struct Theirs {
+    config: serde_json::Value,
+    ids: Vec<u32>,
+    log_probs: Vec<f32>,
+}
+
+/// The folders of the fixtures that candle-transformers has scored.
+fn scored() -> Vec<PathBuf> {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let inside = |kind: &str| std::fs::read_dir(fixtures.join(kind)).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<PathBuf> = ["model", "families"].into_iter().flat_map(inside).collect();
+    folders.retain(|folder| folder.join("candle.json").exists());
+    folders.sort();
+    folders
+}
+
+/// The tensors that a config asks for, in f32: it may ask for fewer than there are.
+fn tensors(folder: &Path, config: &Config) -> HashMap<String, Tensor> {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let weights = files.filter(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
+    let mut all: HashMap<String, Tensor> = weights
+        .flat_map(|file| candle_core::safetensors::load(&file, &Device::Cpu).unwrap())
+        .map(|(name, tensor)| (name.strip_prefix("language_model.").unwrap_or(&name).to_string(), tensor))
+        .collect();
+    let wanted = expected_tensors(config).into_iter();
+    wanted.map(|spec| (spec.name.clone(), all.remove(&spec.name).unwrap().to_dtype(DType::F32).unwrap())).collect()
 }
 
 #[test]
 fn log_probs_agree_with_candle_transformers() {
-    for name in ["qwen2", "qwen3", "llama3-sharded-bf16"] {
-        let (policy, _) = load(name);
-        let config = policy.config();
-        let bytes = policy.files().get("config.json").unwrap();
-        let mut json: serde_json::Value = serde_json::from_slice(bytes).unwrap();
-        // The older spelling.
-        let mut rope = json["rope_parameters"].take();
-        json["rope_theta"] = rope["rope_theta"].take();
-        json["rope_scaling"] = if rope["rope_type"] == "default" { serde_json::Value::Null } else { rope };
-        json["sliding_window"] = 512.into();
-        json["max_window_layers"] = config.layer_count.into();
-        let tensors = policy.checkpoint().unwrap().tensors(config, DType::F32, &Device::Cpu).unwrap();
-        let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-        let ids: Vec<u32> = (0..160u32).map(|i| (i * i + 7 * i + 3) % 380).collect();
-        let theirs = theirs(config.architecture, json, vb, &ids);
-
-        let model = policy.transformer(DType::F32, &Device::Cpu).unwrap();
-        let hidden = model.hidden(&ids, &Segments::new(&[ids.len()])).unwrap();
-        let mut worst = 0.0f32;
-        for target in [0u32, 17, 255, 383] {
-            let (ours, _) = token_logprobs(&hidden, model.head(), &vec![target; ids.len()]).unwrap();
-            for (ours, theirs) in ours.to_vec1::<f32>().unwrap().iter().zip(&theirs) {
-                worst = worst.max((ours - theirs[target as usize]).abs());
-            }
-        }
-        assert!(worst < 1e-3, "{}: largest difference {worst}", folder(name).display());
+    let folders = scored();
+    assert_eq!(folders.len(), 13, "{folders:?}");
+    for folder in folders {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let theirs: Theirs = serde_json::from_slice(&std::fs::read(folder.join("candle.json")).unwrap()).unwrap();
+        let config = Config::from_json(theirs.config.to_string().as_bytes()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let tensors = tensors(&folder, &config);
+        let transformer = Transformer::from_tensors(&config, tensors, DType::F32, &Device::Cpu).unwrap();
+        let runner = Runner::from_transformer(&transformer).unwrap();
+        let (prompt, target) = theirs.ids.split_at(1);
+        let limits = Limits { slots: 1, kv_budget_bytes: 1 << 26, threads: 1, cancel: &AtomicBool::new(false) };
+        let ours = score(&runner, &[ScoreRequest::new(prompt, target)], &limits, &|_| ()).unwrap();
+        let pairs = ours[0].logprob_policy.iter().zip(&theirs.log_probs);
+        let worst = pairs.map(|(ours, theirs)| (ours - theirs).abs()).fold(0.0, f32::max);
+        assert_eq!(ours[0].logprob_policy.len(), theirs.log_probs.len());
+        eprintln!("{name}: largest difference {worst:e}");
+        assert!(worst < 1e-4, "{name}: largest difference {worst}");
     }
 }
