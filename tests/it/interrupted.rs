@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn journals(store: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(store.join("journals")) else { return Vec::new() };
@@ -70,6 +70,107 @@ fn a_killed_engine_scores_no_finished_row_again() {
     let folder = tempfile::tempdir().unwrap();
     let file = pipeline(folder.path(), "p.toml", &SMALL.replace("part_problems = 8", ""));
     killed_at_every_write::<Logprob>(file.to_str().unwrap(), "logprobs", folder.path(), 24);
+}
+
+/// Rollouts and log-probs in one part each, long enough that a kill falls inside.
+const REAL: &str = r#"
+name = "real"
+[policies]
+base = { path = "POLICY", weights = "bf16" }
+[stages.few]
+kind = "ingest"
+files = [{ path = "DATA/world/train-0.parquet", source = "world" }]
+limit = 24
+[stages.rollouts]
+kind = "rollout"
+problems = "few"
+policy = "base"
+samples = 4
+max_new_tokens = 64
+[stages.problems]
+kind = "ingest"
+files = [{ path = "DATA/world/train-1.parquet", source = "world" }]
+limit = 256
+part_problems = 1024
+[stages.rewrites]
+kind = "rewrite"
+problems = "problems"
+policy = "base"
+[stages.logprobs]
+kind = "logprob"
+rewrites = "rewrites"
+policy = "base"
+"#;
+
+/// Kills runs of a stage of one part at random moments, on a fresh store whenever one is through. What the journal holds after a
+/// kill must be there after the next, once each; the end must be that of a run nobody killed. Returns how many rows the kills left.
+fn killed_inside<R: Row + PartialEq>(file: &str, stage: &str, folder: &Path, kills: usize) -> usize {
+    let needs = if stage == "logprobs" { "rewrites" } else { "few" };
+    let fresh = |name: String| {
+        let store = folder.join(name);
+        ok(&store, &["run", file, needs]);
+        store
+    };
+    let whole = fresh(format!("{stage}-whole"));
+    let started = Instant::now();
+    let expected = address(&json(&ok(&whole, &["run", file, stage, "--json"])), stage);
+    let took = started.elapsed().as_secs_f64();
+    let mut moments = mindgap_base::rng::Stream::at(1, &[b"kill", stage.as_bytes()]).cursor();
+    let (mut killed, mut stores, mut left) = (0, 0, 0);
+    while killed < kills {
+        stores += 1;
+        let store = fresh(format!("{stage}-{stores}"));
+        let mut before: Vec<R> = Vec::new();
+        let done = loop {
+            let mut child = mindgap(&store, &["run", file, stage, "--json"])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            if killed < kills {
+                std::thread::sleep(Duration::from_secs_f64(moments.uniform() * took / 2.0));
+                let _ = child.kill();
+            }
+            let output = child.wait_with_output().unwrap();
+            if output.status.success() {
+                break json(&String::from_utf8(output.stdout).unwrap());
+            }
+            assert_eq!(output.status.signal(), Some(9));
+            killed += 1;
+            let now: Vec<R> = kept(&store);
+            if now.is_empty() && !before.is_empty() {
+                // It died between the part and the manifest: nothing is left to make.
+                let plan = json(&ok(&store, &["plan", file, stage, "--json"]));
+                assert_eq!(by_stage(&plan, "parts_miss").pop().unwrap().1, 0, "what was finished is gone");
+                continue;
+            }
+            assert!(now[..before.len()] == before[..], "what was finished is gone");
+            let twice = now.iter().enumerate().filter(|(at, row)| now[..*at].contains(row)).count();
+            assert_eq!(twice, 0, "finished rows were made again");
+            left += now.len();
+            before = now;
+        };
+        assert_eq!(address(&done, stage), expected);
+        assert!(journals(&store).is_empty());
+        ok(&store, &["check"]);
+    }
+    eprintln!(
+        "{stage}: {killed} kills over {stores} runs of {took:.1} s: {left} finished rows met after a kill, 0 made again, bytes equal"
+    );
+    left
+}
+
+#[test]
+fn a_real_policy_killed_at_random_moments() {
+    let Some(policy) = std::env::var_os("MINDGAP_REAL_POLICY") else {
+        eprintln!("skipped: name the folder of a policy that takes seconds for a part in MINDGAP_REAL_POLICY");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let text = REAL.replace("POLICY", &policy.to_string_lossy());
+    let file = pipeline(folder.path(), "real.toml", &text).display().to_string();
+    assert!(killed_inside::<Rollout>(&file, "rollouts", folder.path(), 30) > 0);
+    assert!(killed_inside::<Logprob>(&file, "logprobs", folder.path(), 20) > 0);
 }
 
 /// Goal: a training that is told to stop loses no step, however far its checkpoints are apart.
