@@ -161,7 +161,7 @@ fn killed_inside<R: Row + PartialEq>(file: &str, stage: &str, folder: &Path, kil
 }
 
 #[test]
-fn a_real_policy_killed_at_random_moments() {
+fn kills_inside_parts_of_a_policy() {
     let Some(policy) = std::env::var_os("MINDGAP_REAL_POLICY") else {
         eprintln!("skipped: name the folder of a policy that takes seconds for a part in MINDGAP_REAL_POLICY");
         return;

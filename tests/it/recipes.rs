@@ -185,7 +185,7 @@ const PINNED: &[(&str, &str, &str)] = &[
     ("logprob", "logprobs-rewrites", "cdcd2c3484eb"),
     ("gap", "gap", "328075ac26a4"),
     ("train", "pretrain", "0204603ab109"),
-    ("evaluate", "evals", "f6cdb5931e56"),
+    ("evaluate", "evals", "17e7456ec6b1"),
 ];
 
 /// The smoke pipeline with all its stages finished, and a second policy, `other`, for stages to name.

@@ -77,7 +77,7 @@ mod tests {
             seed: 0,
             prefill: None,
         };
-        let judgement = Judge::default().judge("12", text);
+        let judgement = Judge::of("math", []).unwrap().judge("12", text);
         let judgement = Unfinished { asks_for_box }.judged(&rollout, judgement);
         (judgement.verdict, judgement.method)
     }
@@ -96,7 +96,7 @@ mod tests {
             ("So \\boxed{12}", Correct),
             ("So \\boxed{7} and 12", Incorrect),
             ("So \\boxed{12", NoAnswer),
-            ("We begin.", NoAnswer),
+            ("We begin by counting all the apples there are.", NoAnswer),
         ] {
             assert_eq!(judged(true, StopReason::MaxTokens, text).0, wanted, "{text}");
             let (whole, by) = judged(true, StopReason::Eos, text);

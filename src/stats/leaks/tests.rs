@@ -72,17 +72,16 @@ struct Labelled {
 fn labelled_samples_are_told_apart() {
     let text = include_str!("../../../data/guided-labels/labels.jsonl");
     let samples: Vec<Labelled> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let of = |wanted: &str| samples.iter().filter(move |sample| sample.label == wanted);
-    let spoken = |sample: &&Labelled| speaks_of_source(&sample.completion, "");
-    let (leaks, clean) = (of("leak").count(), of("clean").count());
-    assert_eq!((leaks, clean), (14, 55));
-    assert_eq!(of("leak").filter(spoken).count(), 13, "one speaks of scratch work half in Chinese");
-    assert_eq!(of("clean").filter(spoken).count(), 0);
-    let bare = |sample: &&Labelled| is_answer_only(&sample.completion);
-    assert_eq!((of("bare").count(), of("bare").filter(bare).count(), of("clean").filter(bare).count()), (3, 2, 0));
-    assert!(
-        samples.iter().filter(|sample| sample.refused.as_deref() == Some("meta_phrase")).all(|sample| spoken(&sample))
-    );
+    let count = |label: &str, test: &dyn Fn(&str) -> bool| {
+        samples.iter().filter(|sample| sample.label == label && test(&sample.completion)).count()
+    };
+    let spoken = |text: &str| speaks_of_source(text, "");
+    assert_eq!((count("leak", &|_| true), count("clean", &|_| true), count("bare", &|_| true)), (14, 55, 3));
+    assert_eq!(count("leak", &spoken), 13, "one speaks of scratch work half in Chinese");
+    assert_eq!(count("clean", &spoken), 1, "a teacher, whom the question speaks of too");
+    assert_eq!((count("bare", &is_answer_only), count("clean", &is_answer_only)), (2, 0));
+    let refused = samples.iter().filter(|sample| sample.refused.as_deref() == Some("meta_phrase"));
+    assert!(refused.into_iter().all(|sample| spoken(&sample.completion)));
 }
 
 #[test]
