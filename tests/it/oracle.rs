@@ -59,6 +59,6 @@ fn log_probs_agree_with_candle_transformers() {
         let worst = pairs.map(|(ours, theirs)| (ours - theirs).abs()).fold(0.0, f32::max);
         assert_eq!(ours[0].logprob_policy.len(), theirs.log_probs.len());
         eprintln!("{name}: largest difference {worst:e}");
-        assert!(worst < 1e-4, "{name}: largest difference {worst}");
+        assert!(worst < 5e-5, "{name}: largest difference {worst}");
     }
 }
