@@ -11,7 +11,6 @@ use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rewrites::{self, Outcome, Refused, Rewrite, Source, Untargeted};
 use mindgap_store::table::rollouts::{PromptKind, Rollout};
 use mindgap_store::table::verdicts::Refusal;
-use std::borrow::Cow;
 
 /// Rows of a part, by table.
 #[derive(Default)]
@@ -144,7 +143,7 @@ impl Maker<'_> {
     }
 
     fn row(&self, problem: &Problem, shown: &Shown, attempts: u32, index: usize, chosen: &Candidate) -> Rewrite {
-        let Shown { conversation, prompt } = shown;
+        let Shown { conversation, prompt, .. } = shown;
         let stages = self.params.judged().into_iter().find(|(source, _, _)| *source == chosen.source);
         Rewrite {
             problem_id: problem.problem_id.clone(),
