@@ -1,24 +1,24 @@
 //! The text part of a checkpoint that also sees images: its config.json as that of a language model alone.
 
 use super::fields::bad;
-use mindgap_base::error::{Error, Result};
+use mindgap_base::error::Result;
 use serde_json::{Map, Value, json};
 
-/// `model_type` of a whole and of its text part, the class of the text part alone, and what transformers fills in where a
-/// `text_config` says nothing (Gemma3TextConfig; the published files of Gemma 3 leave out all but a handful).
-const WHOLES: [(&str, &str, &str, &[(&str, u64)]); 1] = [(
-    "gemma3",
-    "gemma3_text",
-    "Gemma3ForCausalLM",
-    &[
-        ("vocab_size", 262_208),
-        ("hidden_size", 2304),
-        ("intermediate_size", 9216),
-        ("num_hidden_layers", 26),
-        ("num_attention_heads", 8),
-        ("max_position_embeddings", 131_072),
-    ],
-)];
+/// `model_type` of a whole and of its text part, and the class of the text part alone.
+const WHOLE: &str = "gemma3";
+const TEXT: &str = "gemma3_text";
+const CLASS: &str = "Gemma3ForCausalLM";
+
+/// What transformers fills in where a `text_config` says nothing (Gemma3TextConfig); the published files of Gemma 3 leave out all
+/// but a handful.
+const USUAL: [(&str, u64); 6] = [
+    ("vocab_size", 262_208),
+    ("hidden_size", 2304),
+    ("intermediate_size", 9216),
+    ("num_hidden_layers", 26),
+    ("num_attention_heads", 8),
+    ("max_position_embeddings", 131_072),
+];
 
 /// Keys that the whole says for its parts. Those of end tokens have precedence over the text part's own.
 const SHARED: [&str; 5] =
@@ -29,19 +29,22 @@ const ENDS: [&str; 2] = ["bos_token_id", "eos_token_id"];
 /// with that of another family.
 pub fn text_part(config: &[u8]) -> Result<Option<Vec<u8>>> {
     let Ok(Value::Object(whole)) = serde_json::from_slice::<Value>(config) else { return Ok(None) };
-    let kind = whole.get("model_type").and_then(Value::as_str);
-    let Some((kind, text_kind, class, usual)) = WHOLES.into_iter().find(|(of, ..)| Some(*of) == kind) else {
+    if whole.get("model_type").and_then(Value::as_str) != Some(WHOLE) {
         return Ok(None);
-    };
+    }
     let text = whole.get("text_config").and_then(Value::as_object);
-    let text = text.ok_or_else(|| bad(format!("`text_config` is missing; a `{kind}` has its language model there")))?;
+    let text =
+        text.ok_or_else(|| bad(format!("`text_config` is missing; a `{WHOLE}` has its language model there")))?;
     match text.get("model_type").and_then(Value::as_str) {
-        Some(found) if found != text_kind => return Err(foreign(found, text_kind)),
+        Some(found) if found != TEXT => {
+            return Err(bad(format!("`model_type` of `text_config` is `{found}`; expected `{TEXT}`")));
+        }
         _ => {}
     }
-    let mut part =
-        Map::from_iter([("architectures".to_string(), json!([class])), ("model_type".to_string(), json!(text_kind))]);
-    part.extend(usual.iter().map(|(key, value)| (key.to_string(), json!(value))));
+    let named = [("architectures", json!([CLASS])), ("model_type", json!(TEXT))];
+    let usual = USUAL.map(|(key, value)| (key, json!(value)));
+    let mut part: Map<String, Value> =
+        named.into_iter().chain(usual).map(|(key, value)| (key.to_string(), value)).collect();
     let said = |from: &Map<String, Value>, keys: &[&str]| -> Vec<(String, Value)> {
         let found = keys.iter().filter_map(|key| Some((key.to_string(), from.get(*key)?.clone())));
         found.filter(|(_, value)| !value.is_null()).collect()
@@ -52,10 +55,6 @@ pub fn text_part(config: &[u8]) -> Result<Option<Vec<u8>>> {
     );
     part.extend(said(&whole, &ENDS));
     Ok(Some(serde_json::to_vec_pretty(&Value::Object(part)).expect("a JSON value is plain data")))
-}
-
-fn foreign(found: &str, wanted: &str) -> Error {
-    bad(format!("`model_type` of `text_config` is `{found}`; expected `{wanted}`"))
 }
 
 /// The tensor of a language model alone that a tensor of the whole is: none where it belongs to another part. In front of the
