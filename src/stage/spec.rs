@@ -101,7 +101,6 @@ macro_rules! kinds {
         /// Typed parameters of a stage, one variant per kind.
         #[derive(Clone, Debug, Serialize)]
         #[serde(untagged)]
-        #[expect(clippy::large_enum_variant, reason = "a pipeline has few stages")]
         pub enum Params {
             $($variant($module::Params),)+
         }

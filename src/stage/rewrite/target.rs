@@ -106,7 +106,7 @@ impl Maker<'_> {
     fn correct<'a>(&self, problem: &Problem, samples: &'a Samples, shown: &Shown) -> Result<Vec<Candidate<'a>>> {
         let encode = |rollout: &Rollout, is_foreign: bool| {
             let is_imported = rollout.prompt_kind == PromptKind::Imported;
-            if !is_foreign && !(is_imported && !shown.conversation.prefill.is_empty()) {
+            if !is_foreign && (!is_imported || shown.conversation.prefill.is_empty()) {
                 return shown.unthought.as_ref().map_or(Ok(Encoded::AsDrawn), |unthought| unthought.sample(rollout));
             }
             let completion = shown.conversation.behind_prefill(&rollout.completion);
