@@ -38,7 +38,7 @@ pub use read::parse::ParseError;
 pub use stated::{concluded_answer, is_bare_answer, stated_answer};
 
 /// Bumped whenever a verdict can change; part of every verdict's fingerprint.
-pub const JUDGE_VERSION: u32 = 5;
+pub const JUDGE_VERSION: u32 = 6;
 
 /// A final answer as it stands in a response.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -92,7 +92,7 @@ fn tatqa() {
     ];
     let (rows, verdicts) = run_on(folder.path(), "tatqa", &rows, &[]);
     assert_eq!((rows_of(&rows, "problems"), rows_of(&rows, "verdicts")), (4, 4));
-    let names = ["math-", "numeric-v5(rel_tol=0.000001", "numeric-v5(rel_tol=0.01,abs_tol=0,scale=from_gold"];
+    let names = ["math-", "numeric-v6(rel_tol=0.000001", "numeric-v6(rel_tol=0.01,abs_tol=0,scale=from_gold"];
     judged_by(&verdicts, &names);
     let file = root().join("pipelines/domains/tatqa.toml").display().to_string();
     let set = format!("file={}", folder.path().join("tatqa.jsonl").display());

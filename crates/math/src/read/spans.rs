@@ -1,5 +1,7 @@
 //! spans: formulas, numbers and sentences of a text, as byte ranges.
 
+use crate::read::scale;
+
 /// True when what stands between two boxes only lists them.
 pub fn joins(gap: &str) -> bool {
     if gap.len() > 80 || gap.contains("\n\n") {
@@ -241,10 +243,21 @@ fn numbers(text: &str, range: std::ops::Range<usize>, found: &mut Vec<Candidate>
             end += if bytes[end] == b'%' { 1 } else { 2 };
         } else if text[end..range.end].starts_with(" percent") {
             end += 8;
+        } else {
+            end += scale_behind(&text[end..range.end], bytes[start..end].contains(&b'$'));
         }
         found.push(Candidate { range: start..end, place: "number" });
         at = end;
     }
+}
+
+/// Bytes of what multiplies the number in front of it, which is part of the number: ` million`, and behind money `B` and ` bn`.
+fn scale_behind(rest: &str, money: bool) -> usize {
+    let gap = usize::from(rest.starts_with([' ', '-']));
+    let letters = rest[gap..].bytes().take_while(u8::is_ascii_alphabetic).count();
+    let name = &rest[gap..gap + letters];
+    let multiplies = gap > 0 && scale::word(name).is_some() || money && scale::suffix(name, true).is_some();
+    if multiplies { gap + letters } else { 0 }
 }
 
 #[cfg(test)]
@@ -253,8 +266,25 @@ mod tests {
 
     #[test]
     fn the_last_candidate_is_the_last_of_all() {
-        let pieces =
-            ["5", "x2", "x_3", "-1.5", "$4", "$a$", "$$b$$", "\\(c\\)", "7 percent", "1e3", "9%", "\n", "so", ".", "é"];
+        let pieces = [
+            "5",
+            "x2",
+            "x_3",
+            "-1.5",
+            "$4",
+            "$a$",
+            "$$b$$",
+            "\\(c\\)",
+            "7 percent",
+            "1e3",
+            "9%",
+            "2 million",
+            "$3B",
+            "\n",
+            "so",
+            ".",
+            "é",
+        ];
         for first in pieces {
             for second in pieces {
                 for (third, gap) in pieces.into_iter().flat_map(|third| [(third, " "), (third, "")]) {

@@ -126,7 +126,10 @@ fn words_behind_number(tokens: &[Token]) -> Option<usize> {
     let start = tokens.len() - count;
     let behind_number = start > 0 && matches!(tokens[start - 1].tok, Tok::Num(..) | Tok::Close(_));
     let first = word(tokens, start)?;
-    let measures = Unit::named(&first).is_some_and(|unit| !unit.is_count()) || scale::word(&first).is_some();
+    let multiplies = |tok: &Tok| matches!(tok, Tok::Word(name) if scale::suffix(name, true).is_some());
+    let measures = Unit::named(&first).is_some_and(|unit| !unit.is_count())
+        || scale::word(&first).is_some()
+        || multiplies(&tokens[start].tok);
     let words: Vec<String> = (start..tokens.len()).filter_map(|at| word(tokens, at)).collect();
     // "ways to choose" may have these two, behind what is counted
     let counted = words.len() > 2 && Unit::named(&first).is_some();
