@@ -28,7 +28,9 @@ pub fn run() -> ExitCode {
     let args = Args::parse();
     if let Command::Contained { plan } = &args.command {
         let (code, why) = crate::judge::enter(plan);
-        render::note(&why);
+        if !why.is_empty() {
+            render::note(&why);
+        }
         return ExitCode::from(code);
     }
     match dispatch(args) {

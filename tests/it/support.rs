@@ -35,8 +35,15 @@ pub fn run(store: &Path, args: &[&str]) -> Output {
 /// Runs and requires success; returns stdout.
 #[track_caller]
 pub fn ok(store: &Path, args: &[&str]) -> String {
-    let output = run(store, args);
-    assert!(output.status.success(), "{args:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    succeeded(mindgap(store, args))
+}
+
+/// The same of a command that was changed before.
+#[track_caller]
+pub fn succeeded(mut command: Command) -> String {
+    let output = command.output().expect("the binary starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{:?}: {}\n{said}", command.get_args(), output.status);
     String::from_utf8(output.stdout).expect("output is UTF-8")
 }
 

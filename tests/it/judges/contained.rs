@@ -1,10 +1,11 @@
 //! Commands as judges: what they answer, and that hostile ones are contained and told. Programs here are of a shell, so that no
 //! interpreter is needed; the sandbox is Linux's.
 
-use crate::support::{by_stage, fails, json, mindgap, ok, pipeline};
+use crate::support::{by_stage, fails, json, mindgap, ok, pipeline, succeeded};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 struct Scripts {
@@ -26,20 +27,24 @@ impl Scripts {
         path
     }
 
-    /// The verdict of a script on one pair.
-    fn judge(&self, shell: &str, text: &str, options: &[&str]) -> Value {
+    /// Judges one pair by a script.
+    fn command(&self, shell: &str, text: &str, options: &[&str]) -> Command {
         let command = format!("command={shell} {}", self.script(text).display());
         let mut args = vec!["judge", "--gold", "4", "--answer", "four", "--judge", "command", "--option", &command];
         options.iter().for_each(|option| args.extend(["--option", option]));
-        json(&ok(self.path(), &args))
+        mindgap(self.path(), &args)
+    }
+
+    /// The verdict of a script on one pair.
+    #[track_caller]
+    fn judge(&self, shell: &str, text: &str, options: &[&str]) -> Value {
+        json(&succeeded(self.command(shell, text, options)))
     }
 }
 
 /// A sandbox is there, or it is said that there is none.
 fn has_sandbox(scripts: &Scripts) -> bool {
-    let command = format!("command=sh {}", scripts.script("exit 1").display());
-    let args = ["judge", "--gold", "4", "--answer", "4", "--judge", "command", "--option", &command];
-    let output = crate::support::run(scripts.path(), &args);
+    let output = scripts.command("sh", "exit 1", &[]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     if said.contains("no sandbox") {
         assert_eq!(output.status.code(), Some(4), "{said}");
@@ -122,13 +127,17 @@ fn hostile_programs_are_contained() {
 
 /// Whether a process that names the folder is running.
 fn commands_of(folder: &Path) -> bool {
-    let name = folder.display().to_string();
+    processes_of(&folder.display().to_string()) > 0
+}
+
+/// How many processes name it in their command line, this one aside.
+fn processes_of(name: &str) -> usize {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let own = std::process::id().to_string();
-    let mut commands = processes
+    let commands = processes
         .filter(|entry| entry.file_name().to_string_lossy() != own)
         .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    commands.any(|command| String::from_utf8_lossy(&command).contains(&name))
+    commands.filter(|command| String::from_utf8_lossy(command).contains(name)).count()
 }
 
 /// Goal: what works without the sandbox does not work in it, so that the test cannot pass by a broken script.
@@ -159,12 +168,40 @@ fn nothing_gets_in_and_nothing_remains() {
     if !has_sandbox(&scripts) {
         return;
     }
-    let script = scripts.script(&format!("(sleep 1000) &\n[ -z \"$HF_TOKEN\" ] && echo x > in && echo '{CORRECT}'\n"));
-    let command = format!("command=sh {}", script.display());
-    let args = ["judge", "--gold", "4", "--answer", "4", "--judge", "command", "--option", &command];
-    let output = mindgap(scripts.path(), &args).env("HF_TOKEN", "secret").output().unwrap();
-    assert_eq!(json(&String::from_utf8(output.stdout).unwrap())["verdict"], "correct");
+    let script = format!("(sleep 1000) &\n[ -z \"$HF_TOKEN\" ] && echo x > in && echo '{CORRECT}'\n");
+    let mut command = scripts.command("sh", &script, &[]);
+    command.env("HF_TOKEN", "secret");
+    assert_eq!(json(&succeeded(command))["verdict"], "correct");
     assert!(!commands_of(scripts.path()), "a process is left");
+}
+
+/// Goal: where the run itself is killed, sleepers that a program started in the background end with it, and so does what was to
+/// see to that.
+#[test]
+fn nothing_outlives_a_killed_run() {
+    let scripts = Scripts::new();
+    if !has_sandbox(&scripts) {
+        return;
+    }
+    let name = scripts.path().display().to_string();
+    // subshells bear the name of the script
+    let script = "(sleep 1000; :) &\n(sleep 1000; :) &\nsleep 1000\n";
+    let mut run = scripts.command("sh", script, &["seconds=1000"]).stdout(Stdio::null()).spawn().unwrap();
+    until("the program is at work", || processes_of(&name) >= 4);
+    run.kill().unwrap();
+    run.wait().unwrap();
+    until("nothing of it is left", || processes_of(&name) == 0);
+}
+
+/// Waits for what is bound to happen.
+fn until(what: &str, happened: impl Fn() -> bool) {
+    for _ in 0..6_000 {
+        if happened() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it never came to that: {what}");
 }
 
 const SLOW: &str = r#"
@@ -197,7 +234,7 @@ fn verdicts_of_commands_outlive_the_run() {
     scripts.script(&format!("echo x >> {}\nsleep 0.02\necho '{CORRECT}'\n", log.display()));
     let file = pipeline(scripts.path(), "p.toml", SLOW).display().to_string();
     let store = scripts.path().join("store");
-    let mut child = mindgap(&store, &["run", &file]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut child = mindgap(&store, &["run", &file]).stderr(Stdio::null()).spawn().unwrap();
     while calls() <= 70 && child.try_wait().unwrap().is_none() {
         std::thread::sleep(Duration::from_millis(2));
     }
