@@ -1,7 +1,7 @@
 //! Where tests break things: named points at which a process dies, and a watcher that sees every change to the file system
 //! before it is made, to record it or to refuse it.
 //!
-//! `MINDGAP_FAULT=object.renamed:3` ends the process with SIGKILL the third time that point is passed.
+//! `MINDGAP_FAULT=object.renamed:3` ends the process with SIGKILL (elsewhere than on Unix, by aborting) the third time that point is passed.
 
 use std::cell::RefCell;
 use std::io;
@@ -36,8 +36,19 @@ pub fn point(name: &str) {
     });
     let Some(plan) = plan else { return };
     if plan.point == name && plan.countdown.fetch_sub(1, Ordering::SeqCst) == 1 {
-        let _ = signal_hook::low_level::raise(signal_hook::consts::SIGKILL);
+        end();
     }
+}
+
+/// Nothing is written back or cleaned up behind it.
+#[cfg(unix)]
+fn end() {
+    let _ = signal_hook::low_level::raise(signal_hook::consts::SIGKILL);
+}
+
+#[cfg(not(unix))]
+fn end() {
+    std::process::abort();
 }
 
 /// One change to the file system. `store::fs` makes no other, times of files and the bytes of nameless ones aside.

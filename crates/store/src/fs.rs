@@ -1,8 +1,10 @@
 //! Files: the only place that creates, syncs and renames them. Every error names its path.
 
 mod lock;
+mod os;
 
 pub use lock::{Gate, is_locked, try_lock};
+pub use os::read_at;
 
 use super::fault::{self, Change, announce};
 use mindgap_base::address::Address;
@@ -164,9 +166,9 @@ pub fn create_dir(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes the names in a folder durable.
+/// Makes the names in a folder durable, as far as the system lets it ([`os`]).
 pub fn sync_dir(folder: &Path) -> Result<()> {
-    let synced = announce(Change::SyncDir(folder)).and_then(|()| File::open(folder)).and_then(|f| f.sync_all());
+    let synced = announce(Change::SyncDir(folder)).and_then(|()| os::sync_folder(folder));
     match synced {
         // The folder above a store need not be ours to open, and some file systems sync no folders.
         Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput) => Ok(()),
@@ -206,7 +208,7 @@ impl Temp {
     }
 
     fn rename(mut self, to: &Path) -> std::io::Result<()> {
-        announce(Change::Rename { from: &self.path, to }).and_then(|()| fs::rename(&self.path, to))?;
+        announce(Change::Rename { from: &self.path, to }).and_then(|()| os::rename(&self.path, to))?;
         self.renamed = true;
         Ok(())
     }
@@ -329,7 +331,7 @@ pub fn publish_folder(folder: &Path, links: &[(PathBuf, PathBuf)]) -> Result<()>
 }
 
 fn symlink(link: &Path, target: &Path) -> std::io::Result<()> {
-    announce(Change::Link { target, link }).and_then(|()| std::os::unix::fs::symlink(target, link))
+    announce(Change::Link { target, link }).and_then(|()| os::link(target, link))
 }
 
 /// Removes a file, a link, or a folder with all in it; one that is gone already is no error.
@@ -339,7 +341,7 @@ pub fn remove(path: &Path) -> Result<()> {
             list(path)?.iter().try_for_each(|name| remove(&path.join(name)))?;
             announce(Change::Remove(path)).and_then(|()| fs::remove_dir(path))
         }
-        Ok(_) => announce(Change::Remove(path)).and_then(|()| fs::remove_file(path)),
+        Ok(found) => announce(Change::Remove(path)).and_then(|()| os::remove_file(path, &found)),
         Err(e) => Err(e),
     };
     match removed {
@@ -382,7 +384,7 @@ impl Appender {
     pub fn publish(self, path: &Path) -> Result<()> {
         self.sync().map_err(|e| error("sync", &self.path, e))?;
         announce(Change::Rename { from: &self.path, to: path })
-            .and_then(|()| fs::rename(&self.path, path))
+            .and_then(|()| os::rename(&self.path, path))
             .map_err(|e| error("rename into", path, e))?;
         settle(path)
     }

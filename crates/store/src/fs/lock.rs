@@ -1,11 +1,11 @@
 //! Advisory locks on files: one process alone, or many together. A lock ends with the process, however that ends.
 
+use super::os::is_same_file;
 use super::{File, create_dir, error};
 use crate::fault::{Change, announce};
 use mindgap_base::error::Result;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Takes an advisory lock on `path` without waiting. `None` while another process holds it; the lock ends with the
@@ -40,12 +40,6 @@ fn open_lock(path: &Path) -> Result<Option<File>> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(error("open lock file", path, e)),
     }
-}
-
-fn is_same_file(file: &File, path: &Path) -> bool {
-    let id = |found: fs::Metadata| (found.dev(), found.ino());
-    let (open, named) = (file.metadata().map(id), fs::metadata(path).map(id));
-    matches!((open, named), (Ok(open), Ok(named)) if open == named)
 }
 
 /// A lock that many may hold together and one may hold alone. Both wait.
