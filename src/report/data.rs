@@ -1,6 +1,7 @@
 //! What a report says, as data. Everything but the row browser is what `--json` prints.
 
 use super::tokens::Tokens;
+use crate::stats::agreement::Agreement;
 use crate::stats::metrics::{mean, standard_error};
 use mindgap_store::table::evals::{Eval, Forgetting};
 use mindgap_store::table::gaps::{Gap, GapWarning};
@@ -16,6 +17,8 @@ pub struct Report {
     pub is_compared: bool,
     pub stages: Vec<StageState>,
     pub cascades: Vec<Cascade>,
+    /// Judge stages of the same samples, two by two.
+    pub judges: Vec<Compared>,
     pub gaps: Vec<GapTable>,
     /// One per evaluate stage: one per replication, where the pipeline runs over seeds.
     pub evals: Vec<EvalTable>,
@@ -110,6 +113,30 @@ pub struct Targets {
     pub expert: u64,
     /// Problems without a target: nothing correct sampled, no expert solution.
     pub none: u64,
+}
+
+/// Two judge stages of the same samples.
+#[derive(Serialize)]
+pub struct Compared {
+    pub rollouts: String,
+    pub first: String,
+    pub second: String,
+    #[serde(flatten)]
+    pub agreement: Agreement,
+    /// Cohen's kappa.
+    pub kappa: Option<f64>,
+}
+
+impl Compared {
+    pub fn new(rollouts: &str, first: &str, second: &str, agreement: Agreement) -> Compared {
+        let [rollouts, first, second] = [rollouts, first, second].map(str::to_string);
+        Compared { rollouts, first, second, kappa: agreement.kappa(), agreement }
+    }
+
+    /// Share of the samples that are right for both or for none, in percent.
+    pub fn agreeing(&self) -> f64 {
+        100.0 * self.agreement.agree() as f64 / self.agreement.samples().max(1) as f64
+    }
 }
 
 #[derive(Serialize)]

@@ -1,6 +1,7 @@
 //! The report as Markdown: the figures of the page, without charts and rows.
 
 use super::data::{Cascade, GapTable, Report};
+use crate::stats::agreement::Agreement;
 use mindgap_store::table::gaps::Gap;
 
 /// The whole report.
@@ -9,6 +10,7 @@ pub fn markdown(report: &Report) -> String {
     text += &missing(report);
     text += &stale(report);
     text += &cascades(report);
+    text += &judges(report);
     text += &gaps(report);
     text += &warnings(report);
     text += &accuracy(report);
@@ -112,6 +114,29 @@ fn choices(report: &Report) -> String {
                 row.tokens
             );
         }
+    }
+    text
+}
+
+fn judges(report: &Report) -> String {
+    if report.judges.is_empty() {
+        return String::new();
+    }
+    let mut text = "\n## Judges of the same samples\n\n\
+         | samples of | first judge | second judge | samples | agree | both right | first only | second only | none | Cohen's kappa |\n\
+         |---|---|---|--:|--:|--:|--:|--:|--:|--:|\n"
+        .to_string();
+    for compared in &report.judges {
+        let Agreement { both, first_only, second_only, neither } = compared.agreement;
+        text += &format!(
+            "| {} | {} | {} | {} | {:.1} % | {both} | {first_only} | {second_only} | {neither} | {} |\n",
+            cell(&compared.rollouts),
+            cell(&compared.first),
+            cell(&compared.second),
+            compared.agreement.samples(),
+            compared.agreeing(),
+            compared.kappa.map_or("-".to_string(), |kappa| format!("{kappa:.2}"))
+        );
     }
     text
 }

@@ -9,8 +9,8 @@ mod page;
 mod tokens;
 
 pub use data::{
-    BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Cascade, Choice, Chosen, EvalTable, GapTable, Histograms,
-    RefusedSamples, Report, Run, Samples, Series, StageState, Targets,
+    BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Cascade, Choice, Chosen, Compared, EvalTable, GapTable,
+    Histograms, RefusedSamples, Report, Run, Samples, Series, StageState, Targets,
 };
 pub use markdown::markdown;
 pub use page::html;

@@ -1,5 +1,6 @@
 //! What a report says, gathered from what the stages of a pipeline made.
 
+use super::agreement::compared;
 use super::browse::browse;
 use super::frame;
 use super::made::Made;
@@ -69,6 +70,7 @@ pub fn collect(made: &Made, with_rows: bool) -> Result<Report> {
             report.policies.push(policy.clone());
         }
     }
+    report.judges = compared(made)?;
     report.histograms = histograms(made)?;
     if with_rows {
         report.browser = browse(made)?;

@@ -3,6 +3,7 @@
 //! Tables are read as columns and key ranges and combined by polars; nothing is printed and no file of the user's is touched.
 //! All of it starts from what the stages made last ([`Made`]).
 
+mod agreement;
 mod browse;
 mod collect;
 mod condition;

@@ -2,9 +2,10 @@
 
 use crate::support::root;
 use mindgap::report::{
-    BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Cascade, Choice, Chosen, EvalTable, GapTable, Histograms,
-    RefusedSamples, Report, Run, Samples, Series, StageState, Targets, Tokens, html, markdown, quantise,
+    BrowsedProblem, BrowsedSample, BrowsedTarget, Browser, Cascade, Choice, Chosen, Compared, EvalTable, GapTable,
+    Histograms, RefusedSamples, Report, Run, Samples, Series, StageState, Targets, Tokens, html, markdown, quantise,
 };
+use mindgap::stats::agreement::Agreement;
 use mindgap_store::table::evals::{Eval, Forgetting};
 use mindgap_store::table::gaps::{Gap, GapWarning, Group, Moment, Warning};
 use mindgap_store::table::train_steps::TrainStep;
@@ -181,6 +182,7 @@ fn example() -> Report {
     problems[7] = problem(7, HOSTILE, "guided");
     problems[7].plain[0] = sample(0, "incorrect", HOSTILE, HOSTILE);
     problems[7].prompt = Some(HOSTILE.to_string());
+    let judges = Agreement { both: 4, first_only: 1, second_only: 2, neither: 9 };
     let quiet =
         GapWarning { warning: Warning::Copied, raised: false, message: "0 of 4 copied".to_string(), ..warning.clone() };
     Report {
@@ -193,6 +195,7 @@ fn example() -> Report {
             stage("train-late", "train", false),
         ],
         cascades: vec![cascade],
+        judges: vec![Compared::new("rollouts", "verdicts", HOSTILE, judges)],
         gaps: vec![GapTable {
             stage: "gap".to_string(),
             policy: "base".to_string(),
