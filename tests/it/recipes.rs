@@ -179,7 +179,7 @@ const PINNED: &[(&str, &str, &str)] = &[
     ("documents", "documents", "0672b0300d83"),
     ("rollout", "rollouts", "c0db947ab35e"),
     ("samples", "drafts", "a66e1a5843ed"),
-    ("judge", "verdicts", "9916fb3e3335"),
+    ("judge", "verdicts", "6e4724e4e3cd"),
     ("difficulty", "middling", "c3272004f71f"),
     ("rewrite", "rewrites", "056026e4623c"),
     ("logprob", "logprobs-rewrites", "cdcd2c3484eb"),
