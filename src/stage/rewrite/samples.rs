@@ -77,13 +77,14 @@ struct Sample {
     verdict: Option<VerdictRow>,
     stage_index: u32,
     is_foreign: bool,
-    score: Option<f64>,
 }
 
 /// The samples of one source on a span of problems, in order.
 pub struct Samples {
     source: Source,
     by_problem: BTreeMap<String, Vec<Sample>>,
+    /// By the stage of a sample.
+    scores: Vec<Scores>,
 }
 
 impl Samples {
@@ -94,19 +95,18 @@ impl Samples {
             for row in judged.verdicts.overlapping(&span.first, &span.last).read_all()? {
                 verdicts.insert((row.problem_id.clone(), row.sample_index), row);
             }
-            let mut scores = Scores::read(&judged.scores, span)?;
             for rollout in judged.rollouts.overlapping(&span.first, &span.last).read_all()? {
                 let verdict = verdicts.remove(&(rollout.problem_id.clone(), rollout.sample_index));
-                let score = scores.take(&rollout);
                 let (stage_index, is_foreign) = (stage_index as u32, judged.is_foreign);
                 let samples = by_problem.entry(rollout.problem_id.clone()).or_default();
-                samples.push(Sample { rollout, verdict, stage_index, is_foreign, score });
+                samples.push(Sample { rollout, verdict, stage_index, is_foreign });
             }
         }
         for rows in by_problem.values_mut() {
             rows.sort_by_key(|sample| sample.rollout.sample_index);
         }
-        Ok(Samples { source, by_problem })
+        let scores = judged.iter().map(|judged| Scores::read(&judged.scores, span)).collect::<Result<_>>()?;
+        Ok(Samples { source, by_problem, scores })
     }
 
     fn of(&self, problem: &Problem) -> &[Sample] {
@@ -121,8 +121,8 @@ impl Samples {
         self.of(problem).len() as u32
     }
 
-    /// The correct ones. `encode` gives text and tokens of a sample as a target; it is
-    /// told whether its tokens are of another tokenizer.
+    /// The correct ones. `encode` gives text and tokens of a sample as a target; it is told whether its tokens are of another
+    /// tokenizer.
     pub fn correct<'a>(
         &'a self,
         problem: &Problem,
@@ -150,6 +150,7 @@ impl Samples {
                 }
                 _ => likelihoods.of_sample(&problem.problem_id, &token_ids),
             };
+            let score = self.scores[sample.stage_index as usize].of(rollout, &token_ids);
             let mut candidate = Candidate {
                 source: self.source,
                 stage_index: sample.stage_index,
@@ -158,7 +159,7 @@ impl Samples {
                 token_ids,
                 refused,
                 likelihood,
-                score: sample.score,
+                score,
             };
             let expert = likelihoods.of_expert(&problem.problem_id).filter(|_| self.source != Source::SelfAligned);
             let refused = limits.refuses(&candidate, expert)?;
@@ -230,10 +231,11 @@ impl Scores {
         Ok(scores)
     }
 
-    fn take(&mut self, rollout: &Rollout) -> Option<f64> {
+    /// The score of a sample that has these tokens as a target.
+    fn of(&self, rollout: &Rollout, token_ids: &[u32]) -> Option<f64> {
         let id = &rollout.problem_id;
         let by_index = self.by_index.get(&(id.clone(), rollout.sample_index)).copied();
-        by_index.or_else(|| self.by_tokens.get(&(id.clone(), rollout.token_ids.clone())).copied())
+        by_index.or_else(|| self.by_tokens.get(&(id.clone(), token_ids.to_vec())).copied())
     }
 }
 

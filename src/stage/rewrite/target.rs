@@ -87,6 +87,7 @@ impl Maker<'_> {
                     "no sample to choose, and the expert's solution is thoughts alone"
                 }
                 _ if expert.is_some() => "no sample to choose, and the expert solution is longer than `max_tokens`",
+                _ if problem.solution.is_some() => "no sample to choose, and `order` does not ask the expert",
                 0 => "no samples and no expert solution",
                 _ => "no sample to choose and no expert solution",
             };

@@ -14,6 +14,7 @@ use mindgap_store::Span;
 use mindgap_store::table::rollouts::Rollout;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// Until when a problem is asked.
 pub struct Adaptive {
@@ -23,6 +24,8 @@ pub struct Adaptive {
     bench: Bench,
     /// What says when a problem is asked no more: the samples themselves do not depend on it.
     pub key: String,
+    /// How problems fared when this stage was planned: earlier parts are read for it once.
+    pub fared: OnceLock<Option<Fared>>,
 }
 
 /// How problems fared that were asked: those with most samples are open still.
@@ -59,7 +62,7 @@ impl Adaptive {
         };
         let bench = Bench::new(judge_of(name, inputs)?, &params.origin(), inputs)?;
         let key = format!("{} and on, until {until_correct} correct by {}", params.samples, bench.name());
-        Ok(Some(Adaptive { until_correct, first: params.samples, most, bench, key }))
+        Ok(Some(Adaptive { until_correct, first: params.samples, most, bench, key, fared: OnceLock::new() }))
     }
 
     /// What is known of how problems fare, by how many samples each has; none where no problem was asked.
@@ -114,6 +117,7 @@ impl RolloutStage {
         tasks: &[Task],
         span: &Span,
     ) -> Result<Vec<Rollout>> {
+        adaptive.bench.check_machine()?;
         let problems = self.problems.overlapping(&span.first, &span.last);
         let problems: Vec<judge::Known> = problems.select(&adaptive.bench.columns())?;
         let problems: HashMap<&str, &judge::Known> = problems.iter().map(|known| (known.id(), known)).collect();

@@ -16,7 +16,7 @@ impl RolloutStage {
         let (from, to) = part.span.samples.expect("a rollout part has a sample range");
         let overlapping: Vec<&PartRecord> = earlier.iter().filter(|record| overlaps(record, part)).collect();
         if let Some(adaptive) = &self.adaptive {
-            return self.count_waves(adaptive, part, earlier);
+            return self.count_waves(adaptive, part, &overlapping, earlier);
         }
         // Such a part holds its whole range of samples of every problem there is to sample.
         let same_problems =
@@ -36,19 +36,31 @@ impl RolloutStage {
     }
 
     /// How many samples a part that is drawn in waves is expected to have.
-    fn count_waves(&self, adaptive: &Adaptive, part: &Part, earlier: &[PartRecord]) -> Result<Work> {
-        let asked = self.asked(earlier)?;
+    fn count_waves(
+        &self,
+        adaptive: &Adaptive,
+        part: &Part,
+        overlapping: &[&PartRecord],
+        earlier: &[PartRecord],
+    ) -> Result<Work> {
+        let asked = self.asked(overlapping)?;
         let problems = self.problem_ids(part)?;
         let held = |id: &String| asked.get(id).copied().unwrap_or(0).min(adaptive.most);
         let reusable = problems.iter().map(|id| u64::from(held(id))).sum();
-        let fared = adaptive.fared(asked.values().copied());
+        let fared = match adaptive.fared.get() {
+            Some(fared) => *fared,
+            None => {
+                let all = self.asked(&earlier.iter().collect::<Vec<_>>())?;
+                *adaptive.fared.get_or_init(|| adaptive.fared(all.values().copied()))
+            }
+        };
         let expected: f64 = problems.iter().map(|id| adaptive.expected(held(id), fared)).sum();
         Ok(Work { rows: (expected.round() as u64).max(reusable), reusable })
     }
 
     /// How many samples of parts that are drawn in waves there may be, beyond those that are known.
     pub(super) fn most_missing(&self, adaptive: &Adaptive, parts: &[&Part], earlier: &[PartRecord]) -> Result<u64> {
-        let asked = self.asked(earlier)?;
+        let asked = self.asked(&earlier.iter().collect::<Vec<_>>())?;
         let mut most = 0;
         for part in parts {
             let held = |id: &String| asked.get(id).copied().unwrap_or(0).min(adaptive.most);
@@ -58,9 +70,9 @@ impl RolloutStage {
     }
 
     /// How many samples of a problem are known, the first ones.
-    fn asked(&self, earlier: &[PartRecord]) -> Result<BTreeMap<String, u32>> {
+    fn asked(&self, earlier: &[&PartRecord]) -> Result<BTreeMap<String, u32>> {
         let mut asked: BTreeMap<String, u32> = BTreeMap::new();
-        for (id, _) in self.known_samples(&earlier.iter().collect::<Vec<_>>())? {
+        for (id, _) in self.known_samples(earlier)? {
             *asked.entry(id).or_default() += 1;
         }
         Ok(asked)

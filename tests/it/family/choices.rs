@@ -103,6 +103,24 @@ kind = "rewrite"
 problems = "problems"
 policy = "other"
 teacher = ["verdicts"]
+[stages.other_candidates]
+kind = "rewrite"
+problems = "problems"
+policy = "other"
+teacher = ["verdicts"]
+keep = 8
+fallback = false
+[stages.other_logprobs]
+kind = "logprob"
+rewrites = "other_candidates"
+policy = "other"
+[stages.other_scored]
+kind = "rewrite"
+problems = "problems"
+policy = "other"
+teacher = ["verdicts"]
+choice = "score"
+score = { from = ["other_logprobs"], column = "logprob_policy" }
 [policies.other]
 path = "FIXTURES/model/qwen2"
 "#;
@@ -261,6 +279,20 @@ fn a_teachers_samples_are_in_the_policys_tokens() {
         let drawn = plain.iter().find(same).expect("the text is the sample's");
         assert_ne!(drawn.token_ids, row.token_ids);
         assert_eq!(row.logprob_behavior, None, "of other tokens");
+    }
+    // What scores them knows them by the tokens they have as targets.
+    let logprobs = ran.rows::<Logprob>("other_logprobs");
+    let scored = ran.rows::<Rewrite>("other_scored");
+    let taught: Vec<&Rewrite> = scored.iter().filter(|row| row.source == Source::Teacher).collect();
+    assert!(!taught.is_empty());
+    for row in taught {
+        let of_problem = logprobs.iter().filter(|found| found.problem_id == row.problem_id);
+        let best = of_problem.clone().map(|found| mean(&found.logprob_policy)).fold(f64::NEG_INFINITY, f64::max);
+        let chosen = of_problem.clone().find(|found| found.token_ids == row.token_ids).unwrap();
+        assert!((mean(&chosen.logprob_policy) - best).abs() < 1e-6, "the highest");
+        if of_problem.count() > 1 {
+            assert!((row.score.unwrap() - best).abs() < 1e-6);
+        }
     }
 }
 
