@@ -5,6 +5,7 @@
 use super::gemm::{Left, PANEL, Right, Size, Start, product_at};
 use super::isa::Isa;
 use super::linear::Packed;
+use super::simd;
 use super::team::Output;
 use super::weight::bf16::{Activations, Bf16Strips};
 use super::wide;
@@ -15,7 +16,7 @@ use half::bf16;
 const BLOCK: usize = 256;
 
 /// Dense rows of a matrix.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Matrix<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
@@ -38,11 +39,19 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// What follows so many elements.
+    pub fn from(self, first: usize) -> Matrix<'a> {
+        match self {
+            Matrix::F32(data) => Matrix::F32(&data[first..]),
+            Matrix::Bf16(data) => Matrix::Bf16(&data[first..]),
+        }
+    }
+
     /// The elements in f32.
     pub fn widen(self, out: &mut [f32]) {
         match self {
             Matrix::F32(data) => out.copy_from_slice(data),
-            Matrix::Bf16(data) => out.iter_mut().zip(data).for_each(|(out, x)| *out = x.to_f32()),
+            Matrix::Bf16(data) => simd::widen(data, out),
         }
     }
 }

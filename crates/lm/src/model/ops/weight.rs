@@ -5,6 +5,8 @@
 
 pub(super) mod bf16;
 mod int8;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use super::gemm::{Left, PANEL, STRIP, Size, Start, product_at};
 use super::isa::Isa;

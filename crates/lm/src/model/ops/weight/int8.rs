@@ -5,6 +5,8 @@
 //! group after group.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -179,7 +181,9 @@ impl Int8Strips {
                         #[cfg(target_arch = "x86_64")]
                         Isa::Avx2 | Isa::Avx512 => avx2::tile(rows, x, strips, groups, target),
                         #[cfg(target_arch = "x86_64")]
-                        Isa::Bf16 | Isa::Amx => vnni::tile(rows, x, strips, groups, target),
+                        Isa::Bf16 => vnni::tile(rows, x, strips, groups, target),
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Amx => amx::tile(rows, x, strips, groups, target),
                         _ => tile_portable(rows, x, strips, groups, target),
                     }
                 }

@@ -5,12 +5,10 @@
 #![expect(unsafe_code, reason = "tile instructions have no stable functions, and take pointers")]
 
 use super::super::super::gemm::{Size, Start};
+use super::super::tiles::{Config, ROW, ROWS};
 use super::super::{PANEL, STRIP, fill};
-use super::{Pairs, Strips, TILE_PAIRS, TILE_ROWS as ROWS};
+use super::{Pairs, Strips, TILE_PAIRS};
 use std::arch::asm;
-
-/// Bytes of a row of a tile register.
-const ROW: usize = 64;
 
 /// Sums begin in the output and stay there between steps. Every row meets the same instructions alone and in a batch: each sum takes
 /// the products of 32 inputs after those of the 32 before.
@@ -64,24 +62,11 @@ struct Block {
     c_row: usize,
 }
 
-/// Rows and bytes of a row of each tile register, as `ldtilecfg` takes them.
-#[repr(C, align(64))]
-struct Config {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    row_bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
 impl Block {
     /// Registers of sums and activations have the block's rows, weights 16 pairs of inputs.
     fn config(&self) -> Config {
-        let (rows, all) = (self.rows.min(ROWS) as u8, ROWS as u8);
-        let (mut row_bytes, mut of_register) = ([0; 16], [0; 16]);
-        row_bytes[..8].fill(ROW as u16);
-        of_register[..8].copy_from_slice(&[rows, rows, rows, all, all, all, rows, all]);
-        Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows: of_register }
+        let rows = self.rows.min(ROWS);
+        Config::of_rows([rows, rows, rows, ROWS, ROWS, ROWS, rows, ROWS])
     }
 
     /// 32 rows of 3 strips. Neighbouring products share a register.
