@@ -6,8 +6,10 @@
 //! the same bits as one.
 
 use super::config::Config;
+use super::ops::lines::Lines;
 use super::ops::{KeyValues, Matrix};
 use half::bf16;
+use half::slice::HalfBitsSliceExt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -73,15 +75,16 @@ fn stride(kind: KvType, tokens: usize) -> usize {
 /// Numbers as they are held.
 #[derive(Clone, Debug)]
 enum Numbers {
-    F32(Vec<f32>),
-    Bf16(Vec<bf16>),
+    F32(Lines<f32>),
+    /// The bits.
+    Bf16(Lines<u16>),
 }
 
 impl Numbers {
     fn zeros(kind: KvType, count: usize) -> Numbers {
         match kind {
-            KvType::F32 => Numbers::F32(vec![0.0; count]),
-            KvType::Bf16 => Numbers::Bf16(vec![bf16::ZERO; count]),
+            KvType::F32 => Numbers::F32(Lines::zeros(count)),
+            KvType::Bf16 => Numbers::Bf16(Lines::zeros(count)),
         }
     }
 
@@ -90,14 +93,14 @@ impl Numbers {
         let places = (at..).step_by(step);
         match self {
             Numbers::F32(own) => places.zip(numbers).for_each(|(at, x)| own[at] = *x),
-            Numbers::Bf16(own) => places.zip(numbers).for_each(|(at, x)| own[at] = bf16::from_f32(*x)),
+            Numbers::Bf16(own) => places.zip(numbers).for_each(|(at, x)| own[at] = bf16::from_f32(*x).to_bits()),
         }
     }
 
     fn from(&self, first: usize) -> Matrix<'_> {
         match self {
             Numbers::F32(own) => Matrix::F32(&own[first..]),
-            Numbers::Bf16(own) => Matrix::Bf16(&own[first..]),
+            Numbers::Bf16(own) => Matrix::Bf16(own[first..].reinterpret_cast()),
         }
     }
 }

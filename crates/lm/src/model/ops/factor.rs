@@ -5,6 +5,7 @@
 use super::gemm::{Left, PANEL, Right, Size, Start, product_at};
 use super::isa::Isa;
 use super::linear::Packed;
+use super::lines::Lines;
 use super::simd;
 use super::team::Output;
 use super::weight::bf16::{Activations, Bf16Strips};
@@ -173,7 +174,7 @@ impl<'a> Factor<'a> {
     /// As for [`Factor::apply_at`].
     #[expect(unsafe_code, reason = "threads write columns of one output")]
     unsafe fn strips_at(&self, strips: &Bf16Strips, left: Side, rows: usize, start: Start, out: *mut f32) {
-        let (n, k, mut pairs) = (self.n, self.k, vec![0; strips.pairs_len(rows)]);
+        let (n, k, mut pairs) = (self.n, self.k, Lines::zeros(strips.pairs_len(rows)));
         let x = match left {
             Side::Rows(x) => {
                 strips.round(&x[..rows * k], &mut pairs);

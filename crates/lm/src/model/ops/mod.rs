@@ -20,6 +20,7 @@ mod factor;
 pub mod gated;
 pub mod gemm;
 pub mod linear;
+pub mod lines;
 pub mod logprobs;
 pub mod norm;
 pub mod reference;

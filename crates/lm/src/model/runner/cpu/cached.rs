@@ -91,7 +91,7 @@ impl Cached<'_, '_, '_> {
             self.workspace.give(std::mem::replace(&mut y, normed));
         }
         scale(&mut y.data, self.runner.config.residual_scale);
-        for (x, y) in x.data.iter_mut().zip(&y.data) {
+        for (x, y) in x.data.iter_mut().zip(y.data.iter()) {
             *x += y;
         }
         self.workspace.give(y);

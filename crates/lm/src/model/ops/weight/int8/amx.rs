@@ -30,9 +30,10 @@ pub unsafe fn tile(rows: usize, x: &Quants, strips: Strips, groups: Range<usize>
     // SAFETY: blocks and the groups that are left lie inside the tile, of which the caller promises the same.
     unsafe {
         if groups.start < whole {
+            let mut sums = [Sums([[[0; STRIP]; ROWS]; STRIPS]); 2];
             for first in (0..rows).step_by(ROWS) {
                 let block = Block { x, strips, target, first, rows: ROWS.min(rows - first) };
-                block.run(groups.start..whole);
+                block.run(groups.start..whole, &mut sums);
             }
         }
         if whole < groups.end {
@@ -56,9 +57,8 @@ impl Block<'_> {
     /// # Safety
     /// As for [`tile`]; the groups are whole, and there is one.
     #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn run(&self, groups: Range<usize>) {
+    unsafe fn run(&self, groups: Range<usize>, sums: &mut [Sums; 2]) {
         let config = Config::of_rows([self.rows, self.rows, self.rows, self.rows, self.rows, ROWS, ROWS, ROWS]);
-        let mut sums = [Sums([[[0; STRIP]; ROWS]; STRIPS]); 2];
         // SAFETY: tile registers belong to this thread, no other code here uses them, and they are given back.
         unsafe {
             asm!("ldtilecfg [{config}]", config = in(reg) &config, options(nostack, readonly));
