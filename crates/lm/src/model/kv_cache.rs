@@ -298,7 +298,7 @@ mod tests {
     const SHAPE: KvShape = KvShape { kind: KvType::F32, layers: 2, heads: 2, head_dim: 4 };
 
     fn numbers(matrix: Matrix) -> Vec<f32> {
-        let mut wide = vec![0.0; matrix.len()];
+        let mut wide = vec![0.0; matrix.count()];
         matrix.widen(&mut wide);
         wide
     }
@@ -380,7 +380,7 @@ mod tests {
         for (kind, line) in [(KvType::F32, 16), (KvType::Bf16, 32)] {
             for tokens in [0, 1, 16, 17, 512, 1000] {
                 let stride = stride(kind, tokens);
-                assert!(stride >= tokens && stride % line == 0 && stride / line % 2 == 1);
+                assert!(stride >= tokens && stride.is_multiple_of(line) && stride / line % 2 == 1);
             }
         }
         assert_eq!(SHAPE.bytes(16), 2 * 4 * 2 * 2 * 4 * 16);

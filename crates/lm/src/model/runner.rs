@@ -103,6 +103,7 @@ pub struct Feed<'a, S> {
 }
 
 /// A policy ready to sample from and to score with.
+#[expect(clippy::large_enum_variant, reason = "there are few, and they stay where they are made")]
 pub enum Runner {
     Cpu(cpu::CpuRunner),
     Device(device::DeviceRunner),

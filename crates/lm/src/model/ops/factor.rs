@@ -24,7 +24,8 @@ pub enum Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    pub fn len(self) -> usize {
+    /// Elements.
+    pub fn count(self) -> usize {
         match self {
             Matrix::F32(data) => data.len(),
             Matrix::Bf16(data) => data.len(),
@@ -99,7 +100,7 @@ enum Layout<'a> {
 impl<'a> Factor<'a> {
     /// `w^T` of a weight `[n, k]`; factors are rounded where `products` says so and the processor gains by it.
     pub fn transposed(w: Matrix<'a>, n: usize, k: usize, products: DType) -> Factor<'a> {
-        assert_eq!(w.len(), n * k, "a weight of {n} x {k}");
+        assert_eq!(w.count(), n * k, "a weight of {n} x {k}");
         let layout = match (kind(w, products, Isa::current()), w) {
             (Kind::F32, Matrix::F32(w)) => Layout::Packed(Packed::from_slice(w, n, k)),
             (Kind::Pairs(isa) | Kind::Widened(isa), _) => Layout::Bf16(Bf16Strips::new(isa, w, n, k)),
@@ -110,7 +111,7 @@ impl<'a> Factor<'a> {
 
     /// A matrix `[k, n]`.
     pub fn of_rows(b: Matrix<'a>, k: usize, n: usize, products: DType) -> Factor<'a> {
-        assert_eq!(b.len(), n * k, "a matrix of {k} x {n}");
+        assert_eq!(b.count(), n * k, "a matrix of {k} x {n}");
         let layout = match (kind(b, products, Isa::current()), b) {
             (Kind::F32, Matrix::F32(b)) => Layout::Rows(Right::rows(b, n)),
             (Kind::Pairs(isa) | Kind::Widened(isa), _) => Layout::Bf16(Bf16Strips::of_rows(isa, b, k, n)),

@@ -146,7 +146,6 @@ mod tests {
     use crate::model::testing::byte_tokenizer;
     use proptest::prelude::*;
     use serde_json::{Value, json};
-    use std::path::Path;
 
     fn parsed(tokenizer: &Value) -> tokenizers::Tokenizer {
         tokenizers::Tokenizer::from_bytes(tokenizer.to_string()).unwrap()
@@ -154,8 +153,8 @@ mod tests {
 
     /// A tokenizer with merges that cuts by these steps.
     fn cutting_by(steps: &[Value], normalizer: Value) -> tokenizers::Tokenizer {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/model/qwen2/tokenizer.json");
-        let mut value: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let bytes = include_bytes!("../../../../../tests/fixtures/model/qwen2/tokenizer.json");
+        let mut value: Value = serde_json::from_slice(bytes).unwrap();
         value["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": steps});
         value["normalizer"] = normalizer;
         parsed(&value)
