@@ -9,7 +9,6 @@
 
 #![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a program of its own")]
 
-use candle_core::Device;
 use mindgap::policy::{PolicyHandle, load_policy};
 use mindgap_base::rng::Stream;
 use mindgap_lm::engine::{Limits, Progress, Request, Sample, Sampling, generate};
@@ -80,7 +79,7 @@ fn main() -> Result<(), Failure> {
         texts.push(row["prompt"].as_str().ok_or("a line without `prompt`")?.to_string());
     }
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
-    let runner = policy.runner_on(&Device::Cpu, None)?;
+    let runner = policy.runner()?;
     for batch in [1, 4, 16] {
         let requests = requests(&policy, &texts, batch)?;
         for _ in 0..rounds {

@@ -9,6 +9,8 @@ use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use mindgap_base::error::Result;
 use mindgap_lm::model::device;
+use mindgap_lm::model::held::Held;
+use mindgap_lm::model::kv_cache::KvType;
 use mindgap_lm::model::ops::WeightType;
 use mindgap_store::table::rewrites::Source;
 use std::path::PathBuf;
@@ -366,7 +368,20 @@ pub struct Judge {
 pub struct Holding {
     /// What the weights are held in on a CPU: `f32`, `bf16` or `int8` [default: bf16 for checkpoints in bf16, else f32].
     #[arg(long, value_parser = weight_type)]
-    pub weights: Option<WeightType>,
+    weights: Option<WeightType>,
+    /// What keys and values are held in on a CPU: `f32` or `bf16`.
+    #[arg(long, value_parser = kv_type, default_value = "f32")]
+    keys_values: KvType,
+}
+
+impl Holding {
+    pub fn held(&self) -> Held {
+        Held { weights: self.weights, keys_values: self.keys_values }
+    }
+}
+
+fn kv_type(name: &str) -> Result<KvType, String> {
+    KvType::named(name).ok_or_else(|| "keys and values are held in `f32` or `bf16`".to_string())
 }
 
 fn weight_type(name: &str) -> Result<WeightType, String> {

@@ -29,7 +29,7 @@ pub fn bench(store: &Path, args: args::Bench, threads: usize, cancel: Arc<Atomic
     let started = Instant::now();
     let clock = || started.elapsed().as_secs_f64();
     let (ceilings, weights, runs) = {
-        let runner = policy.runner_on(&device, args.holding.weights)?;
+        let runner = policy.runner_on(&device, args.holding.held())?;
         let ceilings = match &runner {
             Runner::Cpu(runner) => measured_ceilings(runner.weights(), threads, &clock)?,
             Runner::Device(runner) => device_ceilings(&device, runner.dtype(), DEVICE_CEILINGS, &clock)?,

@@ -78,7 +78,7 @@ pub fn score(args: args::Score, threads: usize, cancel: Arc<AtomicBool>) -> Resu
         let (prompt_ids, token_ids) = tokens().map_err(|e| e.at(&place))?;
         requests.push(ScoreRequest::new(prompt_ids, token_ids).named(place));
     }
-    let runner = policy.runner_on(&device, args.holding.weights)?;
+    let runner = policy.runner_on(&device, args.holding.held())?;
     let limits = Limits::on(&device, threads, &cancel)?;
     let scores = counted("scored", |watch| engine::score(&runner, &requests, &limits, watch))?;
     for ((row, request), scores) in rows.iter().zip(&requests).zip(scores) {
@@ -126,7 +126,7 @@ pub fn generate(args: args::Generate, threads: usize, cancel: Arc<AtomicBool>) -
         let stream = |sample: u32| Stream::at(args.seed, &[b"generate", key.as_bytes(), &sample.to_le_bytes()]);
         requests.push(Request::new(prompt_ids, (0..args.samples).map(stream).collect()));
     }
-    let runner = policy.runner_on(&device, args.holding.weights)?;
+    let runner = policy.runner_on(&device, args.holding.held())?;
     let limits = Limits::on(&device, threads, &cancel)?;
     let tokenizer = Some(policy.tokenizer());
     let results =

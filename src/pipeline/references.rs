@@ -42,13 +42,12 @@ impl Reader<'_> {
                          trainer with `mindgap export`",
                     ));
                 }
-                if let Some(weights) = trained.and_then(|spec| spec.weights) {
-                    let (name, weights) = (&reference.name, weights.name());
-                    let what =
-                        format!("stage `{}`: `{name}` is held in {weights}, which is not for training", stage.name);
-                    return Err(self.error(&path, what).hint(
-                        "`weights` is what a policy samples and scores with; name the same policy again without it, and train that",
-                    ));
+                if let Some((key, kind)) = trained.and_then(|spec| spec.held.said().next()) {
+                    let (name, stage) = (&reference.name, &stage.name);
+                    let what = format!("stage `{stage}`: `{name}` has {key} = \"{kind}\", which is not for training");
+                    return Err(self.error(&path, what).hint(format!(
+                        "`{key}` is what a policy samples and scores with; name the same policy again without it, and train that",
+                    )));
                 }
             }
         }

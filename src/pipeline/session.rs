@@ -87,7 +87,7 @@ impl<'a> Session<'a> {
                 PolicySource::Stage(_) => continue,
             };
             let locate = |e: Error| e.at(format!("policy `{name}`")).at(&pipeline.source.path);
-            policies.insert(name.clone(), handle.map_err(locate)?.held_in(spec.weights));
+            policies.insert(name.clone(), handle.map_err(locate)?.held_in(spec.held));
         }
         let params = pipeline.stages.iter().map(|stage| (stage.name.clone(), stage.params.clone())).collect();
         let speeds = OnceLock::new();
@@ -114,7 +114,7 @@ impl<'a> Session<'a> {
         let bytes = match footprint.holds {
             Holds::Training { bytes_per_parameter } => bytes_per_parameter as f64,
             Holds::Weights => {
-                let said = self.pipeline.policies.get(footprint.policy).and_then(|spec| spec.weights);
+                let said = self.pipeline.policies.get(footprint.policy).and_then(|spec| spec.held.weights);
                 said.map_or_else(|| usual_weights(policy), Ok)?.bytes()
             }
         };
@@ -187,7 +187,7 @@ impl<'a> Session<'a> {
         for (name, policy) in &self.pipeline.policies {
             if policy.source == PolicySource::Stage(spec.name.clone()) {
                 let handle = PolicyHandle::of_objects(name, self.store, policy_files(manifest.files()));
-                self.policies.insert(name.clone(), handle.held_in(policy.weights));
+                self.policies.insert(name.clone(), handle.held_in(policy.held));
             }
         }
         self.manifests.insert(spec.name.clone(), manifest);

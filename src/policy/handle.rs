@@ -3,7 +3,7 @@
 use super::Served;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
-use mindgap_lm::model::ops::WeightType;
+use mindgap_lm::model::held::Held;
 use mindgap_lm::model::policy::PolicyFiles;
 use mindgap_store::{Store, fs};
 use std::collections::BTreeMap;
@@ -18,8 +18,8 @@ pub struct PolicyHandle {
     place: Place,
     /// What the weights of a GGUF file are.
     quantisation: Option<String>,
-    /// What the weights are to be held in.
-    weights: Option<WeightType>,
+    /// What it is to be held in.
+    held: Held,
     served: Option<Served>,
 }
 
@@ -57,7 +57,14 @@ impl PolicyHandle {
             }
         }
         let place = Place::Folder(folder.to_path_buf());
-        Ok(PolicyHandle { name: name.to_string(), files, place, quantisation: None, weights: None, served: None })
+        Ok(PolicyHandle {
+            name: name.to_string(),
+            files,
+            place,
+            quantisation: None,
+            held: Held::default(),
+            served: None,
+        })
     }
 
     /// A GGUF file and the files of another tokenizer, by the names that a policy's files have; what the weights are is said
@@ -66,14 +73,14 @@ impl PolicyHandle {
         let address = |(file, path): (&String, &PathBuf)| Ok((file.clone(), fs::address(path)?));
         let files = paths.iter().map(address).collect::<Result<_>>()?;
         let (quantisation, place) = (Some(quantisation), Place::Paths(paths));
-        Ok(PolicyHandle { name: name.to_string(), files, place, quantisation, weights: None, served: None })
+        Ok(PolicyHandle { name: name.to_string(), files, place, quantisation, held: Held::default(), served: None })
     }
 
     /// The output of a train stage.
     pub fn of_objects(name: &str, store: &Store, files: BTreeMap<String, (Address, u64)>) -> PolicyHandle {
         let files = files.into_iter().map(|(file, (address, _))| (file, address)).collect();
         let place = Place::Objects(store.clone());
-        PolicyHandle { name: name.to_string(), files, place, quantisation: None, weights: None, served: None }
+        PolicyHandle { name: name.to_string(), files, place, quantisation: None, held: Held::default(), served: None }
     }
 
     /// The policy whose weights servers hold; the files here are its tokenizer's.
@@ -81,14 +88,14 @@ impl PolicyHandle {
         PolicyHandle { served: Some(served), ..self }
     }
 
-    /// The same policy with its weights held in this type while it samples and scores.
-    pub fn held_in(self, weights: Option<WeightType>) -> PolicyHandle {
-        PolicyHandle { weights, ..self }
+    /// The same policy held so while it samples and scores.
+    pub fn held_in(self, held: Held) -> PolicyHandle {
+        PolicyHandle { held, ..self }
     }
 
-    /// What the weights are to be held in, where somebody said.
-    pub fn weights(&self) -> Option<WeightType> {
-        self.weights
+    /// What it is to be held in.
+    pub fn held(&self) -> Held {
+        self.held
     }
 
     /// The servers that run it, where it does not run here.
@@ -101,9 +108,8 @@ impl PolicyHandle {
         let files = self.files.iter().map(|(file, address)| (file.as_str(), address.to_string()));
         let quantisation = self.quantisation.iter().map(|kind| ("quantisation", kind.clone()));
         // Said only where it may change what is drawn.
-        let weights = self.weights.filter(|weights| *weights != WeightType::F32);
-        let weights = weights.into_iter().map(|weights| ("weights", weights.name().to_string()));
-        files.chain(quantisation).chain(weights).chain(self.served.iter().flat_map(Served::identity)).collect()
+        let held = self.held.said().map(|(what, kind)| (what, kind.to_string()));
+        files.chain(quantisation).chain(held).chain(self.served.iter().flat_map(Served::identity)).collect()
     }
 
     /// The same without the weights: what a result depends on that only tokenizes.

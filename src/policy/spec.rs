@@ -3,16 +3,18 @@
 use super::Served;
 use crate::net::hub::HubModel;
 use crate::params::{Misfit, typed};
+use mindgap_lm::model::held::Held;
+use mindgap_lm::model::kv_cache::KvType;
 use mindgap_lm::model::ops::WeightType;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use toml::Value;
 
-/// A policy, and what its weights are held in while it samples and scores in this process, where somebody says.
+/// A policy, and what it is held in while it samples and scores in this process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicySpec {
     pub source: PolicySource,
-    pub weights: Option<WeightType>,
+    pub held: Held,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +42,7 @@ struct Written {
     revision: Option<String>,
     stage: Option<String>,
     weights: Option<String>,
+    keys_values: Option<String>,
     /// Known here so that a slip in the word is met with it; what has it is read otherwise.
     #[expect(dead_code, reason = "known so that a slip in the word is met with it")]
     server: Option<IgnoredAny>,
@@ -47,7 +50,7 @@ struct Written {
 
 const KINDS: &str = "a policy is { path = \"folder\" }, { gguf = \"model.gguf\" }, { hub = \"org/name\", revision = \"main\" }, { stage = \"train stage\" } or \
                      { server = [\"http://host:8000/v1\"], model = \"name\", tokenizer = \"folder or hub:org/name\" }; all but the last take \
-                     weights = \"f32\", \"bf16\" or \"int8\"";
+                     weights = \"f32\", \"bf16\" or \"int8\", and keys_values = \"f32\" or \"bf16\"";
 
 impl PolicySpec {
     pub fn read(value: Value) -> Result<PolicySpec, Misfit> {
@@ -61,13 +64,20 @@ impl PolicySpec {
             served.validate().map_err(|e| misfit(e.what(), e.remedy().unwrap_or(KINDS)))?;
             return Ok(PolicySource::Server(Box::new(served)).into());
         }
-        let Written { path, gguf, tokenizer, hub, revision, stage, weights, .. } = typed(value).map_err(with_kinds)?;
+        let Written { path, gguf, tokenizer, hub, revision, stage, weights, keys_values, .. } =
+            typed(value).map_err(with_kinds)?;
         let named = |name: String| {
             WeightType::named(&name).ok_or_else(|| {
                 misfit(&format!("`weights` is `{name}`"), "weights are held in \"f32\", \"bf16\" or \"int8\"")
             })
         };
         let weights = weights.map(named).transpose()?;
+        let cached = |name: String| {
+            KvType::named(&name).ok_or_else(|| {
+                misfit(&format!("`keys_values` is `{name}`"), "keys and values are held in \"f32\" or \"bf16\"")
+            })
+        };
+        let keys_values = keys_values.map(cached).transpose()?.unwrap_or_default();
         let source = match (path, gguf, hub, stage) {
             (Some(path), None, None, None) if (&tokenizer, &revision) == (&None, &None) => Ok(PolicySource::Path(path)),
             (None, Some(file), None, None) if revision.is_none() => Ok(PolicySource::Gguf { file, tokenizer }),
@@ -80,13 +90,13 @@ impl PolicySpec {
             }
             _ => Err(misfit("names not exactly one of `path`, `gguf`, `hub`, `stage` and `server`", KINDS)),
         };
-        Ok(PolicySpec { source: source?, weights })
+        Ok(PolicySpec { source: source?, held: Held { weights, keys_values } })
     }
 }
 
 impl From<PolicySource> for PolicySpec {
     fn from(source: PolicySource) -> PolicySpec {
-        PolicySpec { source, weights: None }
+        PolicySpec { source, held: Held::default() }
     }
 }
 

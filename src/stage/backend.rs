@@ -42,10 +42,9 @@ impl Loaded {
     fn new(handle: &PolicyHandle, context: &Context) -> Result<Loaded> {
         let policy = load_policy(handle)?;
         let (backend, limit) = match handle.served() {
-            None => (
-                policy.runner_on(context.device, handle.weights()).map(|runner| Backend::Engine(Box::new(runner))),
-                None,
-            ),
+            None => {
+                (policy.runner_on(context.device, handle.held()).map(|runner| Backend::Engine(Box::new(runner))), None)
+            }
             Some(served) => (Servers::new(served, &policy).map(Backend::Servers), served.max_model_len),
         };
         let backend = backend.map_err(|e| e.at(format!("policy `{}`", handle.name)))?;

@@ -46,7 +46,7 @@ pub fn rows_of_stage(made: &Made, stage: &str, table: Option<&str>, query: &Quer
     for part in manifest.table(table) {
         match scan.wanted() {
             None => scan.count(part.rows),
-            Some(columns) => scan.add_all(made.store.get(&part.address)?, columns.as_deref())?,
+            Some(columns) => scan.add_all(made.store.get(&part.address)?, part.rows, columns.as_deref())?,
         }
     }
     Ok(scan.seen)
@@ -67,11 +67,10 @@ pub fn rows_of_file(
     footer(&ours, facts.rows)?;
     let known: Vec<&str> = facts.columns.iter().map(|(column, _)| column.as_str()).collect();
     let mut scan = Scan::new(&name, &known, query, take)?;
-    if let Some(columns) = scan.wanted() {
-        scan.add_all(bytes, columns.as_deref()).map_err(|e| e.at(name.clone()))?;
+    match scan.wanted() {
+        None => scan.count(facts.rows),
+        Some(columns) => scan.add_all(bytes, facts.rows, columns.as_deref()).map_err(|e| e.at(name.clone()))?,
     }
-    // What was not read for the limit's sake.
-    scan.count(facts.rows - scan.seen.all);
     Ok(scan.seen)
 }
 
@@ -116,13 +115,16 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn add_all(&mut self, bytes: Vec<u8>, columns: Option<&[&str]>) -> Result<()> {
+    /// Takes a file of so many rows in, those unread that are beyond the limit.
+    fn add_all(&mut self, bytes: Vec<u8>, rows: u64, columns: Option<&[&str]>) -> Result<()> {
+        let end = self.seen.all + rows;
         for batch in parquet::batches(bytes, columns)? {
             if self.wanted().is_none() {
                 break;
             }
             self.add(&batch?)?;
         }
+        self.count(end - self.seen.all);
         Ok(())
     }
 

@@ -128,6 +128,7 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("train", "data.logprobs", r#"["logprobs-expert"]"#),
     ("train", "data.highest.from", r#"["logprobs-expert"]"#),
     ("train", "data.highest.column", r#"["entropy"]"#),
+    ("train", "data.per_source", r#"["benchmarks"]"#),
     ("train", "data.row_weights.file", r#"["smoke.toml"]"#),
     ("train", "data.row_weights.from", r#"["logprobs-expert"]"#),
     ("train", "data.row_weights.column", r#"["entropy"]"#),
@@ -346,7 +347,7 @@ fn variants(kind: &str, written: Value) -> Vec<Value> {
     let portion = |size: &str, weights: &str| {
         format!(
             r#"[{{ "from": "rewrites", {size}, "highest": {{ "from": "logprobs-rewrites", "column": "prompt_token_count" }}, "weight": 0.5,
-                "sources": ["self"], "row_weights": {{ {weights}, "column": "prompt_token_count" }}, "logprobs": "logprobs-rewrites" }},
+                "per_source": "problems", "sources": ["self"], "row_weights": {{ {weights}, "column": "prompt_token_count" }}, "logprobs": "logprobs-rewrites" }},
                 {{ "from": "expert", "weight": 1.0 }}]"#
         )
     };

@@ -73,6 +73,31 @@ fn rows_past_the_limit_are_counted() {
     assert_eq!(said(&["--where", "sample_index=1", "--limit", "24"]), (24, "24 of 48 rows".to_string()));
 }
 
+/// Goal: so are those of a part that is read in several pieces, of which the first is enough to print.
+#[test]
+fn rows_of_a_large_part_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: String = (0..20_000).map(|i| format!("{{\"question\":\"Q{i}\",\"answer\":\"{i}\"}}\n")).collect();
+    std::fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let text = "[stages.problems]\nkind = \"ingest\"\nfiles = [\"rows.jsonl\"]\npart_problems = 20000\n";
+    let file = pipeline(folder.path(), "p.toml", text).display().to_string();
+    let store = folder.path().join("store");
+    ok(&store, &["run", &file]);
+    let parts = std::fs::read_dir(store.join("tables/p/problems")).unwrap().map(|entry| entry.unwrap().path());
+    let parts = parts.filter(|part| part.extension().is_some_and(|extension| extension == "parquet"));
+    let part = parts.max_by_key(|part| std::fs::metadata(part).unwrap().len()).unwrap();
+    let footer = ok(&store, &["show", part.to_str().unwrap(), "--json"]);
+    let part_rows = json(footer.lines().next().unwrap())["rows"].clone();
+    assert!(part_rows.as_u64().unwrap() > 8192, "{part_rows}");
+    for (args, count) in
+        [(vec!["show", &file, "problems"], 20_000.into()), (vec!["show", part.to_str().unwrap()], part_rows)]
+    {
+        let output = run(&store, &[&args[..], &["--limit", "1"]].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(&format!("1 of {count} rows")), "{args:?}: {said}");
+    }
+}
+
 /// Goal: only the parts that hold what is asked for are read: damage to another part is not met.
 #[test]
 fn only_the_parts_that_are_needed_are_read() {

@@ -21,7 +21,14 @@ fn slips_are_named() {
     refused("base = { path = \"DATA/base-policy\", weights = \"int4\" }", &["`weights` is `int4`", "\"int8\""]);
     refused("base = { path = \"DATA/base-policy\", wieghts = \"int8\" }", &["did you mean `weights`?"]);
     // The small pipeline trains it.
-    refused("base = { path = \"DATA/base-policy\", weights = \"int8\" }", &["held in int8", "without it"]);
+    refused(
+        "base = { path = \"DATA/base-policy\", weights = \"int8\" }",
+        &["`base` has weights = \"int8\"", "without it"],
+    );
+    let rounded = "base = { path = \"DATA/base-policy\", keys_values = \"bf16\" }";
+    refused(rounded, &["`base` has keys_values = \"bf16\"", "without it"]);
+    let unknown = "base = { path = \"DATA/base-policy\", keys_values = \"int8\" }";
+    refused(unknown, &["`keys_values` is `int8`", "\"bf16\""]);
 }
 
 #[test]

@@ -3,15 +3,16 @@
 use super::super::Inputs;
 use super::super::cost::tokens;
 use super::Params;
-use super::mix::{DataOf, Portion, picked, sizes};
+use super::mix::{DataOf, Portion, picked, picked_of_each, sizes};
 use super::weights::WeightsOf;
 use mindgap_base::address::Address;
-use mindgap_base::error::Result;
+use mindgap_base::error::{Error, Result};
 use mindgap_lm::train::TrainExample;
 use mindgap_store::Table;
 use mindgap_store::table::Row;
 use mindgap_store::table::examples::Example;
 use mindgap_store::table::logprobs::Logprob;
+use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rewrites::{Rewrite, Source};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -33,6 +34,8 @@ struct Of {
     weight: f32,
     weights: Option<WeightsOf>,
     highest: Option<WeightsOf>,
+    /// Problems of whose sources equally many rows are taken.
+    per_source: Option<Table<Problem>>,
 }
 
 enum Rows {
@@ -53,6 +56,12 @@ struct Keyed {
 #[derive(Deserialize)]
 struct ExampleId {
     example_id: String,
+}
+
+#[derive(Deserialize)]
+struct SourceOf {
+    problem_id: String,
+    source: String,
 }
 
 /// What it takes to count the rows of some sources.
@@ -79,7 +88,7 @@ impl Data {
     pub fn named_in_recipe(&self) -> Value {
         let Some(mixed) = &self.mixed else { return json!(self.portions[0].contents()) };
         let portions = mixed.iter().zip(&self.portions).map(|(portion, of)| {
-            json!({
+            let mut named = json!({
                 "contents": of.contents(),
                 "share": portion.share,
                 "rows": portion.rows,
@@ -88,7 +97,11 @@ impl Data {
                 "row_weights": of.weights.as_ref().map(WeightsOf::named),
                 "highest": of.highest.as_ref().map(WeightsOf::named),
                 "logprobs": of.reference_contents(),
-            })
+            });
+            if let Some(problems) = &of.per_source {
+                named["per_source"] = json!(problems.contents());
+            }
+            named
         });
         json!(portions.collect::<Vec<_>>())
     }
@@ -111,7 +124,10 @@ impl Data {
         for ((of, found), size) in self.portions.iter().zip(&found).zip(sizes) {
             let names: Vec<String> = found.iter().map(|example| example.name.clone()).collect();
             let values = of.values()?;
-            let taken = picked(&names, values.as_deref(), size, self.seed);
+            let taken = match of.problem_sources()? {
+                Some(groups) => picked_of_each(&groups, &names, values.as_deref(), size, self.seed),
+                None => picked(&names, values.as_deref(), size, self.seed),
+            };
             examples.extend(taken.into_iter().map(|index| found[index].clone()));
         }
         Ok(examples)
@@ -162,7 +178,8 @@ impl Of {
         let weights = portion.row_weights.as_ref().map(|weights| WeightsOf::of(weights, inputs)).transpose()?;
         let highest = portion.highest.as_ref().map(|highest| WeightsOf::stage(&highest.from, &highest.column, inputs));
         let (sources, weight, highest) = (portion.sources.clone(), portion.weight, highest.transpose()?);
-        Ok(Of { table, reference, sources, weight, weights, highest })
+        let per_source = portion.per_source.as_ref().map(|name| inputs.table(name)).transpose()?;
+        Ok(Of { table, reference, sources, weight, weights, highest, per_source })
     }
 
     fn contents(&self) -> Vec<&Address> {
@@ -190,20 +207,38 @@ impl Of {
     /// What rows are chosen by, in table order.
     fn values(&self) -> Result<Option<Vec<f64>>> {
         let Some(highest) = &self.highest else { return Ok(None) };
-        let (values, wanted) =
-            (highest.read(self.key())?, |source| self.sources.is_empty() || self.sources.contains(&source));
-        let values: Result<Vec<f64>> = match &self.table {
+        let values = highest.read(self.key())?;
+        self.each(|id, choice| values.of(id, choice)).map(Some)
+    }
+
+    /// The source of every row's problem, in table order, where rows are taken by it.
+    fn problem_sources(&self) -> Result<Option<Vec<String>>> {
+        let Some(problems) = &self.per_source else { return Ok(None) };
+        let rows: Vec<SourceOf> = problems.select(&["problem_id", "source"])?;
+        let known: HashMap<String, String> = rows.into_iter().map(|row| (row.problem_id, row.source)).collect();
+        let source = |id: &str, _| {
+            known.get(id).cloned().ok_or_else(|| {
+                Error::input(format!("problem `{id}` is none of those that `per_source` names"))
+                    .hint("name the ingest stage that the rows' problems are of")
+            })
+        };
+        self.each(source).map(Some)
+    }
+
+    /// Something of every row of the sources wanted, by its id and choice, in table order.
+    fn each<T>(&self, of: impl Fn(&str, Option<u32>) -> Result<T>) -> Result<Vec<T>> {
+        let wanted = |source| self.sources.is_empty() || self.sources.contains(&source);
+        match &self.table {
             Rows::Rewrites(rewrites) => {
                 let rows: Vec<Keyed> = rewrites.select(&["problem_id", "choice_index", "source"])?;
                 let rows = rows.iter().filter(|row| wanted(row.source));
-                rows.map(|row| values.of(&row.problem_id, Some(row.choice_index))).collect()
+                rows.map(|row| of(&row.problem_id, Some(row.choice_index))).collect()
             }
             Rows::Examples(table) => {
                 let rows: Vec<ExampleId> = table.select(&["example_id"])?;
-                rows.iter().map(|row| values.of(&row.example_id, None)).collect()
+                rows.iter().map(|row| of(&row.example_id, None)).collect()
             }
-        };
-        values.map(Some)
+        }
     }
 
     fn key(&self) -> &'static str {

@@ -7,6 +7,7 @@ use mindgap_store::table::rewrites::Source;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The rows of one stage, or portions of several.
@@ -29,6 +30,8 @@ pub struct Portion {
     pub rows: Option<u32>,
     /// Where not all rows are taken, take those with the highest values of a column of a stage; some at random without.
     pub highest: Option<Highest>,
+    /// An ingest stage: where not all rows are taken, as many are of every source of its problems.
+    pub per_source: Option<String>,
     /// What the loss of each of its rows is multiplied with.
     #[serde(default = "one")]
     pub weight: f32,
@@ -62,6 +65,7 @@ impl Portion {
             share: None,
             rows: None,
             highest: None,
+            per_source: None,
             weight: one(),
             sources: Vec::new(),
             row_weights: None,
@@ -77,8 +81,12 @@ impl Portion {
         if let Some(share) = self.share.filter(|share| !(*share > 0.0 && *share < 1.0)) {
             return wrong(format!("`share` is {share}; it must be above 0 and below 1"));
         }
-        if self.highest.is_some() && self.share.is_none() && self.rows.is_none() {
-            return wrong("`highest` chooses some rows, and neither `share` nor `rows` says how many".to_string());
+        let chooses = [("highest", self.highest.is_some()), ("per_source", self.per_source.is_some())];
+        if let Some((key, _)) = chooses.iter().find(|(_, is_there)| *is_there)
+            && self.share.is_none()
+            && self.rows.is_none()
+        {
+            return wrong(format!("`{key}` chooses some rows, and neither `share` nor `rows` says how many"));
         }
         if self.rows == Some(0) {
             return wrong("`rows` must be at least 1".to_string());
@@ -137,6 +145,30 @@ pub fn picked(names: &[String], values: Option<&[f64]>, size: usize, seed: u64) 
     }
     let mut picked: Vec<usize> = order[..rest].to_vec();
     (0..whole).for_each(|_| picked.extend(0..names.len()));
+    picked.sort_unstable();
+    picked
+}
+
+/// The same with as many rows of every group, the first of them by name one more where that does not come out even. Rows of a group
+/// are in the order of all.
+pub fn picked_of_each(
+    groups: &[String],
+    names: &[String],
+    values: Option<&[f64]>,
+    size: usize,
+    seed: u64,
+) -> Vec<usize> {
+    let mut members: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    groups.iter().enumerate().for_each(|(index, group)| members.entry(group).or_default().push(index));
+    let count = members.len().max(1);
+    let (each, more) = (size / count, size % count);
+    let of_group = |(rank, members): (usize, Vec<usize>)| {
+        let own: Vec<String> = members.iter().map(|index| names[*index].clone()).collect();
+        let values: Option<Vec<f64>> = values.map(|values| members.iter().map(|index| values[*index]).collect());
+        let taken = picked(&own, values.as_deref(), each + usize::from(rank < more), seed);
+        taken.into_iter().map(|index| members[index]).collect::<Vec<usize>>()
+    };
+    let mut picked: Vec<usize> = members.into_values().enumerate().flat_map(of_group).collect();
     picked.sort_unstable();
     picked
 }
@@ -211,6 +243,18 @@ mod tests {
         let times = |index: usize| more.iter().filter(|found| **found == index).count();
         assert!((0..40).all(|index| (2..=3).contains(&times(index))) && more.len() == 90);
         assert_eq!(picked(&[], None, 5, 0), Vec::<usize>::new());
+    }
+
+    /// As many of every group, the best of each, whatever is best of all.
+    #[test]
+    fn groups_give_equally_many() {
+        let names: Vec<String> = (0..30).map(|i| format!("{i:02x}")).collect();
+        let groups: Vec<String> = (0..30).map(|i| if i < 4 { "few" } else { "many" }.to_string()).collect();
+        let values: Vec<f64> = (0..30).map(f64::from).collect();
+        assert_eq!(picked_of_each(&groups, &names, Some(&values), 5, 0), [1, 2, 3, 28, 29]);
+        let taken = picked_of_each(&groups, &names, None, 10, 1);
+        assert_eq!((taken.iter().filter(|i| **i < 4).count(), taken.len()), (5, 10), "few are taken again");
+        assert!(picked_of_each(&[], &[], None, 3, 0).is_empty());
     }
 
     #[test]

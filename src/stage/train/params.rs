@@ -271,6 +271,7 @@ impl StageParams for Params {
             references.extend(weights.map(|name| Reference::new("row_weights", name, Wants::Table)));
             references
                 .extend(portion.highest.iter().map(|highest| Reference::new("data", &highest.from, Wants::Table)));
+            references.extend(portion.per_source.iter().map(|name| Reference::new("data", name, Wants::Problems)));
         }
         references.extend(self.eval_data.iter().map(|name| Reference::new("eval_data", name, Wants::Trainable)));
         references

@@ -3,6 +3,7 @@
 use super::Ran;
 use crate::support::{fails, pipeline, scratch};
 use mindgap_store::table::logprobs::Logprob;
+use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rewrites::Rewrite;
 use mindgap_store::table::train_steps::{BatchPlan, TrainStep};
 use std::collections::BTreeSet;
@@ -41,6 +42,10 @@ fn run(folder: &std::path::Path, data: &str) -> Ran {
     Ran::new(&folder.join("store"), &pipeline(folder, "mixture.toml", &text))
 }
 
+fn mean(row: &Logprob) -> f64 {
+    row.logprob_policy.iter().map(|v| f64::from(*v)).sum::<f64>() / row.logprob_policy.len() as f64
+}
+
 /// Row number and portion of every row of every step.
 fn planned(ran: &Ran) -> Vec<(u32, u32)> {
     let rows = |step: BatchPlan| step.rows.into_iter().zip(step.portions.expect("a mixture tells portions"));
@@ -60,14 +65,38 @@ fn a_share_of_the_highest_rows_is_mixed_in() {
     assert_eq!(plan.iter().map(|(row, _)| row).collect::<BTreeSet<_>>().len(), 24, "each once in an epoch");
 
     // By hand: the six likeliest targets make the token count of the epoch.
-    let mean =
-        |row: &Logprob| row.logprob_policy.iter().map(|v| f64::from(*v)).sum::<f64>() / row.logprob_policy.len() as f64;
     let mut scored = ran.rows::<Logprob>("logprobs");
     scored.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
     let best: usize = scored[..6].iter().map(|row| row.token_ids.len()).sum();
     let new: usize = ran.rows::<Rewrite>("expert-new").iter().map(|row| row.token_ids.len()).sum();
     let trained: u64 = ran.rows::<TrainStep>("train").iter().map(|step| step.token_count).sum();
     assert_eq!(trained, (best + new) as u64);
+}
+
+/// Goal: of every source of the rows' problems as many are taken, the best of each.
+#[test]
+fn sources_give_equally_many() {
+    let folder = scratch();
+    let both = "[{ path = \"DATA/world/train-0.parquet\", source = \"new\" }, { path = \"DATA/world/task-large.parquet\", source = \"old\" }]";
+    let data = "[{ from = 'expert-old', rows = 7, per_source = 'problems-old', highest = { from = 'logprobs', column = 'logprob_policy' } }]";
+    let text = MIXTURE
+        .replace("[{ path = \"DATA/world/{of.file}.parquet\", source = \"{of.name}\" }]", both)
+        .replace("limit = 18", "limit = 60")
+        .replace("DATA_OF", data);
+    let ran = Ran::new(&folder.path().join("store"), &pipeline(folder.path(), "mixture.toml", &text));
+    let mut scored = ran.rows::<Logprob>("logprobs");
+    scored.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
+    let problems = ran.rows::<Problem>("problems-old");
+    let tokens = |source: &str, count: usize| -> usize {
+        let of = |row: &&Logprob| problems.iter().any(|p| p.problem_id == row.problem_id && p.source == source);
+        let best: Vec<usize> = scored.iter().filter(of).take(count).map(|row| row.token_ids.len()).collect();
+        assert_eq!(best.len(), count, "{source}");
+        best.iter().sum()
+    };
+    let trained: u64 = ran.rows::<TrainStep>("train").iter().map(|step| step.token_count).sum();
+    assert_eq!(trained, (tokens("new", 4) + tokens("old", 3)) as u64);
+    let best: usize = scored[..7].iter().map(|row| row.token_ids.len()).sum();
+    assert_ne!(trained, best as u64, "the best of all are others");
 }
 
 /// Goal: a portion of weight 0 counts for nothing, and all rows of one table are that table, whichever way it is written.
@@ -100,6 +129,8 @@ fn mistakes_are_told() {
         ("[{ from = 'expert-new', shares = 0.5 }]", "unknown key `shares`"),
         ("[{ from = 'expert-nw' }]", "`data` names `expert-nw`, which does not exist"),
         ("[{ from = 'expert-new', highest = { from = 'logprobs', column = 'x' } }]", "says how many"),
+        ("[{ from = 'expert-new', per_source = 'problems-new' }]", "`per_source` chooses some rows"),
+        ("[{ from = 'expert-new', rows = 3, per_source = 'expert-old' }]", "`expert-old`"),
         ("[{ from = 'expert-new', row_weights = { column = 'x' } }]", "either a `file` or a stage"),
         ("[{ from = 'expert-new' }]\nsources = ['self']", "are of one table"),
         ("3", "the name of a stage, or a list"),

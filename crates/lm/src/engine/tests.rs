@@ -182,7 +182,7 @@ fn bad_requests_are_errors() {
 fn a_small_budget_gives_the_same_samples() {
     let bench = small();
     let requests: Vec<Request> = (0..5).map(|i| request(i, 3)).collect();
-    let shape = crate::model::kv_cache::KvShape::of(bench.policy.config());
+    let shape = crate::model::kv_cache::KvShape::of(bench.policy.config(), Default::default());
     let bytes = 2 * (shape.bytes(19) + shape.bytes(30));
     let limits = Limits { slots: 64, kv_budget_bytes: bytes, threads: 1, cancel: &GO };
     let tight = generate(&bench.runner, None, &requests, &sampling(30), &limits, &|_| ()).unwrap();
@@ -194,7 +194,7 @@ fn a_small_budget_gives_the_same_samples() {
 fn a_budget_below_a_sequence_per_thread_uses_fewer_threads() {
     let bench = small();
     let requests: Vec<Request> = (0..40).map(|i| request(i, 2)).collect();
-    let shape = crate::model::kv_cache::KvShape::of(bench.policy.config());
+    let shape = crate::model::kv_cache::KvShape::of(bench.policy.config(), Default::default());
     let sequence = shape.bytes(19) + shape.bytes(30);
     let of_budget = |kv_budget_bytes| {
         let limits = Limits { slots: 64, kv_budget_bytes, threads: 16, cancel: &GO };

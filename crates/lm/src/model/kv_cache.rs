@@ -6,34 +6,103 @@
 //! the same bits as one.
 
 use super::config::Config;
-use super::ops::KeyValues;
+use super::ops::lines::Lines;
+use super::ops::{KeyValues, Matrix};
+use half::bf16;
+use half::slice::HalfBitsSliceExt;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// What keys and values are held in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KvType {
+    #[default]
+    F32,
+    /// Rounded as they are written; half the memory and half the reading.
+    Bf16,
+}
+
+impl KvType {
+    pub const ALL: [KvType; 2] = [KvType::F32, KvType::Bf16];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            KvType::F32 => "f32",
+            KvType::Bf16 => "bf16",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<KvType> {
+        KvType::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    fn bytes(self) -> usize {
+        match self {
+            KvType::F32 => size_of::<f32>(),
+            KvType::Bf16 => size_of::<bf16>(),
+        }
+    }
+}
 
 /// Sizes that one token's keys and values have in a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvShape {
+    pub kind: KvType,
     pub layers: usize,
     pub heads: usize,
     pub head_dim: usize,
 }
 
 impl KvShape {
-    pub fn of(config: &Config) -> KvShape {
-        KvShape { layers: config.layer_count, heads: config.kv_head_count, head_dim: config.head_dim }
+    pub fn of(config: &Config, kind: KvType) -> KvShape {
+        KvShape { kind, layers: config.layer_count, heads: config.kv_head_count, head_dim: config.head_dim }
     }
 
     /// Bytes of a preallocated room for this many tokens.
     pub fn bytes(self, tokens: usize) -> usize {
-        2 * size_of::<f32>() * self.layers * self.heads * self.head_dim * stride(tokens)
+        2 * self.kind.bytes() * self.layers * self.heads * self.head_dim * stride(self.kind, tokens)
     }
 }
 
 /// Distance between two features of the transposed keys: whole cache lines, and an odd number of them, because a power of
 /// two would put all features into the same few cache sets.
-fn stride(tokens: usize) -> usize {
-    let lines = tokens.max(1).div_ceil(16);
-    16 * (lines | 1)
+fn stride(kind: KvType, tokens: usize) -> usize {
+    let line = 64 / kind.bytes();
+    let lines = tokens.max(1).div_ceil(line);
+    line * (lines | 1)
+}
+
+/// Numbers as they are held.
+#[derive(Clone, Debug)]
+enum Numbers {
+    F32(Lines<f32>),
+    /// The bits.
+    Bf16(Lines<u16>),
+}
+
+impl Numbers {
+    fn zeros(kind: KvType, count: usize) -> Numbers {
+        match kind {
+            KvType::F32 => Numbers::F32(Lines::zeros(count)),
+            KvType::Bf16 => Numbers::Bf16(Lines::zeros(count)),
+        }
+    }
+
+    /// Writes numbers, `step` apart, the first at `at`.
+    fn write(&mut self, at: usize, step: usize, numbers: &[f32]) {
+        let places = (at..).step_by(step);
+        match self {
+            Numbers::F32(own) => places.zip(numbers).for_each(|(at, x)| own[at] = *x),
+            Numbers::Bf16(own) => places.zip(numbers).for_each(|(at, x)| own[at] = bf16::from_f32(*x).to_bits()),
+        }
+    }
+
+    fn from(&self, first: usize) -> Matrix<'_> {
+        match self {
+            Numbers::F32(own) => Matrix::F32(&own[first..]),
+            Numbers::Bf16(own) => Matrix::Bf16(own[first..].reinterpret_cast()),
+        }
+    }
 }
 
 /// Keys and values of consecutive tokens, for every layer and key head.
@@ -45,16 +114,16 @@ struct Span {
     /// Keys have turned by the frequencies for long texts.
     long: bool,
     /// `[layer, head, head_dim, stride]`: transposed, so that scores are sums over features for 16 keys at once.
-    keys: Vec<f32>,
+    keys: Numbers,
     /// `[layer, head, stride, head_dim]`.
-    values: Vec<f32>,
+    values: Numbers,
 }
 
 impl Span {
     fn new(shape: KvShape, tokens: usize) -> Span {
-        let stride = stride(tokens);
-        let size = shape.layers * shape.heads * shape.head_dim * stride;
-        Span { shape, stride, len: 0, long: false, keys: vec![0.0; size], values: vec![0.0; size] }
+        let stride = stride(shape.kind, tokens);
+        let zeros = || Numbers::zeros(shape.kind, shape.layers * shape.heads * shape.head_dim * stride);
+        Span { shape, stride, len: 0, long: false, keys: zeros(), values: zeros() }
     }
 
     fn start(&self, layer: usize, head: usize) -> usize {
@@ -64,9 +133,9 @@ impl Span {
     fn block(&self, layer: usize, head: usize, tokens: Range<usize>) -> KeyValues<'_> {
         let start = self.start(layer, head);
         KeyValues {
-            keys: &self.keys[start + tokens.start..],
+            keys: self.keys.from(start + tokens.start),
             key_stride: self.stride,
-            values: &self.values[start + tokens.start * self.shape.head_dim..],
+            values: self.values.from(start + tokens.start * self.shape.head_dim),
             value_stride: self.shape.head_dim,
             len: tokens.len(),
         }
@@ -192,10 +261,8 @@ impl Sequence {
         for head in 0..self.own.shape.heads {
             let start = self.own.start(layer, head);
             let features = head * head_dim..(head + 1) * head_dim;
-            for (d, key) in keys[features.clone()].iter().enumerate() {
-                self.own.keys[start + d * stride + at] = *key;
-            }
-            self.own.values[start + at * head_dim..][..head_dim].copy_from_slice(&values[features]);
+            self.own.keys.write(start + at, stride, &keys[features.clone()]);
+            self.own.values.write(start + at * head_dim, 1, &values[features]);
         }
     }
 
@@ -228,7 +295,13 @@ impl Sequence {
 mod tests {
     use super::*;
 
-    const SHAPE: KvShape = KvShape { layers: 2, heads: 2, head_dim: 4 };
+    const SHAPE: KvShape = KvShape { kind: KvType::F32, layers: 2, heads: 2, head_dim: 4 };
+
+    fn numbers(matrix: Matrix) -> Vec<f32> {
+        let mut wide = vec![0.0; matrix.count()];
+        matrix.widen(&mut wide);
+        wide
+    }
 
     fn token(value: f32) -> [f32; 8] {
         std::array::from_fn(|i| value + i as f32)
@@ -244,7 +317,7 @@ mod tests {
     /// Keys of one head as the kernel sees them, feature `d` of every token.
     fn keys(sequence: &Sequence, layer: usize, head: usize, d: usize) -> Vec<f32> {
         let (blocks, count) = sequence.blocks(layer, head, 0..sequence.len());
-        blocks[..count].iter().flat_map(|b| b.keys[d * b.key_stride..][..b.len].to_vec()).collect()
+        blocks[..count].iter().flat_map(|b| numbers(b.keys)[d * b.key_stride..][..b.len].to_vec()).collect()
     }
 
     #[test]
@@ -294,7 +367,7 @@ mod tests {
         for (first, expected) in [(0, 3), (1, 3), (2, 2), (3, 1)] {
             let (blocks, count) = sample.blocks(0, 0, first..4);
             let found: Vec<f32> =
-                blocks[..count].iter().flat_map(|b| b.values.iter().step_by(4).take(b.len)).copied().collect();
+                blocks[..count].iter().flat_map(|b| numbers(b.values).into_iter().step_by(4).take(b.len)).collect();
             assert_eq!((found.as_slice(), count), (&[-10.0, -20.0, -30.0, -40.0][first..], expected));
         }
         assert!(prompt.into_rooms().is_empty(), "the sample stands on it");
@@ -304,9 +377,26 @@ mod tests {
 
     #[test]
     fn strides_are_odd_numbers_of_lines() {
-        for tokens in [0, 1, 16, 17, 512, 1000] {
-            assert!(stride(tokens) >= tokens && stride(tokens) / 16 % 2 == 1);
+        for (kind, line) in [(KvType::F32, 16), (KvType::Bf16, 32)] {
+            for tokens in [0, 1, 16, 17, 512, 1000] {
+                let stride = stride(kind, tokens);
+                assert!(stride >= tokens && stride.is_multiple_of(line) && stride / line % 2 == 1);
+            }
         }
         assert_eq!(SHAPE.bytes(16), 2 * 4 * 2 * 2 * 4 * 16);
+        assert_eq!(KvShape { kind: KvType::Bf16, ..SHAPE }.bytes(32), 2 * 2 * 2 * 2 * 4 * 32);
+    }
+
+    /// What is not a number of 8 bits of mantissa is rounded as it is written.
+    #[test]
+    fn numbers_in_bf16_are_rounded() {
+        let mut sequence = Sequence::new(KvShape { kind: KvType::Bf16, ..SHAPE }, 3);
+        push(&mut sequence, 1.0);
+        push(&mut sequence, 1.003);
+        let rounded = |x: f32| bf16::from_f32(x).to_f32();
+        assert_eq!(keys(&sequence, 1, 1, 2), [7.0, rounded(7.003)]);
+        let (blocks, _) = sequence.blocks(0, 1, 0..2);
+        assert_eq!(numbers(blocks[0].values)[4..8], [4, 5, 6, 7].map(|i| rounded(-1.003 + i as f32)));
+        assert_ne!(rounded(7.003), 7.003);
     }
 }

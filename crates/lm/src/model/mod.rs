@@ -8,6 +8,7 @@ pub mod gguf;
 pub mod weights;
 pub mod ops;
 pub mod transformer;
+pub mod held;
 pub mod kv_cache;
 pub mod runner;
 pub mod tokenizer;

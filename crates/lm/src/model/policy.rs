@@ -9,7 +9,7 @@ use super::chat::{self, ChatTemplate, Conversation, Message};
 use super::config::{self, Config};
 use super::controls::{Controls, unmarked};
 use super::gguf::Gguf;
-use super::ops::WeightType;
+use super::held::Held;
 use super::runner::Runner;
 use super::tokenizer::Tokenizer;
 use super::transformer::Transformer;
@@ -188,15 +188,12 @@ impl Policy {
 
     /// The transformer for sampling and scoring on the CPU.
     pub fn runner(&self) -> Result<Runner> {
-        self.runner_on(&Device::Cpu, None)
+        self.runner_on(&Device::Cpu, Held::default())
     }
 
-    /// The same on any device. On the CPU weights are held in the type that is asked for, else in bf16 as stored if the checkpoint's
-    /// are, else in f32.
-    pub fn runner_on(&self, device: &Device, weights: Option<WeightType>) -> Result<Runner> {
-        let checkpoint = self.checkpoint()?;
-        let own = if checkpoint.dtype() == DType::BF16 { WeightType::StoredBf16 } else { WeightType::F32 };
-        Runner::from_checkpoint(&self.config, &checkpoint, device, weights.unwrap_or(own))
+    /// The same on any device.
+    pub fn runner_on(&self, device: &Device, held: Held) -> Result<Runner> {
+        Runner::from_checkpoint(&self.config, &self.checkpoint()?, device, held)
     }
 
     /// The checked weights, not yet converted.

@@ -8,11 +8,12 @@ pub mod device;
 mod layer;
 
 use super::config::Config;
+use super::held::Held;
 use super::ops::WeightType;
 use super::tensor_error;
 use super::transformer::{Transformer, check_length, check_token_ids};
 use super::weights::Checkpoint;
-use candle_core::Device;
+use candle_core::{DType, Device};
 use mindgap_base::error::{Error, Result};
 
 /// A way to run a policy.
@@ -102,21 +103,19 @@ pub struct Feed<'a, S> {
 }
 
 /// A policy ready to sample from and to score with.
+#[expect(clippy::large_enum_variant, reason = "there are few, and they stay where they are made")]
 pub enum Runner {
     Cpu(cpu::CpuRunner),
     Device(device::DeviceRunner),
 }
 
 impl Runner {
-    /// From a checkpoint's bytes, one tensor at a time. On a device weights stay in the checkpoint's own type.
-    pub fn from_checkpoint(
-        config: &Config,
-        checkpoint: &Checkpoint,
-        device: &Device,
-        weights: WeightType,
-    ) -> Result<Runner> {
+    /// From a checkpoint's bytes, one tensor at a time. On a device weights, keys and values are in the checkpoint's own type.
+    pub fn from_checkpoint(config: &Config, checkpoint: &Checkpoint, device: &Device, held: Held) -> Result<Runner> {
+        let own = if checkpoint.dtype() == DType::BF16 { WeightType::StoredBf16 } else { WeightType::F32 };
+        let on_cpu = || cpu::CpuRunner::from_checkpoint(config, checkpoint, held.weights.unwrap_or(own));
         Ok(match device {
-            Device::Cpu => Runner::Cpu(cpu::CpuRunner::from_checkpoint(config, checkpoint, weights)?),
+            Device::Cpu => Runner::Cpu(on_cpu()?.caching_in(held.keys_values)),
             _ => Runner::Device(device::DeviceRunner::from_checkpoint(config, checkpoint, device)?),
         })
     }

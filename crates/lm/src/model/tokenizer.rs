@@ -1,5 +1,7 @@
 //! Text <-> token ids, from the bytes of tokenizer.json; special tokens resolved once.
 
+mod words;
+
 use mindgap_base::error::{Error, Result};
 use mindgap_math::thoughts;
 use std::collections::BTreeMap;
@@ -7,11 +9,14 @@ use std::sync::OnceLock;
 use tokenizers::{
     Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
 };
+use words::Words;
 
 /// A tokenizer as its checkpoint defines it. Truncation and padding written into the file are switched off: a prompt is
 /// never cut silently.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// Where it is one of those.
+    words: Option<Words>,
     special: BTreeMap<u32, String>,
     /// Whether it does so is asked for every target.
     puts_a_space: OnceLock<bool>,
@@ -28,17 +33,18 @@ impl Tokenizer {
             .map_err(|e| Error::internal("truncation cannot be switched off").at("tokenizer.json").source(e))?;
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, t)| t.special).map(|(id, t)| (*id, t.content.clone())).collect();
-        Ok(Tokenizer { inner, special, puts_a_space: OnceLock::new() })
+        Ok(Tokenizer { words: Words::of(&inner), inner, special, puts_a_space: OnceLock::new() })
     }
 
     /// Token ids of `text`. Text that spells a special token becomes that token. `add_special` lets the tokenizer add what
     /// its post-processor wants (a BOS, usually); rendered chat templates already hold it.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, add_special)
-            .map_err(|e| Error::input("text cannot be encoded by this tokenizer").source(e))?;
-        Ok(encoding.get_ids().to_vec())
+        let steps = || match self.words.as_ref().filter(|_| !add_special).map(|words| words.encode(&self.inner, text)) {
+            Some(Ok(Some(ids))) => Ok(ids),
+            Some(Err(error)) => Err(error),
+            _ => Ok(self.inner.encode_fast(text, add_special)?.get_ids().to_vec()),
+        };
+        steps().map_err(|e| Error::input("text cannot be encoded by this tokenizer").source(e))
     }
 
     /// Token ids of a text that stands behind another: without the space that some tokenizers put in front of what they are given.

@@ -1,6 +1,8 @@
 use super::*;
 use crate::engine::tests::{Bench, GO, small};
 use crate::engine::{Limits, Request, ScoreRequest, score};
+use crate::model::held::Held;
+use crate::model::kv_cache::KvType;
 use crate::model::ops::WeightType;
 use candle_core::Device;
 use mindgap_base::rng::Stream;
@@ -94,14 +96,17 @@ fn assert_fits(counts: &[usize], probabilities: &[f64], what: &str) {
     assert!(z < 3.1, "{what}: chi-square {statistic} at {df} degrees of freedom");
 }
 
-/// Tokens that decoding draws, in every type of weights and on the instruction set of this process: against the probabilities that
+/// Tokens that decoding draws, in every type of weights, with keys and values in bf16, and on the instruction set of this process: against the probabilities that
 /// scoring gives each token of the vocabulary.
 #[test]
 fn decoded_tokens_fit_their_probabilities_in_every_type() {
     const TEMPERATURE: f32 = 0.25;
     let policy = small().policy;
-    for kind in [WeightType::F32, WeightType::StoredBf16, WeightType::Bf16, WeightType::Int8] {
-        let bench = Bench { runner: policy.runner_on(&Device::Cpu, Some(kind)).unwrap(), policy: small().policy };
+    let of = |(kind, keys_values)| Held { weights: Some(kind), keys_values };
+    let weights = [WeightType::F32, WeightType::StoredBf16, WeightType::Bf16, WeightType::Int8];
+    let narrow = (WeightType::Bf16, KvType::Bf16);
+    for kind in weights.map(|kind| (kind, KvType::F32)).into_iter().chain([narrow]) {
+        let bench = Bench { runner: policy.runner_on(&Device::Cpu, of(kind)).unwrap(), policy: small().policy };
         let prompt: Vec<u32> = (0..9).map(|i| 5 + 23 * i).collect();
         let streams = (0u64..8000).map(|i| Stream::at(3, &[&i.to_le_bytes()])).collect();
         let settings = Sampling { temperature: TEMPERATURE, ..Sampling::plain(2, &[]) };

@@ -139,7 +139,7 @@ fn the_budget_counts_it_once() {
     let requests: Vec<Request> = prompts(8, 50).iter().enumerate().map(request).collect();
     let sampling = Sampling::plain(20, &[]);
     let (expected, _) = draw(&runner, &requests, &sampling, &limits(64, 1));
-    let shape = KvShape::of(&config);
+    let shape = KvShape::of(&config, Default::default());
     let (stem, slot) = (shape.bytes(50), shape.bytes(12) + shape.bytes(20));
     for (sequences, threads) in [(1, 2), (4, 1)] {
         let tight = Limits { kv_budget_bytes: stem + sequences * slot, ..limits(64, threads) };

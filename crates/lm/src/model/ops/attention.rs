@@ -6,6 +6,7 @@
 
 use super::Segments;
 use super::cpu::{self, Read};
+use super::factor::Matrix;
 use super::gemm::{Left, Right, Size, Start, gemm};
 use super::simd::{self, vectorised};
 use super::team::Disjoint;
@@ -21,12 +22,20 @@ const TILE: usize = 32;
 #[derive(Clone, Copy, Debug)]
 pub struct KeyValues<'a> {
     /// Transposed: feature d of key j lies at `d * key_stride + j`.
-    pub keys: &'a [f32],
+    pub keys: Matrix<'a>,
     pub key_stride: usize,
     /// Value j lies at `j * value_stride`.
-    pub values: &'a [f32],
+    pub values: Matrix<'a>,
     pub value_stride: usize,
     pub len: usize,
+}
+
+/// Room for what attention makes of its queries; reused from call to call.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    scores: Vec<f32>,
+    /// Keys, then values of a block, where they are not in f32.
+    wide: Vec<f32>,
 }
 
 /// What the heads of a layer are like.
@@ -109,20 +118,22 @@ pub fn attend(
     visible: Visible,
     out: &mut [f32],
     out_stride: usize,
-    scratch: &mut Vec<f32>,
+    scratch: &mut Scratch,
 ) {
     let Queries { data, stride, rows, heads } = queries;
     let (head_dim, scale) = (heads.dim, heads.scale());
     let keys: usize = blocks.iter().map(|block| block.len).sum();
-    if scratch.len() < rows * keys {
-        scratch.resize(rows * keys, 0.0);
+    let Scratch { scores, wide } = scratch;
+    if scores.len() < rows * keys {
+        scores.resize(rows * keys, 0.0);
     }
-    let scores = &mut scratch[..rows * keys];
+    let scores = &mut scores[..rows * keys];
     let mut first = 0;
     for block in blocks {
         let size = Size { m: rows, n: block.len, k: head_dim };
         let left = Left { data, row: stride, step: 1 };
-        gemm(size, left, Right::rows(block.keys, block.key_stride), &mut scores[first..], keys, Start::Zero);
+        let right = in_f32(block.keys, (head_dim, block.len), block.key_stride, wide);
+        gemm(size, left, right, &mut scores[first..], keys, Start::Zero);
         first += block.len;
     }
     let mut inverse_sums = [0.0f32; TILE];
@@ -151,11 +162,27 @@ pub fn attend(
         let size = Size { m: rows, n: head_dim, k: block.len };
         let left = Left { data: &scores[first.min(scores.len())..], row: keys, step: 1 };
         let start = if index == 0 { Start::Zero } else { Start::Add };
-        gemm(size, left, Right::rows(block.values, block.value_stride), out, out_stride, start);
+        let right = in_f32(block.values, (block.len, head_dim), block.value_stride, wide);
+        gemm(size, left, right, out, out_stride, start);
         first += block.len;
     }
     for (row, inverse) in inverse_sums.iter().enumerate() {
         simd::scale(&mut out[row * out_stride..][..head_dim], *inverse);
+    }
+}
+
+/// Rows and columns of a matrix whose rows lie `stride` apart, as a product takes them.
+fn in_f32<'a>(matrix: Matrix<'a>, (rows, columns): (usize, usize), stride: usize, wide: &'a mut Vec<f32>) -> Right<'a> {
+    match matrix {
+        Matrix::F32(data) => Right::rows(data, stride),
+        Matrix::Bf16(data) => {
+            if wide.len() < rows * columns {
+                wide.resize(rows * columns, 0.0);
+            }
+            let lines = data.chunks(stride).zip(wide.chunks_exact_mut(columns.max(1)));
+            lines.take(rows).for_each(|(from, to)| simd::widen(&from[..columns], to));
+            Right::rows(wide, columns)
+        }
     }
 }
 
@@ -215,7 +242,7 @@ impl Attention {
         let (tasks, operations) = self.tasks(widths);
         let out = Disjoint::new(out);
         wide::share(tasks.len(), operations, 1, |piece| {
-            let (mut keys, mut scratch, mut done) = (Vec::new(), Vec::new(), vec![0.0; TILE * hd]);
+            let (mut keys, mut scratch, mut done) = (Vec::new(), Scratch::default(), vec![0.0; TILE * hd]);
             for (segment, key_head) in &tasks[piece] {
                 transposed(k, widths.key, segment.clone(), key_head * hd, hd, &mut keys);
                 for head in key_head * group..(key_head + 1) * group {
@@ -223,9 +250,9 @@ impl Attention {
                         let end = segment.end.min(start + TILE);
                         let from = self.heads.first_seen(start - segment.start);
                         let block = KeyValues {
-                            keys: &keys[from..],
+                            keys: Matrix::F32(&keys[from..]),
                             key_stride: segment.len(),
-                            values: &v[(segment.start + from) * widths.key + key_head * hd..],
+                            values: Matrix::F32(&v[(segment.start + from) * widths.key + key_head * hd..]),
                             value_stride: widths.key,
                             len: end - segment.start - from,
                         };

@@ -23,7 +23,7 @@ struct Logits<'a> {
 impl<'a> Logits<'a> {
     /// Vocabulary entries at a time: first and count.
     fn chunks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        entry_chunks(self.head.len() / self.size)
+        entry_chunks(self.head.count() / self.size)
     }
 
     /// Vocabulary entries `first..first + count`, laid out for the product.

@@ -5,6 +5,8 @@
 use super::gemm::{Left, PANEL, Right, Size, Start, product_at};
 use super::isa::Isa;
 use super::linear::Packed;
+use super::lines::Lines;
+use super::simd;
 use super::team::Output;
 use super::weight::bf16::{Activations, Bf16Strips};
 use super::wide;
@@ -15,14 +17,15 @@ use half::bf16;
 const BLOCK: usize = 256;
 
 /// Dense rows of a matrix.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Matrix<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
 }
 
 impl<'a> Matrix<'a> {
-    pub fn len(self) -> usize {
+    /// Elements.
+    pub fn count(self) -> usize {
         match self {
             Matrix::F32(data) => data.len(),
             Matrix::Bf16(data) => data.len(),
@@ -38,11 +41,19 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// What follows so many elements.
+    pub fn from(self, first: usize) -> Matrix<'a> {
+        match self {
+            Matrix::F32(data) => Matrix::F32(&data[first..]),
+            Matrix::Bf16(data) => Matrix::Bf16(&data[first..]),
+        }
+    }
+
     /// The elements in f32.
     pub fn widen(self, out: &mut [f32]) {
         match self {
             Matrix::F32(data) => out.copy_from_slice(data),
-            Matrix::Bf16(data) => out.iter_mut().zip(data).for_each(|(out, x)| *out = x.to_f32()),
+            Matrix::Bf16(data) => simd::widen(data, out),
         }
     }
 }
@@ -89,7 +100,7 @@ enum Layout<'a> {
 impl<'a> Factor<'a> {
     /// `w^T` of a weight `[n, k]`; factors are rounded where `products` says so and the processor gains by it.
     pub fn transposed(w: Matrix<'a>, n: usize, k: usize, products: DType) -> Factor<'a> {
-        assert_eq!(w.len(), n * k, "a weight of {n} x {k}");
+        assert_eq!(w.count(), n * k, "a weight of {n} x {k}");
         let layout = match (kind(w, products, Isa::current()), w) {
             (Kind::F32, Matrix::F32(w)) => Layout::Packed(Packed::from_slice(w, n, k)),
             (Kind::Pairs(isa) | Kind::Widened(isa), _) => Layout::Bf16(Bf16Strips::new(isa, w, n, k)),
@@ -100,7 +111,7 @@ impl<'a> Factor<'a> {
 
     /// A matrix `[k, n]`.
     pub fn of_rows(b: Matrix<'a>, k: usize, n: usize, products: DType) -> Factor<'a> {
-        assert_eq!(b.len(), n * k, "a matrix of {k} x {n}");
+        assert_eq!(b.count(), n * k, "a matrix of {k} x {n}");
         let layout = match (kind(b, products, Isa::current()), b) {
             (Kind::F32, Matrix::F32(b)) => Layout::Rows(Right::rows(b, n)),
             (Kind::Pairs(isa) | Kind::Widened(isa), _) => Layout::Bf16(Bf16Strips::of_rows(isa, b, k, n)),
@@ -164,7 +175,7 @@ impl<'a> Factor<'a> {
     /// As for [`Factor::apply_at`].
     #[expect(unsafe_code, reason = "threads write columns of one output")]
     unsafe fn strips_at(&self, strips: &Bf16Strips, left: Side, rows: usize, start: Start, out: *mut f32) {
-        let (n, k, mut pairs) = (self.n, self.k, vec![0; strips.pairs_len(rows)]);
+        let (n, k, mut pairs) = (self.n, self.k, Lines::zeros(strips.pairs_len(rows)));
         let x = match left {
             Side::Rows(x) => {
                 strips.round(&x[..rows * k], &mut pairs);

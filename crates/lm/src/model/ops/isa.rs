@@ -14,7 +14,7 @@ pub enum Isa {
     Avx512,
     /// Dot products of small numbers: AVX512-BF16 and AVX512-VNNI.
     Bf16,
-    /// Products of tiles of bf16: AMX-BF16, where Linux lets the process use it.
+    /// Products of tiles of small numbers: AMX-BF16 and AMX-INT8, where Linux lets the process use them.
     Amx,
 }
 
@@ -86,12 +86,12 @@ impl Isa {
     }
 }
 
-/// The processor multiplies tiles of bf16, and the kernel has given this process room for them; it is asked once.
+/// The processor multiplies tiles, and the kernel has given this process room for them; it is asked once.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn has_tiles() -> bool {
     use std::arch::x86_64::__cpuid_count;
-    /// AMX-BF16 and AMX-TILE.
-    const BITS: u32 = 1 << 22 | 1 << 24;
+    /// AMX-BF16, AMX-TILE and AMX-INT8.
+    const BITS: u32 = 1 << 22 | 1 << 24 | 1 << 25;
     static HERE: OnceLock<bool> = OnceLock::new();
     *HERE.get_or_init(|| {
         // SAFETY: every 64-bit processor has this instruction.

@@ -3,6 +3,7 @@
 use super::cpu::{self, Read};
 use super::factor::{Factor, Matrix, Side};
 use super::gemm::{Left, PANEL, Right, STRIP, Size, Start, product_at};
+use super::lines::Lines;
 use super::team::Output;
 use super::{tape, wide};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
@@ -14,7 +15,7 @@ const BLOCK: usize = 384;
 /// building costs about as much as multiplying by eight rows.
 #[derive(Clone, Debug)]
 pub struct Packed {
-    strips: Vec<f32>,
+    strips: Lines<f32>,
     outputs: usize,
     inputs: usize,
 }
@@ -23,7 +24,7 @@ impl Packed {
     /// From the rows of a weight `[out, in]`.
     pub fn from_slice(w: &[f32], outputs: usize, inputs: usize) -> Packed {
         assert_eq!(w.len(), outputs * inputs, "a weight of {outputs} x {inputs}");
-        let mut strips = vec![0.0; outputs.next_multiple_of(STRIP) * inputs];
+        let mut strips = Lines::zeros(outputs.next_multiple_of(STRIP) * inputs);
         if inputs > 0 {
             let size = STRIP * inputs;
             wide::share_rows(&mut strips, size, 16 * size, |first, strips| {

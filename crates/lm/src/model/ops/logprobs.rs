@@ -113,7 +113,7 @@ fn summarise(hidden: &[f32], head: Matrix, size: usize, op: &TokenLogprobs) -> S
     // Of each row its tally and its target's logit.
     let mut rows_of = vec![(Tally::default(), 0.0); rows];
     let mut logits = Vec::new();
-    for (first, count) in entry_chunks(head.len() / size) {
+    for (first, count) in entry_chunks(head.count() / size) {
         let factor = Factor::transposed(head.rows(first, count, size), count, size, op.products);
         logits.resize(ROWS.min(rows) * count, 0.0);
         for start in (0..rows).step_by(ROWS) {
@@ -247,7 +247,7 @@ impl CustomOp2 for TokenLogprobs {
         let (hidden, head, grad) = (h_read.slice()?, w_read.matrix()?, grad_read.slice()?);
         let mut slopes = Slopes::new(h, hidden, w, self.products)?;
         let (mut logits, mut cap_slopes) = (Vec::new(), CapSlopes::new(self.softcap));
-        for (first, count) in entry_chunks(head.len() / size) {
+        for (first, count) in entry_chunks(head.count() / size) {
             let entries = head.rows(first, count, size);
             let factor = Factor::transposed(entries, count, size, self.products);
             let back = Factor::of_rows(entries, count, size, self.products);

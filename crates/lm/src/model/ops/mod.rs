@@ -20,6 +20,7 @@ mod factor;
 pub mod gated;
 pub mod gemm;
 pub mod linear;
+pub mod lines;
 pub mod logprobs;
 pub mod norm;
 pub mod reference;
@@ -34,9 +35,10 @@ pub mod wide;
 mod tests;
 
 pub use adapted::Adapter;
-pub use attention::{Heads, KeyValues, Queries, Visible, attend};
+pub use attention::{Heads, KeyValues, Queries, Scratch as AttentionScratch, Visible, attend};
 #[cfg(test)]
 pub(crate) use cpu::without_kernels;
+pub use factor::Matrix;
 pub use gemm::PANEL;
 pub use segments::Segments;
 pub use weight::{Weight, WeightType};

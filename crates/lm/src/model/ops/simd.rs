@@ -1,6 +1,8 @@
 //! Elementwise functions and row reductions that the compiler vectorises. Inlined into functions compiled for several
 //! instruction sets; every operation is exact IEEE arithmetic in a fixed order, so all of them give the same bits.
 
+use half::bf16;
+
 /// Lanes of a reduction: element j goes to lane j mod LANES, lanes are joined as a tree.
 pub const LANES: usize = 16;
 
@@ -168,6 +170,15 @@ vectorised! {
         }
         rest.copy_from_slice(&last[..rest.len()]);
         join(lanes)
+    }
+}
+
+vectorised! {
+    /// Numbers in bf16 as f32.
+    pub fn widen(x: &[bf16], wide: &mut [f32]) {
+        for (x, wide) in x.iter().zip(wide) {
+            *wide = f32::from_bits(u32::from(x.to_bits()) << 16);
+        }
     }
 }
 

@@ -366,7 +366,7 @@ fn attention_is_the_same(kind: Heads) {
     let alone = flat(&attention(&q, &k, &v, &Segments::new(&[length]), kind).unwrap());
     assert_eq!(alone, packed);
     let (q, k, v) = (flat(&q), flat(&k), flat(&v));
-    let (shared, mut scratch) = (30, Vec::new());
+    let (shared, mut scratch) = (30, AttentionScratch::default());
     for position in shared..length {
         for key_head in 0..key_heads {
             // Transposed keys in a cache with room to spare; the first 30 positions lie in a block of their own.
@@ -378,9 +378,9 @@ fn attention_is_the_same(kind: Heads) {
                 }
             }
             let block = |from: usize, to: usize| KeyValues {
-                keys: &keys[from..],
+                keys: Matrix::F32(&keys[from..]),
                 key_stride: capacity,
-                values: &v[from * key_heads * hd + key_head * hd..],
+                values: Matrix::F32(&v[from * key_heads * hd + key_head * hd..]),
                 value_stride: key_heads * hd,
                 len: to - from,
             };

@@ -5,10 +5,13 @@
 
 pub(super) mod bf16;
 mod int8;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use super::gemm::{Left, PANEL, STRIP, Size, Start, product_at};
 use super::isa::Isa;
 use super::linear::Packed;
+use super::lines::Lines;
 use super::team::{Output, Team};
 use bf16::Bf16Strips;
 use candle_core::{Result, Tensor};
@@ -72,7 +75,7 @@ enum Panels {
 /// Room for what a product makes of its input before it begins; reused from product to product.
 #[derive(Default)]
 pub struct Scratch {
-    pairs: Vec<u32>,
+    pairs: Lines<u32>,
     quants: int8::Quants,
 }
 
@@ -131,7 +134,7 @@ impl Weight {
         match &self.panels {
             Panels::F32(_) => {}
             Panels::Bf16(panels) => {
-                scratch.pairs.resize(panels.pairs_len(rows), 0);
+                scratch.pairs.resize(panels.pairs_len(rows));
                 panels.round(x, &mut scratch.pairs);
             }
             Panels::Int8(panels) => panels.quantise(x, &mut scratch.quants),

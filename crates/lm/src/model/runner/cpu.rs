@@ -13,7 +13,7 @@ pub use workspace::Workspace;
 use super::layer::{Form, Layer, Load};
 use super::{Inference, check_feed, tensor_error, weight};
 use crate::model::config::Config;
-use crate::model::kv_cache::{KvShape, Sequence};
+use crate::model::kv_cache::{KvShape, KvType, Sequence};
 use crate::model::ops::logprobs::bound;
 use crate::model::ops::norm::rms_norm_rows;
 use crate::model::ops::{Weight, WeightType};
@@ -65,6 +65,7 @@ pub struct CpuRunner {
     config: Config,
     rotary: Rotary,
     weights: WeightType,
+    keys_values: KvType,
     /// `[vocab_size, hidden_size]`; `None` when tied: rows are then read from the head.
     embedding: Option<Weight>,
     layers: Vec<Layer<PackedForm>>,
@@ -99,12 +100,18 @@ impl CpuRunner {
         Ok(CpuRunner {
             rotary: Rotary::of(config),
             weights,
+            keys_values: KvType::default(),
             embedding,
             layers: (0..config.layer_count).map(|i| load.layer(i)).collect::<Result<_>>()?,
             norm: load.norm("model.norm")?,
             head,
             config: config.clone(),
         })
+    }
+
+    /// The same with keys and values held in this type.
+    pub fn caching_in(self, keys_values: KvType) -> CpuRunner {
+        CpuRunner { keys_values, ..self }
     }
 
     /// What the weights are held in.
@@ -117,7 +124,7 @@ impl CpuRunner {
     }
 
     pub fn kv_shape(&self) -> KvShape {
-        KvShape::of(&self.config)
+        KvShape::of(&self.config, self.keys_values)
     }
 
     /// Appends each feed's tokens to its sequence and returns the hidden states, after the last norm, of the wanted rows: the

@@ -15,6 +15,7 @@ use super::super::factor::Matrix;
 use super::super::gemm::{Left, PANEL, Right, Size, Start, product_at};
 use super::super::isa::Isa;
 use super::super::linear::transpose;
+use super::super::lines::Lines;
 use super::super::simd::vectorised;
 use super::super::wide;
 use super::{PACKING, STRIP, panels_of};
@@ -36,7 +37,7 @@ const TILE_PAIRS: usize = 16;
 /// Strips of 16 outputs, each `[in / 2, 16]` of pairs of inputs, the first in the low half; inputs are filled up with zeros to whole tiles of
 /// 16 pairs. It is the layout in which dot products of pairs are taken; a strip is read from memory in one stream.
 pub struct Bf16Strips {
-    data: Vec<u32>,
+    data: Lines<u32>,
     inputs: usize,
     isa: Isa,
 }
@@ -67,7 +68,7 @@ impl Bf16Strips {
     /// From the rows of a weight `[out, in]`, rounded to the nearest, ties to even, for an instruction set that is here.
     pub fn new(isa: Isa, w: Matrix, outputs: usize, inputs: usize) -> Bf16Strips {
         let pairs = pairs_of(inputs);
-        let mut data = vec![0; outputs.next_multiple_of(STRIP) * pairs];
+        let mut data = Lines::zeros(outputs.next_multiple_of(STRIP) * pairs);
         if inputs > 0 {
             wide::share_rows(&mut data, pairs * STRIP, PACKING * inputs * STRIP, |first, strips| {
                 let mut rows = vec![0; STRIP * pairs];
@@ -86,7 +87,7 @@ impl Bf16Strips {
     /// From a matrix `[inputs, outputs]`: the transpose of such a weight.
     pub fn of_rows(isa: Isa, w: Matrix, inputs: usize, outputs: usize) -> Bf16Strips {
         let pairs = pairs_of(inputs);
-        let mut data = vec![0; outputs.next_multiple_of(STRIP) * pairs];
+        let mut data = Lines::zeros(outputs.next_multiple_of(STRIP) * pairs);
         let lay_out = |first: usize, strips: &mut [u32]| {
             let columns = first * STRIP..outputs.min(first * STRIP + strips.len() / pairs);
             let part = |row: usize| w.rows(row, 1, outputs).rows(columns.start, columns.len(), 1);
@@ -201,31 +202,35 @@ impl Bf16Strips {
             _ => BLOCK_ROWS,
         };
         let depth = if rows > block { DEPTH } else { self.inputs.max(1) };
-        for (offset, columns, start) in panels_of(columns, start) {
+        let panel = |p: usize, (offset, columns, start): (usize, Range<usize>, Start)| {
+            let size = Size { m: rows, n: columns.len(), k: depth.min(self.inputs - p) };
+            let left = Left { data: &x[p.min(x.len())..], row: self.inputs, step: 1 };
+            #[cfg(target_arch = "x86_64")]
+            let pairs = Pairs { data: &pairs[(p / 2).min(pairs.len())..], row: self.pairs() };
             let strips = self.strips(columns.start);
-            for p in (0..self.inputs.max(1)).step_by(depth) {
-                let size = Size { m: rows, n: columns.len(), k: depth.min(self.inputs - p) };
-                let left = Left { data: &x[p.min(x.len())..], row: self.inputs, step: 1 };
-                #[cfg(target_arch = "x86_64")]
-                let pairs = Pairs { data: &pairs[(p / 2).min(pairs.len())..], row: self.pairs() };
-                let strips = Strips { data: &strips.data[p / 2 * STRIP..], ..strips };
-                let start = if p > 0 { Start::Add } else { start };
-                // SAFETY: the panel's columns lie inside those that the caller vouches for.
-                unsafe {
-                    let out = out.add(offset);
-                    match self.isa {
-                        #[cfg(target_arch = "x86_64")]
-                        Isa::Avx2 => avx2::tile(size, left, strips, out, width, start),
-                        #[cfg(target_arch = "x86_64")]
-                        Isa::Avx512 => avx512::tile(size, left, strips, out, width, start),
-                        #[cfg(target_arch = "x86_64")]
-                        Isa::Bf16 => avx512bf16::tile(size, pairs, strips, out, width, start),
-                        #[cfg(target_arch = "x86_64")]
-                        Isa::Amx => amx::tile(size, pairs, strips, out, width, start),
-                        _ => tile_portable(size, left, strips, out, width, start),
-                    }
+            let strips = Strips { data: &strips.data[p / 2 * STRIP..], ..strips };
+            let start = if p > 0 { Start::Add } else { start };
+            // SAFETY: the panel's columns lie inside those that the caller vouches for.
+            unsafe {
+                let out = out.add(offset);
+                match self.isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx2 => avx2::tile(size, left, strips, out, width, start),
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 => avx512::tile(size, left, strips, out, width, start),
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Bf16 => avx512bf16::tile(size, pairs, strips, out, width, start),
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Amx => amx::tile(size, pairs, strips, out, width, start),
+                    _ => tile_portable(size, left, strips, out, width, start),
                 }
             }
+        };
+        let steps = (0..self.inputs.max(1)).step_by(depth);
+        match self.isa {
+            // So fast that activations must come from the second cache level: what a step takes of them is gone through at once.
+            Isa::Amx => steps.for_each(|p| panels_of(columns.clone(), start).for_each(|own| panel(p, own))),
+            _ => panels_of(columns, start).for_each(|own| steps.clone().for_each(|p| panel(p, own.clone()))),
         }
     }
 }

@@ -5,12 +5,15 @@
 //! group after group.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
 use super::super::gemm::Start;
 use super::super::isa::Isa;
+use super::super::lines::Lines;
 use super::super::simd::{self, LANES, vectorised};
 use super::super::wide;
 use super::{PACKING, STRIP, fill, panels_of};
@@ -35,10 +38,10 @@ const BLOCK_ROWS: usize = 4;
 
 /// Strips of 16 outputs, each `[in / 4, 16, 4]`, the inputs filled up with zeros to fours; and scales, each strip's `[groups, 16]`.
 pub struct Int8Strips {
-    data: Vec<i8>,
-    scales: Vec<f32>,
+    data: Lines<i8>,
+    scales: Lines<f32>,
     /// What sums start from where activations are bytes: -128 times the sum of a group's weights, laid out like scales.
-    offsets: Vec<i32>,
+    offsets: Lines<i32>,
     inputs: usize,
     isa: Isa,
 }
@@ -58,9 +61,9 @@ pub struct Strips<'a> {
 /// Rows of activations as [`Int8Strips::quantise`] makes them: words or bytes `[rows, quads, 4]`, scales `[rows, groups]`.
 #[derive(Default)]
 pub struct Quants {
-    words: Vec<i16>,
-    bytes: Vec<u8>,
-    scales: Vec<f32>,
+    words: Lines<i16>,
+    bytes: Lines<u8>,
+    scales: Lines<f32>,
 }
 
 /// The output of a tile: rows of `columns` elements, `row` apart.
@@ -75,8 +78,8 @@ impl Int8Strips {
     /// From the rows of a weight `[out, in]`, for an instruction set that is here.
     pub fn new(isa: Isa, w: &[f32], outputs: usize, inputs: usize) -> Int8Strips {
         let (quads, groups, padded) = (inputs.div_ceil(QUAD), inputs.div_ceil(GROUP), outputs.next_multiple_of(STRIP));
-        let mut data = vec![0; padded * quads * QUAD];
-        let mut scales = vec![0.0; padded * groups];
+        let mut data = Lines::zeros(padded * quads * QUAD);
+        let mut scales = Lines::zeros(padded * groups);
         wide::share_rows(&mut scales, STRIP * groups, inputs * STRIP, |first, scales| {
             let rows = w[first * STRIP * inputs..].chunks(STRIP * inputs.max(1));
             for (scales, rows) in scales.chunks_mut(STRIP * groups).zip(rows) {
@@ -94,7 +97,7 @@ impl Int8Strips {
                 pack(rows, inputs, scales, strip);
             }
         });
-        let offsets = if takes_bytes(isa) { offsets(&data, quads) } else { Vec::new() };
+        let offsets = if takes_bytes(isa) { offsets(&data, quads, groups) } else { Lines::default() };
         Int8Strips { data, scales, offsets, inputs, isa }
     }
 
@@ -130,12 +133,12 @@ impl Int8Strips {
     /// Rows of x, `[rows, in]`, as products take them.
     pub fn quantise(&self, x: &[f32], quants: &mut Quants) {
         let (rows, length) = (x.len() / self.inputs.max(1), self.quads() * QUAD);
-        quants.scales.resize(rows * self.groups(), 0.0);
+        quants.scales.resize(rows * self.groups());
         if takes_bytes(self.isa) {
-            quants.bytes.resize(rows * length, 0);
+            quants.bytes.resize(rows * length);
             self.each_group(x, &mut quants.bytes, &mut quants.scales, bytes_of_group);
         } else {
-            quants.words.resize(rows * length, 0);
+            quants.words.resize(rows * length);
             self.each_group(x, &mut quants.words, &mut quants.scales, words_of_group);
         }
     }
@@ -179,7 +182,9 @@ impl Int8Strips {
                         #[cfg(target_arch = "x86_64")]
                         Isa::Avx2 | Isa::Avx512 => avx2::tile(rows, x, strips, groups, target),
                         #[cfg(target_arch = "x86_64")]
-                        Isa::Bf16 | Isa::Amx => vnni::tile(rows, x, strips, groups, target),
+                        Isa::Bf16 => vnni::tile(rows, x, strips, groups, target),
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Amx => amx::tile(rows, x, strips, groups, target),
                         _ => tile_portable(rows, x, strips, groups, target),
                     }
                 }
@@ -242,19 +247,18 @@ fn takes_bytes(isa: Isa) -> bool {
 }
 
 /// What sums over strips of so many quads start from, where activations are bytes.
-fn offsets(data: &[i8], quads: usize) -> Vec<i32> {
-    let groups = data.chunks(quads.max(1) * STRIP * QUAD).flat_map(|strip| strip.chunks(QUADS * STRIP * QUAD));
-    groups
-        .flat_map(|group| {
-            let mut offsets = [0; STRIP];
-            for step in group.chunks_exact(STRIP * QUAD) {
-                for (offset, weights) in offsets.iter_mut().zip(step.chunks_exact(QUAD)) {
-                    *offset -= OFFSET * weights.iter().map(|weight| i32::from(*weight)).sum::<i32>();
-                }
+fn offsets(data: &[i8], quads: usize, groups: usize) -> Lines<i32> {
+    let strips = data.chunks(quads.max(1) * STRIP * QUAD);
+    let mut all = Lines::zeros(strips.len() * groups * STRIP);
+    let of_groups = strips.flat_map(|strip| strip.chunks(QUADS * STRIP * QUAD));
+    for (group, offsets) in of_groups.zip(all.chunks_exact_mut(STRIP)) {
+        for step in group.chunks_exact(STRIP * QUAD) {
+            for (offset, weights) in offsets.iter_mut().zip(step.chunks_exact(QUAD)) {
+                *offset -= OFFSET * weights.iter().map(|weight| i32::from(*weight)).sum::<i32>();
             }
-            offsets
-        })
-        .collect()
+        }
+    }
+    all
 }
 
 /// The largest size of these numbers; not a number if one of them is not finite.

@@ -7,7 +7,7 @@ use crate::model::ops::gated::{geglu_rows, swiglu_rows};
 use crate::model::ops::norm::rms_norm_rows;
 use crate::model::ops::rope::rope_rows;
 use crate::model::ops::team::Disjoint;
-use crate::model::ops::{Heads, Queries, Visible, attend};
+use crate::model::ops::{AttentionScratch, Heads, Queries, Visible, attend};
 use crate::model::transformer::Backend;
 use mindgap_base::error::Result;
 use std::cell::RefCell;
@@ -37,8 +37,8 @@ struct Tile {
 }
 
 thread_local! {
-    /// Scores, and what attention makes of a tile.
-    static BUFFERS: RefCell<(Vec<f32>, Vec<f32>)> = RefCell::default();
+    /// What attention needs, and what it makes of a tile.
+    static BUFFERS: RefCell<(AttentionScratch, Vec<f32>)> = RefCell::default();
 }
 
 impl<'a, 'f, 's> Cached<'a, 'f, 's> {
@@ -91,7 +91,7 @@ impl Cached<'_, '_, '_> {
             self.workspace.give(std::mem::replace(&mut y, normed));
         }
         scale(&mut y.data, self.runner.config.residual_scale);
-        for (x, y) in x.data.iter_mut().zip(&y.data) {
+        for (x, y) in x.data.iter_mut().zip(y.data.iter()) {
             *x += y;
         }
         self.workspace.give(y);
@@ -145,7 +145,7 @@ impl Cached<'_, '_, '_> {
         let group = config.head_count / config.kv_head_count;
         let (tiles, feeds, firsts, out) = (&self.tiles, &*self.feeds, &self.firsts, Disjoint::new(&mut out.data));
         self.workspace.team.share(tiles.len(), |piece| {
-            BUFFERS.with_borrow_mut(|(scores, done)| {
+            BUFFERS.with_borrow_mut(|(scratch, done)| {
                 for tile in &tiles[piece] {
                     let (sequence, first) = (&*feeds[tile.feed].sequence, firsts[tile.feed] + tile.start);
                     let before = sequence.len() + tile.start;
@@ -160,7 +160,7 @@ impl Cached<'_, '_, '_> {
                         }
                     };
                     done.resize(queries.rows * dim, 0.0);
-                    attend(queries, &blocks[..used], visible, done, dim, scores);
+                    attend(queries, &blocks[..used], visible, done, dim, scratch);
                     let width = done.len() / tile.rows;
                     for (row, done) in done.chunks_exact(width).enumerate() {
                         let at = (first + row) * query + tile.head * dim;

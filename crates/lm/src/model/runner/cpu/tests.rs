@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::kv_cache::KvType;
 use crate::model::ops::isa::Isa;
 use crate::model::ops::{Segments, WeightType};
 use crate::model::testing::{every_shape, tiny_config, tiny_tensors};
@@ -93,6 +94,27 @@ fn narrow_weights_are_the_policy_or_near_it() {
             let gap: f32 = full.iter().zip(&int8).map(|(x, y)| (x - y) * (x - y)).sum();
             let size: f32 = full.iter().map(|x| x * x).sum();
             assert!(gap > 0.0 && gap < bound * size, "{:?}: {gap} of {size}", config.architecture);
+        }
+    }
+}
+
+/// Keys and values in bf16 are near those in f32, and depend neither on company nor on threads.
+#[test]
+fn narrow_keys_and_values_are_near() {
+    for config in every_shape() {
+        let sequences = [tokens(70, 1), tokens(40, 2), tokens(9, 3)];
+        let full = cached_hidden(&build(&config).1, &sequences, 1);
+        let runner = build(&config).1.caching_in(KvType::Bf16);
+        let [one, three] = [1, 3].map(|threads| cached_hidden(&runner, &sequences, threads).map(|x| bits(&x)));
+        assert_eq!(one, three, "{:?}", config.architecture);
+        let alone = cached_hidden(&runner, &[sequences[0].clone(), vec![1], vec![2]], 2);
+        assert_eq!(bits(&alone[0]), one[0], "{:?} in other company", config.architecture);
+        for (full, narrow) in full.iter().zip(&one) {
+            let narrow = narrow.iter().map(|bits| f32::from_bits(*bits));
+            let gap: f32 = full.iter().zip(narrow).map(|(x, y)| (x - y) * (x - y)).sum();
+            let size: f32 = full.iter().map(|x| x * x).sum();
+            let relative = (gap / size).sqrt();
+            assert!(relative > 0.0 && relative < 1e-2, "{:?}: {relative}", config.architecture);
         }
     }
 }

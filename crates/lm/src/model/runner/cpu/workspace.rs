@@ -1,5 +1,6 @@
 //! What a step needs beside the weights: its threads, and buffers that are reused from call to call.
 
+use crate::model::ops::lines::Lines;
 use crate::model::ops::team::Team;
 use crate::model::ops::weight::Scratch;
 use crate::model::rotary::Rotary;
@@ -7,7 +8,7 @@ use crate::model::rotary::Rotary;
 /// Activations: `data.len() / width` rows.
 pub struct Rows {
     pub width: usize,
-    pub data: Vec<f32>,
+    pub data: Lines<f32>,
 }
 
 impl Rows {
@@ -54,9 +55,9 @@ impl Workspace {
     pub fn take(&mut self, rows: usize, width: usize) -> Rows {
         let mut found = match self.free.iter().position(|r| r.width == width) {
             Some(index) => self.free.swap_remove(index),
-            None => Rows { width, data: Vec::new() },
+            None => Rows { width, data: Lines::default() },
         };
-        found.data.resize(rows * width, 0.0);
+        found.data.resize(rows * width);
         found
     }
 

@@ -5,23 +5,24 @@
 #![expect(unsafe_code, reason = "tile instructions have no stable functions, and take pointers")]
 
 use super::super::super::gemm::{Size, Start};
+use super::super::tiles::{Config, ROW, ROWS};
 use super::super::{PANEL, STRIP, fill};
-use super::{Pairs, Strips, TILE_PAIRS, TILE_ROWS as ROWS};
+use super::{Pairs, Strips, TILE_PAIRS};
 use std::arch::asm;
 
-/// Bytes of a row of a tile register.
-const ROW: usize = 64;
-
-/// Sums begin in the output and stay there between steps. Every row meets the same instructions alone and in a batch: each sum takes
-/// the products of 32 inputs after those of the 32 before.
+/// Sums begin in the output, or at zero, and stay there between steps. Every row meets the same instructions alone and in a batch: each
+/// sum takes the products of 32 inputs after those of the 32 before.
 ///
 /// # Safety
 /// The processor has AMX-BF16, and this process may use it; x and the strips hold whole tiles of the pairs that `size` names, and `c`
 /// points to the rows of the output; it is read only to add to it.
 pub unsafe fn tile(size: Size, x: Pairs, strips: Strips, c: *mut f32, c_row: usize, start: Start) {
-    // SAFETY: the caller vouches for the output.
-    unsafe { fill(size.m, size.n, c, c_row, start) };
-    let mut first = 0;
+    let from_zero = matches!(start, Start::Zero) && size.k > 0;
+    if !from_zero {
+        // SAFETY: the caller vouches for the output.
+        unsafe { fill(size.m, size.n, c, c_row, start) };
+    }
+    let (mut first, mut shaped) = (0, 0);
     while first < size.m && size.k > 0 {
         let rows = match size.m - first {
             left if left >= 2 * ROWS && size.n == PANEL => 2 * ROWS,
@@ -36,9 +37,15 @@ pub unsafe fn tile(size: Size, x: Pairs, strips: Strips, c: *mut f32, c_row: usi
             strip: strips.pairs * STRIP,
             c: c.wrapping_add(first * c_row),
             c_row,
+            from_zero,
         };
         // SAFETY: the block lies inside the tile, of which the caller promises the same; it has as many rows and columns as each needs.
+        // Tile registers belong to this thread, no other code here uses them, and they are given back below.
         unsafe {
+            if shaped != rows.min(ROWS) {
+                shaped = rows.min(ROWS);
+                asm!("ldtilecfg [{config}]", config = in(reg) &shapes(shaped), options(nostack, readonly));
+            }
             match size.n {
                 PANEL if rows == 2 * ROWS => block.two_by_three(),
                 PANEL => block.one_by_three(),
@@ -47,6 +54,15 @@ pub unsafe fn tile(size: Size, x: Pairs, strips: Strips, c: *mut f32, c_row: usi
         }
         first += rows;
     }
+    if shaped > 0 {
+        // SAFETY: as above.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
+
+/// Registers of sums and activations have a block's rows, weights 16 pairs of inputs.
+fn shapes(rows: usize) -> Config {
+    Config::of_rows([rows, rows, rows, ROWS, ROWS, ROWS, rows, ROWS])
 }
 
 /// A block of the output and what it is made of.
@@ -62,28 +78,11 @@ struct Block {
     strip: usize,
     c: *mut f32,
     c_row: usize,
-}
-
-/// Rows and bytes of a row of each tile register, as `ldtilecfg` takes them.
-#[repr(C, align(64))]
-struct Config {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    row_bytes: [u16; 16],
-    rows: [u8; 16],
+    /// The output need not be read.
+    from_zero: bool,
 }
 
 impl Block {
-    /// Registers of sums and activations have the block's rows, weights 16 pairs of inputs.
-    fn config(&self) -> Config {
-        let (rows, all) = (self.rows.min(ROWS) as u8, ROWS as u8);
-        let (mut row_bytes, mut of_register) = ([0; 16], [0; 16]);
-        row_bytes[..8].fill(ROW as u16);
-        of_register[..8].copy_from_slice(&[rows, rows, rows, all, all, all, rows, all]);
-        Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows: of_register }
-    }
-
     /// 32 rows of 3 strips. Neighbouring products share a register.
     ///
     /// # Safety
@@ -92,13 +91,22 @@ impl Block {
         // SAFETY: tiles of x and of the strips lie where the caller says, and the output's 32 rows of 48 columns are this thread's.
         unsafe {
             asm!(
-                "ldtilecfg [{config}]",
+                "test {zero}, {zero}",
+                "jnz 3f",
                 "tileloadd tmm0, [{c} + {c_row}*1]",
                 "tileloadd tmm1, [{c} + {c_row}*1 + 64]",
                 "tileloadd tmm2, [{c} + {c_row}*1 + 128]",
                 "tileloadd tmm3, [{d} + {c_row}*1]",
                 "tileloadd tmm4, [{d} + {c_row}*1 + 64]",
                 "tileloadd tmm5, [{d} + {c_row}*1 + 128]",
+                "jmp 2f",
+                "3:",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "tilezero tmm4",
+                "tilezero tmm5",
                 "2:",
                 "tileloadd tmm7, [{b0} + {b_row}*1]",
                 "tileloadd tmm6, [{a0} + {a_row}*1]",
@@ -126,8 +134,6 @@ impl Block {
                 "tilestored [{d} + {c_row}*1], tmm3",
                 "tilestored [{d} + {c_row}*1 + 64], tmm4",
                 "tilestored [{d} + {c_row}*1 + 128], tmm5",
-                "tilerelease",
-                config = in(reg) &self.config(),
                 c = in(reg) self.c,
                 d = in(reg) self.c.wrapping_add(ROWS * self.c_row),
                 c_row = in(reg) 4 * self.c_row,
@@ -139,6 +145,7 @@ impl Block {
                 b2 = inout(reg) self.b.wrapping_add(2 * self.strip) => _,
                 b_row = in(reg) ROW,
                 steps = inout(reg) self.steps => _,
+                zero = in(reg) usize::from(self.from_zero),
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),
@@ -154,10 +161,16 @@ impl Block {
         // SAFETY: tiles of x and of the strips lie where the caller says, and the output's rows of 48 columns are this thread's.
         unsafe {
             asm!(
-                "ldtilecfg [{config}]",
+                "test {zero}, {zero}",
+                "jnz 3f",
                 "tileloadd tmm0, [{c} + {c_row}*1]",
                 "tileloadd tmm1, [{c} + {c_row}*1 + 64]",
                 "tileloadd tmm2, [{c} + {c_row}*1 + 128]",
+                "jmp 2f",
+                "3:",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
                 "2:",
                 "tileloadd tmm6, [{a} + {a_row}*1]",
                 "tileloadd tmm3, [{b0} + {b_row}*1]",
@@ -175,8 +188,6 @@ impl Block {
                 "tilestored [{c} + {c_row}*1], tmm0",
                 "tilestored [{c} + {c_row}*1 + 64], tmm1",
                 "tilestored [{c} + {c_row}*1 + 128], tmm2",
-                "tilerelease",
-                config = in(reg) &self.config(),
                 c = in(reg) self.c,
                 c_row = in(reg) 4 * self.c_row,
                 a = inout(reg) self.a => _,
@@ -186,6 +197,7 @@ impl Block {
                 b2 = inout(reg) self.b.wrapping_add(2 * self.strip) => _,
                 b_row = in(reg) ROW,
                 steps = inout(reg) self.steps => _,
+                zero = in(reg) usize::from(self.from_zero),
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),
@@ -206,7 +218,9 @@ impl Block {
             let b = self.b.wrapping_add(first / STRIP * self.strip);
             // SAFETY: the buffer has all rows; of the output, the rows' columns alone are touched.
             unsafe {
-                (0..self.rows).for_each(|row| to.add(row * STRIP).copy_from_nonoverlapping(own(row), width));
+                if !self.from_zero {
+                    (0..self.rows).for_each(|row| to.add(row * STRIP).copy_from_nonoverlapping(own(row), width));
+                }
                 Block { b, c: to, c_row: STRIP, ..*self }.one_by_one();
                 (0..self.rows).for_each(|row| to.add(row * STRIP).copy_to_nonoverlapping(own(row), width));
             }
@@ -221,7 +235,6 @@ impl Block {
         // SAFETY: tiles of x and of the strip lie where the caller says, and the output's rows of 16 columns are this thread's.
         unsafe {
             asm!(
-                "ldtilecfg [{config}]",
                 "tileloadd tmm0, [{c} + {c_row}*1]",
                 "2:",
                 "tileloadd tmm6, [{a} + {a_row}*1]",
@@ -232,8 +245,6 @@ impl Block {
                 "dec {steps}",
                 "jnz 2b",
                 "tilestored [{c} + {c_row}*1], tmm0",
-                "tilerelease",
-                config = in(reg) &self.config(),
                 c = in(reg) self.c,
                 c_row = in(reg) 4 * self.c_row,
                 a = inout(reg) self.a => _,
