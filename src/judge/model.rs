@@ -97,18 +97,25 @@ fn number<T: std::str::FromStr>(settings: &BTreeMap<String, Setting>, name: &str
     value.parse().map_err(|_| Error::usage(format!("option `{name}` is a number, not `{value}`")))
 }
 
-/// What a text says: right or wrong; none where it does not say so clearly. The last line is the verdict where it is `YES` or `NO`,
-/// alone or behind a colon; else the first word of the text is, where the other word stands nowhere.
+/// What a text says: right or wrong; none where it does not say so clearly. The last line that is `YES` or `NO`, alone or behind a
+/// colon, is the verdict; without such a line the first word of the text is, where the other word stands nowhere.
 pub fn verdict(text: &str) -> Option<bool> {
     let text = mindgap_math::thoughts::behind(text)?;
-    let last = text.lines().rfind(|line| !line.trim().is_empty())?;
-    let stated = last.rsplit(':').next().unwrap_or(last).trim_matches(|c: char| !c.is_alphanumeric());
-    if let Some(is_right) = meaning(stated) {
-        return Some(is_right);
-    }
-    let mut words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    let first = meaning(words.next()?)?;
-    words.all(|word| meaning(word) != Some(!first)).then_some(first)
+    text.lines().rev().find_map(stated).or_else(|| {
+        let first = meaning(words(text).next()?)?;
+        words(text).all(|word| meaning(word) != Some(!first)).then_some(first)
+    })
+}
+
+/// What a line says that is a verdict and nothing else, or ends in one behind a colon; none where it has both words.
+fn stated(line: &str) -> Option<bool> {
+    let end = line.rsplit(':').next().unwrap_or(line);
+    let said = meaning(end.trim_matches(|c: char| !c.is_alphanumeric()))?;
+    words(line).all(|word| meaning(word) != Some(!said)).then_some(said)
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
 }
 
 /// What a word means, however it is written.
@@ -133,7 +140,10 @@ mod tests {
             ("YES. Both are 12.", Some(true)),
             ("No, 12 is not 13.", Some(false)),
             ("Yes, but no unit is given.", None),
-            ("No doubt: yes", Some(true)),
+            ("Verdict: NO\n\nThe response ends in 9, the reference is 7.", Some(false)),
+            ("Verdict: YES\nWait, 9 is not 7.\nVerdict: NO\nSo it is wrong.", Some(false)),
+            ("No doubt: yes", None),
+            ("Verdict: NO or Verdict: YES", None),
             ("The response is correct.", None),
             ("The response says YES or NO", None),
             ("Verdict: YES or NO", None),
