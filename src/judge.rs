@@ -1,7 +1,9 @@
-//! judge: whether a response is right: by rules (`mindgap-math`), by a JSON schema, or by a program of the user's.
+//! judge: whether a response is right: by rules (`mindgap-math`), by a JSON schema, or by a program of the user's. What a policy says
+//! as judge is read here too; it is asked by the stage.
 
 mod command;
 mod contain;
+pub mod model;
 mod schema;
 mod spec;
 

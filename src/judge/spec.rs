@@ -1,6 +1,6 @@
 //! What is written of a judge: a word, or a table with a `kind` and the options of that kind.
 
-use super::{Command, Judge, Schema, command};
+use super::{Command, Judge, Schema, command, model};
 use clap::ValueEnum;
 use mindgap_base::error::{Error, Result};
 use serde::de::value::StrDeserializer;
@@ -34,6 +34,19 @@ pub enum JudgeKind {
     Schema,
     /// A program of yours, in a sandbox: JSON lines in and out
     Command,
+    /// A policy of a pipeline's, asked for its verdict
+    #[value(hide = true)]
+    Model,
+}
+
+impl JudgeKind {
+    /// The policy that options name, where judges of this kind ask one.
+    pub fn policy(self, options: &BTreeMap<String, Setting>) -> Option<&str> {
+        match options.get("policy") {
+            Some(Setting::Word(policy)) if self == JudgeKind::Model => Some(policy),
+            _ => None,
+        }
+    }
 }
 
 /// The value of an option, as it is written.
@@ -81,6 +94,7 @@ enum Parsed {
     Rules(mindgap_math::Judge),
     Schema(Option<String>),
     Command(command::Options),
+    Model(model::Options),
 }
 
 impl JudgeSpec {
@@ -89,12 +103,25 @@ impl JudgeSpec {
         self.parsed().map(drop)
     }
 
-    /// The judge; relative paths start at `folder`. Errors: as `check`, and files that cannot be used.
+    /// What is said of the policy that judges, where one does. Errors: as `check`.
+    pub fn model(&self) -> Result<Option<model::Options>> {
+        match self.parsed()? {
+            Parsed::Model(options) => Ok(Some(options)),
+            Parsed::Rules(_) | Parsed::Schema(_) | Parsed::Command(_) => Ok(None),
+        }
+    }
+
+    /// The judge, which is no policy; relative paths start at `folder`. Errors: as `check`, and files that cannot be used.
     pub fn judge(&self, folder: &Path) -> Result<Judge> {
         Ok(match self.parsed()? {
             Parsed::Rules(rules) => Judge::Rules(rules),
             Parsed::Schema(file) => Judge::Schema(Schema::new(file.map(|file| folder.join(file)).as_deref())?),
             Parsed::Command(options) => Judge::Command(Command::new(options, folder)?),
+            Parsed::Model(_) => {
+                return Err(
+                    Error::usage("the judge `model` asks a policy of a pipeline's").hint("name it in a judge stage")
+                );
+            }
         })
     }
 
@@ -112,6 +139,10 @@ impl JudgeSpec {
                 }
                 Ok(Parsed::Command(options))
             }
+            JudgeKind::Model => {
+                self.only(&model::OPTIONS)?;
+                model::Options::new(&self.options).map(Parsed::Model)
+            }
             _ => {
                 let options = self.options.iter().map(|(name, value)| (name.as_str(), value.to_string()));
                 let options: Vec<(&str, String)> = options.collect();
@@ -123,7 +154,7 @@ impl JudgeSpec {
 
     /// The kind, as it is written.
     fn name(&self) -> String {
-        self.kind.to_possible_value().expect("no kind is hidden").get_name().to_string()
+        self.kind.to_possible_value().expect("every kind has a name").get_name().to_string()
     }
 
     fn only(&self, known: &[&str]) -> Result<()> {

@@ -3,24 +3,27 @@
 //! A verdict says two things: whether the answer is right, and whether the sample may become a training target.
 
 mod bench;
+mod model;
 mod refuse;
 mod sources;
 mod unfinished;
 
 pub use bench::{Bench, Known};
+pub use model::Said;
 
-use super::{Context, Inputs, Part, Reference, Stage, StageParams, Tick, Wants};
+use super::{Context, Cost, Footprint, Inputs, Part, Reference, Stage, StageParams, Tick, Wants};
 use crate::judge::{JudgeKind, JudgeSpec, Setting};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_store::table::Row;
+use mindgap_store::table::judgements::JudgementRow;
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rollouts::Rollout;
 use mindgap_store::table::verdicts::{Refusal, VerdictRow};
 use mindgap_store::{PartRecord, Span, Table};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use sources::Judges;
+use sources::{Judges, Named};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -72,6 +75,13 @@ impl Params {
         }
         judges
     }
+
+    /// The policies that judge.
+    pub fn policies(&self) -> impl Iterator<Item = &str> {
+        let Judges { default, by_source } = &self.judge;
+        let of_default = default.kind.policy(&self.options).or_else(|| default.kind.policy(&default.options));
+        of_default.into_iter().chain(by_source.values().filter_map(|spec| spec.kind.policy(&spec.options)))
+    }
 }
 
 impl StageParams for Params {
@@ -88,10 +98,16 @@ impl StageParams for Params {
     }
 
     fn references(&self) -> Vec<Reference> {
-        vec![
+        let mut references = vec![
             Reference::new("rollouts", &self.rollouts, Wants::Rollouts),
             Reference::new("problems", &self.problems, Wants::Problems),
-        ]
+        ];
+        references.extend(self.policies().map(|policy| Reference::new("judge", policy, Wants::Policy)));
+        references
+    }
+
+    fn footprint(&self) -> Option<Footprint<'_>> {
+        self.policies().next().map(Footprint::of_engine)
     }
 
     fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
@@ -136,13 +152,13 @@ impl Stage for JudgeStage {
     }
 
     /// The question and the gold answer are a problem's id, so verdicts depend on the rollouts' rows, and on the problems only
-    /// where more of them is looked at: the expert's solutions, what a command is shown, sources with different judges.
+    /// where more of them is looked at: the expert's solutions, what a command or a policy is shown, sources with different judges.
     fn parts(&self) -> Result<Vec<Part>> {
         let part = |(index, rollouts): (usize, &mindgap_store::PartRef)| {
             let mut key = vec![rollouts.content.to_string()];
             let problems = self.problems.overlapping(&rollouts.first, &rollouts.last);
-            let (judges, is_command) = self.bench.judges.key(&self.sources(&problems)?);
-            if self.bench.refuse.reads_solutions() || is_command {
+            let (judges, sees_problem) = self.bench.judges.key(&self.sources(&problems)?);
+            if self.bench.refuse.reads_solutions() || sees_problem {
                 key.extend(problems.contents().iter().map(|content| format!("problems {content}")));
             }
             key.extend(judges);
@@ -156,18 +172,29 @@ impl Stage for JudgeStage {
         self.bench.check_machine()?;
         let sources = self.sources(&self.problems)?;
         let idle = self.bench.judges.without_source(&sources);
-        Ok(idle.map(|name| format!("`by_source` names `{name}`, and no problem has such a source")).collect())
+        let mut remarks: Vec<String> =
+            idle.map(|name| format!("`by_source` names `{name}`, and no problem has such a source")).collect();
+        for model in self.bench.judges.all().filter_map(Named::model) {
+            remarks.extend(model.remark()?);
+        }
+        Ok(remarks)
+    }
+
+    /// What texts of the default judge cost; the others' samples are not counted before they are read.
+    fn cost(&self, _missing: &[&Part], rows: u64, _earlier: &[PartRecord]) -> Result<Option<Cost>> {
+        self.bench.judges.default.model().map_or(Ok(None), |model| model.cost(rows))
     }
 
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
         let rollouts = self.rollouts.read(&self.rollouts.parts()[part.index])?;
         let problems = self.problems.overlapping(&part.span.first, &part.span.last);
-        let is_command = self.bench.is_command();
         let problems: Vec<Known> = problems.select(&self.bench.columns())?;
         let problems: HashMap<&str, &Known> = problems.iter().map(|known| (known.id(), known)).collect();
         self.bench.check_machine()?;
-        // What commands have said is kept as they go: they are slow.
-        let mut rows: Vec<VerdictRow> = if is_command { context.journal.read()? } else { Vec::new() };
+        let said = self.bench.ask(context, &rollouts, &problems)?;
+        // What commands have said is kept as they go: they are slow. A journal holds rows of one table, those of policies where some judge.
+        let is_kept = self.bench.is_command() && !self.bench.has_models();
+        let mut rows: Vec<VerdictRow> = if is_kept { context.journal.read()? } else { Vec::new() };
         let done = AtomicU64::new(rows.len() as u64);
         let tick = |rows_done| (context.tick)(Tick { rows_done, rows_total: rollouts.len() as u64, ..Tick::default() });
         let verdict = |rollout: &Rollout| -> Result<VerdictRow> {
@@ -176,19 +203,24 @@ impl Stage for JudgeStage {
                     .hint("judge with the problems the rollouts were drawn from")
             })?;
             context.check_cancelled()?;
-            let row = self.bench.verdict(rollout, known)?;
+            let row = self.bench.verdict(rollout, known, &said)?;
             tick(done.fetch_add(1, Ordering::Relaxed) + 1);
             Ok(row)
         };
-        let at_once = if is_command { JOURNALED_ROWS } else { rollouts.len().max(1) };
+        let at_once = if is_kept { JOURNALED_ROWS } else { rollouts.len().max(1) };
         for left in rollouts[rows.len().min(rollouts.len())..].chunks(at_once) {
             let more = left.par_iter().map(verdict).collect::<Result<Vec<_>>>()?;
-            if is_command {
+            if is_kept {
                 context.journal.append(context.encode(&more)?)?;
             }
             rows.extend(more);
         }
         self.bench.check_machine()?;
+        if !said.is_empty() {
+            let mut said: Vec<JudgementRow> = said.into_values().collect();
+            said.sort_by(|a, b| (&a.problem_id, a.sample_index).cmp(&(&b.problem_id, b.sample_index)));
+            context.store(&said)?;
+        }
         context.store(&rows)
     }
 }

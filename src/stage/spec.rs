@@ -296,13 +296,22 @@ impl Inputs<'_> {
     /// A prompt template: of a whole conversation where its file is TOML, and the problem as it is where none is named.
     pub fn template(&self, path: Option<&str>) -> Result<Template> {
         let Some(path) = path else { return Template::new(PLAIN) };
+        self.compiled(path, |text, is_conversation| match is_conversation {
+            true => Template::conversation(text),
+            false => Template::new(text),
+        })
+    }
+
+    /// The prompt template of a policy that judges.
+    pub fn judge_template(&self, path: &str) -> Result<Template> {
+        self.compiled(path, Template::of_judge)
+    }
+
+    fn compiled(&self, path: &str, compile: impl Fn(&str, bool) -> Result<Template>) -> Result<Template> {
         let file = self.file(path)?;
         let place = file.path.display().to_string();
         let text = String::from_utf8(file.read()?).map_err(|_| Error::input("template is not UTF-8").at(&place))?;
-        let template = match file.path.extension().is_some_and(|extension| extension == "toml") {
-            true => Template::conversation(&text),
-            false => Template::new(&text),
-        };
-        template.map_err(|e| e.at(place))
+        let is_conversation = file.path.extension().is_some_and(|extension| extension == "toml");
+        compile(&text, is_conversation).map_err(|e| e.at(place))
     }
 }

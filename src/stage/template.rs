@@ -1,5 +1,5 @@
-//! Prompt templates: minijinja over the columns of a problem, as one turn of the user's or as a whole conversation. The bytes of
-//! the file are part of the recipe.
+//! Prompt templates: minijinja over the columns of a problem, as one turn of the user's or as a whole conversation; a judge's also
+//! over the response that it judges. The bytes of the file are part of the recipe.
 
 use crate::params::typed;
 use mindgap_base::error::{Error, Result};
@@ -10,6 +10,7 @@ use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
+use std::collections::BTreeSet;
 
 /// A compiled prompt template.
 pub struct Template {
@@ -26,7 +27,13 @@ pub struct Template {
 /// The problem as it is.
 pub const PLAIN: &str = "{{ question }}";
 
-const VARIABLES: [&str; 5] = ["question", "solution", "answer", "source", "meta"];
+/// What a prompt may name: the columns of a problem.
+const COLUMNS: &[&str] = &["question", "solution", "answer", "source", "meta"];
+/// What a judge's prompt may name.
+const JUDGED: &[&str] = &["question", "solution", "answer", "source", "meta", RESPONSE];
+const RESPONSE: &str = "response";
+/// Functions that every template has.
+const GLOBALS: [&str; 3] = ["range", "namespace", "dict"];
 const PREFILL: &str = "prefill";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +90,22 @@ impl Template {
 
     /// A whole conversation, from a TOML file. What can be known of it is checked: keys, roles, syntax, names of variables.
     pub fn conversation(text: &str) -> Result<Template> {
+        let template = Template::turns(text)?;
+        template.names(COLUMNS)?;
+        Ok(template)
+    }
+
+    /// A judge's, of either kind. Errors: as of conversations, and one that does not show the response.
+    pub fn of_judge(text: &str, is_conversation: bool) -> Result<Template> {
+        let template = if is_conversation { Template::turns(text)? } else { Template::new(text)? };
+        match template.names(JUDGED)?.contains(RESPONSE) {
+            true => Ok(template),
+            false => Err(Error::usage("a judge's prompt template does not show the response")
+                .hint("`{{ response }}` is the sample that is judged")),
+        }
+    }
+
+    fn turns(text: &str) -> Result<Template> {
         let mut table = toml::from_str::<toml::Table>(text)
             .map_err(|e| Error::usage("conversation file is not TOML").report(e.to_string()))?;
         let template_kwargs = table.remove("template_kwargs");
@@ -123,19 +146,25 @@ impl Template {
     }
 
     fn compile(&mut self, place: String, source: String) -> Result<()> {
-        self.environment.add_template_owned(place.clone(), source).map_err(|e| {
-            Error::usage(format!("does not parse: {e}")).at(place.clone()).hint("texts are minijinja (Jinja2)")
-        })?;
-        let template = self.environment.get_template(&place).expect("it was just added");
-        let mut unknown: Vec<String> = template.undeclared_variables(false).into_iter().collect();
-        unknown.retain(|name| {
-            !VARIABLES.contains(&name.as_str()) && name != "range" && name != "namespace" && name != "dict"
-        });
-        unknown.sort();
-        match unknown.first() {
-            Some(name) => Err(Error::usage(format!("unknown variable `{name}`")).at(place).hint(variables())),
-            None => Ok(()),
+        let added = self.environment.add_template_owned(place.clone(), source);
+        added.map_err(|e| Error::usage(format!("does not parse: {e}")).at(place).hint("texts are minijinja (Jinja2)"))
+    }
+
+    /// The variables it uses. Errors: one that is not among the known ones.
+    fn names(&self, known: &[&str]) -> Result<BTreeSet<String>> {
+        let places = (0..self.roles.len()).map(place).chain(self.has_prefill.then(|| PREFILL.to_string()));
+        let mut used = BTreeSet::new();
+        for place in places {
+            let template = self.environment.get_template(&place).expect("every turn was compiled");
+            let names: BTreeSet<String> = template.undeclared_variables(false).into_iter().collect();
+            let unknown =
+                names.iter().find(|name| !known.contains(&name.as_str()) && !GLOBALS.contains(&name.as_str()));
+            if let Some(name) = unknown {
+                return Err(Error::usage(format!("unknown variable `{name}`")).at(place).hint(variables(known)));
+            }
+            used.extend(names);
         }
+        Ok(used)
     }
 
     /// Puts the text into a stage's recipe.
@@ -145,20 +174,21 @@ impl Template {
 
     /// What the policy is shown for a problem.
     pub fn render(&self, problem: &Problem) -> Result<Conversation> {
-        let meta: Option<Json> = problem.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok());
-        let values = context! {
-            question => &problem.question,
-            solution => &problem.solution,
-            answer => &problem.answer,
-            source => &problem.source,
-            meta => Value::from(Serde(&meta)),
-        };
+        self.filled(problem, columns(problem), COLUMNS)
+    }
+
+    /// What a policy is shown that judges a response to a problem.
+    pub fn render_judged(&self, problem: &Problem, response: &str) -> Result<Conversation> {
+        self.filled(problem, context! { response, ..columns(problem) }, JUDGED)
+    }
+
+    fn filled(&self, problem: &Problem, values: Value, names: &[&str]) -> Result<Conversation> {
         let text = |place: &str| {
             let template = self.environment.get_template(place).expect("every turn was compiled");
             template.render(&values).map_err(|e| {
                 Error::input(format!("prompt template fails: {e}"))
                     .at(format!("problem `{}`", problem.problem_id))
-                    .hint(variables())
+                    .hint(variables(names))
             })
         };
         let turn = |(index, role): (usize, &Role)| Ok(Message::new(role.as_str(), text(&place(index))?));
@@ -170,6 +200,17 @@ impl Template {
     }
 }
 
+fn columns(problem: &Problem) -> Value {
+    let meta: Option<Json> = problem.meta.as_deref().and_then(|meta| serde_json::from_str(meta).ok());
+    context! {
+        question => &problem.question,
+        solution => &problem.solution,
+        answer => &problem.answer,
+        source => &problem.source,
+        meta => Value::from(Serde(&meta)),
+    }
+}
+
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -177,8 +218,8 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-fn variables() -> String {
-    format!("variables: {}", VARIABLES.join(", "))
+fn variables(names: &[&str]) -> String {
+    format!("variables: {}", names.join(", "))
 }
 
 /// What turn `index` is called in errors.
@@ -334,5 +375,25 @@ mod tests {
             assert!(error.to_string().contains(word), "{text}: {error}");
         }
         assert!(Template::conversation("prefill = \"<think>\\n\"").is_ok());
+    }
+
+    #[test]
+    fn a_judge_is_shown_the_response() {
+        let turn = Template::of_judge("{{ question }} {{ answer }} {{ response }}", false).unwrap();
+        assert_eq!(turn.render_judged(&problem(), "{{ 3 }}").unwrap(), Conversation::user("1 + 1? 2 {{ 3 }}"));
+        let whole = "system = \"Judge.\"\n[[messages]]\nrole = \"user\"\ncontent = \"{{ response }}\"";
+        let shown = Template::of_judge(whole, true).unwrap().render_judged(&problem(), "3").unwrap();
+        assert_eq!(shown.messages, [Message::new("system", "Judge."), Message::user("3")]);
+        for (text, is_conversation, word) in [
+            ("{{ question }}", false, "does not show the response"),
+            ("system = \"Judge.\"", true, "does not show the response"),
+            ("{{ response }} {{ reference }}", false, "unknown variable `reference`"),
+            ("{{ response", false, "does not parse"),
+        ] {
+            let error = Template::of_judge(text, is_conversation).err().unwrap_or_else(|| panic!("{text} is taken"));
+            assert!(error.to_string().contains(word), "{text}: {error}");
+        }
+        let error = Template::conversation(whole).err().expect("a prompt has no response yet");
+        assert!(error.to_string().contains("unknown variable `response`"), "{error}");
     }
 }

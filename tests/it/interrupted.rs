@@ -4,6 +4,7 @@ use crate::support::{SMALL, TINY, by_stage, fails, json, mindgap, ok, pipeline};
 use mindgap_base::fingerprint::Fingerprint;
 use mindgap_store::Store;
 use mindgap_store::table::Row;
+use mindgap_store::table::judgements::JudgementRow;
 use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::rollouts::Rollout;
 use serde_json::Value;
@@ -35,8 +36,12 @@ fn address(done: &Value, stage: &str) -> Value {
 fn killed_at_every_write<R: Row + PartialEq + std::fmt::Debug>(file: &str, stage: &str, folder: &Path, rows: usize) {
     let expected = address(&json(&ok(&folder.join("whole"), &["run", file, stage, "--json"])), stage);
     let store = folder.join("killed");
-    let needs: &[&str] = if stage == "logprobs" { &["rewrites"] } else { &["problems"] };
-    ok(&store, &[&["run", file], needs].concat());
+    let needs = match stage {
+        "logprobs" => "rewrites",
+        "verdicts" => "rollouts",
+        _ => "problems",
+    };
+    ok(&store, &["run", file, needs]);
     let mut before: Vec<R> = Vec::new();
     for kills in 0.. {
         assert!(kills <= rows, "{kills} kills for {rows} rows: something was made twice");
@@ -70,6 +75,22 @@ fn a_killed_engine_scores_no_finished_row_again() {
     let folder = tempfile::tempdir().unwrap();
     let file = pipeline(folder.path(), "p.toml", &SMALL.replace("part_problems = 8", ""));
     killed_at_every_write::<Logprob>(file.to_str().unwrap(), "logprobs", folder.path(), 24);
+}
+
+#[test]
+fn a_killed_judge_asks_about_no_sample_again() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("judge.j2"), "{{ question }} {{ response }}").unwrap();
+    let stage = "rollouts = \"rollouts\"\nproblems = \"problems\"\n";
+    for verdict in ["\"text\", max_new_tokens = 40", "\"yes_no\""] {
+        let judge = format!("{{ kind = \"model\", policy = \"base\", template = \"judge.j2\", verdict = {verdict} }}");
+        let text = SMALL
+            .replace("limit = 24\npart_problems = 8", "limit = 8")
+            .replace(stage, &format!("{stage}judge = {judge}\n"));
+        let file = pipeline(folder.path(), "p.toml", &text);
+        killed_at_every_write::<JudgementRow>(file.to_str().unwrap(), "verdicts", folder.path(), 16);
+        std::fs::remove_dir_all(folder.path().join("killed")).unwrap();
+    }
 }
 
 /// Rollouts and log-probs in one part each, long enough that a kill falls inside.

@@ -2,6 +2,7 @@
 
 mod contained;
 mod domains;
+mod models;
 
 use crate::support::{by_stage, json, ok, pipeline, run};
 use serde_json::Value;

@@ -46,7 +46,13 @@ const SOMETIMES: &[(&str, &str, &str)] = &[
 ];
 
 /// Kind and parameter that cannot be changed alone everywhere: the rest would contradict it.
-const CONTRADICTS: &[(&str, &str)] = &[("evaluate", "base"), ("evaluate", "logprobs"), ("evaluate", "verdicts")];
+const CONTRADICTS: &[(&str, &str)] = &[
+    ("evaluate", "base"),
+    ("evaluate", "logprobs"),
+    ("evaluate", "verdicts"),
+    ("judge", "judge.kind"),
+    ("judge", "judge.verdict"),
+];
 
 /// Kind, parameter and other values as JSON, where the field's type does not give one: what is named must exist, and a
 /// number may have to change by more than 1 to cut the work another way. The first that differs and is of the same type is
@@ -88,6 +94,9 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("samples", "template", r#"["templates/boxed.j2", "templates/guided.j2"]"#),
     ("judge", "rollouts", r#"["rollouts", "guided"]"#),
     ("judge", "problems", r#"["problems", "benchmarks"]"#),
+    ("judge", "judge.policy", r#"["other"]"#),
+    ("judge", "judge.template", r#"["templates/judge-yes-no.j2", "templates/judge.j2"]"#),
+    ("judge", "judge.verdict", r#"["text", "yes_no"]"#),
     ("judge", "options", r#"[{ "scale": "ignore" }, { "named_sums": false }]"#),
     ("difficulty", "problems", r#"["problems", "benchmarks"]"#),
     ("difficulty", "verdicts", r#"[["exact_verdicts"], "exact_verdicts"]"#),
@@ -156,7 +165,7 @@ const WORDS: &[(&str, &str, &str)] = &[
         "cut_off special_token several_answers no_box meta_phrase prompt_echo copied answer_only wrong_working unlikely \
          only_thoughts too_long low_logprob duplicate",
     ),
-    ("judge", "judge", "math exact numeric choice json tool_call program schema command"),
+    ("judge", "judge", "math exact numeric choice json tool_call program schema command model"),
     ("rewrite", "choice", "first random likeliest shortest score"),
     ("rewrite", "order", "self guided teacher expert"),
     ("rewrite", "thoughts", "keep drop"),
@@ -176,7 +185,7 @@ const WORDS: &[(&str, &str, &str)] = &[
 /// under "Recomputes" in CHANGELOG.md. The stages are those whose recipes name no sampled or trained content, which is the
 /// same on one instruction set only.
 const PINNED: &[(&str, &str, &str)] = &[
-    ("ingest", "problems", "1a6bdc8b0254"),
+    ("ingest", "problems", "35e179b5f6fc"),
     ("documents", "documents", "0672b0300d83"),
     ("rollout", "rollouts", "c0db947ab35e"),
     ("samples", "drafts", "a66e1a5843ed"),
@@ -354,6 +363,15 @@ fn variants(kind: &str, written: Value) -> Vec<Value> {
     let mut variants = vec![filled(kind, &written), written.clone()];
     match kind {
         "rewrite" => variants.push(with(&[("keep", "2")])),
+        "judge" => {
+            let model = |more: &str| {
+                format!(
+                    r#"{{ "kind": "model", "policy": "base", "template": "templates/judge.j2", "verdict": {more} }}"#
+                )
+            };
+            let drawn = model(r#""text", "temperature": 0.5, "max_new_tokens": 8, "seed": 1"#);
+            variants.extend([&drawn, &model("\"yes_no\"")].map(|judge| with(&[("judge", judge.as_str())])));
+        }
         "evaluate" => variants.push(with(&[
             ("base", "\"base\""),
             ("untouched", "[\"facts\"]"),

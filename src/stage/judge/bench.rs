@@ -1,17 +1,22 @@
 //! Judges at work: the verdict on one sample, and whether it may become a training target.
 
+use super::model::{self, Said};
 use super::refuse::Refuse;
-use super::sources::BySource;
+use super::sources::{BySource, Named, Ready};
 use super::unfinished::Unfinished;
 use crate::judge::{Case, Judge};
+use crate::stage::Context;
 use crate::stage::spec::{Inputs, Origin};
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Recipe;
 use mindgap_store::table::Row;
+use mindgap_store::table::judgements::JudgementRow;
+use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rollouts::Rollout;
 use mindgap_store::table::verdicts::{Verdict, VerdictRow};
 use serde::Deserialize;
 use serde_json::json;
+use std::collections::HashMap;
 
 const VERSION: u32 = 1;
 
@@ -33,6 +38,18 @@ pub struct Known {
 impl Known {
     pub fn id(&self) -> &str {
         &self.problem_id
+    }
+
+    /// The problem, as far as it was read.
+    pub(super) fn problem(&self) -> Problem {
+        Problem {
+            problem_id: self.problem_id.clone(),
+            source: self.source.clone(),
+            question: self.question.clone(),
+            solution: self.solution.clone(),
+            answer: self.answer.clone(),
+            meta: self.meta.clone(),
+        }
     }
 
     fn case<'a>(&'a self, rollout: &Rollout, response: &'a str) -> Case<'a> {
@@ -58,7 +75,7 @@ impl Bench {
     /// What a judge stage says of judging, about samples of this origin. Errors: files that cannot be used.
     pub fn new(params: &super::Params, origin: &Origin, inputs: &Inputs) -> Result<Bench> {
         Ok(Bench {
-            judges: params.judges().ready(inputs.folder)?,
+            judges: params.judges().ready(inputs)?,
             refuse: Refuse::of(params, origin, inputs)?,
             unfinished: Unfinished::of(origin, inputs)?,
         })
@@ -77,28 +94,66 @@ impl Bench {
     }
 
     pub fn is_command(&self) -> bool {
-        self.judges.all().any(Judge::is_command)
+        self.judges.all().filter_map(Named::judge).any(Judge::is_command)
+    }
+
+    /// Whether policies judge, which [`Bench::ask`] asks.
+    pub fn has_models(&self) -> bool {
+        self.judges.all().any(|named| named.model().is_some())
     }
 
     /// Error where this machine cannot keep a program in that judges.
     pub fn check_machine(&self) -> Result<()> {
-        self.judges.all().try_for_each(Judge::check_machine)
+        self.judges.all().filter_map(Named::judge).try_for_each(Judge::check_machine)
     }
 
     /// The columns of the problems that are looked at.
     pub fn columns(&self) -> Vec<&'static str> {
-        let is_command = self.is_command();
+        let sees_problem = self.judges.all().any(Named::sees_problem);
+        let reads_solutions = self.refuse.reads_solutions();
         let mut columns = vec!["problem_id", "answer"];
-        columns.extend((self.refuse.reads_solutions() || is_command).then_some("question"));
-        columns.extend(self.refuse.reads_solutions().then_some("solution"));
-        columns.extend((is_command || !self.judges.is_one()).then_some("source"));
-        columns.extend(is_command.then_some("meta"));
+        columns.extend((reads_solutions || sees_problem).then_some("question"));
+        columns.extend((reads_solutions || self.has_models()).then_some("solution"));
+        columns.extend((sees_problem || !self.judges.is_one()).then_some("source"));
+        columns.extend(sees_problem.then_some("meta"));
         columns
     }
 
-    pub fn verdict(&self, rollout: &Rollout, known: &Known) -> Result<VerdictRow> {
+    /// Asks the policies that judge about the samples that are theirs; what they said before an interruption is in the journal.
+    pub fn ask<'a>(
+        &self,
+        context: &Context,
+        samples: &'a [Rollout],
+        problems: &HashMap<&str, &'a Known>,
+    ) -> Result<Said> {
+        let mut said = Said::new();
+        if !self.has_models() {
+            return Ok(said);
+        }
+        let by_sample = |row: JudgementRow| ((row.problem_id.clone(), row.sample_index), row);
+        let mut known: Said = context.journal.read()?.into_iter().map(by_sample).collect();
+        let pair = |sample: &'a Rollout| problems.get(sample.problem_id.as_str()).map(|known| (sample, *known));
+        for named in self.judges.all() {
+            let Some(model) = named.model() else { continue };
+            let is_its = |(_, known): &(&Rollout, &Known)| std::ptr::eq(self.judges.judge(&known.source), named);
+            let pairs: Vec<(&Rollout, &Known)> = samples.iter().filter_map(pair).filter(is_its).collect();
+            if !pairs.is_empty() {
+                said.extend(model.ask(context, &named.name, &pairs, &mut known)?.into_iter().map(by_sample));
+            }
+        }
+        Ok(said)
+    }
+
+    /// The verdict on a sample, with what policies that judge said of it and others.
+    pub fn verdict(&self, rollout: &Rollout, known: &Known, said: &Said) -> Result<VerdictRow> {
         let named = self.judges.judge(&known.source);
-        let judgement = named.judge.judge(&known.case(rollout, &rollout.said()))?;
+        let judgement = match &named.judge {
+            Ready::Judge(judge) => judge.judge(&known.case(rollout, &rollout.said()))?,
+            Ready::Model(_) => {
+                let row = said.get(&(rollout.problem_id.clone(), rollout.sample_index));
+                model::judgement(row.ok_or_else(|| model::not_asked(rollout))?)
+            }
+        };
         let judgement = self.unfinished.judged(rollout, judgement);
         let refused = self.refuse.reason(rollout, known, &judgement);
         Ok(VerdictRow {

@@ -1,12 +1,13 @@
 //! Which judge which problems have.
 
+use super::model::{ModelJudge, Shared};
 use crate::judge::{Judge, JudgeSpec};
+use crate::stage::spec::Inputs;
 use mindgap_base::error::Result;
 use serde::de::{Deserializer, Error as _};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 /// What a pipeline says: one judge, or a `default` and judges `by_source`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,14 +25,13 @@ impl Judges {
     }
 
     /// Errors: as `check`, and files that cannot be used.
-    pub fn ready(&self, folder: &Path) -> Result<BySource> {
+    pub fn ready(&self, inputs: &Inputs) -> Result<BySource> {
+        let mut loaded = Shared::default();
+        let default = Named::new(&self.default, inputs, &mut loaded)?;
         let judge = |(name, spec): (&String, &JudgeSpec)| {
-            Ok((name.clone(), Named::new(spec, folder).map_err(|e| e.at(place(name)))?))
+            Ok((name.clone(), Named::new(spec, inputs, &mut loaded).map_err(|e| e.at(place(name)))?))
         };
-        Ok(BySource {
-            default: Named::new(&self.default, folder)?,
-            by_source: self.by_source.iter().map(judge).collect::<Result<_>>()?,
-        })
+        Ok(BySource { default, by_source: self.by_source.iter().map(judge).collect::<Result<_>>()? })
     }
 }
 
@@ -76,14 +76,45 @@ impl Serialize for Judges {
 
 /// A judge, ready, and its name.
 pub struct Named {
-    pub judge: Judge,
+    pub judge: Ready,
     pub name: String,
 }
 
+/// Who judges.
+pub enum Ready {
+    /// What looks at one sample at a time.
+    Judge(Judge),
+    /// A policy, which is asked about many at once.
+    Model(Box<ModelJudge>),
+}
+
 impl Named {
-    fn new(spec: &JudgeSpec, folder: &Path) -> Result<Named> {
-        let judge = spec.judge(folder)?;
-        Ok(Named { name: judge.name(), judge })
+    fn new(spec: &JudgeSpec, inputs: &Inputs, loaded: &mut Shared) -> Result<Named> {
+        if let Some(options) = spec.model()? {
+            let model = ModelJudge::new(options, inputs, loaded)?;
+            return Ok(Named { name: model.name(), judge: Ready::Model(Box::new(model)) });
+        }
+        let judge = spec.judge(inputs.folder)?;
+        Ok(Named { name: judge.name(), judge: Ready::Judge(judge) })
+    }
+
+    pub fn judge(&self) -> Option<&Judge> {
+        match &self.judge {
+            Ready::Judge(judge) => Some(judge),
+            Ready::Model(_) => None,
+        }
+    }
+
+    pub fn model(&self) -> Option<&ModelJudge> {
+        match &self.judge {
+            Ready::Judge(_) => None,
+            Ready::Model(model) => Some(model),
+        }
+    }
+
+    /// It looks at more of a problem than its question and its answer.
+    pub fn sees_problem(&self) -> bool {
+        self.judge().is_none_or(Judge::is_command)
     }
 }
 
@@ -99,8 +130,8 @@ impl BySource {
         self.by_source.is_empty()
     }
 
-    pub fn all(&self) -> impl Iterator<Item = &Judge> {
-        std::iter::once(&self.default).chain(self.by_source.values()).map(|named| &named.judge)
+    pub fn all(&self) -> impl Iterator<Item = &Named> {
+        std::iter::once(&self.default).chain(self.by_source.values())
     }
 
     /// The judge of a source: the one under its own name, else the one under the longest pattern that fits.
@@ -122,8 +153,8 @@ impl BySource {
         };
         let others = judges.iter().filter(|(_, named)| named.name != self.default.name).map(line);
         let lines: BTreeSet<String> = others.collect();
-        let is_command = judges.values().any(|named| named.judge.is_command());
-        (lines.into_iter().collect(), is_several || is_command)
+        let sees_problem = judges.values().any(|named| named.sees_problem());
+        (lines.into_iter().collect(), is_several || sees_problem)
     }
 
     /// What is named and fits none of the sources.
@@ -144,6 +175,7 @@ fn fits(name: &str, source: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mindgap_store::Store;
 
     fn read(text: &str) -> Result<Judges, String> {
         #[derive(Deserialize)]
@@ -161,7 +193,15 @@ mod tests {
     fn the_nearest_name_decides() {
         let judges = read(SEVERAL).unwrap();
         judges.check().unwrap();
-        let ready = judges.ready(Path::new(".")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let inputs = Inputs {
+            store: &Store::open(folder.path()).unwrap(),
+            folder: folder.path(),
+            manifests: &BTreeMap::new(),
+            params: &BTreeMap::new(),
+            policies: &BTreeMap::new(),
+        };
+        let ready = judges.ready(&inputs).unwrap();
         let kind = |source: &str| ready.judge(source).name.split("-v").next().unwrap().to_string();
         let sources = ["tatqa", "tatqa2", "sci-a", "sci-open-2", "sci-open-1", ""];
         assert_eq!(sources.map(kind), ["numeric", "math", "choice", "exact", "tool_call", "math"]);
@@ -203,6 +243,8 @@ mod tests {
             ("judge = { by_source = { a = { kind = \"numeric\", rel_tol = -1 } } }", "rel_tol"),
             ("judge = { kind = \"tool_call\", ordered = \"maybe\" }", "`ordered` has no value `maybe`"),
             ("judge = \"command\"", "needs the option `command`"),
+            ("judge = { kind = \"model\", policy = \"base\" }", "needs the option `template`"),
+            ("judge = { kind = \"model\", model = \"base\" }", "`model` has no option `model`"),
             ("judge = { kind = \"command\", command = \"true\", seconds = 0 }", "`seconds` is a count"),
         ] {
             let error = read(text).unwrap().check().expect_err(text);

@@ -40,6 +40,7 @@ pub fn problem(input: &Input, row: &Map<String, Value>) -> Result<Problem, Strin
     };
     used.extend(whole.used);
     let Expert { solution, bare } = expert(row, mapping, &mut used)?;
+    let is_list = given.is_some_and(|(_, value)| values::is_list(value));
     let given = match given {
         None => None,
         Some((_, value)) if mapping.verbatim => values::verbatim_text(value),
@@ -50,7 +51,7 @@ pub fn problem(input: &Input, row: &Map<String, Value>) -> Result<Problem, Strin
     };
     let (answer, solution) = match mapping.verbatim {
         true => (given.ok_or_else(|| missing(mapping, solution.is_some()))?, solution),
-        false => reference(given, solution, bare.as_deref(), mapping)?,
+        false => reference(given, is_list, solution, bare.as_deref(), mapping)?,
     };
     let is_answer = |text: &String| text.trim() == answer;
     let (solution, bare) = match solution {
@@ -122,6 +123,7 @@ fn is_text(text: &str) -> bool {
 /// The reference answer, and the expert's solution where the answer's field held it.
 fn reference(
     given: Option<String>,
+    is_list: bool,
     solution: Option<String>,
     bare: Option<&str>,
     mapping: &Mapping,
@@ -132,9 +134,9 @@ fn reference(
         return Err(format!("no gold answer: it says `{word}`"));
     }
     let (answer, solution) = match given.filter(|_| denied.is_none()) {
-        Some(text) => worked(text, solution)?,
+        Some(text) => worked(text, is_list, solution)?,
         None => {
-            let answer = bare.map(gold).or_else(|| solution.as_deref().and_then(stated_answer));
+            let answer = bare.map(|text| gold(text, false)).or_else(|| solution.as_deref().and_then(stated_answer));
             (answer.unwrap_or_default(), solution)
         }
     };
@@ -152,11 +154,11 @@ fn reference(
 }
 
 /// The final answer in the text of an answer's field: a worked solution is the expert's, unless the row has another, and the
-/// answer is what it states.
-fn worked(text: String, solution: Option<String>) -> Result<(String, Option<String>), String> {
+/// answer is what it states. What is listed is answers, be they sentences.
+fn worked(text: String, is_list: bool, solution: Option<String>) -> Result<(String, Option<String>), String> {
     let answer = match stated_answer(&text) {
         Some(answer) => answer,
-        None if is_prose(&text) => concluded_answer(&text).ok_or(
+        None if !is_list && is_prose(&text) => concluded_answer(&text).ok_or(
             "no gold answer: the answer is a worked text that states none, and its last sentence has not one number",
         )?,
         None => return Ok((text, solution)),
@@ -165,9 +167,9 @@ fn worked(text: String, solution: Option<String>) -> Result<(String, Option<Stri
     Ok((answer, solution))
 }
 
-/// The reference in a text that is one, or a whole solution.
-pub fn gold(text: &str) -> String {
-    let concluded = || concluded_answer(text).filter(|_| is_prose(text));
+/// The reference in a text that is one, or a whole solution unless it was listed.
+pub fn gold(text: &str, is_list: bool) -> String {
+    let concluded = || concluded_answer(text).filter(|_| !is_list && is_prose(text));
     stated_answer(text).or_else(concluded).unwrap_or_else(|| text.to_string())
 }
 

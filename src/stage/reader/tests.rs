@@ -117,6 +117,15 @@ fn answer_from_the_solution() {
     assert_eq!(only(null).answer, "7");
     let worked = r#"{"question":"Q","answer":"We add. $\\boxed{5}$"}"#;
     assert_eq!((only(worked).answer.as_str(), only(worked).solution.as_deref()), ("5", Some("We add. $\\boxed{5}$")));
+    let sentences = "Orders rose in all businesses. They came to 2.3 billion in the year.";
+    let concluded = format!(r#"{{"question":"Q","answer":"{sentences}"}}"#);
+    assert_eq!(
+        (only(&concluded).answer.as_str(), only(&concluded).solution.as_deref()),
+        ("2.3 billion", Some(sentences))
+    );
+    // What is listed is answers, as spans of a text are.
+    let listed = format!(r#"{{"question":"Q","answer":["{sentences}"]}}"#);
+    assert_eq!((only(&listed).answer.as_str(), only(&listed).solution.as_deref()), (sentences, None));
     assert_eq!(only(r#"{"question":"Q","answer":"\\boxed{5}"}"#).solution, None);
 }
 

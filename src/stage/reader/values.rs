@@ -83,6 +83,11 @@ pub fn answer_text(value: &Value) -> Result<Option<String>, String> {
     Ok(Some(text).filter(|text| !is_blank(text)))
 }
 
+/// Whether a value is several answers, or one in a list.
+pub fn is_list(value: &Value) -> bool {
+    value.is_array() || value.as_str().is_some_and(|text| listed(text).is_some())
+}
+
 /// The text of a value as it is: of text itself, of anything else its JSON. `None` where it is blank.
 pub fn verbatim_text(value: &Value) -> Option<String> {
     let text = match value {

@@ -60,7 +60,12 @@ impl Adaptive {
         else {
             return Ok(None);
         };
-        let bench = Bench::new(judge_of(name, inputs)?, &params.origin(), inputs)?;
+        let judge = judge_of(name, inputs)?;
+        if judge.policies().next().is_some() {
+            return Err(Error::usage(format!("`judge` names `{name}`, where a policy judges"))
+                .hint("between two waves, rules, schemas and commands judge"));
+        }
+        let bench = Bench::new(judge, &params.origin(), inputs)?;
         let key = format!("{} and on, until {until_correct} correct by {}", params.samples, bench.name());
         Ok(Some(Adaptive { until_correct, first: params.samples, most, bench, key, fared: OnceLock::new() }))
     }
@@ -144,7 +149,7 @@ impl RolloutStage {
             )?;
             for row in &drawn {
                 let Some(known) = problems.get(row.problem_id.as_str()) else { continue };
-                let is_fit = adaptive.bench.verdict(row, known)?.may_be_chosen();
+                let is_fit = adaptive.bench.verdict(row, known, &judge::Said::new())?.may_be_chosen();
                 *correct.entry(known.id()).or_default() += u32::from(is_fit);
             }
             rows.extend(drawn);

@@ -10,6 +10,7 @@ pub mod evals;
 pub mod examples;
 pub mod gaps;
 pub mod imports;
+pub mod judgements;
 pub mod logprobs;
 pub mod problems;
 pub mod rewrites;
@@ -78,6 +79,7 @@ pub fn declared() -> Vec<Declared> {
         Declared::of::<rollouts::Rollout>(),
         Declared::of::<imports::Import>(),
         Declared::of::<verdicts::VerdictRow>(),
+        Declared::of::<judgements::JudgementRow>(),
         Declared::of::<difficulty::Difficulty>(),
         Declared::of::<rewrites::Rewrite>(),
         Declared::of::<rewrites::Untargeted>(),

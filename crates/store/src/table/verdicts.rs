@@ -13,9 +13,9 @@ words! {
         Incorrect = "incorrect",
         /// There is no final answer, or only the beginning of one
         NoAnswer = "no_answer",
-        /// The final answer or the gold answer cannot be read, or a command that was to judge failed
+        /// The final answer or the gold answer cannot be read, or a command or a policy that was to judge did not
         Unparsed = "unparsed",
-        /// The comparison did not end within its budget of steps, or a command within its limits
+        /// The comparison did not end within its budget of steps, a command within its limits, or a policy that judges within its tokens
         BudgetExceeded = "budget_exceeded",
     }
 }
@@ -83,8 +83,10 @@ row! {
         for reason in correct.filter_map(|row| row.refused) {
             *counts.entry(format!("refused_{reason}")).or_default() += 1;
         }
-        let failed = rows.iter().filter(|row| row.command_failed()).count();
-        counts.extend((failed > 0).then(|| named("command_failed", failed)).into_iter().flatten());
+        for judge in ["command", "model"] {
+            let failed = rows.iter().filter(|row| row.is_failed_by(judge)).count();
+            counts.extend((failed > 0).then(|| named(&format!("{judge}_failed"), failed)).into_iter().flatten());
+        }
         counts
     }
 }
@@ -101,9 +103,9 @@ impl Verdict {
 }
 
 impl VerdictRow {
-    /// A program of the user's was to judge, and did not.
-    fn command_failed(&self) -> bool {
-        self.verdict.is_undecided() && self.method.starts_with("command/")
+    /// A judge of this kind was to say something, and did not: a program of the user's, a policy.
+    fn is_failed_by(&self, judge: &str) -> bool {
+        self.verdict.is_undecided() && self.method.split('/').next() == Some(judge)
     }
 
     /// Correct, and fit to be a training target.
