@@ -8,6 +8,7 @@ use mindgap_store::table::judgements::JudgementRow;
 use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::rollouts::Rollout;
 use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -206,20 +207,24 @@ fn a_training_told_to_stop_goes_on_where_it_was() {
     ok(&store, &["run", file, "rewrites"]);
     let mut stops: u64 = 0;
     let done = loop {
-        let child = mindgap(&store, &["run", file, "train", "--json"])
+        let mut child = mindgap(&store, &["run", file, "train", "--json"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut lines = String::new();
         // A busy machine takes a while to begin.
+        while said.read_line(&mut lines).unwrap() > 0 && !lines.contains("train: 1 of 1 parts to compute") {}
         std::thread::sleep(Duration::from_millis(400 * (1 + stops)));
         let _ =
             std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
+        said.read_to_string(&mut lines).unwrap();
         let output = child.wait_with_output().unwrap();
         match output.status.code() {
             Some(130) => stops += 1,
             Some(0) => break json(&String::from_utf8(output.stdout).unwrap()),
-            other => panic!("{other:?}: {}", String::from_utf8_lossy(&output.stderr)),
+            other => panic!("{other:?}: {lines}"),
         }
         assert_eq!(journals(&store).len(), 1, "the training is kept");
         assert!(stops < 20, "the training makes no way");
