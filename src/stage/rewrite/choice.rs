@@ -127,7 +127,7 @@ impl Rule {
             Choice::Likeliest => {
                 let of =
                     |candidate: &Candidate| candidate.likelihood.ok_or_else(|| no_logprobs(candidate, "rank it by"));
-                fit = ranked(fit, of)?;
+                fit = ranked(without_unlikely(fit, &mut refused), of)?;
             }
             Choice::Shortest => fit.sort_by_key(|candidate| candidate.token_ids.len()),
             Choice::Score => {
@@ -159,6 +159,19 @@ impl Rule {
     }
 }
 
+/// The candidates but for those that were not scored because their text, white space aside, is that of one that was and is too unlikely.
+fn without_unlikely<'a>(fit: Vec<Candidate<'a>>, refused: &mut Vec<Candidate<'a>>) -> Vec<Candidate<'a>> {
+    let is_unlikely =
+        |candidate: &&Candidate| matches!(candidate.refused, Some(Refusal::Unlikely | Refusal::LowLogprob));
+    let unlikely: HashSet<String> =
+        refused.iter().filter(is_unlikely).map(|candidate| normalised(&candidate.completion)).collect();
+    let (kept, equal): (Vec<Candidate>, Vec<Candidate>) = fit.into_iter().partition(|candidate| {
+        candidate.likelihood.is_some() || !unlikely.contains(&normalised(&candidate.completion))
+    });
+    refused.extend(equal.into_iter().map(|equal| Candidate { refused: Some(Refusal::Duplicate), ..equal }));
+    kept
+}
+
 /// Highest first; equal ones stay in order.
 fn ranked<'a>(fit: Vec<Candidate<'a>>, value: impl Fn(&Candidate) -> Result<f64>) -> Result<Vec<Candidate<'a>>> {
     let mut valued =
@@ -169,4 +182,40 @@ fn ranked<'a>(fit: Vec<Candidate<'a>>, value: impl Fn(&Candidate) -> Result<f64>
 
 fn normalised(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of three samples one is refused as no likelier than the expert's solution; another has its text with more white space and was
+    /// not scored, since a stage that keeps distinct texts keeps the first.
+    #[test]
+    fn a_copy_of_an_unlikely_text_need_not_be_scored() {
+        let candidate = |text: &'static str, likelihood: Option<f64>, refused: Option<Refusal>| Candidate {
+            source: Source::Teacher,
+            stage_index: 0,
+            rollout: None,
+            completion: text.into(),
+            token_ids: vec![1].into(),
+            refused,
+            likelihood,
+            score: None,
+        };
+        let rule = Rule { choice: Choice::Likeliest, keep: 1, distinct: true, seed: 0 };
+        let unlikely = || candidate("a b", Some(-2.0), Some(Refusal::Unlikely));
+        let found = [
+            unlikely(),
+            candidate("a  b", None, None),
+            candidate("c", Some(-1.0), None),
+            candidate("d", Some(-1.5), None),
+        ];
+        let decided = rule.decide("p", found.into()).unwrap();
+        let outcomes: Vec<(&str, Outcome)> = decided.iter().map(|(c, outcome)| (&*c.completion, *outcome)).collect();
+        assert_eq!(outcomes[..2], [("c", Outcome::Chosen), ("d", Outcome::Left)]);
+        assert_eq!(decided[3].0.refused, Some(Refusal::Duplicate));
+        // Another text that nobody scored is still an error.
+        let found = [unlikely(), candidate("e", None, None), candidate("c", Some(-1.0), None)];
+        assert!(rule.decide("p", found.into()).is_err());
+    }
 }
