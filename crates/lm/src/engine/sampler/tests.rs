@@ -96,8 +96,8 @@ fn assert_fits(counts: &[usize], probabilities: &[f64], what: &str) {
     assert!(z < 3.1, "{what}: chi-square {statistic} at {df} degrees of freedom");
 }
 
-/// Tokens that decoding draws, in every type of weights, with keys and values in bf16, and on the instruction set of this process: against the probabilities that
-/// scoring gives each token of the vocabulary.
+/// Tokens that decoding draws, in every type of weights, with keys and values in bf16, and on the instruction set of this process:
+/// against the probabilities that scoring gives each token of the vocabulary.
 #[test]
 fn decoded_tokens_fit_their_probabilities_in_every_type() {
     const TEMPERATURE: f32 = 0.25;

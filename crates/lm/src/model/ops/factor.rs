@@ -41,14 +41,6 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// What follows so many elements.
-    pub fn from(self, first: usize) -> Matrix<'a> {
-        match self {
-            Matrix::F32(data) => Matrix::F32(&data[first..]),
-            Matrix::Bf16(data) => Matrix::Bf16(&data[first..]),
-        }
-    }
-
     /// The elements in f32.
     pub fn widen(self, out: &mut [f32]) {
         match self {
