@@ -2,13 +2,11 @@
 //! as judge is read here too; it is asked by the stage.
 
 mod command;
-mod contain;
 pub mod model;
 mod schema;
 mod spec;
 
 pub use command::Command;
-pub use contain::enter;
 pub use schema::Schema;
 pub use spec::{JudgeKind, JudgeSpec, Setting};
 

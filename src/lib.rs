@@ -22,6 +22,8 @@ pub mod export;
 pub mod stats;
 // right or wrong: rules, schemas, programs of the user's
 pub mod judge;
+// other programs: started, limited, ended with this one
+pub mod child;
 // policies: what a pipeline names, where the files are, loading
 pub mod policy;
 // the hub, and HTTP

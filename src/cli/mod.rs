@@ -27,7 +27,7 @@ use std::sync::atomic::AtomicBool;
 pub fn run() -> ExitCode {
     let args = Args::parse();
     if let Command::Contained { plan } = &args.command {
-        let (code, why) = crate::judge::enter(plan);
+        let (code, why) = crate::child::enter(plan);
         if !why.is_empty() {
             render::note(&why);
         }

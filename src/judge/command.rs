@@ -5,7 +5,7 @@
 //! `budget_exceeded`, and the method says why.
 
 use super::Case;
-use super::contain::{self, End, Ended, Limits};
+use crate::child::{self, End, Ended, Limits};
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
 use mindgap_math::{Judgement, Verdict};
@@ -82,7 +82,7 @@ impl Command {
             words.push(Word { written, file });
         }
         let program = &words[0];
-        if program.file.is_none() && (program.written.contains('/') || !is_on_path(&program.written)) {
+        if program.file.is_none() && (program.written.contains('/') || !child::is_on_path(&program.written)) {
             return Err(Error::input(format!("there is no program `{}`", program.written))
                 .hint(format!("a file below `{}`, or a program on the PATH", folder.display())));
         }
@@ -106,7 +106,7 @@ impl Command {
     /// Errors: there is no sandbox on this machine and the command is to have one; a file that changed.
     pub fn check_machine(&self) -> Result<()> {
         if self.limits.sandbox {
-            contain::check()?;
+            child::check()?;
         }
         for (path, address) in self.words.iter().filter_map(|word| word.file.as_ref()) {
             if fs::address(path)? != *address {
@@ -127,7 +127,7 @@ impl Command {
         let words: Vec<String> = self.words.iter().map(word).collect();
         let mut line = serde_json::to_string(case).expect("a case is plain data");
         line.push('\n');
-        Ok(judgement(contain::run(&words, line.as_bytes(), &self.limits)?))
+        Ok(judgement(child::run(&words, line.as_bytes(), &self.limits)?))
     }
 }
 
@@ -189,11 +189,6 @@ const SAID_CHARACTERS: usize = 200;
 
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|e| fs::error("find", path, e))
-}
-
-fn is_on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| fs::is_there(&folder.join(program)))
 }
 
 #[cfg(test)]

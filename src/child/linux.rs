@@ -63,6 +63,11 @@ fn ruleset() -> Result<RulesetCreated, String> {
         .map_err(needs)
 }
 
+/// This process, and what it becomes, ends with the one that started it. Becoming another user undoes it.
+pub fn end_with_parent() -> Result<(), String> {
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| said("no signal at the end of its parent")(&e))
+}
+
 /// Takes all limits on. What this process may do afterwards, what it becomes may do too, and nothing else.
 pub fn confine(limits: &Limits) -> Result<(), String> {
     if limits.sandbox {
@@ -73,7 +78,7 @@ pub fn confine(limits: &Limits) -> Result<(), String> {
         restrict_files(&scratch)?;
         restrict_calls()?;
     }
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| said("no signal at the end of its parent")(&e))?;
+    end_with_parent()?;
     let mib = |count: u64| count << 20;
     let limits = [
         (Resource::RLIMIT_AS, mib(limits.memory_mib)),

@@ -1,7 +1,7 @@
 //! A process beside the run that ends what the run leaves when it is killed: it is told of every group that begins and ends, and
 //! ends those that are left when it is told no more, because the pipe to it closes with the run, however that ends.
 
-use super::process::{Plan, end_group};
+use super::plan::{Plan, end_group};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::io::{BufRead, Result, Write};

@@ -1,20 +1,32 @@
-//! contain: a process with limits and, on Linux, in a sandbox.
+//! child: other programs in processes of their own: within limits and, on Linux, in a sandbox; or beside this one until they are told
+//! to end.
 //!
-//! This program starts itself again (`enter`), takes the limits on, and then becomes the program to be contained: nothing is
-//! done between fork and exec. The process leads a group that nothing in it can leave, so that one signal ends all of it.
+//! This program starts itself again (`enter`), takes limits on where there are some, and then becomes the other program: nothing is
+//! done between fork and exec. The process leads a group, which a sandbox keeps it from leaving, so that one signal ends all of it.
+//! A keeper beside the run ends what a killed run leaves.
 
 #[cfg(unix)]
 mod keeper;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(unix)]
+mod plan;
+#[cfg(unix)]
 mod process;
+#[cfg(unix)]
+mod program;
 
 #[cfg(unix)]
-pub use process::{enter, run};
+pub use plan::enter;
+#[cfg(unix)]
+pub use process::run;
+#[cfg(unix)]
+pub use program::Program;
 
 use mindgap_base::error::{Error, Result};
+use mindgap_store::fs;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// What a process may use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +85,27 @@ pub struct Ended {
     pub stderr: Vec<u8>,
 }
 
+/// Whether a program of this name is where programs are looked for.
+pub fn is_on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| fs::is_there(&folder.join(program)))
+}
+
+/// Whether there is a program of this name, or at this path.
+pub fn is_program(program: &str) -> bool {
+    if program.contains('/') { fs::is_there(Path::new(program)) } else { is_on_path(program) }
+}
+
+/// The last lines of a log that say something.
+pub fn last_lines(log: &Path, count: usize) -> Vec<String> {
+    let text = fs::read_end(log, 8 << 10).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    // Programs draw progress bars over each other.
+    let lines = text.split(['\n', '\r']).map(|line| line.chars().filter(|c| !c.is_control()).collect::<String>());
+    let lines: Vec<String> = lines.filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(count)..].to_vec()
+}
+
 /// Errors: no sandbox on this machine.
 pub fn check() -> Result<()> {
     #[cfg(target_os = "linux")]
@@ -91,6 +124,27 @@ pub fn run(words: &[String], _input: &[u8], _limits: &Limits) -> Result<Ended> {
     Err(Error::environment("a command as judge needs Linux or another Unix")
         .at(words.join(" "))
         .hint("on Windows it can be had in the Linux subsystem (WSL)"))
+}
+
+/// Never started: see [`Program::start`].
+#[cfg(not(unix))]
+pub struct Program(std::convert::Infallible);
+
+#[cfg(not(unix))]
+impl Program {
+    pub fn start(_words: &[String], _variables: &[(&str, String)], _log: fs::File) -> std::io::Result<Program> {
+        Err(std::io::Error::other(
+            "programs beside this one need Linux or another Unix; on Windows: its Linux subsystem (WSL)",
+        ))
+    }
+
+    pub fn ended(&mut self) -> std::io::Result<Option<String>> {
+        match self.0 {}
+    }
+
+    pub fn end(&mut self) -> std::io::Result<()> {
+        match self.0 {}
+    }
 }
 
 #[cfg(not(unix))]

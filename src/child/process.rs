@@ -1,43 +1,17 @@
-//! A program in a process of its own: started, fed, watched, ended with all that it started.
+//! A program within limits: started, fed, watched, ended with all that it started.
 
-use super::keeper::{self, Keeper};
+use super::keeper::Keeper;
+use super::plan::{FAILED, FAILED_CODE, Plan, end_group};
 use super::{End, Ended, Limits};
 use mindgap_base::error::{Error, Result};
 use mindgap_store::fs;
-use nix::errno::Errno;
 use nix::libc::{SIGXCPU, SIGXFSZ};
-use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
-
-/// What the new process is told.
-#[derive(Serialize, Deserialize)]
-pub enum Plan {
-    /// To become a program.
-    Become { words: Vec<String>, limits: Limits, parent: u32 },
-    /// To end what a killed run leaves.
-    Keep,
-}
-
-impl Plan {
-    /// This program, started to do so.
-    pub fn command(&self) -> std::io::Result<Command> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args([ENTER, &serde_json::to_string(self).expect("a plan is plain data")]).process_group(0);
-        Ok(command)
-    }
-}
-
-/// The name this program answers to when it is to contain itself.
-const ENTER: &str = "contained";
-/// The exit code that says a process could not be contained; what it says begins with `FAILED` then.
-const FAILED_CODE: i32 = 125;
-const FAILED: &str = "cannot contain the command: ";
 
 /// Bytes that are read of what a process says.
 const OUTPUT_BYTES: u64 = 1 << 20;
@@ -51,7 +25,7 @@ const VARIABLES: [&str; 3] = ["PATH", "LANG", "LC_ALL"];
 pub fn run(words: &[String], input: &[u8], limits: &Limits) -> Result<Ended> {
     let failed = |what: &str, e: std::io::Error| Error::environment(what.to_string()).at(words.join(" ")).source(e);
     let scratch = tempfile::tempdir().map_err(|e| failed("cannot make a scratch folder", e))?;
-    let plan = Plan::Become { words: words.to_vec(), limits: limits.clone(), parent: std::process::id() };
+    let plan = Plan::Become { words: words.to_vec(), limits: Some(limits.clone()), parent: std::process::id() };
     let keeper = Keeper::get().map_err(|e| failed("cannot start a process", e))?;
     let mut command = plan.command().map_err(|e| failed("cannot find this program", e))?;
     command
@@ -157,43 +131,6 @@ fn has_ended(child: &mut Child) -> std::io::Result<bool> {
     Ok(ended)
 }
 
-/// Ends all processes of a group.
-pub fn end_group(group: Pid) -> std::io::Result<()> {
-    match killpg(group, Signal::SIGKILL) {
-        Ok(()) | Err(Errno::ESRCH) => Ok(()),
-        // all that is left of the group has ended
-        Err(Errno::EPERM) => Ok(()),
-        Err(e) => Err(e.into()),
-    }
-}
-
 fn pid(child: &Child) -> Pid {
     Pid::from_raw(child.id() as i32)
-}
-
-/// In the new process: takes the limits on and becomes the program. Comes back with an exit code and what is to be said where
-/// that fails.
-pub fn enter(plan: &str) -> (u8, String) {
-    let failed = |why: String| (FAILED_CODE as u8, format!("{FAILED}{why}"));
-    let (words, limits, parent) = match serde_json::from_str(plan) {
-        Ok(Plan::Become { words, limits, parent }) => (words, limits, parent),
-        Ok(Plan::Keep) => {
-            keeper::watch();
-            return (0, String::new());
-        }
-        Err(e) => return failed(format!("not a plan: {e}")),
-    };
-    #[cfg(target_os = "linux")]
-    if let Err(why) = super::linux::confine(&limits) {
-        return failed(why);
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = limits;
-    // A run that ended before it could be noticed leaves nobody to judge for.
-    if nix::unistd::getppid().as_raw() as u32 != parent {
-        return failed("the run has ended".to_string());
-    }
-    let (program, arguments) = words.split_first().expect("a command has a program");
-    let error = Command::new(program).args(arguments).exec();
-    failed(format!("`{program}`: {error}"))
 }
