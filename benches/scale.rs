@@ -235,6 +235,7 @@ fn sample(row: &Asked, index: u32) -> Rollout {
         special_count: 0,
         seed: 0,
         prefill: None,
+        engine: None,
     }
 }
 

@@ -88,7 +88,13 @@ fn keep(store: &Path, runs: &[(Measured, Ceilings)], parameters: u64) -> Result<
     let runs = || runs.iter().map(|(run, _)| run);
     let generation = runs().filter(|run| run.what == "generate" && !run.shared_prompt).max_by_key(|run| run.batch);
     let of = |kind: &str, run: Option<&Measured>| {
-        run.map(|run| Speed { kind: kind.to_string(), parameters, tokens: run.tokens as u64, seconds: run.seconds })
+        run.map(|run| Speed {
+            kind: kind.to_string(),
+            parameters,
+            tokens: run.tokens as u64,
+            seconds: run.seconds,
+            by: None,
+        })
     };
     let named = |what: &str| runs().find(|run| run.what == what);
     let speeds = [of("rollout", generation), of("logprob", named("score")), of("train", named("train"))];

@@ -1,8 +1,11 @@
 //! HTTP to servers that run a model: one request, one whole answer. Connections are kept and reused; nothing is tried again
 //! here, and no error or text it gives out holds the key.
 
+use std::net::TcpListener;
 use std::time::Duration;
+use ureq::config::ConfigBuilder;
 use ureq::http::Response;
+use ureq::typestate::AgentScope;
 use ureq::{Agent, Body};
 
 /// What a server answered, whatever its status.
@@ -24,18 +27,31 @@ const BODY_BYTES: u64 = 256 << 20;
 /// Characters of an answer that an error quotes.
 const QUOTED: usize = 300;
 
+fn config(connections: usize) -> ConfigBuilder<AgentScope> {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .user_agent(concat!("mindgap/", env!("CARGO_PKG_VERSION")))
+        .timeout_connect(Some(CONNECT))
+        .max_idle_connections_per_host(connections)
+        .max_idle_connections(usize::MAX)
+}
+
+/// A port of this machine that nobody listens on just now.
+pub fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
 impl Http {
     /// `key` goes into the `Authorization` header, `connections` to one host are kept open.
     pub fn new(key: Option<String>, connections: usize) -> Http {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .user_agent(concat!("mindgap/", env!("CARGO_PKG_VERSION")))
-            .timeout_connect(Some(CONNECT))
-            .max_idle_connections_per_host(connections)
-            .max_idle_connections(usize::MAX);
-        Http { agent: config.build().into(), key }
+        Http { agent: config(connections).build().into(), key }
+    }
+
+    /// To programs of this machine: no key, and no proxy stands between.
+    pub fn direct(connections: usize) -> Http {
+        Http { agent: config(connections).proxy(None).build().into(), key: None }
     }
 
     /// The error is what went wrong, in words: no connection, no answer in time, an answer cut off.

@@ -30,6 +30,9 @@ pub struct Speed {
     pub parameters: u64,
     pub tokens: u64,
     pub seconds: f64,
+    /// The program that did it, where this one did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// Parts that count, from the latest on: a machine may get other work, and other builds.
@@ -39,9 +42,9 @@ const SECONDS: f64 = 2.0;
 /// Policies up to this many times larger or smaller are preferred: others use a machine otherwise.
 const ALIKE: f64 = 4.0;
 
-/// The speeds that are known of this machine: of each kind, the latest first.
+/// The speeds that are known of this machine: of each kind and program, the latest first.
 #[derive(Default)]
-pub struct Speeds(BTreeMap<String, Vec<Speed>>);
+pub struct Speeds(BTreeMap<(String, Option<String>), Vec<Speed>>);
 
 impl Speeds {
     pub fn of(store: &Store) -> Result<Speeds> {
@@ -56,12 +59,13 @@ impl Speeds {
         let least = if event["event"] == "part" { SECONDS } else { 0.0 };
         let Ok(speed) = serde_json::from_value::<Speed>(event) else { return };
         if speed.seconds > least && speed.tokens > 0 && speed.parameters > 0 {
-            self.0.entry(speed.kind.clone()).or_default().push(speed);
+            self.0.entry((speed.kind.clone(), speed.by.clone())).or_default().push(speed);
         }
     }
 
     pub fn estimate(&self, kind: &str, cost: &Cost) -> Estimate {
-        let all = self.0.get(kind).map_or(&[][..], Vec::as_slice);
+        let key = (kind.to_string(), cost.by.map(str::to_string));
+        let all = self.0.get(&key).map_or(&[][..], Vec::as_slice);
         let is_alike = |speed: &&Speed| {
             let ratio = speed.parameters as f64 / cost.parameters.max(1) as f64;
             (1.0 / ALIKE..=ALIKE).contains(&ratio)
@@ -104,7 +108,7 @@ mod tests {
     use serde_json::json;
 
     fn cost(parameters: u64, tokens: u64) -> Cost {
-        Cost { tokens, is_upper_bound: false, at_most: None, parameters }
+        Cost { tokens, is_upper_bound: false, at_most: None, parameters, by: None }
     }
 
     /// Goal: time scales with tokens and parameters; the latest parts of policies of about the same size decide.
@@ -117,6 +121,12 @@ mod tests {
         assert_eq!(speeds.estimate("rollout", &cost(1_000_000, 50)).seconds, Some(0.5));
         assert_eq!(speeds.estimate("rollout", &cost(2_000_000, 50)).seconds, Some(1.0));
         assert_eq!(speeds.estimate("train", &cost(1_000_000, 50)).seconds, None);
+        // Another program's speed is its own.
+        let by_vllm = Cost { by: Some("vllm"), ..cost(1_000_000, 50) };
+        assert_eq!(speeds.estimate("rollout", &by_vllm).seconds, None);
+        speeds.add(json!({"event": "part", "kind": "rollout", "parameters": 1_000_000, "tokens": 1000, "seconds": 5.0, "by": "vllm"}));
+        assert_eq!(speeds.estimate("rollout", &by_vllm).seconds, Some(0.25));
+        assert_eq!(speeds.estimate("rollout", &cost(1_000_000, 50)).seconds, Some(0.5));
         // Another size is all there is, then it is not.
         assert_eq!(speeds.estimate("rollout", &cost(100_000_000, 10)).seconds, Some(10.0));
         speeds.add(part("rollout", 50_000_000, 100, 5.0));

@@ -9,6 +9,7 @@ use super::session::{Bound, Session, manifest};
 use super::sink::Made;
 use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::{Transfer, Watch};
+use crate::server::Launcher;
 use crate::stage::{Context, Part, Tick};
 use candle_core::Device;
 use mindgap_base::address::Address;
@@ -111,12 +112,13 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
     log.append(&json!({"event": "run", "time": Oplog::now(), "pipeline": pipeline.name, "stages": names,
         "file": pipeline.source.path, "text": pipeline.source.text, "version": env!("CARGO_PKG_VERSION"),
         "kernels": Isa::current().name()}))?;
+    let launcher = Launcher::new(log.path());
     let mut repairs = BTreeMap::new();
     loop {
         let on_transfer = |transfer: Transfer| (options.observer)(Event::Download { transfer });
         let watch = Watch { cancel: options.cancel, on_transfer: &on_transfer };
         let session = Session::new(pipeline, store, names, &watch)?;
-        let mut runner = Runner { session, options, log: &mut log, outcomes: Vec::new() };
+        let mut runner = Runner { session, options, launcher: &launcher, log: &mut log, outcomes: Vec::new() };
         let result = runner.run(names);
         let Runner { outcomes, .. } = runner;
         let Err(error) = result else {
@@ -173,9 +175,10 @@ fn partial(spec: &StageSpec, bound: &Bound, computed_parts: usize, started: Inst
     }
 }
 
-/// Parameters of the policy a part runs; 0 where it runs none.
-fn part_parameters(bound: &Bound, part: &Part) -> Result<u64> {
-    Ok(bound.stage.cost(&[part], part.rows, &[])?.map_or(0, |cost| cost.parameters))
+/// Parameters of the policy a part runs, 0 where it runs none; and the program that runs it, where this one does not.
+fn part_parameters(bound: &Bound, part: &Part) -> Result<(u64, Option<String>)> {
+    let cost = bound.stage.cost(&[part], part.rows, &[])?;
+    Ok(cost.map_or((0, None), |cost| (cost.parameters, cost.by.map(str::to_string))))
 }
 
 /// Error where a stage made nothing of any row of its input: what follows it would run over nothing, or fail without the cause.
@@ -190,6 +193,7 @@ fn check_any_left(outcome: &Outcome) -> Result<()> {
 struct Runner<'a, 'b> {
     session: Session<'a>,
     options: &'b Options<'b>,
+    launcher: &'b Launcher,
     log: &'b mut Oplog,
     outcomes: Vec<Outcome>,
 }
@@ -392,15 +396,20 @@ impl<'a> Runner<'a, '_> {
             sink: &made,
             threads: self.options.threads,
             device: self.options.device,
+            launcher: self.launcher,
             footer: Footer { stage: &spec.name, fingerprint: bound.family.as_str() },
             journal: &journal,
         };
         bound.stage.run_part(&context, &part.part, earlier)?;
         let record = self.publish_part(bound, index, made)?;
         journal.remove()?;
+        // What another program worked in, where one did.
+        fs::remove(&self.session.store.work_path(bound.family.as_str()))?;
+        let (parameters, by) = part_parameters(bound, &part.part)?;
         let speed = Speed {
             kind: spec.params.kind().to_string(),
-            parameters: part_parameters(bound, &part.part)?,
+            parameters,
+            by,
             tokens: tokens.into_inner(),
             seconds: started.elapsed().as_secs_f64(),
         };

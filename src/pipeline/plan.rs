@@ -5,7 +5,8 @@ use super::explain::why;
 use super::session::{Bound, LookedUp, Session, manifest};
 use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::Watch;
-use crate::stage::{Part, Work};
+use crate::server::engine_at_hand;
+use crate::stage::{Cost, Holds, Part, Work};
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Fingerprint;
 use mindgap_store::{PartRecord, Store};
@@ -99,14 +100,17 @@ pub fn stage_plan(session: &Session, spec: &StageSpec, bound: &Bound) -> Result<
         rows_hit += reusable;
         rows_miss += rows - reusable.min(rows);
     }
-    let estimate = match parts_miss {
+    let cost = match parts_miss {
         0 => None,
         _ => {
             let parts: Vec<&Part> = missing.iter().map(|missing| &missing.part).collect();
-            let cost = bound.stage.cost(&parts, rows_miss, &earlier)?;
-            cost.map(|cost| Ok(session.speeds()?.estimate(spec.params.kind(), &cost))).transpose()?
+            bound.stage.cost(&parts, rows_miss, &earlier)?
         }
     };
+    let kind = spec.params.kind();
+    let estimate = cost.map(|cost| Ok(session.speeds()?.estimate(kind, &cost))).transpose()?;
+    let mut remarks = if parts_miss > 0 { bound.stage.remarks()? } else { Vec::new() };
+    remarks.extend(cost.map(|cost| elsewhere(session, spec, cost)).transpose()?.flatten());
     let why = match parts_miss {
         0 => Vec::new(),
         _ => why(session, spec, bound)?,
@@ -123,6 +127,19 @@ pub fn stage_plan(session: &Session, spec: &StageSpec, bound: &Bound) -> Result<
         least_memory: if parts_miss > 0 { session.least_memory(spec)? } else { None },
         waits_for: Vec::new(),
         why,
-        remarks: if parts_miss > 0 { bound.stage.remarks()? } else { Vec::new() },
+        remarks,
     })
+}
+
+/// What sampling or scoring would take in a server program that is on this machine, beside a GPU it could use.
+fn elsewhere(session: &Session, spec: &StageSpec, cost: Cost) -> Result<Option<String>> {
+    let runs = matches!(spec.params.footprint(), Some(footprint) if footprint.holds == Holds::Weights);
+    let Some(engine) = engine_at_hand().filter(|_| runs && cost.by.is_none()) else { return Ok(None) };
+    let there = session.speeds()?.estimate(spec.params.kind(), &Cost { by: Some(engine.name()), ..cost });
+    let takes = match there.seconds {
+        Some(seconds) if seconds < 600.0 => format!("about {} seconds", seconds.ceil()),
+        Some(seconds) => format!("about {:.1} hours", seconds / 3600.0),
+        None => "how long is known once a part ran there".to_string(),
+    };
+    Ok(Some(format!("`engine = \"{}\"` of its policy runs it on the GPU here: {takes}", engine.name())))
 }

@@ -3,7 +3,9 @@
 use super::estimate::Speeds;
 use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::{Hub, Watch};
-use crate::policy::{PolicyHandle, PolicySource, gguf_policy, hub_policy, policy_config, served_policy, usual_weights};
+use crate::policy::{
+    PolicyHandle, PolicySource, PolicySpec, Runs, gguf_policy, hub_policy, policy_config, served_policy, usual_weights,
+};
 use crate::stage::{Holds, Inputs, Params, Part, Stage, policy_files};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
@@ -87,7 +89,7 @@ impl<'a> Session<'a> {
                 PolicySource::Stage(_) => continue,
             };
             let locate = |e: Error| e.at(format!("policy `{name}`")).at(&pipeline.source.path);
-            policies.insert(name.clone(), handle.map_err(locate)?.held_in(spec.held));
+            policies.insert(name.clone(), as_said(handle.map_err(locate)?, spec));
         }
         let params = pipeline.stages.iter().map(|stage| (stage.name.clone(), stage.params.clone())).collect();
         let speeds = OnceLock::new();
@@ -108,14 +110,18 @@ impl<'a> Session<'a> {
     /// from. None where that is not known, or servers hold the weights.
     pub fn least_memory(&self, spec: &StageSpec) -> Result<Option<u64>> {
         let Some(footprint) = spec.params.footprint() else { return Ok(None) };
-        let Some(policy) = self.origin_of(footprint.policy).filter(|policy| policy.served().is_none()) else {
+        let elsewhere = |policy: &&PolicyHandle| matches!(policy.runs(), Runs::Served(_));
+        let Some(policy) = self.origin_of(footprint.policy).filter(|policy| !elsewhere(policy)) else {
             return Ok(None);
         };
+        let said = self.pipeline.policies.get(footprint.policy);
         let bytes = match footprint.holds {
+            Holds::Nothing => return Ok(None),
+            Holds::Weights if said.is_some_and(|spec| spec.launched.is_some()) => return Ok(None),
             Holds::Training { bytes_per_parameter } => bytes_per_parameter as f64,
             Holds::Weights => {
-                let said = self.pipeline.policies.get(footprint.policy).and_then(|spec| spec.held.weights);
-                said.map_or_else(|| usual_weights(policy), Ok)?.bytes()
+                let weights = said.and_then(|spec| spec.held.weights);
+                weights.map_or_else(|| usual_weights(policy), Ok)?.bytes()
             }
         };
         Ok(Some((policy_config(policy)?.parameter_count() as f64 * bytes) as u64))
@@ -187,10 +193,19 @@ impl<'a> Session<'a> {
         for (name, policy) in &self.pipeline.policies {
             if policy.source == PolicySource::Stage(spec.name.clone()) {
                 let handle = PolicyHandle::of_objects(name, self.store, policy_files(manifest.files()));
-                self.policies.insert(name.clone(), handle.held_in(policy.held));
+                self.policies.insert(name.clone(), as_said(handle, policy));
             }
         }
         self.manifests.insert(spec.name.clone(), manifest);
+    }
+}
+
+/// The policy held, and run, as the pipeline says.
+fn as_said(handle: PolicyHandle, spec: &PolicySpec) -> PolicyHandle {
+    let handle = handle.held_in(spec.held);
+    match &spec.launched {
+        Some(launched) => handle.run_by(Runs::Launched(launched.clone())),
+        None => handle,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where a policy's files are, whoever made them.
 
-use super::Served;
+use super::{Launched, Served};
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::model::held::Held;
@@ -20,7 +20,18 @@ pub struct PolicyHandle {
     quantisation: Option<String>,
     /// What it is to be held in.
     held: Held,
-    served: Option<Served>,
+    runs: Runs,
+}
+
+/// Who runs a policy while it samples and scores.
+#[derive(Clone, Debug)]
+pub enum Runs {
+    /// The engine of this process.
+    Here,
+    /// Servers that somebody keeps; the files here are its tokenizer's.
+    Served(Served),
+    /// A server program, started for these files.
+    Launched(Launched),
 }
 
 /// Where the files lie.
@@ -32,6 +43,17 @@ enum Place {
     Paths(BTreeMap<String, PathBuf>),
     /// By address, in the store.
     Objects(Store),
+}
+
+impl Runs {
+    /// What results depend on, by name, beside the files.
+    fn identity(&self) -> Vec<(&str, String)> {
+        match self {
+            Runs::Here => Vec::new(),
+            Runs::Served(served) => served.identity(),
+            Runs::Launched(launched) => launched.identity(),
+        }
+    }
 }
 
 impl PolicyHandle {
@@ -63,7 +85,7 @@ impl PolicyHandle {
             place,
             quantisation: None,
             held: Held::default(),
-            served: None,
+            runs: Runs::Here,
         })
     }
 
@@ -73,19 +95,26 @@ impl PolicyHandle {
         let address = |(file, path): (&String, &PathBuf)| Ok((file.clone(), fs::address(path)?));
         let files = paths.iter().map(address).collect::<Result<_>>()?;
         let (quantisation, place) = (Some(quantisation), Place::Paths(paths));
-        Ok(PolicyHandle { name: name.to_string(), files, place, quantisation, held: Held::default(), served: None })
+        Ok(PolicyHandle { name: name.to_string(), files, place, quantisation, held: Held::default(), runs: Runs::Here })
     }
 
     /// The output of a train stage.
     pub fn of_objects(name: &str, store: &Store, files: BTreeMap<String, (Address, u64)>) -> PolicyHandle {
         let files = files.into_iter().map(|(file, (address, _))| (file, address)).collect();
         let place = Place::Objects(store.clone());
-        PolicyHandle { name: name.to_string(), files, place, quantisation: None, held: Held::default(), served: None }
+        PolicyHandle {
+            name: name.to_string(),
+            files,
+            place,
+            quantisation: None,
+            held: Held::default(),
+            runs: Runs::Here,
+        }
     }
 
-    /// The policy whose weights servers hold; the files here are its tokenizer's.
-    pub fn served_by(self, served: Served) -> PolicyHandle {
-        PolicyHandle { served: Some(served), ..self }
+    /// The same policy run by somebody else.
+    pub fn run_by(self, runs: Runs) -> PolicyHandle {
+        PolicyHandle { runs, ..self }
     }
 
     /// The same policy held so while it samples and scores.
@@ -98,9 +127,14 @@ impl PolicyHandle {
         self.held
     }
 
-    /// The servers that run it, where it does not run here.
-    pub fn served(&self) -> Option<&Served> {
-        self.served.as_ref()
+    /// Who runs it.
+    pub fn runs(&self) -> &Runs {
+        &self.runs
+    }
+
+    /// The engine of this process runs it.
+    pub fn runs_here(&self) -> bool {
+        matches!(self.runs, Runs::Here)
     }
 
     /// Address of every file by name, and what servers serve: what a result made with this policy depends on.
@@ -109,7 +143,29 @@ impl PolicyHandle {
         let quantisation = self.quantisation.iter().map(|kind| ("quantisation", kind.clone()));
         // Said only where it may change what is drawn.
         let held = self.held.said().map(|(what, kind)| (what, kind.to_string()));
-        files.chain(quantisation).chain(held).chain(self.served.iter().flat_map(Served::identity)).collect()
+        files.chain(quantisation).chain(held).chain(self.runs.identity()).collect()
+    }
+
+    /// A folder with all files, for programs that want one: the user's own, checked again, or one of links.
+    pub fn folder(&self) -> Result<PathBuf> {
+        match &self.place {
+            Place::Folder(folder) => {
+                for (file, address) in &self.files {
+                    let path = folder.join(file);
+                    if fs::address(&path)? != *address {
+                        return Err(changed(&path));
+                    }
+                }
+                std::path::absolute(folder).map_err(|e| fs::error("find", folder, e))
+            }
+            Place::Objects(store) => {
+                let name = Address::of(format!("{:?}", self.files).as_bytes());
+                let folder = store.lay_out(&format!("policy-{}", name.short()), &self.files)?;
+                std::path::absolute(&folder).map_err(|e| fs::error("find", &folder, e))
+            }
+            Place::Paths(_) => Err(Error::usage(format!("policy `{}` is no folder", self.name))
+                .hint("a GGUF file runs in this process alone: leave `engine` out")),
+        }
     }
 
     /// The same without the weights: what a result depends on that only tokenizes.
@@ -170,6 +226,10 @@ fn verified<B: AsRef<[u8]>>(bytes: B, address: &Address, path: &Path) -> Result<
     if Address::of(bytes.as_ref()) == *address {
         return Ok(bytes);
     }
+    Err(changed(path))
+}
+
+fn changed(path: &Path) -> Error {
     let error = Error::input("policy file changed while it was in use").at(path.display().to_string());
-    Err(error.hint("run again: the policy is then read as it is now"))
+    error.hint("run again: the policy is then read as it is now")
 }

@@ -1,6 +1,6 @@
 //! Policies: from the hub into its cache, and from files into memory.
 
-use super::{PolicyHandle, Served};
+use super::{PolicyHandle, Runs, Served};
 use crate::net::hub::{Hub, HubModel, Watch};
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::model::config::{Config, text_part};
@@ -79,7 +79,7 @@ pub fn served_policy(name: &str, base: &Path, served: &Served, watch: Option<&Wa
         Some(model) => hub_tokenizer(&Hub::from_env(), &HubModel::parse(model)?, watch)?,
     };
     let handle = PolicyHandle::of_folder(name, &folder, is_tokenizer)?;
-    Ok(handle.served_by(served.clone()))
+    Ok(handle.run_by(Runs::Served(served.clone())))
 }
 
 /// The folder of a hub model's tokenizer and template, from the cache if they are there.

@@ -30,6 +30,12 @@ pub struct Served {
     pub max_model_len: Option<u32>,
     /// Longest wait for one answer; where it is not said, it grows with the tokens asked for.
     pub timeout_seconds: Option<u32>,
+    /// Longest time without an answer from any endpoint, once one has answered: what a restart may take.
+    #[serde(default = "patience")]
+    pub patience_seconds: u32,
+    /// Give every sample a seed of its own. Some builds crash on seeds.
+    #[serde(default = "yes")]
+    pub seed: bool,
 }
 
 /// The programs whose answers are understood.
@@ -42,8 +48,23 @@ pub enum Api {
     Sglang,
 }
 
-fn in_flight() -> u32 {
+impl Api {
+    pub fn name(self) -> &'static str {
+        match self {
+            Api::Vllm => "vllm",
+            Api::Sglang => "sglang",
+        }
+    }
+}
+
+pub(super) fn in_flight() -> u32 {
     64
+}
+pub(super) fn patience() -> u32 {
+    1800
+}
+pub(super) fn yes() -> bool {
+    true
 }
 
 fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
@@ -78,6 +99,7 @@ impl Served {
             ("in_flight", Some(self.in_flight)),
             ("max_model_len", self.max_model_len),
             ("timeout_seconds", self.timeout_seconds),
+            ("patience_seconds", Some(self.patience_seconds)),
         ];
         match counts.iter().find(|(_, count)| *count == Some(0)) {
             Some((name, _)) => Err(Error::usage(format!("`{name}` must be at least 1"))),

@@ -5,6 +5,8 @@
 //! on how many were asked for together. The servers' prefix caches make the repeated prompt cheap. Whether a seed gives the same
 //! sample again is up to the server: what was drawn is kept, and that is the record.
 
+mod devices;
+mod launch;
 mod pool;
 mod probe;
 mod sglang;
@@ -12,12 +14,15 @@ mod vllm;
 mod wire;
 mod workers;
 
+pub use launch::{Launcher, Running, engine_at_hand};
+
 use crate::policy::{Api, Served};
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::engine::{Progress, Sample, Sampling, ScoreRequest};
 use mindgap_lm::model::policy::Policy;
 use pool::Pool;
 use probe::{Expected, Facts};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use wire::{Completion, Draw, Scoring};
@@ -28,6 +33,7 @@ pub struct Request {
     /// What it is about, for errors: a problem, say.
     pub name: String,
     pub prompt_ids: Arc<[u32]>,
+    /// Used unless the policy says that the servers are to choose.
     pub seed: u32,
     /// At most this many tokens of the sampling's `max_new_tokens`: what the context leaves.
     pub room: u32,
@@ -48,7 +54,13 @@ pub struct Watch<'a> {
 impl Servers {
     /// `policy` has the tokenizer and the template of what is served. Errors: the key's variable is not set, there is no template.
     pub fn new(served: &Served, policy: &Policy) -> Result<Servers> {
-        Ok(Servers { pool: Arc::new(Pool::new(served, Expected::of(policy)?)?) })
+        Ok(Servers { pool: Arc::new(Pool::new(served, Expected::of(policy)?, None)?) })
+    }
+
+    /// The one that was started for `policy`.
+    pub fn of(running: &Arc<Running>, policy: &Policy) -> Result<Servers> {
+        let pool = Pool::new(running.served(), Expected::of(policy)?, Some(running.clone()))?;
+        Ok(Servers { pool: Arc::new(pool) })
     }
 
     /// Draws one sample for each request; `take` gets them by index, as they come, several at a time.
@@ -62,21 +74,15 @@ impl Servers {
         requests: Vec<Request>,
         sampling: &Sampling,
         watch: &Watch,
-        mut take: impl FnMut(Vec<(usize, Sample)>) -> Result<()>,
+        take: impl FnMut(Vec<(usize, By<Sample>)>) -> Result<()>,
     ) -> Result<()> {
         sampling.check()?;
-        let (pool, sampling) = (self.pool.clone(), sampling.clone());
-        let mut progress = Progress { total: requests.len(), ..Progress::default() };
+        let (pool, sampling, count) = (self.pool.clone(), sampling.clone(), requests.len());
         let work = move |stop: &AtomicBool, index: usize| {
             let request: &Request = &requests[index];
             draw(&pool, stop, request, &sampling).map_err(|e| e.at(&request.name))
         };
-        workers::each(&self.pool, progress.total, watch.cancel, work, |samples| {
-            progress.done += samples.len();
-            progress.new_tokens += samples.iter().map(|(_, sample)| sample.token_ids.len()).sum::<usize>();
-            (watch.on_progress)(progress, &self.pool.note());
-            take(samples)
-        })
+        self.each(count, watch, work, |sample| sample.token_ids.len(), take)
     }
 
     /// Scores each request; `take` gets the log-probs at temperature 1 by index, as they come. Servers do not tell entropies.
@@ -84,29 +90,52 @@ impl Servers {
         &self,
         requests: Vec<ScoreRequest>,
         watch: &Watch,
-        mut take: impl FnMut(Vec<(usize, Vec<f32>)>) -> Result<()>,
+        take: impl FnMut(Vec<(usize, By<Vec<f32>>)>) -> Result<()>,
     ) -> Result<()> {
-        let pool = self.pool.clone();
-        let mut progress = Progress { total: requests.len(), ..Progress::default() };
+        let (pool, count) = (self.pool.clone(), requests.len());
         let work = move |stop: &AtomicBool, index: usize| {
             let ScoreRequest { name, prompt_ids, token_ids } = &requests[index];
             score(&pool, stop, prompt_ids, token_ids).map_err(|e| e.at(name))
         };
-        workers::each(&self.pool, progress.total, watch.cancel, work, |scores| {
-            progress.done += scores.len();
-            progress.new_tokens += scores.iter().map(|(_, values)| values.len()).sum::<usize>();
-            (watch.on_progress)(progress, &self.pool.note());
-            take(scores)
-        })
+        self.each(count, watch, work, Vec::len, take)
+    }
+
+    /// Does numbered pieces of work, with their progress told: `tokens` counts those of a piece.
+    fn each<T: Send + 'static>(
+        &self,
+        count: usize,
+        watch: &Watch,
+        work: impl Fn(&AtomicBool, usize) -> Result<By<T>> + Send + Sync + 'static,
+        tokens: impl Fn(&T) -> usize,
+        mut take: impl FnMut(Vec<(usize, By<T>)>) -> Result<()>,
+    ) -> Result<()> {
+        let progress = Cell::new(Progress { total: count, ..Progress::default() });
+        let tell = || (watch.on_progress)(progress.get(), &self.pool.note());
+        let taken = |pieces: Vec<(usize, By<T>)>| {
+            let Progress { done, new_tokens, .. } = progress.get();
+            let new = pieces.iter().map(|(_, piece)| tokens(&piece.what)).sum::<usize>();
+            progress.set(Progress { done: done + pieces.len(), new_tokens: new_tokens + new, ..progress.get() });
+            tell();
+            take(pieces)
+        };
+        workers::each(&self.pool, count, watch.cancel, work, taken, tell)
     }
 }
 
-fn draw(pool: &Pool, stop: &AtomicBool, request: &Request, sampling: &Sampling) -> Result<Sample> {
+/// What a server gave.
+#[derive(Clone, Debug)]
+pub struct By<T> {
+    pub what: T,
+    /// The program and its version, as far as it says.
+    pub engine: Arc<str>,
+}
+
+fn draw(pool: &Pool, stop: &AtomicBool, request: &Request, sampling: &Sampling) -> Result<By<Sample>> {
     let draw = Draw {
         prompt_ids: &request.prompt_ids,
         sampling,
         max_tokens: sampling.max_new_tokens.min(request.room),
-        seed: request.seed,
+        seed: pool.served.seed.then_some(request.seed),
         vocab_size: pool.expected.vocab_size,
     };
     let (greedy, plain) = (sampling.temperature == 0.0, sampling.temperature == 1.0 && !sampling.truncates());
@@ -116,28 +145,29 @@ fn draw(pool: &Pool, stop: &AtomicBool, request: &Request, sampling: &Sampling) 
         check_context(facts, draw.prompt_ids.len(), draw.max_tokens + u32::from(rescored))?;
         Ok(facts.api.draw(&pool.served.model, &draw))
     };
-    let read = |facts: &Facts, body: &[u8]| facts.api.read_completion(&draw, body);
-    let Completion { token_ids, logprobs, stop_reason } = pool.ask(stop, pool.timeout(draw.max_tokens), call, read)?;
+    let read = |facts: &Facts, body: &[u8]| Ok((facts.api.read_completion(&draw, body)?, facts.engine.clone()));
+    let (Completion { token_ids, logprobs, stop_reason }, engine) =
+        pool.ask(stop, pool.timeout(draw.max_tokens), call, read)?;
     let (logprob_behavior, logprob_policy) = match (greedy, rescored) {
         (true, _) => (vec![0.0; logprobs.len()], logprobs),
         (_, true) => {
             let policy = score(pool, stop, draw.prompt_ids, &token_ids)?;
-            (logprobs, policy)
+            (logprobs, policy.what)
         }
         _ => (logprobs.clone(), logprobs),
     };
-    Ok(Sample { token_ids, logprob_behavior, logprob_policy, stop_reason })
+    Ok(By { what: Sample { token_ids, logprob_behavior, logprob_policy, stop_reason }, engine })
 }
 
 /// Log-probs of `token_ids` after the prompt. One token more is drawn, so the context must hold it.
-fn score(pool: &Pool, stop: &AtomicBool, prompt_ids: &[u32], token_ids: &[u32]) -> Result<Vec<f32>> {
+fn score(pool: &Pool, stop: &AtomicBool, prompt_ids: &[u32], token_ids: &[u32]) -> Result<By<Vec<f32>>> {
     if prompt_ids.is_empty() {
         return Err(
             Error::input("prompt is empty").hint("the first token of a text has no log-prob without one before it")
         );
     }
     if token_ids.is_empty() {
-        return Ok(Vec::new());
+        return Ok(By { what: Vec::new(), engine: "".into() });
     }
     let (all, salt) = ([prompt_ids, token_ids].concat(), pool.salt());
     let scoring = Scoring { token_ids: &all, from: prompt_ids.len(), salt: &salt };
@@ -147,7 +177,10 @@ fn score(pool: &Pool, stop: &AtomicBool, prompt_ids: &[u32], token_ids: &[u32]) 
     };
     // A prompt's tokens are read much faster than new ones are drawn.
     let timeout = pool.timeout(all.len() as u32 / 10);
-    pool.ask(stop, timeout, call, |facts, body| facts.api.read_scores(&scoring, body))
+    let read = |facts: &Facts, body: &[u8]| {
+        Ok(By { what: facts.api.read_scores(&scoring, body)?, engine: facts.engine.clone() })
+    };
+    pool.ask(stop, timeout, call, read)
 }
 
 /// Whether the server's log-probs of sampled tokens are those of the distribution they were drawn from, where that is not the

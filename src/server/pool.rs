@@ -4,6 +4,7 @@
 //! Three failures in a row give it up for a time that grows; then the probe is what finds out whether it is back, so no
 //! request waits for a server that only seems alive.
 
+use super::launch::{Running, State as Life};
 use super::probe::{self, Expected, Facts};
 use super::wire::{Blame, Call, Fault};
 use crate::net::http::{Answer, Http};
@@ -11,7 +12,7 @@ use crate::policy::Served;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::rng::Stream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Bad answers to one request, after which it is given up.
@@ -31,6 +32,8 @@ pub struct Pool {
     http: Http,
     pub served: Served,
     pub expected: Expected,
+    /// Where the server was started for this run: what is known of its program.
+    running: Option<Arc<Running>>,
     state: Mutex<State>,
     changed: Condvar,
     salt: String,
@@ -58,8 +61,19 @@ struct Server {
     /// Times it was given up since it last answered well.
     given_up: u32,
     until: Option<Instant>,
-    /// What went wrong last.
+    /// What went wrong first since it last answered well, and last.
+    first: String,
     last: String,
+}
+
+impl Server {
+    /// What is wrong, for people. What came first is often the cause: behind it a server only refuses connections.
+    fn trouble(&self) -> String {
+        match self.first == self.last {
+            true => self.last.clone(),
+            false => format!("{}; first: {}", self.last, self.first),
+        }
+    }
 }
 
 /// A server that may be asked now.
@@ -70,17 +84,22 @@ struct Turn {
 }
 
 impl Pool {
-    pub fn new(served: &Served, expected: Expected) -> Result<Pool> {
+    pub fn new(served: &Served, expected: Expected, running: Option<Arc<Running>>) -> Result<Pool> {
         let root = |url: &String| {
             let url = url.trim_end_matches('/');
             url.strip_suffix("/v1").unwrap_or(url).to_string()
         };
         let servers = served.endpoints.iter().map(|url| Server { root: root(url), ..Server::default() }).collect();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let http = match running {
+            Some(_) => Http::direct(served.in_flight as usize),
+            None => Http::new(served.api_key()?, served.in_flight as usize),
+        };
         Ok(Pool {
-            http: Http::new(served.api_key()?, served.in_flight as usize),
+            http,
             served: served.clone(),
             expected,
+            running,
             state: Mutex::new(State { servers, progress: Instant::now(), reached: false }),
             changed: Condvar::new(),
             salt: blake3::hash(format!("{now} {}", std::process::id()).as_bytes()).to_hex()[..16].to_string(),
@@ -105,12 +124,19 @@ impl Pool {
 
     /// Servers that are left alone now, in words; empty where all are well.
     pub fn note(&self) -> String {
+        if let Some(note) = self.running.as_ref().map(|running| running.note()).filter(|note| !note.is_empty()) {
+            return note;
+        }
         let state = self.lock();
         let out: Vec<&Server> = state.servers.iter().filter(|server| server.until.is_some()).collect();
         match out.first() {
             None => String::new(),
             Some(server) => {
-                format!("{} of {} servers out: {}", out.len(), state.servers.len(), server.last)
+                let silent = match state.progress.elapsed().as_secs() {
+                    0..10 => String::new(),
+                    seconds => format!(", no answer for {seconds} s"),
+                };
+                format!("{} of {} servers out{silent}: {}", out.len(), state.servers.len(), server.trouble())
             }
         }
     }
@@ -125,12 +151,12 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks one server after another until an answer can be read. `call` makes the request for a server, `read` takes the
     /// answer. Errors: what no server would answer better, a request all of them answer badly, no answer from anyone for
-    /// twice the timeout (and half a minute), `stop`.
+    /// as long as patience lasts (and half a minute), `stop`.
     pub fn ask<T>(
         &self,
         stop: &AtomicBool,
@@ -191,6 +217,10 @@ impl Pool {
         let mut state = self.lock();
         loop {
             check(stop)?;
+            if self.is_starting(&mut state)? {
+                state = self.wait(state);
+                continue;
+            }
             self.check_reached(&state)?;
             self.check_progress(&state, timeout)?;
             let now = Instant::now();
@@ -209,14 +239,34 @@ impl Pool {
                 server.probing = server.facts.is_none();
                 return Ok(Turn { index, root: server.root.clone(), facts: server.facts.clone() });
             }
-            state = self.changed.wait_timeout(state, LOOK).unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            state = self.wait(state);
         }
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Whether the program behind the server is being started: it has all the time it takes, and is probed as soon as it is up.
+    fn is_starting(&self, state: &mut State) -> Result<bool> {
+        let Some(running) = &self.running else { return Ok(false) };
+        match running.state() {
+            Life::Up => return Ok(false),
+            Life::Waiting(_) | Life::Starting(_) => {}
+            Life::Over(_) => return running.over().map_or(Ok(false), Err),
+        }
+        state.progress = Instant::now();
+        for server in &mut state.servers {
+            (server.facts, server.until, server.given_up) = (None, None, 0);
+        }
+        Ok(true)
     }
 
     fn release<T>(&self, turn: &Turn, outcome: &Result<T, Fault>) {
         let mut state = self.lock();
         if outcome.is_ok() {
             state.progress = Instant::now();
+            self.running.iter().for_each(|running| running.answered());
         }
         let server = &mut state.servers[turn.index];
         server.in_flight -= 1;
@@ -226,6 +276,9 @@ impl Pool {
                 (server.failures, server.given_up, server.until) = (0, 0, None);
             }
             Err(Fault::Passing { what, after, blame }) if *blame != Blame::Load || server.facts.is_none() => {
+                if server.failures == 0 && server.given_up == 0 {
+                    server.first = what.clone();
+                }
                 server.failures += 1;
                 server.last = what.clone();
                 let waiting = server.until.is_some_and(|until| Instant::now() < until);
@@ -248,7 +301,7 @@ impl Pool {
             return Ok(());
         }
         let each: Vec<String> =
-            state.servers.iter().map(|server| format!("{}: {}", server.root, server.last)).collect();
+            state.servers.iter().map(|server| format!("{}: {}", server.root, server.trouble())).collect();
         Err(Error::environment(format!("no server of `{}` answers", self.served.model))
             .at(each.join("; "))
             .hint("start them first (docs/servers.md), and check the URLs in `server`"))
@@ -257,10 +310,12 @@ impl Pool {
     fn check_progress(&self, state: &State, timeout: Duration) -> Result<()> {
         let silent = state.progress.elapsed();
         // Requests that wait for their next try are no sign of a silent server.
-        if silent < timeout.max(LONGEST_WAIT) * 2 {
+        let patience = Duration::from_secs(self.served.patience_seconds.into());
+        if silent < patience.max(timeout).max(LONGEST_WAIT * 2) {
             return Ok(());
         }
-        let last = state.servers.iter().map(|server| format!("{}: {}", server.root, server.last)).collect::<Vec<_>>();
+        let last =
+            state.servers.iter().map(|server| format!("{}: {}", server.root, server.trouble())).collect::<Vec<_>>();
         Err(Error::environment(format!("no server gave an answer for {} seconds", silent.as_secs()))
             .at(last.join("; "))
             .hint(KEPT))

@@ -1,5 +1,5 @@
 //! What is found out about a server before it is trusted: that it serves the model, that its tokens are ours, and what its
-//! log-probs mean. Nine short requests.
+//! log-probs mean. Twelve short requests.
 
 use super::pool::Pool;
 use super::wire::{Call, Draw, Fault, Scoring, lacking, parse};
@@ -10,6 +10,7 @@ use mindgap_lm::model::chat::Message;
 use mindgap_lm::model::policy::Policy;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a server must agree to.
@@ -45,6 +46,8 @@ pub struct Facts {
     pub tempered: bool,
     /// And after top_k, top_p and min_p.
     pub truncated: bool,
+    /// The program and its version, as far as it says.
+    pub engine: Arc<str>,
 }
 
 /// Tokens drawn to compare log-probs.
@@ -60,15 +63,15 @@ pub fn probe(pool: &Pool, root: &str, expected: &Expected) -> Result<Facts, Faul
     let probe = Probe { pool, root, expected, model: &pool.served.model, timeout: pool.timeout(TOKENS) };
     let (api, max_model_len) = probe.model()?;
     probe.tokens()?;
-    let probe = Drawer { probe, api };
-    let greedy = probe.draw(&Sampling { temperature: 0.0, ..probe.sampling() })?;
-    let hot = probe.draw(&Sampling { temperature: 2.0, ..probe.sampling() })?;
-    let cut = probe.draw(&Sampling { temperature: 2.0, top_k: 1, ..probe.sampling() })?;
+    let drawer = Drawer { probe, api };
+    let greedy = drawer.draw(&Sampling { temperature: 0.0, ..drawer.sampling() })?;
+    let hot = drawer.draw(&Sampling { temperature: 2.0, ..drawer.sampling() })?;
+    let cut = drawer.draw(&Sampling { temperature: 2.0, top_k: 1, ..drawer.sampling() })?;
     let drawn = [&greedy, &hot, &cut];
-    let scores = drawn.iter().map(|sample| probe.score(&sample.0)).collect::<Result<Vec<_>, _>>()?;
+    let scores = drawn.iter().map(|sample| drawer.score(&sample.0)).collect::<Result<Vec<_>, _>>()?;
     // The other way round: a cached prefix must not change a score.
     for (sample, first) in drawn.iter().zip(&scores).rev() {
-        let second = probe.score(&sample.0)?;
+        let second = drawer.score(&sample.0)?;
         if difference(first, &second) > ROUNDING {
             return Err(Fault::Lasting(contradiction(
                 "the same tokens get other log-probs when scored again",
@@ -84,7 +87,8 @@ pub fn probe(pool: &Pool, root: &str, expected: &Expected) -> Result<Facts, Faul
     let tempered = difference(&hot.1, &scores[1]) > TEMPERED;
     // The one token that is left has probability 1; without the cut it has less at this temperature, however sure the model is.
     let truncated = tempered && cut.1.iter().all(|value| *value > -1e-3);
-    Ok(Facts { api, max_model_len, tempered, truncated })
+    let engine = drawer.probe.engine(api).into();
+    Ok(Facts { api, max_model_len, tempered, truncated, engine })
 }
 
 fn contradiction(what: &str, a: &[f32], b: &[f32]) -> Error {
@@ -140,6 +144,19 @@ impl Probe<'_> {
         Ok((api, model.max_model_len))
     }
 
+    /// What people call the program: `vllm 0.10.2`. Only its name where it tells no version.
+    fn engine(&self, api: Api) -> String {
+        #[derive(Deserialize)]
+        struct Said {
+            version: String,
+        }
+        let said = self.pool.get(self.root, api.version_path(), self.timeout).and_then(|body| parse::<Said>(&body));
+        match said {
+            Ok(Said { version }) => format!("{} {version}", api.name()),
+            Err(_) => api.name().to_string(),
+        }
+    }
+
     fn tokens(&self) -> Result<(), Fault> {
         #[derive(Deserialize)]
         struct Tokenized {
@@ -182,7 +199,8 @@ impl Drawer<'_> {
     fn draw(&self, sampling: &Sampling) -> Result<(Vec<u32>, Vec<f32>), Fault> {
         let prompt_ids = &self.probe.expected.token_ids;
         let vocab_size = self.probe.expected.vocab_size;
-        let draw = Draw { prompt_ids, sampling, max_tokens: TOKENS, seed: 1, vocab_size };
+        let seed = self.probe.pool.served.seed.then_some(1);
+        let draw = Draw { prompt_ids, sampling, max_tokens: TOKENS, seed, vocab_size };
         let answer =
             self.probe.pool.post(self.probe.root, &self.api.draw(self.probe.model, &draw), self.probe.timeout)?;
         let completion = self.api.read_completion(&draw, &answer)?;

@@ -32,19 +32,21 @@ struct Token(Option<f32>, u32, #[allow(dead_code, reason = "read to know the sha
 
 pub fn draw(draw: &Draw) -> Call {
     let sampling = draw.sampling;
-    let params = json!({
+    let mut params = json!({
         "max_new_tokens": draw.max_tokens,
         "min_new_tokens": 0,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": if sampling.top_k == 0 { -1 } else { i64::from(sampling.top_k) },
         "min_p": sampling.min_p,
-        "sampling_seed": draw.seed,
         "stop": sampling.stop,
         "stop_token_ids": sampling.eos,
         // With it `stop_token_ids` would be ignored too.
         "ignore_eos": false,
     });
+    if let Some(seed) = draw.seed {
+        params["sampling_seed"] = seed.into();
+    }
     call(draw.prompt_ids, params, -1)
 }
 

@@ -50,7 +50,7 @@ fn fault<T: std::fmt::Debug>(outcome: Result<T, Fault>) -> (bool, String) {
 #[test]
 fn completions_are_read() {
     let sampling = sampling(&[]);
-    let draw = Draw { prompt_ids: &[11, 12], sampling: &sampling, max_tokens: 2, seed: 1, vocab_size: VOCAB };
+    let draw = Draw { prompt_ids: &[11, 12], sampling: &sampling, max_tokens: 2, seed: Some(1), vocab_size: VOCAB };
     for (api, body) in [(Api::Vllm, vllm(&vllm_choice())), (Api::Sglang, sglang(&sglang_meta()))] {
         let completion = api.read_completion(&draw, &body).unwrap();
         assert_eq!(completion.token_ids, [220, EOS]);
@@ -63,13 +63,13 @@ fn completions_are_read() {
 fn ends_are_told_apart() {
     let (plain, strings) = (sampling(&[]), sampling(&["\n\n"]));
     let vllm = |sampling: &Sampling, finish: &str, stop: Value, last: u32| {
-        let draw = Draw { prompt_ids: &[11, 12], sampling, max_tokens: 2, seed: 1, vocab_size: VOCAB };
+        let draw = Draw { prompt_ids: &[11, 12], sampling, max_tokens: 2, seed: Some(1), vocab_size: VOCAB };
         let mut choice = vllm_choice();
         (choice["finish_reason"], choice["stop_reason"], choice["token_ids"][1]) = (finish.into(), stop, last.into());
         Api::Vllm.read_completion(&draw, &vllm(&choice)).map(|completion| completion.stop_reason)
     };
     let sglang = |sampling: &Sampling, finish: Value, last: u32| {
-        let draw = Draw { prompt_ids: &[11, 12], sampling, max_tokens: 2, seed: 1, vocab_size: VOCAB };
+        let draw = Draw { prompt_ids: &[11, 12], sampling, max_tokens: 2, seed: Some(1), vocab_size: VOCAB };
         let mut meta = sglang_meta();
         (meta["finish_reason"], meta["output_token_logprobs"][1][1]) = (finish, last.into());
         Api::Sglang.read_completion(&draw, &sglang(&meta)).map(|completion| completion.stop_reason)
@@ -94,7 +94,7 @@ fn ends_are_told_apart() {
 #[test]
 fn answers_to_something_else_are_refused() {
     let sampling = sampling(&[]);
-    let draw = Draw { prompt_ids: &[11, 12], sampling: &sampling, max_tokens: 2, seed: 1, vocab_size: VOCAB };
+    let draw = Draw { prompt_ids: &[11, 12], sampling: &sampling, max_tokens: 2, seed: Some(1), vocab_size: VOCAB };
     let changed = |name: &str, value: Value| {
         let mut choice = vllm_choice();
         choice[name] = value;
@@ -115,7 +115,7 @@ fn answers_to_something_else_are_refused() {
 #[test]
 fn tokens_outside_the_vocabulary_are_refused() {
     let sampling = sampling(&[]);
-    let draw = Draw { prompt_ids: &[11, 12], sampling: &sampling, max_tokens: 2, seed: 1, vocab_size: VOCAB };
+    let draw = Draw { prompt_ids: &[11, 12], sampling: &sampling, max_tokens: 2, seed: Some(1), vocab_size: VOCAB };
     let (mut choice, mut meta) = (vllm_choice(), sglang_meta());
     for token in [VOCAB as u32 - 1, VOCAB as u32, u32::MAX] {
         choice["token_ids"][0] = token.into();
@@ -158,8 +158,13 @@ fn scores_are_of_the_tokens_sent() {
 
 #[test]
 fn what_cannot_be_told_is_an_error() {
-    let facts =
-        |tempered: bool, truncated: bool| Facts { api: Api::Vllm, max_model_len: Some(10), tempered, truncated };
+    let facts = |tempered: bool, truncated: bool| Facts {
+        api: Api::Vllm,
+        max_model_len: Some(10),
+        tempered,
+        truncated,
+        engine: "vllm".into(),
+    };
     let warm = Sampling { temperature: 0.7, ..sampling(&[]) };
     let cut = Sampling { top_p: 0.9, ..sampling(&[]) };
     assert!(check_meaning(&facts(false, false), &warm, true).is_err());

@@ -66,7 +66,9 @@ pub fn draw(model: &str, draw: &Draw) -> Call {
     body["top_p"] = sampling.top_p.into();
     body["top_k"] = if sampling.top_k == 0 { Value::from(-1) } else { sampling.top_k.into() };
     body["min_p"] = sampling.min_p.into();
-    body["seed"] = draw.seed.into();
+    if let Some(seed) = draw.seed {
+        body["seed"] = seed.into();
+    }
     body["stop"] = json!(sampling.stop);
     body["stop_token_ids"] = json!(sampling.eos);
     // The sampled token's alone.

@@ -15,7 +15,8 @@ pub struct Draw<'a> {
     pub prompt_ids: &'a [u32],
     pub sampling: &'a Sampling,
     pub max_tokens: u32,
-    pub seed: u32,
+    /// None where the server is to choose.
+    pub seed: Option<u32>,
     /// Tokens the policy has: no other can be kept.
     pub vocab_size: usize,
 }
@@ -94,6 +95,14 @@ pub enum Ending {
 }
 
 impl Api {
+    /// Where the program says which version it is.
+    pub fn version_path(self) -> &'static str {
+        match self {
+            Api::Vllm => "/version",
+            Api::Sglang => "/get_server_info",
+        }
+    }
+
     pub fn draw(self, model: &str, draw: &Draw) -> Call {
         match self {
             Api::Vllm => vllm::draw(model, draw),

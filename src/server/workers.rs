@@ -13,7 +13,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Does `count` numbered pieces of work on as many threads as the servers take requests. What is done is handed to `take`, by
 /// this thread, all that is there at a time. The first error ends the work; so does `cancel`. What was under way then has a
-/// moment to end and is taken too. Threads still waiting for an answer after that are left to themselves: nobody listens to
+/// moment to end and is taken too. Where nothing comes for a while, `idle` may say so. Threads still waiting for an answer after that are left to themselves: nobody listens to
 /// them any more.
 pub fn each<T: Send + 'static>(
     pool: &Arc<Pool>,
@@ -21,6 +21,7 @@ pub fn each<T: Send + 'static>(
     cancel: &AtomicBool,
     work: impl Fn(&AtomicBool, usize) -> Result<T> + Send + Sync + 'static,
     mut take: impl FnMut(Vec<(usize, T)>) -> Result<()>,
+    idle: impl Fn(),
 ) -> Result<()> {
     pool.begin();
     let shared = Arc::new((AtomicBool::new(false), AtomicUsize::new(0), work));
@@ -52,7 +53,10 @@ pub fn each<T: Send + 'static>(
         }
         let first = match receiver.recv_timeout(LOOK) {
             Ok(first) => first,
-            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Timeout) => {
+                idle();
+                continue;
+            }
             Err(RecvTimeoutError::Disconnected) => break,
         };
         let mut finished = Vec::new();

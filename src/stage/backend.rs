@@ -1,8 +1,7 @@
 //! A policy at work: run by the engine of this process, or by servers.
 
 use super::{Context, Tick};
-use crate::policy::PolicyHandle;
-use crate::policy::load_policy;
+use crate::policy::{PolicyHandle, Runs, load_policy, load_speaker};
 use crate::server::{self, Servers, Watch};
 use mindgap_base::error::Result;
 use mindgap_base::rng::Stream;
@@ -33,6 +32,22 @@ pub struct Loaded {
     positions: usize,
 }
 
+/// What was made, and the server program that made it; none where this process did.
+pub struct By<T> {
+    pub what: T,
+    pub engine: Option<String>,
+}
+
+impl<T> By<T> {
+    fn here(what: T) -> By<T> {
+        By { what, engine: None }
+    }
+
+    fn server<S>(made: server::By<S>, as_here: impl FnOnce(S) -> T) -> By<T> {
+        By { what: as_here(made.what), engine: Some(made.engine.to_string()) }
+    }
+}
+
 enum Backend {
     Engine(Box<Runner>),
     Servers(Servers),
@@ -40,12 +55,24 @@ enum Backend {
 
 impl Loaded {
     fn new(handle: &PolicyHandle, context: &Context) -> Result<Loaded> {
-        let policy = load_policy(handle)?;
-        let (backend, limit) = match handle.served() {
-            None => {
-                (policy.runner_on(context.device, handle.held()).map(|runner| Backend::Engine(Box::new(runner))), None)
+        let (policy, backend, limit) = match handle.runs() {
+            Runs::Here => {
+                // What a server holds of the machine is wanted now.
+                context.launcher.end();
+                let policy = load_policy(handle)?;
+                let runner = policy.runner_on(context.device, handle.held());
+                (policy, runner.map(|runner| Backend::Engine(Box::new(runner))), None)
             }
-            Some(served) => (Servers::new(served, &policy).map(Backend::Servers), served.max_model_len),
+            Runs::Served(served) => {
+                let policy = load_policy(handle)?;
+                let servers = Servers::new(served, &policy);
+                (policy, servers.map(Backend::Servers), served.max_model_len)
+            }
+            Runs::Launched(launched) => {
+                let policy = load_speaker(handle)?;
+                let servers = context.launcher.serve(handle, launched).and_then(|it| Servers::of(&it, &policy));
+                (policy, servers.map(Backend::Servers), launched.max_model_len)
+            }
         };
         let backend = backend.map_err(|e| e.at(format!("policy `{}`", handle.name)))?;
         let positions = policy.config().max_positions;
@@ -71,7 +98,7 @@ impl Loaded {
         context: &Context,
         requests: Vec<Request>,
         sampling: &Sampling,
-        mut take: impl FnMut(Vec<((usize, usize), Sample)>) -> Result<()>,
+        mut take: impl FnMut(Vec<((usize, usize), By<Sample>)>) -> Result<()>,
     ) -> Result<()> {
         let longest = sampling.max_new_tokens;
         match &self.backend {
@@ -79,7 +106,8 @@ impl Loaded {
                 let on_progress = |progress: Progress| (context.tick)(drawn(progress, longest, &guesses(progress)));
                 let (tokenizer, limits) = (Some(self.policy.tokenizer()), context.limits()?);
                 engine::generate_each(runner, tokenizer, &requests, sampling, &limits, &on_progress, |finished| {
-                    take(finished.into_iter().map(|(request, index, sample)| ((request, index), sample)).collect())
+                    let place = |(request, index, sample)| ((request, index), By::here(sample));
+                    take(finished.into_iter().map(place).collect())
                 })
             }
             Backend::Servers(servers) => {
@@ -97,7 +125,8 @@ impl Loaded {
                 let on_progress = |progress: Progress, note: &str| (context.tick)(drawn(progress, longest, note));
                 let watch = Watch { cancel: context.cancel, on_progress: &on_progress };
                 servers.generate(singles.collect(), sampling, &watch, |samples| {
-                    take(samples.into_iter().map(|(index, sample)| (places[index], sample)).collect())
+                    let place = |(index, sample)| (places[index], By::server(sample, |sample| sample));
+                    take(samples.into_iter().map(place).collect())
                 })
             }
         }
@@ -109,20 +138,28 @@ impl Loaded {
         &self,
         context: &Context,
         requests: Vec<ScoreRequest>,
-        mut take: impl FnMut(Vec<(usize, TokenScores)>) -> Result<()>,
+        mut take: impl FnMut(Vec<(usize, By<TokenScores>)>) -> Result<()>,
     ) -> Result<()> {
         let expected = requests.iter().map(|request| request.token_ids.len() as u64).sum();
         match &self.backend {
             Backend::Engine(runner) => {
                 let on_progress = |progress: Progress| (context.tick)(tick(progress, expected, ""));
-                engine::score_each(runner, &requests, &context.limits()?, &on_progress, take)
+                engine::score_each(runner, &requests, &context.limits()?, &on_progress, |scores| {
+                    take(scores.into_iter().map(|(index, scores)| (index, By::here(scores))).collect())
+                })
             }
             Backend::Servers(servers) => {
                 let on_progress = |progress: Progress, note: &str| (context.tick)(tick(progress, expected, note));
                 let watch = Watch { cancel: context.cancel, on_progress: &on_progress };
-                let without_entropy =
-                    |(index, logprob_policy)| (index, TokenScores { logprob_policy, entropy: Vec::new() });
-                servers.score(requests, &watch, |scores| take(scores.into_iter().map(without_entropy).collect()))
+                let without_entropy = |logprob_policy| TokenScores { logprob_policy, entropy: Vec::new() };
+                servers.score(requests, &watch, |scores| {
+                    take(
+                        scores
+                            .into_iter()
+                            .map(|(index, scores)| (index, By::server(scores, without_entropy)))
+                            .collect(),
+                    )
+                })
             }
         }
     }

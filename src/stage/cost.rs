@@ -1,6 +1,6 @@
 //! What work costs, told before it is done: tokens and memory. How long tokens take is the machine's business.
 
-use crate::policy::{PolicyHandle, policy_config};
+use crate::policy::{PolicyHandle, Runs, policy_config};
 use mindgap_base::error::Result;
 use mindgap_store::PartRef;
 
@@ -15,11 +15,19 @@ pub struct Cost {
     /// As many tokens as it may become, where how much is drawn depends on what is drawn.
     pub at_most: Option<u64>,
     pub parameters: u64,
+    /// The program that does it, where this one does not: its speed is its own.
+    pub by: Option<&'static str>,
 }
 
 impl Cost {
     pub fn new(policy: &PolicyHandle, tokens: u64, is_upper_bound: bool) -> Result<Cost> {
-        Ok(Cost { tokens, is_upper_bound, at_most: None, parameters: policy_config(policy)?.parameter_count() as u64 })
+        let by = match policy.runs() {
+            Runs::Here => None,
+            Runs::Served(_) => Some("servers"),
+            Runs::Launched(launched) => Some(launched.engine.name()),
+        };
+        let parameters = policy_config(policy)?.parameter_count() as u64;
+        Ok(Cost { tokens, is_upper_bound, at_most: None, parameters, by })
     }
 }
 
@@ -38,6 +46,8 @@ pub enum Holds {
     Weights,
     /// All that training needs.
     Training { bytes_per_parameter: u64 },
+    /// Nothing: another program holds it.
+    Nothing,
 }
 
 impl Footprint<'_> {

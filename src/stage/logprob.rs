@@ -1,7 +1,7 @@
 //! logprob: rewrites or rollouts + policy -> logprobs.  Teacher-forced, per token: targets given the plain training prompt, samples
 //! given the prompt they were drawn with.
 
-use super::backend::Lazy;
+use super::backend::{By, Lazy};
 use super::cost::{Cost, Footprint, tokens};
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::{PolicyHandle, left_out};
@@ -193,7 +193,8 @@ impl Stage for LogprobStage {
     }
 }
 
-fn row(text: &Text, scores: TokenScores) -> Logprob {
+fn row(text: &Text, scored: By<TokenScores>) -> Logprob {
+    let By { what: scores, engine } = scored;
     let count = scores.logprob_policy.len();
     let behavior = text.logprob_behavior.as_ref().map(|values| values[..count.min(values.len())].to_vec());
     Logprob {
@@ -205,5 +206,6 @@ fn row(text: &Text, scores: TokenScores) -> Logprob {
         logprob_policy: scores.logprob_policy,
         logprob_behavior: behavior,
         entropy: scores.entropy,
+        engine,
     }
 }

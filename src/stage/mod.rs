@@ -24,6 +24,7 @@ pub use cost::{Cost, Footprint, Holds};
 pub use spec::{Inputs, KINDS, Params, Reference, StageParams, Wants};
 pub use train::policy_files;
 
+use crate::server::Launcher;
 use candle_core::Device;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
@@ -115,6 +116,8 @@ pub struct Context<'a> {
     pub threads: usize,
     /// Where policies run. No recipe knows it: what was computed is the record, on whatever device.
     pub device: &'a Device,
+    /// Starts the servers of policies that are run by one.
+    pub launcher: &'a Launcher,
     /// Stage name and fingerprint for the footers.
     pub footer: Footer<'a>,
     /// Keeps rows of this part before it is finished, and has those an interrupted run kept.

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::fs;
 pub use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::SystemTime;
@@ -64,6 +64,17 @@ pub fn address_of(file: &File, path: &Path) -> Result<Address> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(file).map_err(|e| error("read file", path, e))?;
     Ok(hasher.finalize().into())
+}
+
+/// At most this many bytes of a file's end.
+pub fn read_end(path: &Path, bytes: u64) -> Result<Vec<u8>> {
+    let mut file = open(path)?;
+    let failed = |e| error("read file", path, e);
+    let from = size(path)?.saturating_sub(bytes);
+    file.seek(SeekFrom::Start(from)).map_err(failed)?;
+    let mut end = Vec::new();
+    file.take(bytes).read_to_end(&mut end).map_err(failed)?;
+    Ok(end)
 }
 
 /// Maps a file read only. Objects of the store are never changed in place. A checkpoint of the user's own may be: bytes
@@ -368,6 +379,11 @@ impl Appender {
         let file =
             announce(Change::Create(path)).and_then(|()| File::options().create_new(true).append(true).open(path))?;
         Ok(Appender { file, path: path.to_path_buf() })
+    }
+
+    /// The file itself, for a program that writes into it.
+    pub fn into_file(self) -> File {
+        self.file
     }
 
     /// Writes bytes; they are not durable yet.

@@ -207,6 +207,14 @@ impl Store {
                 found.push(path);
             }
         }
+        let work = self.root.join("work");
+        for name in fs::list(&work)? {
+            let path = work.join(&name);
+            let age = SystemTime::now().duration_since(fs::modified(&path)?).unwrap_or_default();
+            if age >= rules.keep && !fs::is_locked(&self.lease_path(&name))? {
+                found.push(path);
+            }
+        }
         for name in fs::list(&locks)?.into_iter().filter(|name| name != GATE) {
             let path = locks.join(name);
             if !fs::is_locked(&path)? {

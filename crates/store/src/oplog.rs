@@ -4,7 +4,7 @@ use super::{Store, fs};
 use mindgap_base::error::Result;
 use serde_json::Value;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An open run log.
@@ -18,6 +18,11 @@ impl Oplog {
     pub fn append(&mut self, event: &Value) -> Result<()> {
         let line = format!("{event}\n");
         self.file.append(line.as_bytes()).map_err(|e| fs::error("append to run log", &self.path, e))
+    }
+
+    /// Where it is. Logs of other programs that a run starts lie beside it.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Seconds since 1970, for events. Never part of a fingerprint.
@@ -46,7 +51,7 @@ impl Store {
     pub fn logs(&self) -> Result<Vec<Vec<Value>>> {
         let folder = self.root.join("runs");
         let mut runs = Vec::new();
-        for name in fs::list(&folder)? {
+        for name in fs::list(&folder)?.into_iter().filter(|name| name.ends_with(".jsonl")) {
             let bytes = fs::read(&folder.join(name))?;
             let text = String::from_utf8_lossy(&bytes);
             runs.push(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect());

@@ -3,12 +3,31 @@
 use super::{Manifest, Store, fs};
 use mindgap_base::address::Address;
 use mindgap_base::error::Result;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 impl Store {
     /// Where people find a stage's table (`*.parquet`) or policy.
     pub fn view_path(&self, pipeline: &str, stage: &str) -> PathBuf {
         self.root.join("tables").join(pipeline).join(stage)
+    }
+
+    /// A folder for what other programs work on, by a name of its own. It stays until a collection finds it old and unused.
+    pub fn work_path(&self, name: &str) -> PathBuf {
+        self.root.join("work").join(name)
+    }
+
+    /// A folder with these files, for programs that want one: links to the objects.
+    pub fn lay_out(&self, name: &str, files: &BTreeMap<String, Address>) -> Result<PathBuf> {
+        let folder = self.work_path(name);
+        let object = |address: &Address| {
+            let object = self.object_path(address);
+            Path::new("../..").join(object.strip_prefix(&self.root).expect("objects are inside the store"))
+        };
+        let links: Vec<(PathBuf, PathBuf)> =
+            files.iter().map(|(file, address)| (file.into(), object(address))).collect();
+        fs::publish_folder(&folder, &links)?;
+        Ok(folder)
     }
 
     /// Links the stage's view to `manifest`: the main table's parts and the files at the top, other tables in folders.

@@ -3,7 +3,7 @@
 use super::bench::Known;
 use crate::judge::model::{Options, Reading, WORDS, verdict};
 use crate::policy::{PolicyHandle, left_out};
-use crate::stage::backend::{Lazy, Loaded};
+use crate::stage::backend::{By, Lazy, Loaded};
 use crate::stage::rollout::stop_reason;
 use crate::stage::spec::Inputs;
 use crate::stage::template::Template;
@@ -63,6 +63,7 @@ impl Question<'_> {
             logprob_yes: None,
             logprob_no: None,
             judge_version: judge.to_string(),
+            engine: None,
         }
     }
 }
@@ -175,6 +176,7 @@ impl ModelJudge {
         loaded.generate(context, questions.iter().map(request).collect(), &sampling, |samples| {
             let first = rows.len();
             for ((index, _), drawn) in samples {
+                let By { what: drawn, engine } = drawn;
                 let is_ended = drawn.stop_reason == engine::StopReason::Eos;
                 let inside = &drawn.token_ids[..drawn.token_ids.len() - usize::from(is_ended)];
                 rows.push(JudgementRow {
@@ -182,6 +184,7 @@ impl ModelJudge {
                     token_ids: drawn.token_ids,
                     logprob_policy: drawn.logprob_policy,
                     stop_reason: Some(stop_reason(drawn.stop_reason)),
+                    engine,
                     ..questions[index].row(judge)
                 });
             }
@@ -205,10 +208,10 @@ fn score(context: &Context, loaded: &Loaded, judge: &str, questions: &[Question]
         let first = rows.len();
         for (index, scores) in scores {
             let (question, word) = (index / WORDS.len(), index % WORDS.len());
-            halves[question][word] = Some(scores.logprob_policy.iter().sum());
+            halves[question][word] = Some(scores.what.logprob_policy.iter().sum());
             if let [Some(yes), Some(no)] = halves[question] {
                 let row = questions[question].row(judge);
-                rows.push(JudgementRow { logprob_yes: Some(yes), logprob_no: Some(no), ..row });
+                rows.push(JudgementRow { logprob_yes: Some(yes), logprob_no: Some(no), engine: scores.engine, ..row });
             }
         }
         match rows.len() > first {
@@ -255,6 +258,7 @@ mod tests {
             logprob_yes: words.map(|(yes, _)| yes),
             logprob_no: words.map(|(_, no)| no),
             judge_version: "model-v1".to_string(),
+            engine: None,
         }
     }
 

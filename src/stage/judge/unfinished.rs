@@ -76,6 +76,7 @@ mod tests {
             special_count: 0,
             seed: 0,
             prefill: None,
+            engine: None,
         };
         let judgement = Judge::of("math", []).unwrap().judge("12", text);
         let judgement = Unfinished { asks_for_box }.judged(&rollout, judgement);

@@ -138,6 +138,7 @@ mod tests {
             special_count: 0,
             seed: 0,
             prefill: None,
+            engine: None,
         }
     }
 

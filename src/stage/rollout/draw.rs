@@ -2,7 +2,7 @@
 
 use super::{Known, RolloutStage, Task, stop_reason};
 use crate::stage::Context;
-use crate::stage::backend::Loaded;
+use crate::stage::backend::{By, Loaded};
 use mindgap_base::error::Result;
 use mindgap_base::rng::Stream;
 use mindgap_lm::engine::{self, Request, Sample};
@@ -70,7 +70,8 @@ impl RolloutStage {
         Ok(rows)
     }
 
-    fn row(&self, loaded: &Loaded, task: &Task, index: u32, prompt_ids: &[u32], sample: Sample) -> Result<Rollout> {
+    fn row(&self, loaded: &Loaded, task: &Task, index: u32, prompt_ids: &[u32], drawn: By<Sample>) -> Result<Rollout> {
+        let By { what: sample, engine } = drawn;
         let tokenizer = loaded.policy.tokenizer();
         let ended = sample.stop_reason == engine::StopReason::Eos;
         let inside = &sample.token_ids[..sample.token_ids.len() - usize::from(ended)];
@@ -87,6 +88,7 @@ impl RolloutStage {
             stop_reason: stop_reason(sample.stop_reason),
             seed: self.params.seed,
             prefill: task.prefill(),
+            engine,
         })
     }
 
@@ -105,6 +107,7 @@ impl RolloutStage {
             special_count: 0,
             seed: self.params.seed,
             prefill: task.prefill(),
+            engine: None,
         }
     }
 }

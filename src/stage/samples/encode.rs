@@ -92,6 +92,7 @@ impl Encoded {
             special_count: self.special_count,
             seed: 0,
             prefill: None,
+            engine: None,
         }
     }
 }

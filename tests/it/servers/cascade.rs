@@ -67,7 +67,13 @@ fn the_cascade_keeps_what_was_served() {
         assert_eq!(by_stage(&first, "fingerprint"), by_stage(&again, "fingerprint"));
         assert!(by_stage(&again, "computed_parts").iter().all(|(_, parts)| parts == 0));
         assert!(other.seen().is_empty());
-        addresses.push(by_stage(&first, "address"));
+        // Rollouts and scores say which program made them.
+        let mut made = by_stage(&first, "address");
+        made.retain(|(stage, _)| !stage.starts_with("logprobs") && stage != "rollouts" && stage != "guided");
+        addresses.push(made);
+        let rollouts: Vec<Rollout> = rows(&store, "rollouts");
+        let engine = if program == Program::Vllm { "vllm 0.99.0" } else { "sglang 0.9.9" };
+        assert!(rollouts.iter().all(|row| row.engine.as_deref() == Some(engine)));
 
         let labelled = policy(&urls, ", revision = \"step 300\"");
         let relabelled = done(run(&store, &cascade(folder.path(), "labelled.toml", &labelled), &["rollouts"]));

@@ -120,14 +120,24 @@ fn policy(folder: &str) -> Policy {
     Policy::from_files(files).unwrap()
 }
 
+/// What is served: the embedded policy, or as a program whatever folder it is told.
+fn folder() -> String {
+    std::env::var("FAKE_FOLDER").unwrap_or_else(|_| "data/base-policy".to_string())
+}
+
 fn runner() -> &'static Runner {
     static RUNNER: OnceLock<Runner> = OnceLock::new();
-    RUNNER.get_or_init(|| policy("data/base-policy").runner().unwrap())
+    RUNNER.get_or_init(|| policy(&folder()).runner().unwrap())
 }
 
 impl Fake {
     pub fn start(manner: Manner) -> Fake {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Fake::at(0, manner)
+    }
+
+    /// At a port; at a free one where it is 0.
+    pub fn at(port: u16, manner: Manner) -> Fake {
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let tokenizer = policy(manner.tokenizer);
         let shared = Arc::new(Shared { manner, tokenizer, seen: Mutex::default(), served: Mutex::default() });
@@ -213,6 +223,9 @@ impl Shared {
         }
         let (mut value, served) = match seen.path.as_str() {
             "/v1/models" => (self.models(), None),
+            "/health" => (Value::Null, None),
+            "/version" if self.manner.program == Program::Vllm => (json!({"version": "0.99.0"}), None),
+            "/get_server_info" if self.manner.program == Program::Sglang => (json!({"version": "0.9.9"}), None),
             "/tokenize" => {
                 let text = seen.body["prompt"].as_str().unwrap();
                 assert_eq!(seen.body["add_special_tokens"], false);
@@ -375,7 +388,7 @@ fn draw(prompt_ids: &[u32], params: &Value, max_tokens: &str, seed: &str) -> Ser
     let seed = number(seed) as u64;
     let request = Request::new(prompt_ids, vec![Stream::at(seed, &[b"served"])]);
     static TOKENIZER: OnceLock<Policy> = OnceLock::new();
-    let tokenizer = TOKENIZER.get_or_init(|| policy("data/base-policy")).tokenizer();
+    let tokenizer = TOKENIZER.get_or_init(|| policy(&folder())).tokenizer();
     let samples = engine::generate(runner(), Some(tokenizer), &[request], &sampling, &limits(), &|_| ()).unwrap();
     let sample = samples.into_iter().flatten().next().unwrap();
     Served { prompt_ids: prompt_ids.to_vec(), sample }

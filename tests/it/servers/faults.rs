@@ -1,7 +1,7 @@
 //! Servers that fail, lie and hang.
 
 use super::fake::{Fake, Fault, Manner, Misbehave, Program, Seen, closed, direct};
-use super::{cascade, done, expected, journals, policy, refused, rollouts_of, run};
+use super::{cascade, done, expected, expected_of, journals, policy, refused, rollouts_of, run};
 use mindgap_store::Store;
 
 const HTML: &str = "<html><body>Bad Gateway</body></html>";
@@ -10,7 +10,6 @@ const HTML: &str = "<html><body>Bad Gateway</body></html>";
 #[test]
 fn passing_faults_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let expected = expected(folder.path());
     for program in [Program::Vllm, Program::Sglang] {
         let misbehave = |seen: &Seen| match seen.number {
             _ if !seen.draws() => None,
@@ -29,7 +28,7 @@ fn passing_faults_change_nothing() {
         let spec = policy(&[fake.url()], ", in_flight = 4, timeout_seconds = 10");
         let file = cascade(folder.path(), "faults.toml", &spec);
         let found = done(run(&folder.path().join(format!("{program:?}")), &file, &["rollouts"]));
-        assert_eq!(rollouts_of(&found), expected, "{program:?}");
+        assert_eq!(rollouts_of(&found), expected_of(program, folder.path()), "{program:?}");
         let asked = fake.seen().iter().filter(|seen| seen.draws()).count();
         assert_eq!(asked, 24 + 11, "each fault costs one request");
     }
@@ -125,7 +124,11 @@ fn hopeless_requests_and_servers_are_given_up() {
     let silent = |seen: &Seen| seen.draws().then_some(Fault::Silence);
     let cases: [(Box<Misbehave>, &str, &[&str]); 2] = [
         (Box::new(poison), "", &["a request failed 6 times", "CUDA error", "what is finished is kept"]),
-        (Box::new(silent), ", timeout_seconds = 1", &["no server gave an answer for", "what is finished is kept"]),
+        (
+            Box::new(silent),
+            ", timeout_seconds = 1, patience_seconds = 1",
+            &["no server gave an answer for", "what is finished is kept"],
+        ),
     ];
     for (index, (misbehave, more, says)) in cases.into_iter().enumerate() {
         let fake = Fake::start(Manner { misbehave, ..Manner::good(Program::Vllm) });

@@ -5,6 +5,7 @@ mod cascade;
 mod fake;
 mod faults;
 mod kept;
+mod launched;
 
 use crate::support::{by_stage, json, pipeline};
 use fake::{Fake, Manner, Program, Served, direct};
@@ -139,9 +140,13 @@ fn rollouts_of(done: &Value) -> Value {
 
 /// What one good server gives.
 fn expected(folder: &Path) -> Value {
-    let fake = Fake::start(Manner::good(Program::Vllm));
+    expected_of(Program::Vllm, folder)
+}
+
+fn expected_of(program: Program, folder: &Path) -> Value {
+    let fake = Fake::start(Manner::good(program));
     let file = cascade(folder, "expected.toml", &policy(&[fake.url()], ""));
-    rollouts_of(&done(run(&folder.join("expected"), &file, &["rollouts"])))
+    rollouts_of(&done(run(&folder.join(format!("expected-{program:?}")), &file, &["rollouts"])))
 }
 
 fn journals(store: &Path) -> Vec<PathBuf> {

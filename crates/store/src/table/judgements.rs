@@ -28,7 +28,10 @@ row! {
         logprob_no: Option<f32>,
         /// The judge and its version
         judge_version: String,
+        /// The server program that the policy ran on, and its version as far as it says; null where it ran in this process
+        engine: Option<String>,
     }
+    optional [engine]
     check(self) {
         match self.token_ids.len() == self.logprob_policy.len() {
             true => Ok(()),

@@ -23,7 +23,10 @@ row! {
         logprob_behavior: Option<Vec<f32>>,
         /// Entropy of the next-token distribution at each target token, nats; empty where servers scored, which do not tell it
         entropy: Vec<f32>,
+        /// The server program that scored it, and its version as far as it says; null of targets scored in this process
+        engine: Option<String>,
     }
+    optional [engine]
     check(self) {
         let n = self.token_ids.len();
         let behavior = self.logprob_behavior.as_ref().map_or(n, Vec::len);

@@ -59,8 +59,10 @@ row! {
         seed: u64,
         /// What the assistant's turn began with in the prompt, in front of the completion
         prefill: Option<String>,
+        /// The server program that drew it, and its version as far as it says; null of samples drawn in this process
+        engine: Option<String>,
     }
-    optional [prefill]
+    optional [prefill, engine]
     seldom_null [logprob_behavior, logprob_policy]
     check(self) {
         let n = self.token_ids.len();

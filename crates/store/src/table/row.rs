@@ -290,6 +290,7 @@ mod tests {
             special_count: 0,
             seed: 7,
             prefill: None,
+            engine: None,
         };
         let older = |row: &Rollout| before::Rollout {
             problem_id: row.problem_id.clone(),
