@@ -2,11 +2,13 @@
 //! in a checkpoint; the batch plan is fixed before the first step.
 
 mod data;
+mod external;
 mod mix;
 mod params;
 mod run;
 mod weights;
 
+pub use external::{External, TrainedBy};
 pub use mix::{DataOf, Portion};
 pub use params::{Dtype, Keep, Normalise, Params, Publish, RowWeights};
 
@@ -109,6 +111,9 @@ impl Stage for TrainStage {
         if p.normalise != Normalise::default() {
             recipe = recipe.with("normalise", p.normalise);
         }
+        if let Some(trainer) = p.trainer.other() {
+            recipe = recipe.with("trainer", trainer.named_in_recipe());
+        }
         if p.dtype != Dtype::default() {
             recipe = recipe.with("dtype", (p.dtype, p.has_master_weights()));
         }
@@ -124,7 +129,7 @@ impl Stage for TrainStage {
     }
 
     fn parts(&self) -> Result<Vec<Part>> {
-        let size = self.params.checkpoint_steps as usize;
+        let size = self.part_steps();
         let part = |(index, steps): (usize, &[PlannedStep])| {
             let (first, last) = (index * size, index * size + steps.len() - 1);
             let span = Span { first: first.to_string(), last: last.to_string(), samples: None };
@@ -146,20 +151,24 @@ impl Stage for TrainStage {
     fn cost(&self, missing: &[&Part], _rows: u64, _earlier: &[PartRecord]) -> Result<Option<Cost>> {
         let (Some(tokens), rows) = (self.data.tokens()?, self.data.row_count()?) else { return Ok(None) };
         let steps = missing.iter().flat_map(|part| {
-            let first = part.index * self.params.checkpoint_steps as usize;
+            let first = part.index * self.part_steps();
             &self.steps[first..first + part.rows as usize]
         });
         let trained: u64 = steps.map(|step| step.rows.len() as u64).sum();
-        Cost::new(&self.policy, tokens * trained / rows.max(1) as u64, false).map(Some)
+        let cost = Cost::new(&self.policy, tokens * trained / rows.max(1) as u64, false)?;
+        Ok(Some(Cost { by: self.params.trainer.other().map(External::name), ..cost }))
     }
 
     fn superseded(&self, part: &Part) -> Option<&'static str> {
-        let more = part.index + 1 < self.steps_taken().div_ceil(self.params.checkpoint_steps as usize);
+        let more = part.index + 1 < self.steps_taken().div_ceil(self.part_steps());
         (self.params.keep_checkpoints == Keep::Last && more).then_some(STATE_FILE)
     }
 
     fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<()> {
-        let first = part.index * self.params.checkpoint_steps as usize;
+        if let Some(trainer) = self.params.trainer.other() {
+            return self.run_elsewhere(trainer, context);
+        }
+        let first = part.index * self.part_steps();
         let end = first + part.rows as usize;
         let mut run = self.run_before(first, context, earlier)?;
         let mut said = run.take_up(context.journal)?.unwrap_or_default();
@@ -216,6 +225,14 @@ impl TrainStage {
         self.params.stop_step.map_or(self.steps.len(), |stop| (stop as usize).min(self.steps.len()))
     }
 
+    /// Steps of a part. Another program goes through all of them at once, and keeps its own checkpoints.
+    fn part_steps(&self) -> usize {
+        match self.params.trainer.other() {
+            Some(_) => self.steps_taken().max(1),
+            None => self.params.checkpoint_steps as usize,
+        }
+    }
+
     fn evaluates_after(&self, steps_done: usize) -> bool {
         let every = self.params.eval_steps as usize;
         steps_done == self.steps_taken() || (every > 0 && steps_done.is_multiple_of(every))
@@ -231,6 +248,8 @@ impl TrainStage {
         if let Some(run) = live.filter(|run| run.steps_done() == step) {
             return Ok(run);
         }
+        // What a server holds of the machine is wanted now.
+        context.launcher.end();
         let mut run = self.start(context.device)?;
         let checkpoints = earlier.iter().filter_map(|record| {
             let done = record.span.last.parse::<usize>().ok()? + 1;
@@ -247,7 +266,7 @@ impl TrainStage {
     /// The training before its first step.
     fn start(&self, device: &Device) -> Result<Run> {
         let policy = load_policy(&self.policy)?;
-        let params = self.params.trainer(self.steps.len() as u32, policy.eos_token_ids())?;
+        let params = self.params.trainer_params(self.steps.len() as u32, policy.eos_token_ids())?;
         let tensors = match self.params.init_seed {
             Some(seed) => init::random(policy.config(), seed)?,
             None => policy.checkpoint()?.tensors(policy.config(), params.initial_type(device), device)?,

@@ -41,6 +41,7 @@ mod stale;
 mod support;
 mod tidy;
 mod train;
+mod trainers;
 mod transcripts;
 mod upkeep;
 mod weights;

@@ -146,6 +146,7 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("train", "epochs", "[3]"),
     ("train", "steps", "[3]"),
     ("train", "stop_step", "[1]"),
+    ("train", "trainer", r#"["trl"]"#),
     ("train", "lora", r#"[{ "rank": 4, "alpha": 8.0, "targets": ["q_proj", "v_proj"] }]"#),
     ("evaluate", "problems", r#"["problems"]"#),
     ("evaluate", "verdicts", r#"["verdicts"]"#),
@@ -179,6 +180,7 @@ const WORDS: &[(&str, &str, &str)] = &[
     ("train", "schedule", "cosine constant wsd"),
     ("train", "sources", "self guided teacher expert"),
     ("train", "too_long", "error truncate_right"),
+    ("train", "trainer", "mindgap trl command"),
 ];
 
 /// Kind, stage, and the start of its recipe's fingerprint. A change means that every user computes the stage anew: say so

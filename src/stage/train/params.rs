@@ -3,6 +3,7 @@
 use super::super::buckets::at_least_one;
 use super::super::{Footprint, Holds, Inputs, Reference, Stage, StageParams, Wants};
 use super::TrainStage;
+use super::external::TrainedBy;
 use super::mix::{self, DataOf, Portion};
 use candle_core::DType;
 use mindgap_base::error::{Error, Result};
@@ -91,6 +92,9 @@ pub struct Params {
     /// What products are taken in, frozen weights are held in, and the policy is saved in.
     #[serde(default)]
     pub dtype: Dtype,
+    /// Who trains: `"mindgap"`, `"trl"`, or `{ kind = "command", launch = ".." }`. See docs/trainers.md.
+    #[serde(default)]
+    pub trainer: TrainedBy,
     /// Hold less on the way forward and compute it again on the way back: slower, less memory, the same result.
     #[serde(default)]
     pub gradient_checkpointing: bool,
@@ -242,7 +246,9 @@ impl StageParams for Params {
             return Err(Error::usage(format!("`warmup_ratio` is `{}`; it must be between 0 and 1", self.warmup_ratio)));
         }
         // How many steps the epochs take is not known before there are rows.
-        self.trainer(self.steps.unwrap_or(u32::MAX), &[])?.check()?;
+        let trainer = self.trainer_params(self.steps.unwrap_or(u32::MAX), &[])?;
+        trainer.check()?;
+        self.check_external(&trainer.loss)?;
         at_least_one(self.checkpoint_steps, "checkpoint_steps")?;
         at_least_one(self.stop_step.unwrap_or(1), "stop_step")?;
         if self.eval_data.is_none() && (self.eval_steps > 0 || self.publish == Publish::Best) {
@@ -282,10 +288,11 @@ impl StageParams for Params {
     }
 
     fn footprint(&self) -> Option<Footprint<'_>> {
-        Some(Footprint {
-            policy: &self.policy,
-            holds: Holds::Training { bytes_per_parameter: self.bytes_per_weight() },
-        })
+        let holds = match self.trainer.other() {
+            Some(_) => Holds::Nothing,
+            None => Holds::Training { bytes_per_parameter: self.bytes_per_weight() },
+        };
+        Some(Footprint { policy: &self.policy, holds })
     }
 
     fn trains(&self) -> bool {
@@ -345,8 +352,27 @@ impl Params {
         })
     }
 
+    /// Errors: what only this program's own trainer does, where another is to train.
+    fn check_external(&self, loss: &Loss) -> Result<()> {
+        let Some(trainer) = self.trainer.other() else { return Ok(()) };
+        let own = [
+            ("publish", self.publish == Publish::Best),
+            ("init_seed", self.init_seed.is_some()),
+            ("reference_quirks", self.reference_quirks),
+            ("bf16_moments", self.optimizer.bf16_moments),
+        ];
+        if let Some((name, _)) = own.iter().find(|(_, is_set)| *is_set) {
+            return Err(Error::usage(format!(
+                "`{name}` is for mindgap's own trainer, and `{}` is to train",
+                trainer.name()
+            ))
+            .hint(format!("remove `{name}`, or `trainer`")));
+        }
+        trainer.check(loss)
+    }
+
     /// What the trainer is told, for a plan of so many steps.
-    pub(super) fn trainer(&self, total_steps: u32, eos_token_ids: &[u32]) -> Result<TrainerParams> {
+    pub(super) fn trainer_params(&self, total_steps: u32, eos_token_ids: &[u32]) -> Result<TrainerParams> {
         let params = TrainerParams {
             loss: Loss::from_value(&self.loss)?,
             optimizer: self.optimizer,

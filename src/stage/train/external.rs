@@ -1,0 +1,299 @@
+//! A training done by another program: what it is to do goes into a work folder, what it says of its steps and the weights it leaves
+//! there are taken from it (docs/trainers.md).
+//!
+//! The folder is this training's own and stays until its policy is published: a program that is started again finds its checkpoints.
+
+mod steps;
+mod work;
+
+use super::TrainStage;
+use crate::child::{Program, is_program, last_lines};
+use crate::stage::{Context, Tick};
+use candle_core::Device;
+use mindgap_base::error::{Error, Result};
+use mindgap_lm::model::policy::{Policy, PolicyFiles, is_weights};
+use mindgap_lm::model::weights;
+use mindgap_lm::train::Loss;
+use mindgap_store::fs;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IntoDeserializer, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt::Formatter;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Bumped whenever the shipped script can give another policy.
+const TRL_VERSION: u32 = 1;
+const LOOK: Duration = Duration::from_millis(200);
+/// Lines of its log that an error quotes.
+const QUOTED: usize = 15;
+/// Where the program leaves the policy, in the work folder.
+const OUT: &str = "out";
+/// Says that the program ended well.
+const DONE: &str = "done";
+
+const SCRIPTS: [(&str, &str); 2] =
+    [("trl_sft.py", include_str!("external/trl_sft.py")), ("losses.py", include_str!("external/losses.py"))];
+
+/// Who trains.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
+pub enum TrainedBy {
+    #[default]
+    Mindgap,
+    Other(External),
+}
+
+/// A program that trains in place of this one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct External {
+    pub kind: ExternalKind,
+    /// A command line for a shell: `$WORK` is the work folder, `$SCRIPT` the script that was put there for TRL.
+    pub launch: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExternalKind {
+    /// TRL, by a script that comes with this program.
+    Trl,
+    /// Any program.
+    Command,
+}
+
+/// As it may be written: a kind alone, or with a command line.
+#[derive(Clone, Serialize)]
+#[serde(untagged)]
+enum Written {
+    Kind(Kind),
+    Whole(Whole),
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Mindgap,
+    Trl,
+    Command,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Whole {
+    kind: Kind,
+    launch: Option<String>,
+}
+
+/// By hand, so that an unknown word is told with those that are known.
+impl<'de> Deserialize<'de> for Written {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Written, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = Written;
+
+            fn expecting(&self, f: &mut Formatter) -> std::fmt::Result {
+                f.write_str("the name of a trainer, or a table with `kind` and `launch`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> std::result::Result<Written, E> {
+                Kind::deserialize(name.into_deserializer()).map(Written::Kind)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Written, A::Error> {
+                Whole::deserialize(MapAccessDeserializer::new(map)).map(Written::Whole)
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl From<Written> for TrainedBy {
+    fn from(written: Written) -> TrainedBy {
+        let Whole { kind, launch } = match written {
+            Written::Kind(kind) => Whole { kind, launch: None },
+            Written::Whole(whole) => whole,
+        };
+        match kind {
+            Kind::Mindgap => TrainedBy::Mindgap,
+            Kind::Trl => TrainedBy::Other(External { kind: ExternalKind::Trl, launch }),
+            Kind::Command => TrainedBy::Other(External { kind: ExternalKind::Command, launch }),
+        }
+    }
+}
+
+impl From<TrainedBy> for Written {
+    fn from(by: TrainedBy) -> Written {
+        let TrainedBy::Other(External { kind, launch }) = by else { return Written::Kind(Kind::Mindgap) };
+        let kind = match kind {
+            ExternalKind::Trl => Kind::Trl,
+            ExternalKind::Command => Kind::Command,
+        };
+        if launch.is_none() { Written::Kind(kind) } else { Written::Whole(Whole { kind, launch }) }
+    }
+}
+
+impl TrainedBy {
+    /// The program, where it is another one.
+    pub fn other(&self) -> Option<&External> {
+        match self {
+            TrainedBy::Mindgap => None,
+            TrainedBy::Other(external) => Some(external),
+        }
+    }
+}
+
+impl External {
+    /// Errors: no command line where one is needed, a loss that the program does not know.
+    pub fn check(&self, loss: &Loss) -> Result<()> {
+        if self.launch.as_ref().is_some_and(|line| line.trim().is_empty()) {
+            return Err(Error::usage("`launch` of `trainer` is empty"));
+        }
+        match self.kind {
+            ExternalKind::Command if self.launch.is_none() => {
+                Err(Error::usage("`trainer` is a command, and none is given")
+                    .hint("trainer = { kind = \"command\", launch = \"torchrun train.py $WORK\" }; docs/trainers.md"))
+            }
+            ExternalKind::Trl
+                if loss.holds_reference() || loss.refresh_steps().is_some() || loss.needs_step_statistics() =>
+            {
+                Err(Error::usage(format!("loss `{}` is not one that TRL is given here", loss.name()))
+                    .hint("leave `trainer` out: mindgap's own trainer knows it"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What results depend on. Of TRL's command line they do not; any other program may be told anything there.
+    pub fn named_in_recipe(&self) -> (ExternalKind, String) {
+        match self.kind {
+            ExternalKind::Trl => (self.kind, format!("script v{TRL_VERSION}")),
+            ExternalKind::Command => (self.kind, self.launch.clone().unwrap_or_default()),
+        }
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self.kind {
+            ExternalKind::Trl => "trl",
+            ExternalKind::Command => "command",
+        }
+    }
+
+    /// The command line, for a shell.
+    fn line(&self) -> Result<String> {
+        if let Some(line) = &self.launch {
+            return Ok(line.clone());
+        }
+        let said = std::env::var("MINDGAP_TRL").ok().filter(|said| !said.trim().is_empty());
+        let python = said.unwrap_or_else(|| "python3".to_string());
+        let program = python.split_whitespace().next().unwrap_or_default();
+        match is_program(program) {
+            true => Ok(format!("exec {python} \"$SCRIPT\" \"$WORK\"")),
+            false => Err(Error::environment(format!("cannot find the program `{program}`")).hint(
+                "the environment variable MINDGAP_TRL says which Python has TRL, or what starts it: `/opt/trl/bin/python`, \
+                 `accelerate launch --num_processes 8`",
+            )),
+        }
+    }
+}
+
+impl TrainStage {
+    /// Has the whole training done by another program.
+    pub(super) fn run_elsewhere(&self, external: &External, context: &Context) -> Result<()> {
+        let folder = self.store.work_path(context.footer.fingerprint);
+        let folder = std::path::absolute(&folder).map_err(|e| fs::error("find", &folder, e))?;
+        let plan = self.prepare(external, &folder)?;
+        if !fs::is_there(&folder.join(DONE)) {
+            // What a server holds of the machine is wanted now.
+            context.launcher.end();
+            self.train_elsewhere(external, context, &folder, &plan)?;
+            fs::publish(&folder.join(DONE), b"", "work")?;
+        }
+        let taken = self.take(context, &folder, &plan);
+        if taken.is_err() {
+            // Done it was not: the next run starts the program again.
+            fs::remove(&folder.join(DONE))?;
+        }
+        taken
+    }
+
+    /// Takes what the program left.
+    fn take(&self, context: &Context, folder: &Path, plan: &steps::Plan) -> Result<()> {
+        context.store(&steps::read(folder, plan)?)?;
+        context.store(&self.batch_plan()?)?;
+        if self.held_out.is_some() {
+            context.store(&steps::read_evals(folder)?)?;
+        }
+        self.take_policy(context, &folder.join(OUT))
+    }
+
+    /// Starts the program, tells of its steps, and waits for its end.
+    fn train_elsewhere(&self, external: &External, context: &Context, folder: &Path, plan: &steps::Plan) -> Result<()> {
+        let log = folder.join("log");
+        let words = ["/bin/sh".to_string(), "-c".to_string(), external.line()?];
+        let place = |path: PathBuf| path.display().to_string();
+        let variables = [("WORK", place(folder.to_path_buf())), ("SCRIPT", place(folder.join(SCRIPTS[0].0)))];
+        let failed = |e: std::io::Error| Error::environment("cannot run the trainer").at(words[2].clone()).source(e);
+        let mut program = Program::start(&words, &variables, fs::Appender::open(&log)?.into_file()).map_err(failed)?;
+        loop {
+            if let Err(stopped) = context.check_cancelled() {
+                program.end().map_err(failed)?;
+                return Err(stopped);
+            }
+            if let Some(how) = program.ended().map_err(failed)? {
+                if how == "exit code 0" {
+                    return Ok(());
+                }
+                let lines = last_lines(&log, QUOTED).join("\n    ");
+                return Err(Error::environment(format!(
+                    "the trainer ended with {how}; the end of its log:\n    {lines}"
+                ))
+                .at(log.display().to_string())
+                .hint("its checkpoints are kept: run the same command again to go on"));
+            }
+            let (last, said) = (steps::last(folder), last_lines(&log, 1));
+            (context.tick)(self.tick(plan, last, said.into_iter().next()));
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn tick(&self, plan: &steps::Plan, last: Option<steps::Said>, said: Option<String>) -> Tick {
+        let (done, note) = match &last {
+            Some(step) => (step.step as usize + 1, format!("step {}  loss {:.4}", step.step, step.loss)),
+            None => (0, format!("starting the trainer: {}", said.unwrap_or_default())),
+        };
+        let (tokens, tokens_expected) = (plan.tokens_after(done), plan.tokens_after(plan.steps.len()));
+        Tick { rows_done: done as u64, rows_total: plan.steps.len() as u64, tokens, tokens_expected, note }
+    }
+
+    /// The policy's own small files, with the weights that the program left, in the stage's type.
+    fn take_policy(&self, context: &Context, out: &Path) -> Result<()> {
+        let mut files = PolicyFiles::default();
+        let mut found = 0;
+        for name in fs::list(out)?.into_iter().filter(|name| PolicyFiles::wants(name)) {
+            let is_index = name.ends_with(".index.json");
+            if is_weights(&name) || is_index {
+                found += usize::from(!is_index);
+                files.insert(name.clone(), fs::map(&out.join(&name))?);
+            }
+        }
+        let place = out.display().to_string();
+        if found == 0 {
+            return Err(Error::input("the trainer left no weights").at(place).hint(
+                "it is to write the trained policy to $WORK/out as transformers does: model.safetensors, or shards with an index",
+            ));
+        }
+        for (name, bytes) in crate::policy::described(&self.policy)? {
+            let bytes = if name == "config.json" { self.params.dtype.named_in(&bytes) } else { bytes };
+            context.put_file(&name, |put| put(&bytes))?;
+            files.insert(name, bytes);
+        }
+        let policy = Policy::from_files(files).map_err(|e| e.at(&place))?;
+        let checkpoint = policy.checkpoint().map_err(|e| e.at(&place))?;
+        let dtype = self.params.dtype.into();
+        context.put_file(super::WEIGHTS_FILE, |put| {
+            weights::write_each(policy.config(), dtype, |name| checkpoint.tensor(name, dtype, &Device::Cpu), put)
+        })
+    }
+}

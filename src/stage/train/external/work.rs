@@ -1,0 +1,165 @@
+//! What the work folder of another program's training holds when it begins: the recipe, the policy, and the rows in the order in which
+//! they are trained on.
+
+use super::super::TrainStage;
+use super::{External, SCRIPTS, steps};
+use arrow::datatypes::{DataType, Field, FieldRef};
+use mindgap_base::error::{Error, Result};
+use mindgap_lm::model::policy::Policy;
+use mindgap_lm::train::{Accumulation, TooLong, TrainExample, TrainerParams};
+use mindgap_store::fs;
+use mindgap_store::parquet::{Footer, encode_foreign};
+use mindgap_store::table::rewrites::Source;
+use serde::Serialize;
+use serde_json::json;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A label that counts in no loss.
+const IGNORED: i64 = -100;
+
+/// One row of `train.parquet`. Every step has `batch_size` of them: where the plan has fewer, the rest are without targets.
+#[derive(Clone, Serialize)]
+struct Row {
+    step: u32,
+    input_ids: Vec<u32>,
+    /// Not shifted.
+    labels: Vec<i64>,
+    /// What multiplies the loss of each target: the step's loss is the sum of `factor * weight * -log p`.
+    factor: f64,
+    source: &'static str,
+    /// Per token; 0 where it is not known.
+    logprob_behavior: Vec<f32>,
+    logprob_reference: Vec<f32>,
+}
+
+impl TrainStage {
+    /// Makes the folder ready, or finds it so: what another start of this training left there stays.
+    pub(super) fn prepare(&self, external: &External, folder: &Path) -> Result<steps::Plan> {
+        let policy = crate::policy::load_speaker(&self.policy)?;
+        let params = self.params.trainer_params(self.steps.len() as u32, policy.eos_token_ids())?;
+        let examples = self.data.examples()?;
+        let taken = &self.steps[..self.steps_taken()];
+        let mut rows = Vec::with_capacity(taken.len() * self.params.batch_size as usize);
+        let mut plan = steps::Plan { steps: Vec::new(), clip_norm: params.clip_norm };
+        for (step, planned) in taken.iter().enumerate() {
+            let batch: Vec<&TrainExample> = planned.rows.iter().map(|row| &examples[*row as usize]).collect();
+            let made = step_rows(step as u32, &batch, &params)?;
+            plan.steps.push(steps::Planned {
+                learning_rate: params.schedule.learning_rate(step as u32),
+                target_tokens: made.iter().flat_map(|row| &row.labels).filter(|label| **label != IGNORED).count()
+                    as u64,
+                input_tokens: made.iter().map(|row| row.input_ids.len() as u64).sum(),
+            });
+            let filler = Row { labels: vec![IGNORED; made[0].input_ids.len()], factor: 0.0, ..made[0].clone() };
+            let missing = self.params.batch_size as usize - made.len();
+            rows.extend(made);
+            rows.extend(std::iter::repeat_n(filler, missing));
+        }
+        let recipe = self.recipe_for(&params, &policy, &plan);
+        let text = serde_json::to_string_pretty(&recipe).expect("a recipe is plain data");
+        let place = folder.join("recipe.json");
+        if fs::read_if_present(&place)?.is_some_and(|found| found == text.as_bytes()) {
+            return Ok(plan);
+        }
+        fs::create_dir(folder)?;
+        for (name, script) in SCRIPTS.iter().filter(|_| external.kind == super::ExternalKind::Trl) {
+            fs::publish(&folder.join(name), script.as_bytes(), "work")?;
+        }
+        fs::publish_link(&folder.join("policy"), &self.policy.folder()?)?;
+        fs::publish(&folder.join("train.parquet"), &parquet(&rows)?, "work")?;
+        if let Some(held_out) = &self.held_out {
+            let examples = held_out.examples()?;
+            let rows = step_rows(0, &examples.iter().collect::<Vec<_>>(), &params)?;
+            fs::publish(&folder.join("eval.parquet"), &parquet(&rows)?, "work")?;
+        }
+        // The last: it says that the rest is there.
+        fs::publish(&place, text.as_bytes(), "work")?;
+        Ok(plan)
+    }
+
+    /// Everything the program is to know beyond the rows.
+    fn recipe_for(&self, params: &TrainerParams, policy: &Policy, plan: &steps::Plan) -> serde_json::Value {
+        let rates: Vec<f64> = plan.steps.iter().map(|step| step.learning_rate).collect();
+        json!({
+            "format": 1,
+            "loss": params.loss,
+            "steps": plan.steps.len(),
+            "batch_size": self.params.batch_size,
+            "learning_rates": rates,
+            "optimizer": params.optimizer,
+            "clip_norm": params.clip_norm,
+            "seed": params.seed,
+            "dtype": self.params.dtype,
+            "lora": params.lora,
+            "gradient_checkpointing": params.gradient_checkpointing,
+            "micro_batch_tokens": params.packing.micro_batch_tokens,
+            "checkpoint_steps": self.params.checkpoint_steps,
+            "eval_steps": self.held_out.as_ref().map(|_| self.params.eval_steps),
+            "eos_token_ids": policy.eos_token_ids(),
+        })
+    }
+}
+
+/// The rows of one step, with their shares in its loss.
+fn step_rows(step: u32, batch: &[&TrainExample], params: &TrainerParams) -> Result<Vec<Row>> {
+    let longest = params.packing.max_length;
+    let mut rows = Vec::with_capacity(batch.len());
+    let mut total = 0.0;
+    for example in batch {
+        let whole = example.token_ids.len();
+        if whole > longest && params.packing.too_long == TooLong::Error {
+            return Err(Error::input(format!("{whole} tokens, and `max_length` is {longest}")).at(&example.name));
+        }
+        if params.loss.needs_reference() && example.logprob_reference.is_none() {
+            return Err(Error::input(format!("loss `{}` needs reference log-probs for every row", params.loss.name()))
+                .at(&example.name)
+                .hint("give the train stage a `logprobs` input made under the reference policy"));
+        }
+        let length = whole.min(longest);
+        let label = |i: usize| if example.loss_mask[i] { i64::from(example.token_ids[i]) } else { IGNORED };
+        let labels: Vec<i64> = (0..length).map(label).collect();
+        let targets = labels.iter().filter(|label| **label != IGNORED).count();
+        let column = |values: &Option<Vec<f32>>| values.as_ref().map_or(vec![0.0; length], |v| v[..length].to_vec());
+        let weight = f64::from(example.weight);
+        let factor = match params.accumulation {
+            Accumulation::LongestOfProblem => {
+                total += if targets > 0 { weight } else { 0.0 };
+                weight / f64::from(example.longest.unwrap_or(targets as u32).max(1))
+            }
+            Accumulation::TokenMean | Accumulation::MicroBatchSum { .. } => {
+                total += weight * targets as f64;
+                weight
+            }
+        };
+        rows.push(Row {
+            step,
+            input_ids: example.token_ids[..length].to_vec(),
+            labels,
+            factor,
+            source: Source::ALL.get(example.source as usize).map_or("", |source| source.as_str()),
+            logprob_behavior: column(&example.logprob_behavior),
+            logprob_reference: column(&example.logprob_reference),
+        });
+    }
+    // A step without a target has no loss.
+    rows.iter_mut().for_each(|row| row.factor = if total > 0.0 { row.factor / total } else { 0.0 });
+    Ok(rows)
+}
+
+fn parquet(rows: &[Row]) -> Result<Vec<u8>> {
+    let field = |name: &str, kind: DataType| -> FieldRef { Arc::new(Field::new(name, kind, false)) };
+    let list = |item: DataType| DataType::List(Arc::new(Field::new("item", item, false)));
+    let fields = [
+        field("step", DataType::UInt32),
+        field("input_ids", list(DataType::Int64)),
+        field("labels", list(DataType::Int64)),
+        field("factor", DataType::Float64),
+        field("source", DataType::Utf8),
+        field("logprob_behavior", list(DataType::Float32)),
+        field("logprob_reference", list(DataType::Float32)),
+    ];
+    let batch = serde_arrow::to_record_batch(&fields, &rows)
+        .map_err(|e| Error::internal("rows do not fit their schema").source(e))?;
+    encode_foreign(&batch, &Footer { stage: "", fingerprint: "" })
+}
