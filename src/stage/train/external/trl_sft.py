@@ -94,9 +94,10 @@ class Trainer(SFTTrainer):
         training, kept = self.model.training, self.sums
         self.model.eval()
         self.sums = None
-        rows = [self.held_out[i] for i in range(len(self.held_out))]
-        for row in rows:
-            inputs = {name: column.to(self.args.device) for name, column in Collator()([row]).items()}
+        size = self.args.per_device_train_batch_size
+        for start in range(0, len(self.held_out), size):
+            rows = [self.held_out[i] for i in range(start, min(start + size, len(self.held_out)))]
+            inputs = {name: column.to(self.args.device) for name, column in Collator()(rows).items()}
             self.compute_loss(self.model_wrapped, inputs)
         line = {"step": self.state.global_step, **summary(self.sums.tolist())}
         self.sums = kept
