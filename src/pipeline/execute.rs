@@ -10,7 +10,7 @@ use super::sink::Made;
 use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::{Transfer, Watch};
 use crate::server::Launcher;
-use crate::stage::{Context, Part, Tick};
+use crate::stage::{Context, Holds, Part, Tick};
 use candle_core::Device;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Kind, Result};
@@ -201,7 +201,9 @@ struct Runner<'a, 'b> {
 impl<'a> Runner<'a, '_> {
     fn run(&mut self, names: &[String]) -> Result<()> {
         let targets = self.targets(names)?;
-        for spec in self.session.pipeline.select(names)? {
+        let mut left = self.session.pipeline.select(names)?;
+        while !left.is_empty() {
+            let spec = left.remove(self.next(&left));
             self.check_cancelled()?;
             let share = self.options.share.filter(|_| targets.contains(&spec.name));
             let outcome = self.stage(spec, names, share).map_err(|e| self.session.locate(e, spec))?;
@@ -210,6 +212,18 @@ impl<'a> Runner<'a, '_> {
             self.outcomes.push(outcome);
         }
         Ok(())
+    }
+
+    /// Which of the stages that are left comes next: the first that leaves the server that runs where it is, which took minutes to
+    /// start, else the first.
+    fn next(&self, left: &[&StageSpec]) -> usize {
+        let Some(serving) = self.launcher.serving() else { return 0 };
+        let leaves_it = |spec: &StageSpec| match spec.params.footprint() {
+            None => true,
+            Some(footprint) => footprint.holds == Holds::Weights && footprint.policy == serving,
+        };
+        let is_next = |spec: &&StageSpec| leaves_it(spec) && self.session.waiting_for(spec).is_empty();
+        left.iter().position(is_next).unwrap_or(0)
     }
 
     /// Refuses to begin a stage that this machine's memory cannot hold, or that such a stage waits for.

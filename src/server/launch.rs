@@ -52,6 +52,11 @@ impl Launcher {
         Ok(running)
     }
 
+    /// The policy whose server runs, if one does.
+    pub fn serving(&self) -> Option<String> {
+        self.lock().as_ref().filter(|running| !running.is_over()).map(|running| running.served.model.clone())
+    }
+
     /// Ends the server that runs, if one does: what it held is free then.
     pub fn end(&self) {
         if let Some(running) = self.lock().take() {
