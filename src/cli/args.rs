@@ -2,7 +2,7 @@
 
 use crate::export::{Format, Rejected};
 use crate::judge::JudgeKind;
-use crate::pipeline::execute::Share;
+use crate::pipeline::Share;
 use crate::study::Condition;
 use candle_core::Device;
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};

@@ -4,103 +4,24 @@
 //! manifest, then its pointer and view.
 
 use super::estimate::{Speed, check_memory};
-use super::plan::{StagePlan, stage_plan};
+use super::outcome::{Event, Options, Outcome, Share};
+use super::plan::stage_plan;
 use super::session::{Bound, Session, manifest};
 use super::sink::Made;
 use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::{Transfer, Watch};
 use crate::server::Launcher;
 use crate::stage::{Context, Holds, Part, Tick};
-use candle_core::Device;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Kind, Result};
-use mindgap_base::fingerprint::Fingerprint;
 use mindgap_lm::model::ops::isa::Isa;
 use mindgap_store::fs;
 use mindgap_store::parquet::Footer;
-use mindgap_store::{Lease, LeftOut, Oplog, PartRecord, Pointer, Store};
-use serde::Serialize;
+use mindgap_store::{Lease, Oplog, PartRecord, Pointer, Store};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-/// What happens during a run, for whoever shows it.
-pub enum Event<'a> {
-    /// A file of a policy comes from the hub.
-    Download {
-        transfer: Transfer<'a>,
-    },
-    StageStarted {
-        plan: &'a StagePlan,
-    },
-    PartStarted {
-        stage: &'a str,
-        index: usize,
-        count: usize,
-    },
-    Progress {
-        stage: &'a str,
-        tick: Tick,
-    },
-    /// Another process computes the part.
-    Waiting {
-        stage: &'a str,
-    },
-    StageDone {
-        outcome: &'a Outcome,
-    },
-    /// A damaged object was found and dropped; the run starts over and makes it again.
-    Repairing {
-        address: &'a Address,
-    },
-}
-
-/// What became of a stage.
-#[derive(Clone, Debug, Serialize)]
-pub struct Outcome {
-    pub name: String,
-    pub kind: &'static str,
-    pub state: &'static str,
-    pub fingerprint: Fingerprint,
-    /// Absent while only a share of the parts is there.
-    pub address: Option<Address>,
-    pub rows: u64,
-    /// What is counted beside the main table, by name; nothing while only a share of the parts is there.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub counts: BTreeMap<String, u64>,
-    /// Rows of the input that became none of the main table.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub left_out: Option<LeftOut>,
-    pub parts: usize,
-    pub computed_parts: usize,
-    pub seconds: f64,
-}
-
-/// How a run is to be done.
-pub struct Options<'a> {
-    pub threads: usize,
-    /// Where policies run.
-    pub device: &'a Device,
-    pub cancel: &'a AtomicBool,
-    /// Compute only this share of the selected stages' parts; all where none is given.
-    pub share: Option<Share>,
-    pub observer: &'a (dyn Fn(Event) + Sync),
-}
-
-/// One of several equal shares of a stage's parts, for schedulers that start many processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
-    /// From 0.
-    pub index: usize,
-    pub count: usize,
-}
-
-impl Share {
-    fn holds(self, part: usize) -> bool {
-        part % self.count == self.index
-    }
-}
 
 /// How often a run drops the same damaged object and makes it again, and how often it makes parts of a stage again that
 /// were removed meanwhile.
@@ -155,39 +76,10 @@ fn drop_damaged(
     Ok(true)
 }
 
-/// A stage of which only a share was computed, and whose other parts are not there yet.
-fn partial(spec: &StageSpec, bound: &Bound, computed_parts: usize, started: Instant) -> Outcome {
-    let records = bound.parts.iter().filter_map(|part| part.record.as_ref());
-    let table = bound.stage.main_table().unwrap_or_default();
-    let rows = records.filter_map(|record| record.tables.get(table)).flatten().map(|part| part.rows).sum();
-    Outcome {
-        name: spec.name.clone(),
-        kind: spec.params.kind(),
-        state: "partial",
-        fingerprint: bound.fingerprint(),
-        address: None,
-        rows,
-        counts: BTreeMap::new(),
-        left_out: None,
-        parts: bound.parts.len(),
-        computed_parts,
-        seconds: started.elapsed().as_secs_f64(),
-    }
-}
-
 /// Parameters of the policy a part runs, 0 where it runs none; and the program that runs it, where this one does not.
 fn part_parameters(bound: &Bound, part: &Part) -> Result<(u64, Option<String>)> {
     let cost = bound.stage.cost(&[part], part.rows, &[])?;
     Ok(cost.map_or((0, None), |cost| (cost.parameters, cost.by.map(str::to_string))))
-}
-
-/// Error where a stage made nothing of any row of its input: what follows it would run over nothing, or fail without the cause.
-fn check_any_left(outcome: &Outcome) -> Result<()> {
-    let Some(left_out) = outcome.left_out.as_ref().filter(|_| outcome.rows == 0) else { return Ok(()) };
-    let (count, table, name) = (left_out.rows, left_out.table, &outcome.name);
-    let whole = if count == 1 { "the only row is".to_string() } else { format!("all {count} rows are") };
-    Err(Error::input(format!("{whole} in `{table}`: {}", left_out.why()))
-        .hint(format!("mindgap show PIPELINE {name} --table {table} shows them")))
 }
 
 struct Runner<'a, 'b> {
@@ -208,7 +100,7 @@ impl<'a> Runner<'a, '_> {
             let share = self.options.share.filter(|_| targets.contains(&spec.name));
             let outcome = self.stage(spec, names, share).map_err(|e| self.session.locate(e, spec))?;
             (self.options.observer)(Event::StageDone { outcome: &outcome });
-            check_any_left(&outcome).map_err(|e| self.session.locate(e, spec))?;
+            outcome.check_any_left().map_err(|e| self.session.locate(e, spec))?;
             self.outcomes.push(outcome);
         }
         Ok(())
@@ -255,7 +147,7 @@ impl<'a> Runner<'a, '_> {
         for _ in 0..=REPAIRS {
             computed_parts += self.compute(spec, &mut bound, share, &lease)?;
             if manifest(spec, &bound).is_none() {
-                return Ok(partial(spec, &bound, computed_parts, started));
+                return Ok(Outcome::partial(spec, &bound, computed_parts, started));
             }
             if let Some(outcome) = self.publish(spec, &mut bound, computed_parts, started)? {
                 return Ok(outcome);

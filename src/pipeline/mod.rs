@@ -5,6 +5,7 @@ mod excerpt;
 pub mod execute;
 pub mod explain;
 mod matrix;
+mod outcome;
 pub mod plan;
 mod references;
 mod rounds;
@@ -15,7 +16,8 @@ mod stale;
 
 pub use estimate::Speed;
 pub use excerpt::did_you_mean;
-pub use execute::{Event, run};
+pub use execute::run;
+pub use outcome::{Event, Options, Outcome, Share};
 pub use plan::{StagePlan, plan, plan_at_hand};
 pub use spec::{Pipeline, StageSpec};
 pub use stale::stale;

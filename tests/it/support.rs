@@ -1,7 +1,7 @@
 //! The binary, a scratch folder, and the smoke pipeline to run on it.
 
 use mindgap::net::hub::Watch;
-use mindgap::pipeline::execute::{Options, Outcome};
+use mindgap::pipeline::{Options, Outcome};
 use mindgap::pipeline::{Pipeline, StagePlan};
 use mindgap_base::error::Result;
 use mindgap_store::Store;

@@ -1,7 +1,7 @@
 //! Training through the binary, on a tiny random checkpoint: kills, evaluations, row weights, adapters, the paper's pipelines.
 
 use crate::support::{by_stage, fails, json, mindgap, ok, root, summary};
-use mindgap::pipeline::execute::Options;
+use mindgap::pipeline::Options;
 use mindgap::pipeline::{Event, Pipeline};
 use mindgap_store::Store;
 use polars::prelude::*;

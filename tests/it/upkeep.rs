@@ -2,7 +2,7 @@
 
 use crate::support::{SMALL, TINY, by_stage, fails, json, mindgap, ok, pipeline, run_here, scratch, summary};
 use mindgap::pipeline::Pipeline;
-use mindgap::pipeline::execute::{Event, Options, Outcome};
+use mindgap::pipeline::{Event, Options, Outcome};
 use mindgap_base::error::Error;
 use mindgap_store::{PartRecord, Rules, Store};
 use serde_json::Value;

@@ -4,7 +4,10 @@
 //! The folder is this training's own and stays until its policy is published: a program that is started again finds its checkpoints.
 
 mod steps;
+mod who;
 mod work;
+
+pub use who::{External, ExternalKind, TrainedBy};
 
 use super::TrainStage;
 use crate::child::{Program, is_program, last_lines};
@@ -15,10 +18,6 @@ use mindgap_lm::model::policy::{Policy, PolicyFiles, is_weights};
 use mindgap_lm::model::weights;
 use mindgap_lm::train::Loss;
 use mindgap_store::fs;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{IntoDeserializer, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use std::fmt::Formatter;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,115 +33,6 @@ const DONE: &str = "done";
 
 const SCRIPTS: [(&str, &str); 2] =
     [("trl_sft.py", include_str!("external/trl_sft.py")), ("losses.py", include_str!("external/losses.py"))];
-
-/// Who trains.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Written", into = "Written")]
-pub enum TrainedBy {
-    #[default]
-    Mindgap,
-    Other(External),
-}
-
-/// A program that trains in place of this one.
-#[derive(Clone, Debug, PartialEq)]
-pub struct External {
-    pub kind: ExternalKind,
-    /// A command line for a shell: `$WORK` is the work folder, `$SCRIPT` the script that was put there for TRL.
-    pub launch: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ExternalKind {
-    /// TRL, by a script that comes with this program.
-    Trl,
-    /// Any program.
-    Command,
-}
-
-/// As it may be written: a kind alone, or with a command line.
-#[derive(Clone, Serialize)]
-#[serde(untagged)]
-enum Written {
-    Kind(Kind),
-    Whole(Whole),
-}
-
-#[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Kind {
-    Mindgap,
-    Trl,
-    Command,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Whole {
-    kind: Kind,
-    launch: Option<String>,
-}
-
-/// By hand, so that an unknown word is told with those that are known.
-impl<'de> Deserialize<'de> for Written {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Written, D::Error> {
-        struct Either;
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = Written;
-
-            fn expecting(&self, f: &mut Formatter) -> std::fmt::Result {
-                f.write_str("the name of a trainer, or a table with `kind` and `launch`")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, name: &str) -> std::result::Result<Written, E> {
-                Kind::deserialize(name.into_deserializer()).map(Written::Kind)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Written, A::Error> {
-                Whole::deserialize(MapAccessDeserializer::new(map)).map(Written::Whole)
-            }
-        }
-
-        deserializer.deserialize_any(Either)
-    }
-}
-
-impl From<Written> for TrainedBy {
-    fn from(written: Written) -> TrainedBy {
-        let Whole { kind, launch } = match written {
-            Written::Kind(kind) => Whole { kind, launch: None },
-            Written::Whole(whole) => whole,
-        };
-        match kind {
-            Kind::Mindgap => TrainedBy::Mindgap,
-            Kind::Trl => TrainedBy::Other(External { kind: ExternalKind::Trl, launch }),
-            Kind::Command => TrainedBy::Other(External { kind: ExternalKind::Command, launch }),
-        }
-    }
-}
-
-impl From<TrainedBy> for Written {
-    fn from(by: TrainedBy) -> Written {
-        let TrainedBy::Other(External { kind, launch }) = by else { return Written::Kind(Kind::Mindgap) };
-        let kind = match kind {
-            ExternalKind::Trl => Kind::Trl,
-            ExternalKind::Command => Kind::Command,
-        };
-        if launch.is_none() { Written::Kind(kind) } else { Written::Whole(Whole { kind, launch }) }
-    }
-}
-
-impl TrainedBy {
-    /// The program, where it is another one.
-    pub fn other(&self) -> Option<&External> {
-        match self {
-            TrainedBy::Mindgap => None,
-            TrainedBy::Other(external) => Some(external),
-        }
-    }
-}
 
 impl External {
     /// Errors: no command line where one is needed, a loss that the program does not know.
