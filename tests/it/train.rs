@@ -383,6 +383,8 @@ fn settings(folder: &Path, shrunken: bool) -> Vec<String> {
     if shrunken {
         let small = ["limit=8", "samples=2", "max_new_tokens=6", "eval_samples=2", "eval_max_new_tokens=6", "batch=4"];
         settings.extend(small.map(str::to_string));
+        // All of it in this process, and by the paper's own trainer.
+        settings.extend(["engine=mindgap", "trainer=mindgap", "reference_quirks=true"].map(str::to_string));
     }
     settings
 }
