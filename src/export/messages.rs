@@ -92,29 +92,30 @@ pub fn swift(targets: &[Target], weights: &BTreeMap<Source, f32>) -> String {
 
 #[derive(Serialize)]
 struct InputOutput<'a> {
-    input: Input<'a>,
-    output: Cow<'a, str>,
+    input: Side<'a>,
+    output: Side<'a>,
     #[serde(flatten)]
     origin: Origin<'a>,
 }
 
-/// OpenRLHF takes the user's turn as a text, and any other conversation as messages.
+/// OpenRLHF takes the user's turn and the answer as texts, or any other conversation and the answer as messages: both sides alike.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Input<'a> {
-    Text(&'a str),
+enum Side<'a> {
+    Text(Cow<'a, str>),
     Messages(Vec<Turn<'a>>),
 }
 
 /// OpenRLHF, with its keys given as `input` and `output`.
 pub fn openrlhf(targets: &[Target]) -> String {
-    lines(targets.iter().map(|target| InputOutput {
-        input: match target.shown.messages.len() {
-            1 => Input::Text(&target.rewrite.prompt),
-            _ => Input::Messages(Turn::before(target)),
-        },
-        output: target.answer(&target.rewrite.completion),
-        origin: Origin::of(target),
+    let texts = targets.iter().all(|target| target.shown.messages.len() == 1);
+    lines(targets.iter().map(|target| {
+        let answer = target.answer(&target.rewrite.completion);
+        let (input, output) = match texts {
+            true => (Side::Text(Cow::Borrowed(&target.rewrite.prompt)), Side::Text(answer)),
+            false => (Side::Messages(Turn::before(target)), Side::Messages(vec![Turn::assistant(answer)])),
+        };
+        InputOutput { input, output, origin: Origin::of(target) }
     }))
 }
 
@@ -264,7 +265,7 @@ mod tests {
         assert_eq!(first(Format::Trl), trl);
         assert_eq!(first(Format::Axolotl), format!(r#"{{"messages":[{before},{answer}],{origin}"#));
         assert_eq!(first(Format::Swift), first(Format::Axolotl));
-        let openrlhf = format!(r#"{{"input":[{before}],"output":"So: It is \\boxed{{2}}.",{origin}"#);
+        let openrlhf = format!(r#"{{"input":[{before}],"output":[{answer}],{origin}"#);
         assert_eq!(first(Format::OpenRlhf), openrlhf);
         let alpaca = format!(
             r#"{{"instruction":"1 + \"1\"?","input":"","output":"So: It is \\boxed{{2}}.","system":"Be brief.","history":[["0?","0."]],{origin}"#
