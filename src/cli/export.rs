@@ -2,12 +2,11 @@
 
 use super::pipelines::load;
 use super::{args, render};
-use crate::export::{self, Content, Export, Format, Lineage, Options, Rejected};
+use crate::export::{self, Drift, Export, Format, Lineage, Options, Rejected};
 use crate::pipeline::Pipeline;
 use crate::stage::Params;
-use crate::study::{self, Drift, Made, Targets};
+use crate::study::{self, Made, Targets};
 use mindgap_base::error::{Error, Result};
-use mindgap_store::parquet::{Footer, encode_foreign};
 use mindgap_store::{Store, fs};
 use serde_json::json;
 use std::collections::HashMap;
@@ -37,21 +36,31 @@ pub fn export(store: &Path, args: args::Export) -> Result<()> {
         stale: made.stale(stage),
     };
     let options = Options { weights: args.weights.into_iter().collect(), rejected: args.rejected };
-    let export = export::export(args.format, &targets.list()?, &options, &lineage)?;
-    let files = write(&args.to, &export, &Footer { stage, fingerprint: fingerprint.as_str() })?;
     let drift = match args.format {
         Format::Pretokenized => Some(Drift::default()),
-        _ => study::speaker(&made, &params.policy)?.filter(|policy| policy.chat().is_some()).map(|p| targets.drift(&p)),
+        _ => study::speaker(&made, &params.policy)?
+            .filter(|policy| policy.chat().is_some())
+            .map(|policy| targets.drift(&policy))
+            .transpose()?,
     };
+    let export = export::export(args.format, &targets.list()?, &options, drift.as_ref(), &lineage)?;
+    let files = write(&args.to, &export)?;
+    let left_out = targets.rewrites.len() - export.rows;
     render::notes(&made.notes([stage]));
     if args.json {
-        return render::json(&json!({"files": files, "rows": export.rows, "format": args.format.name(),
-            "fingerprint": fingerprint, "address": address, "retokenized_rows": drift.map(|drift| drift.retokenized),
-            "lengthened_rows": drift.map(|drift| drift.lengthened), "stale": lineage.stale}));
+        return render::json(&json!({"files": files, "rows": export.rows, "left_out_rows": left_out,
+            "format": args.format.name(), "fingerprint": fingerprint, "address": address,
+            "retokenized_rows": drift.as_ref().map(|drift| drift.retokenized),
+            "lengthened_rows": drift.as_ref().map(|drift| drift.lengthened),
+            "asks_for_date": drift.as_ref().map(|drift| drift.dated), "stale": lineage.stale}));
     }
     render::note(&format!("{} rows of {}", export.rows, targets.rewrites.len()));
+    if left_out > 0 {
+        let why = if args.format == Format::Preference { "make no pair" } else { "have weight 0" };
+        render::note(&format!("left out are {left_out} rows that {why}"));
+    }
     match drift {
-        Some(drift) => drift_notes(drift).iter().for_each(|note| render::note(note)),
+        Some(drift) => drift.notes().iter().for_each(|note| render::note(note)),
         None => render::note(&format!(
             "tokenizer and chat template of policy `{}` are not on this machine: it was not counted how many rows come out as \
              other tokens",
@@ -59,24 +68,6 @@ pub fn export(store: &Path, args: args::Export) -> Result<()> {
         )),
     }
     files.iter().try_for_each(|file| render::out(&file.display().to_string()))
-}
-
-fn drift_notes(drift: Drift) -> Vec<String> {
-    let mut notes = Vec::new();
-    if drift.retokenized > 0 {
-        notes.push(format!(
-            "{} rows come out as other tokens than were sampled, once the policy's chat template is applied to their text; \
-             `--format pretokenized` keeps the tokens",
-            drift.retokenized
-        ));
-    }
-    if drift.lengthened > 0 {
-        notes.push(format!(
-            "in {} rows the chat template writes more behind the end-of-sequence token",
-            drift.lengthened
-        ));
-    }
-    notes
 }
 
 fn no_samples() -> Error {
@@ -97,7 +88,7 @@ fn wrong_kind(pipeline: &Pipeline, stage: &str) -> Result<Error> {
 }
 
 /// Writes all files, or none where one of them is there already.
-fn write(folder: &Path, export: &Export, footer: &Footer) -> Result<Vec<PathBuf>> {
+fn write(folder: &Path, export: &Export) -> Result<Vec<PathBuf>> {
     let present = fs::list(folder)?;
     if let Some(file) = export.files.iter().find(|file| present.iter().any(|name| name == file.name)) {
         return Err(Error::usage("output file exists already")
@@ -107,10 +98,7 @@ fn write(folder: &Path, export: &Export, footer: &Footer) -> Result<Vec<PathBuf>
     let mut written = Vec::new();
     for file in &export.files {
         let path = folder.join(file.name);
-        match &file.content {
-            Content::Text(text) => fs::publish_new(&path, text.as_bytes())?,
-            Content::Table(batch) => fs::publish_new(&path, &encode_foreign(batch, footer)?)?,
-        }
+        fs::publish_new(&path, &file.bytes)?;
         written.push(path);
     }
     Ok(written)

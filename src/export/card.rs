@@ -1,6 +1,7 @@
 //! The page that lies beside exported rows: where they came from, and how their trainer is pointed at them.
 
-use super::{Format, Target};
+use super::{Drift, Format, Options, Target};
+use mindgap_base::address::Address;
 use mindgap_store::table::rewrites::Source;
 
 /// What was exported.
@@ -21,8 +22,16 @@ impl Lineage<'_> {
     }
 }
 
-/// A dataset card: `datasets.load_dataset` of the folder reads the rows' file and no other.
-pub fn card(format: Format, targets: &[Target], lineage: &Lineage) -> String {
+/// A dataset card: `datasets.load_dataset` of the folder reads the rows' file and no other. `rows` is that file's address: the
+/// library keeps what it has read under the names of folder and configuration, so the configuration is named by the rows.
+pub fn card(
+    format: Format,
+    targets: &[Target],
+    options: &Options,
+    drift: Option<&Drift>,
+    lineage: &Lineage,
+    rows: &Address,
+) -> String {
     let count = |source: Source| targets.iter().filter(|target| target.rewrite.source == source).count();
     let counts = Source::ALL.iter().map(|source| (source, count(*source)));
     // Most data sets have no samples from elsewhere.
@@ -30,18 +39,20 @@ pub fn card(format: Format, targets: &[Target], lineage: &Lineage) -> String {
     let counts: Vec<String> = counts.map(|(source, count)| format!("{count} {source}")).collect();
     let Lineage { pipeline, stage, fingerprint, address, .. } = lineage;
     let stale: String = lineage.stale.iter().map(|why| format!("- stale: {why}\n")).collect();
+    let drift: String = drift.iter().flat_map(|drift| drift.notes()).map(|note| format!("- {note}\n")).collect();
     format!(
-        "---\nconfigs:\n- config_name: default\n  data_files: {file}\n---\n# {name}\n\n\
-         {rows} rows ({counts}) in the layout `{format}`.\n\n\
+        "---\nconfigs:\n- config_name: rows-{config}\n  data_files: {file}\n---\n# {name}\n\n\
+         {count} rows ({counts}) in the layout `{format}`.\n\n\
          Written by `mindgap export` {version} from stage `{stage}` of pipeline `{pipeline}`.\n\n\
-         - address: `{address}`\n- fingerprint: `{fingerprint}`\n{stale}\n{usage}\n{conversations}",
+         - address: `{address}`\n- fingerprint: `{fingerprint}`\n{stale}{drift}\n{usage}\n{conversations}",
+        config = rows.short(),
         file = format.file(),
         name = lineage.dataset_name(),
-        rows = targets.len(),
+        count = targets.len(),
         counts = counts.join(", "),
         format = format.name(),
         version = env!("CARGO_PKG_VERSION"),
-        usage = usage(format, lineage),
+        usage = usage(format, targets, options, lineage),
         conversations = conversations(format, targets),
     )
 }
@@ -52,6 +63,16 @@ fn conversations(format: Format, targets: &[Target]) -> String {
     let turns = targets.iter().map(|target| target.shown.messages.len()).max().unwrap_or(0);
     if turns > 1 {
         notes.push_str(&format!("\nThe prompt has up to {turns} turns; the answer to the last is the target.\n"));
+    }
+    if targets.iter().any(|target| target.shown.messages.iter().any(|message| message.role == "assistant")) {
+        notes.push_str(match format {
+            Format::LlamaFactory => "\nIt trains on answers of earlier turns too, unless told `mask_history: true`.\n",
+            Format::Swift => "\nIt trains on answers of earlier turns too, unless told `--loss_scale last_round`.\n",
+            Format::Axolotl | Format::Verl => {
+                "\nIt trains on answers of earlier turns too; `--format pretokenized` does not.\n"
+            }
+            _ => "",
+        });
     }
     let mut kwargs: Vec<&String> = targets.iter().flat_map(|target| target.shown.template_kwargs.keys()).collect();
     kwargs.sort();
@@ -76,40 +97,72 @@ fn conversations(format: Format, targets: &[Target]) -> String {
     notes
 }
 
-fn usage(format: Format, lineage: &Lineage) -> String {
-    let name = lineage.dataset_name();
+fn usage(format: Format, targets: &[Target], options: &Options, lineage: &Lineage) -> String {
     match format {
-        Format::Trl => {
-            "TRL: `SFTTrainer(train_dataset=load_dataset(\"json\", data_files=\"train.jsonl\", split=\"train\"))`; \
-                        the loss is on the completion alone."
+        Format::Trl => "TRL: `SFTTrainer(train_dataset=load_dataset(\"json\", data_files=\"train.jsonl\", \
+                        split=\"train\"))`; the loss is on the completion alone."
+            .to_string(),
+        Format::Verl => {
+            "verl: `data.train_files=train.parquet`; its SFT trainer looks for `messages` by default. With a \
+                         chat template that writes thoughts into every last answer, as Qwen3's does, also \
+                         `data.ignore_input_ids_mismatch=True`, which leaves them out."
                 .to_string()
         }
-        Format::Verl => {
-            "verl: `data.train_files=train.parquet`; its SFT trainer looks for `messages` by default.".to_string()
-        }
-        Format::VerlPaper => "verl, single turn: `data.prompt_key=extra_info data.prompt_dict_keys=['question'] \
-                              data.response_key=extra_info data.response_dict_keys=['answer']`."
+        Format::VerlPaper => "verl, single turn, up to version 0.7.0: `data.prompt_key=extra_info \
+                              data.prompt_dict_keys=['question'] data.response_key=extra_info \
+                              data.response_dict_keys=['answer']`; it needs `transformers<5` and `pandas<3`. Later \
+                              versions have no such data set (`--format verl` is for them); all read the file for \
+                              reinforcement learning, where `data.prompt_key` is `prompt`."
             .to_string(),
-        Format::LlamaFactory => format!("LLaMA-Factory: `dataset_dir: .` and `dataset: {name}`."),
+        Format::LlamaFactory => format!(
+            "LLaMA-Factory: `dataset_dir: .` and `dataset: {}`. Without `template:` it derives one from the policy's own; a \
+             named one may put in another system prompt (`qwen` does for Qwen2.5-Math). Where it says `A placeholder is \
+             required in the string formatter`, the policy's template cannot be derived from: `--format pretokenized` \
+             trains without one.",
+            lineage.dataset_name()
+        ),
         Format::Axolotl => {
             "axolotl: `datasets: [{path: train.jsonl, ds_type: json, type: chat_template}]`.".to_string()
         }
-        Format::Swift => {
-            "ms-swift: `--dataset train.jsonl`; with weights above 1 also `--is_binary_loss_scale false`.".to_string()
-        }
+        Format::Swift => swift(targets, options),
         Format::OpenRlhf => {
             "OpenRLHF: `--data.input_key input --data.output_key output --data.apply_chat_template`.".to_string()
         }
         Format::Pretokenized => {
             "Chat template and end-of-sequence token are in `input_ids`; `labels` are -100 where no loss \
                                  counts, and not shifted. TRL takes the table as it is; axolotl with an empty `type:`. \
-                                 `rows.jsonl` says where each row came from."
+                                 LLaMA-Factory takes `tokenized_path: D` after `DatasetDict({\"train\": \
+                                 load_dataset(\"parquet\", data_files=\"train.parquet\", \
+                                 split=\"train\")}).save_to_disk(D)`, with `template: empty` and any name it knows as \
+                                 `dataset:`. `rows.jsonl` says where each row came from."
                 .to_string()
         }
         Format::Preference => "TRL: `DPOTrainer(train_dataset=load_dataset(\"json\", data_files=\"train.jsonl\", \
                                split=\"train\"))`."
             .to_string(),
     }
+}
+
+fn swift(targets: &[Target], options: &Options) -> String {
+    let weighted = targets.iter().any(|target| options.weights.contains_key(&target.rewrite.source));
+    let (flag, weights) = match weighted {
+        true => (
+            " --is_binary_loss_scale false",
+            " Without the flag it ignores the weights; the end-of-sequence token keeps weight 1 in any case.",
+        ),
+        false => ("", ""),
+    };
+    let weightless = options.weights.iter().filter(|(_, weight)| **weight == 0.0);
+    let left_out: Vec<String> = weightless.map(|(source, _)| format!("`{source}`")).collect();
+    let left_out = match left_out.is_empty() {
+        true => String::new(),
+        false => format!(" Rows of {} have weight 0 and are left out.", left_out.join(" and ")),
+    };
+    format!(
+        "ms-swift: `--dataset train.jsonl{flag}`.{weights}{left_out} Take the `--template` whose system prompt is the policy's \
+         own (`qwen2_5_math`, not `qwen2_5`, for Qwen2.5-Math), and not `--template_backend jinja`, which trains on the prompt \
+         too."
+    )
 }
 
 #[cfg(test)]
@@ -122,16 +175,23 @@ mod tests {
         let (problems, rewrites) = (problems(), rewrites());
         let shown = shown(false);
         let target = Target { rewrite: &rewrites[0], problem: &problems[0], shown: &shown[0], incorrect: None };
-        let text = card(Format::LlamaFactory, &[target], &lineage());
-        let golden = "---\nconfigs:\n- config_name: default\n  data_files: train.jsonl\n---\n# demo-rewrites\n\n\
-             1 rows (1 self, 0 guided, 0 expert) in the layout `llamafactory`.\n\n";
-        assert!(text.starts_with(golden), "{text}");
+        let rows = Address::of(b"rows");
+        let write = |format, options: &Options, drift, lineage: &Lineage| {
+            card(format, &[target], options, drift, lineage, &rows)
+        };
+        let plain = Options::default();
+        let text = write(Format::LlamaFactory, &plain, None, &lineage());
+        let head = format!("---\nconfigs:\n- config_name: rows-{}\n  data_files: train.jsonl\n", &rows.as_str()[..12]);
+        assert!(text.starts_with(&head), "{text}");
+        let golden = "---\n# demo-rewrites\n\n1 rows (1 self, 0 guided, 0 expert) in the layout `llamafactory`.\n\n";
+        assert!(text[head.len()..].starts_with(golden), "{text}");
         for word in ["stage `rewrites` of pipeline `demo`", "`b1`", "`f1`", "`dataset: demo-rewrites`"] {
             assert!(text.contains(word), "{text}");
         }
         assert!(!text.contains("stale"), "{text}");
         let stale = ["samples: 2 -> 3".to_string()];
-        let text = card(Format::LlamaFactory, &[target], &Lineage { stale: &stale, ..lineage() });
-        assert!(text.contains("- fingerprint: `f1`\n- stale: samples: 2 -> 3\n\n"), "{text}");
+        let drift = Drift { retokenized: 1, ..Drift::default() };
+        let text = write(Format::LlamaFactory, &plain, Some(&drift), &Lineage { stale: &stale, ..lineage() });
+        assert!(text.contains("- fingerprint: `f1`\n- stale: samples: 2 -> 3\n- 1 rows come out as other"), "{text}");
     }
 }

@@ -85,6 +85,13 @@ pub fn axolotl(targets: &[Target]) -> String {
     lines(targets.iter().map(|target| Messages::of(target, None)))
 }
 
+/// The targets that count. ms-swift scales the answer and leaves the end-of-sequence token its weight of 1, so that a row of
+/// weight 0 would still train that.
+pub fn weighted<'a>(targets: &[Target<'a>], weights: &BTreeMap<Source, f32>) -> Vec<Target<'a>> {
+    let counts = |target: &&Target| weights.get(&target.rewrite.source).is_none_or(|weight| *weight > 0.0);
+    targets.iter().filter(counts).copied().collect()
+}
+
 /// ms-swift's standard layout; a source's weight becomes `loss_scale` of the answer.
 pub fn swift(targets: &[Target], weights: &BTreeMap<Source, f32>) -> String {
     lines(targets.iter().map(|target| Messages::of(target, weights.get(&target.rewrite.source).copied())))
@@ -92,29 +99,30 @@ pub fn swift(targets: &[Target], weights: &BTreeMap<Source, f32>) -> String {
 
 #[derive(Serialize)]
 struct InputOutput<'a> {
-    input: Input<'a>,
-    output: Cow<'a, str>,
+    input: Side<'a>,
+    output: Side<'a>,
     #[serde(flatten)]
     origin: Origin<'a>,
 }
 
-/// OpenRLHF takes the user's turn as a text, and any other conversation as messages.
+/// OpenRLHF takes the user's turn and the answer as texts, or any other conversation and the answer as messages: both sides alike.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Input<'a> {
-    Text(&'a str),
+enum Side<'a> {
+    Text(Cow<'a, str>),
     Messages(Vec<Turn<'a>>),
 }
 
 /// OpenRLHF, with its keys given as `input` and `output`.
 pub fn openrlhf(targets: &[Target]) -> String {
-    lines(targets.iter().map(|target| InputOutput {
-        input: match target.shown.messages.len() {
-            1 => Input::Text(&target.rewrite.prompt),
-            _ => Input::Messages(Turn::before(target)),
-        },
-        output: target.answer(&target.rewrite.completion),
-        origin: Origin::of(target),
+    let texts = targets.iter().all(|target| target.shown.messages.len() == 1);
+    lines(targets.iter().map(|target| {
+        let answer = target.answer(&target.rewrite.completion);
+        let (input, output) = match texts {
+            true => (Side::Text(Cow::Borrowed(&target.rewrite.prompt)), Side::Text(answer)),
+            false => (Side::Messages(Turn::before(target)), Side::Messages(vec![Turn::assistant(answer)])),
+        };
+        InputOutput { input, output, origin: Origin::of(target) }
     }))
 }
 
@@ -175,8 +183,8 @@ pub fn dataset_info(targets: &[Target], lineage: &Lineage) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{lineage, rows_shown, text_of};
-    use super::super::{Content, Format, Options};
+    use super::super::testing::{files_of, lineage, text, text_of};
+    use super::super::{Format, Options};
     use mindgap_store::table::rewrites::Source;
     use std::collections::BTreeMap;
 
@@ -214,6 +222,24 @@ mod tests {
     }
 
     #[test]
+    fn swift_leaves_out_rows_of_weight_0() {
+        let options = |expert| Options { weights: BTreeMap::from([(Source::Expert, expert)]), ..Options::default() };
+        let files = files_of(Format::Swift, &options(0.0), false).unwrap();
+        let (rows, card) = (text(&files[0]), text(files.last().unwrap()));
+        assert_eq!(rows.lines().count(), 1);
+        assert!(rows.contains(r#""source":"self""#), "{rows}");
+        assert!(card.contains("1 rows (1 self, 0 guided, 0 expert)"), "{card}");
+        let flag = "--is_binary_loss_scale false";
+        assert!(!card.contains(flag), "the rows that are left carry no weights: {card}");
+        assert!(text(files_of(Format::Swift, &options(0.5), false).unwrap().last().unwrap()).contains(flag));
+        assert!(!text(files_of(Format::Swift, &Options::default(), false).unwrap().last().unwrap()).contains(flag));
+        let nothing =
+            Options { weights: Source::ALL.iter().map(|source| (*source, 0.0)).collect(), ..Options::default() };
+        let error = files_of(Format::Swift, &nothing, false).unwrap_err();
+        assert_eq!(error.what(), "there is no row to export");
+    }
+
+    #[test]
     fn openrlhf() {
         let golden = r#"{"input":"1 + \"1\"?","output":"It is \\boxed{2}.","problem_id":"0a","choice_index":0,"source":"self"}
 {"input":"2 + 2?\nSay.","output":"Let k = 1. Therefore \\boxed{4}.","problem_id":"0b","choice_index":0,"source":"expert"}
@@ -244,12 +270,7 @@ mod tests {
 
     /// The texts of an export of conversations with all there can be.
     fn whole(format: Format) -> Vec<String> {
-        let files = rows_shown(format, &Options::default(), true).unwrap();
-        let text = |content| match content {
-            Content::Text(text) => text,
-            Content::Table(_) => panic!("{} is text", format.name()),
-        };
-        files.into_iter().map(|file| text(file.content)).collect()
+        files_of(format, &Options::default(), true).unwrap().iter().map(text).collect()
     }
 
     #[test]
@@ -264,7 +285,7 @@ mod tests {
         assert_eq!(first(Format::Trl), trl);
         assert_eq!(first(Format::Axolotl), format!(r#"{{"messages":[{before},{answer}],{origin}"#));
         assert_eq!(first(Format::Swift), first(Format::Axolotl));
-        let openrlhf = format!(r#"{{"input":[{before}],"output":"So: It is \\boxed{{2}}.",{origin}"#);
+        let openrlhf = format!(r#"{{"input":[{before}],"output":[{answer}],{origin}"#);
         assert_eq!(first(Format::OpenRlhf), openrlhf);
         let alpaca = format!(
             r#"{{"instruction":"1 + \"1\"?","input":"","output":"So: It is \\boxed{{2}}.","system":"Be brief.","history":[["0?","0."]],{origin}"#
@@ -281,5 +302,13 @@ mod tests {
         for word in ["`enable_thinking`", "prefill", "4 turns"] {
             assert!(card.contains(word), "{word}: {card}");
         }
+        for (format, told) in [
+            (Format::LlamaFactory, "`mask_history: true`"),
+            (Format::Swift, "`--loss_scale last_round`"),
+            (Format::Axolotl, "earlier turns too; `--format pretokenized`"),
+        ] {
+            assert!(whole(format).pop().unwrap().contains(told), "{told}");
+        }
+        assert!(!card.contains("earlier turns"), "who trains on completions alone need not be told: {card}");
     }
 }

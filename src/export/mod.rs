@@ -4,18 +4,22 @@
 //! tokens.
 
 mod card;
+mod drift;
 mod messages;
 mod preference;
 mod tokens;
 mod verl;
 
 pub use card::Lineage;
+pub use drift::Drift;
 pub use preference::Rejected;
 
 use arrow::array::RecordBatch;
 use clap::ValueEnum;
+use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::model::chat::Conversation;
+use mindgap_store::parquet::{Footer, encode_foreign};
 use mindgap_store::table::problems::Problem;
 use mindgap_store::table::rewrites::{Rewrite, Source};
 use serde::Serialize;
@@ -92,7 +96,7 @@ impl<'a> Target<'a> {
 /// What may be asked of an export.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Weight of a source's rows; 1 where nothing is said. Only `swift` can carry it.
+    /// Weight of a source's rows; 1 where nothing is said. Only `swift` can carry it; rows of weight 0 are left out.
     pub weights: BTreeMap<Source, f32>,
     /// What the rejected answer of `preference` is.
     pub rejected: Rejected,
@@ -102,65 +106,66 @@ pub struct Options {
 #[derive(Debug)]
 pub struct File {
     pub name: &'static str,
-    pub content: Content,
-}
-
-#[derive(Debug)]
-pub enum Content {
-    Text(String),
-    /// To become Parquet.
-    Table(RecordBatch),
+    pub bytes: Vec<u8>,
 }
 
 /// The files of one export: the rows first, what describes them last.
 #[derive(Debug)]
 pub struct Export {
     pub files: Vec<File>,
-    /// Rows written; `preference` leaves out problems it can make no pair of.
+    /// Rows written: problems without a pair and rows of weight 0 are left out.
     pub rows: usize,
 }
 
-/// Lays the targets out. Errors if there is nothing to write, or an option the layout cannot carry.
-pub fn export(format: Format, targets: &[Target], options: &Options, lineage: &Lineage) -> Result<Export> {
+/// Lays the targets out. `drift` is what becomes of their tokens elsewhere, where that is known. Errors if there is nothing to
+/// write, or an option the layout cannot carry.
+pub fn export(
+    format: Format,
+    targets: &[Target],
+    options: &Options,
+    drift: Option<&Drift>,
+    lineage: &Lineage,
+) -> Result<Export> {
     if !options.weights.is_empty() && format != Format::Swift {
         let error = Error::usage(format!("`{}` has no row weights", format.name()));
         return Err(error.hint("`--weight` is for `--format swift`, which carries it as `loss_scale`"));
     }
-    let pairs;
-    let targets = match format {
-        Format::Preference => {
-            pairs = preference::pairable(targets, options.rejected);
-            &pairs
-        }
-        _ => targets,
+    let kept = match format {
+        Format::Preference => preference::pairable(targets, options.rejected),
+        _ => messages::weighted(targets, &options.weights),
     };
-    if targets.is_empty() {
+    if kept.is_empty() {
         return Err(Error::input("there is no row to export").at(format!("stage `{}`", lineage.stage)));
     }
-    let rows = match format {
-        Format::Trl => Content::Text(messages::trl(targets)),
-        Format::Axolotl => Content::Text(messages::axolotl(targets)),
-        Format::Swift => Content::Text(messages::swift(targets, &options.weights)),
-        Format::OpenRlhf => Content::Text(messages::openrlhf(targets)),
-        Format::LlamaFactory => Content::Text(messages::llamafactory(targets)),
-        Format::Preference => Content::Text(preference::pairs(targets, options.rejected)),
-        Format::Verl => Content::Table(verl::current(targets)?),
-        Format::VerlPaper => Content::Table(verl::paper(targets)?),
-        Format::Pretokenized => Content::Table(tokens::pretokenized(targets)?),
-    };
-    let mut files = vec![File { name: format.file(), content: rows }];
+    let rows = rows(format, &kept, options, lineage)?;
+    let card = card::card(format, &kept, options, drift, lineage, &Address::of(&rows));
+    let mut files = vec![File { name: format.file(), bytes: rows }];
     match format {
         Format::LlamaFactory => {
-            let info = messages::dataset_info(targets, lineage);
-            files.push(File { name: "dataset_info.json", content: Content::Text(info) });
+            files.push(File { name: "dataset_info.json", bytes: messages::dataset_info(&kept, lineage).into_bytes() })
         }
-        Format::Pretokenized => {
-            files.push(File { name: "rows.jsonl", content: Content::Text(tokens::origins(targets)) });
-        }
+        Format::Pretokenized => files.push(File { name: "rows.jsonl", bytes: tokens::origins(&kept).into_bytes() }),
         _ => {}
     }
-    files.push(File { name: "README.md", content: Content::Text(card::card(format, targets, lineage)) });
-    Ok(Export { files, rows: targets.len() })
+    files.push(File { name: "README.md", bytes: card.into_bytes() });
+    Ok(Export { files, rows: kept.len() })
+}
+
+/// The bytes of the rows' file.
+fn rows(format: Format, targets: &[Target], options: &Options, lineage: &Lineage) -> Result<Vec<u8>> {
+    let table =
+        |batch: RecordBatch| encode_foreign(&batch, &Footer { stage: lineage.stage, fingerprint: lineage.fingerprint });
+    Ok(match format {
+        Format::Trl => messages::trl(targets).into_bytes(),
+        Format::Axolotl => messages::axolotl(targets).into_bytes(),
+        Format::Swift => messages::swift(targets, &options.weights).into_bytes(),
+        Format::OpenRlhf => messages::openrlhf(targets).into_bytes(),
+        Format::LlamaFactory => messages::llamafactory(targets).into_bytes(),
+        Format::Preference => preference::pairs(targets, options.rejected).into_bytes(),
+        Format::Verl => table(verl::current(targets)?)?,
+        Format::VerlPaper => table(verl::paper(targets)?)?,
+        Format::Pretokenized => table(tokens::pretokenized(targets)?)?,
+    })
 }
 
 /// Which row of the store a row came from; extra columns that every reader of JSON lines here leaves alone.
@@ -188,6 +193,7 @@ fn lines<T: Serialize>(rows: impl Iterator<Item = T>) -> String {
 pub(crate) mod testing {
     use super::*;
     use mindgap_lm::model::chat::Message;
+    use mindgap_store::parquet::decode_batches;
 
     pub fn problems() -> Vec<Problem> {
         let problem = |id: &str, question: &str, answer: &str| Problem {
@@ -241,13 +247,8 @@ pub(crate) mod testing {
         Lineage { pipeline: "demo", stage: "rewrites", fingerprint: "f1", address: "b1", stale: &[] }
     }
 
-    /// The rows' file of an export of the two targets.
-    pub fn rows_of(format: Format, options: &Options) -> Content {
-        rows_shown(format, options, false).unwrap().remove(0).content
-    }
-
-    /// The files, with the conversations of [`shown`].
-    pub fn rows_shown(format: Format, options: &Options, whole: bool) -> Result<Vec<File>> {
+    /// The files of an export of the two targets, with the conversations of [`shown`].
+    pub fn files_of(format: Format, options: &Options, whole: bool) -> Result<Vec<File>> {
         let (problems, rewrites, shown) = (problems(), rewrites(), shown(whole));
         let incorrect = [Some("It is \\boxed{3}."), None];
         let targets: Vec<Target> = rewrites
@@ -257,21 +258,22 @@ pub(crate) mod testing {
             .zip(incorrect)
             .map(|(((rewrite, problem), shown), incorrect)| Target { rewrite, problem, shown, incorrect })
             .collect();
-        Ok(export(format, &targets, options, &lineage())?.files)
+        Ok(export(format, &targets, options, None, &lineage())?.files)
     }
 
+    pub fn text(file: &File) -> String {
+        String::from_utf8(file.bytes.clone()).unwrap()
+    }
+
+    /// The rows' file as text.
     pub fn text_of(format: Format, options: &Options) -> String {
-        match rows_of(format, options) {
-            Content::Text(text) => text,
-            Content::Table(_) => panic!("{} is text", format.name()),
-        }
+        text(&files_of(format, options, false).unwrap()[0])
     }
 
-    pub fn table_of(format: Format) -> RecordBatch {
-        match rows_of(format, &Options::default()) {
-            Content::Table(table) => table,
-            Content::Text(_) => panic!("{} is a table", format.name()),
-        }
+    /// The rows' file as a table.
+    pub fn table_of(format: Format, whole: bool) -> RecordBatch {
+        let file = files_of(format, &Options::default(), whole).unwrap().remove(0);
+        decode_batches(file.bytes).unwrap().remove(0)
     }
 }
 
@@ -279,18 +281,42 @@ pub(crate) mod testing {
 mod tests {
     use super::*;
 
+    fn weighted(weights: [(Source, f32); 1]) -> Options {
+        Options { weights: BTreeMap::from(weights), ..Options::default() }
+    }
+
     #[test]
     fn weights_are_refused_where_they_would_be_lost() {
-        let options = Options { weights: BTreeMap::from([(Source::Expert, 0.5)]), ..Options::default() };
-        let error = export(Format::Trl, &[], &options, &testing::lineage()).unwrap_err();
+        let options = weighted([(Source::Expert, 0.5)]);
+        let error = export(Format::Trl, &[], &options, None, &testing::lineage()).unwrap_err();
         assert_eq!(error.what(), "`trl` has no row weights");
     }
 
     #[test]
     fn nothing_to_write_is_an_error() {
         for format in Format::value_variants() {
-            let error = export(*format, &[], &Options::default(), &testing::lineage()).unwrap_err();
+            let error = export(*format, &[], &Options::default(), None, &testing::lineage()).unwrap_err();
             assert_eq!(error.what(), "there is no row to export");
         }
+    }
+
+    /// Loaders keep what they read by the configuration's name: it must change with the rows, and with nothing else.
+    #[test]
+    fn the_card_names_its_configuration_by_the_rows() {
+        let name = |format, options: &Options, whole| {
+            let files = testing::files_of(format, options, whole).unwrap();
+            let card = testing::text(files.last().unwrap());
+            let name = card.lines().find_map(|line| line.strip_prefix("- config_name: ")).unwrap().to_string();
+            assert_eq!(name, format!("rows-{}", Address::of(&files[0].bytes).short()));
+            name
+        };
+        let plain = Options::default();
+        for format in [Format::Trl, Format::Verl, Format::Swift, Format::Pretokenized] {
+            assert_eq!(name(format, &plain, false), name(format, &plain, false), "{format:?}");
+        }
+        assert_ne!(name(Format::Trl, &plain, false), name(Format::Trl, &plain, true));
+        assert_ne!(name(Format::Verl, &plain, false), name(Format::Verl, &plain, true));
+        let expert = weighted([(Source::Expert, 0.5)]);
+        assert_ne!(name(Format::Swift, &plain, false), name(Format::Swift, &expert, false));
     }
 }

@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn prompt_and_target_with_the_prompt_ignored() {
-        let table = table_of(Format::Pretokenized);
+        let table = table_of(Format::Pretokenized, false);
         let names: Vec<_> = table.schema().fields().iter().map(|field| field.name().clone()).collect();
         assert_eq!(names, ["input_ids", "attention_mask", "labels"]);
         let column = |index: usize| table.column(index).as_list::<i32>().value(1);

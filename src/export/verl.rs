@@ -130,8 +130,8 @@ fn batch<T: Serialize>(fields: &[FieldRef], rows: &[T]) -> Result<RecordBatch> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{rows_shown, table_of};
-    use super::super::{Content, Format, Options};
+    use super::super::testing::{files_of, table_of};
+    use super::super::{Format, Options};
     use arrow::array::RecordBatch;
     use serde_json::{Value, json};
 
@@ -147,20 +147,18 @@ mod tests {
             "data_source": "world",
             "extra_info": {"problem_id": "0b", "choice_index": 0, "source": "expert"},
         });
-        let rows = rows(&table_of(Format::Verl));
+        let rows = rows(&table_of(Format::Verl, false));
         assert_eq!(rows.len(), 2);
         assert_eq!(rows[1], golden);
     }
 
     #[test]
     fn whole_conversations() {
-        let files = rows_shown(Format::Verl, &Options::default(), true).unwrap();
-        let Content::Table(table) = &files[0].content else { panic!("verl is a table") };
-        let row = &rows(table)[0];
+        let row = &rows(&table_of(Format::Verl, true))[0];
         assert_eq!(row["enable_thinking"], false);
         assert_eq!(row["messages"].as_array().unwrap().len(), 5);
         assert_eq!(row["messages"][4]["content"], "So: It is \\boxed{2}.");
-        let error = rows_shown(Format::VerlPaper, &Options::default(), true).unwrap_err();
+        let error = files_of(Format::VerlPaper, &Options::default(), true).unwrap_err();
         assert!(error.what().contains("no place for a system turn"), "{error}");
     }
 
@@ -174,6 +172,6 @@ mod tests {
             "extra_info": {"split": "train", "index": 0, "answer": "It is \\boxed{2}.", "question": "1 + \"1\"?",
                 "problem_id": "0a", "source": "self"},
         });
-        assert_eq!(rows(&table_of(Format::VerlPaper))[0], golden);
+        assert_eq!(rows(&table_of(Format::VerlPaper, false))[0], golden);
     }
 }

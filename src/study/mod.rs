@@ -23,5 +23,5 @@ pub use made::Made;
 pub use results::{DifferenceResult, Kept, PolicyResult, Results, Sources, results};
 pub use rows::{JsonRow, Query, Seen, rows_of_file, rows_of_stage};
 pub use status::{StageStatus, status};
-pub use targets::{Drift, Targets, incorrect_samples};
+pub use targets::{Targets, incorrect_samples};
 pub use tokenizer::{speaker, tokenizer};

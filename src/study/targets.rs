@@ -2,7 +2,7 @@
 
 use super::Made;
 use super::frame;
-use crate::export::Target;
+use crate::export::{Drift, Target};
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::model::chat::Conversation;
 use mindgap_lm::model::policy::Policy;
@@ -53,29 +53,29 @@ impl Targets {
     }
 
     /// How a trainer's tokens differ that is given texts and renders them with the policy's own chat template.
-    pub fn drift(&self, policy: &Policy) -> Drift {
+    pub fn drift(&self, policy: &Policy) -> Result<Drift> {
         let mut drift = Drift::default();
         for (row, shown) in self.rewrites.iter().zip(&self.shown) {
             let ended = row.token_ids.last().is_some_and(|id| policy.eos_token_ids().contains(id));
             let ours: Vec<u32> = row.prompt_ids.iter().chain(&row.token_ids).copied().collect();
             // A template that refuses the conversation with its answer leaves the trainer nothing of the row.
             let theirs = policy.dialogue_ids(shown, &row.completion).unwrap_or_default();
-            match theirs.strip_prefix(ours.as_slice()) {
-                None => drift.retokenized += 1,
-                Some(behind) => drift.lengthened += usize::from(behind.len() > usize::from(!ended)),
+            let Some(behind) = theirs.strip_prefix(ours.as_slice()) else {
+                drift.retokenized += 1;
+                continue;
+            };
+            // The template ends a turn that the row leaves open.
+            let behind = behind.get(usize::from(!ended)..).unwrap_or_default();
+            if !behind.is_empty() {
+                if drift.lengthened == 0 {
+                    drift.behind = policy.tokenizer().decode(behind, false)?;
+                }
+                drift.lengthened += 1;
             }
         }
-        drift
+        drift.dated = policy.chat().is_some_and(|chat| chat.asked_for_date());
+        Ok(drift)
     }
-}
-
-/// Rows whose tokens come out otherwise once a chat template is applied to their text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Drift {
-    /// In the prompt or in the answer.
-    pub retokenized: usize,
-    /// Equal up to the end-of-sequence token, with more behind it: a line break, usually.
-    pub lengthened: usize,
 }
 
 /// What the policy is shown in the training prompt of a row.
@@ -131,14 +131,17 @@ mod tests {
     use crate::policy::{PolicyHandle, load_policy};
     use mindgap_lm::model::policy::PolicyFiles;
     use mindgap_store::table::rewrites::Source;
+    use serde_json::{Value as Json, json};
     use std::path::Path;
 
-    /// What becomes of these answers with the chat template of a checkpoint.
-    fn drift(checkpoint: &str, answers: &[&str]) -> Drift {
+    /// What becomes of these answers to a question with the chat template of a checkpoint.
+    fn drift(checkpoint: &str, kwargs: Json, answers: &[&str]) -> Drift {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/model").join(checkpoint);
         let handle = PolicyHandle::of_folder(checkpoint, &folder, PolicyFiles::wants).unwrap();
         let policy = load_policy(&handle).unwrap();
-        let prompt = policy.prompt(&Conversation::user("2 + 3?")).unwrap();
+        let Json::Object(template_kwargs) = kwargs else { panic!("variables have names") };
+        let conversation = Conversation { template_kwargs, ..Conversation::user("2 + 3?") };
+        let prompt = policy.prompt(&conversation).unwrap();
         let row = |answer: &&str| Rewrite {
             problem_id: "0a".to_string(),
             choice_index: 0,
@@ -151,26 +154,28 @@ mod tests {
             sample_index: None,
             round: 0,
             attempts: 0,
-            conversation: None,
+            conversation: Some(serde_json::to_string(&conversation).unwrap()),
             stage_index: None,
             score: None,
         };
         let rewrites: Vec<Rewrite> = answers.iter().map(row).collect();
         let shown = rewrites.iter().map(|row| shown(row).unwrap()).collect();
-        Targets { rewrites, shown, problems: HashMap::new(), incorrect: HashMap::new() }.drift(&policy)
+        Targets { rewrites, shown, problems: HashMap::new(), incorrect: HashMap::new() }.drift(&policy).unwrap()
     }
 
     #[test]
     fn what_chat_templates_change() {
         let plain = ["It is 5.", " It is 6.\n"];
         let thought = ["<think>\nwhy\n</think>\n\nIt is 5."];
-        assert_eq!(drift("qwen2", &plain), Drift { retokenized: 0, lengthened: 2 }, "a line break behind the end");
-        assert_eq!(
-            drift("llama3-sharded-bf16", &plain),
-            Drift { retokenized: 1, lengthened: 0 },
-            "answers are trimmed"
-        );
-        assert_eq!(drift("qwen3", &plain), Drift { retokenized: 2, lengthened: 0 }, "empty thoughts are put in");
-        assert_eq!(drift("qwen3", &thought), Drift { retokenized: 0, lengthened: 1 });
+        let longer = |lengthened| Drift { lengthened, behind: "\n".to_string(), ..Drift::default() };
+        assert_eq!(drift("qwen2", json!({}), &plain), longer(2), "a line break behind the end");
+        let trimmed = drift("llama3-sharded-bf16", json!({}), &plain);
+        assert_eq!(trimmed, Drift { retokenized: 1, dated: true, ..Drift::default() }, "answers are trimmed");
+        let dated = drift("llama3-sharded-bf16", json!({"date_string": "26 Jul 2024"}), &plain);
+        assert_eq!(dated, Drift { dated: false, ..trimmed }, "who is told a date does not ask");
+        let filled = drift("qwen3", json!({}), &plain);
+        assert_eq!(filled, Drift { retokenized: 2, ..Drift::default() }, "empty thoughts are put in");
+        assert_eq!(drift("qwen3", json!({"enable_thinking": false}), &plain[..1]), longer(1), "as in the prompt");
+        assert_eq!(drift("qwen3", json!({}), &thought), longer(1));
     }
 }

@@ -96,6 +96,57 @@ fn every_layout_is_written_whole() {
     }
 }
 
+/// Goal: loaders that keep what they read by the card's configuration name meet a new name with new rows, and the same name with the
+/// same rows.
+#[test]
+fn cards_name_their_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let head = SMALL.split("[stages.logprobs]").next().unwrap();
+    let text = format!("{head}[stages.expert]\nkind = \"rewrite\"\nproblems = \"problems\"\npolicy = \"base\"\n");
+    let file = pipeline(folder.path(), "small.toml", &text).display().to_string();
+    ok(&store, &["run", &file]);
+    let configuration = |stage: &str, format: &str, to: &str| {
+        let to = folder.path().join(to);
+        ok(&store, &["export", &file, stage, "--format", format, "--to", to.to_str().unwrap()]);
+        let card = std::fs::read_to_string(to.join("README.md")).unwrap();
+        card.lines().find_map(|line| line.strip_prefix("- config_name: ")).unwrap().to_string()
+    };
+    for format in ["trl", "pretokenized"] {
+        let first = configuration("rewrites", format, &format!("1/{format}"));
+        assert_eq!(configuration("rewrites", format, &format!("2/{format}")), first);
+        assert_ne!(configuration("expert", format, &format!("3/{format}")), first);
+    }
+}
+
+/// Goal: rows that count nothing are not written, and output and card say how many are left.
+#[test]
+fn rows_of_weight_0_are_left_out() {
+    let (folder, file) = small();
+    let store = folder.path().join("store");
+    let rows = |to: &str, more: &[&str]| {
+        let to = folder.path().join(to);
+        let mut args = vec!["export", &file, "rewrites", "--format", "swift", "--to", to.to_str().unwrap(), "--json"];
+        args.extend(more);
+        let written = json(&ok(&store, &args));
+        let text = std::fs::read_to_string(to.join("train.jsonl")).unwrap();
+        let lines: Vec<Value> = text.lines().map(json).collect();
+        assert_eq!(written["rows"], lines.len());
+        (
+            lines,
+            written["left_out_rows"].as_u64().unwrap() as usize,
+            std::fs::read_to_string(to.join("README.md")).unwrap(),
+        )
+    };
+    let (all, none, _) = rows("all", &[]);
+    let (left, out, card) = rows("left", &["--weight", "expert=0"]);
+    let experts = all.iter().filter(|line| line["source"] == "expert").count();
+    assert!(experts > 0 && experts < all.len());
+    assert_eq!((none, out), (0, experts));
+    assert!(left.iter().all(|line| line["source"] != "expert"));
+    assert!(card.contains("Rows of `expert` have weight 0 and are left out."), "{card}");
+}
+
 /// Goal: a pre-tokenized export cannot differ from what is scored and trained on: ids and labels are those of the
 /// log-probs table, scoring them gives its very numbers, and their mean is the loss of the first training step.
 #[test]

@@ -51,6 +51,16 @@ def load_all(export):
     return rows
 
 
+def load_namesakes(export):
+    """Two exports in folders of one name are two data sets: `datasets` keeps what it has read by folder and configuration."""
+    answers = {}
+    for stage in ["rewrites", "expert"]:
+        folder = export("trl", stage=stage, below=stage)
+        answers[stage] = [row["completion"] for row in load_dataset(str(folder), split="train")]
+    assert answers["rewrites"] != answers["expert"]
+    print("two exports in folders of one name load as two data sets")
+
+
 def first_losses(dataset, name, policy, batch):
     """Two optimizer steps of TRL on the given rows in order; returns the losses."""
     from trl import SFTConfig, SFTTrainer
@@ -78,13 +88,14 @@ def main():
     args = parser.parse_args()
     base = [args.mindgap, "--store", args.store]
     with tempfile.TemporaryDirectory() as scratch:
-        def export(name, *more):
-            folder = pathlib.Path(scratch) / f"{name}{len(more)}"
-            command = base + ["export", "pipelines/smoke.toml", "rewrites", "--format", name, "--to", str(folder), *more]
+        def export(name, *more, stage="rewrites", below=""):
+            folder = pathlib.Path(scratch) / below / f"{name}{len(more)}"
+            command = base + ["export", "pipelines/smoke.toml", stage, "--format", name, "--to", str(folder), *more]
             subprocess.run(command, check=True, capture_output=True)
             return folder
 
         rows = load_all(export)
+        load_namesakes(export)
         # Our first step: the rows the batch plan names, in its order, and the loss the trainer reported for them.
         tables = pathlib.Path(args.store) / "tables" / "smoke" / "train-dr+dft"
         first = load_dataset("parquet", data_files=str(tables / "train_steps" / "*.parquet"), split="train")[0]

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +89,8 @@ pub struct ChatTemplate {
     /// `bos_token`, `eos_token`, `pad_token`, ... as strings.
     specials: BTreeMap<String, String>,
     source: String,
+    /// Whether `strftime_now` was called.
+    asked_for_date: Arc<AtomicBool>,
 }
 
 const NAME: &str = "chat template";
@@ -99,11 +103,16 @@ impl ChatTemplate {
         environment.set_syntax(syntax.expect("the usual delimiters do not clash"));
         python::extend(&mut environment);
         environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", |format: String| strftime(&format));
+        let asked_for_date = Arc::new(AtomicBool::new(false));
+        let asked = asked_for_date.clone();
+        environment.add_function("strftime_now", move |format: String| {
+            asked.store(true, Ordering::Relaxed);
+            strftime(&format)
+        });
         environment
             .add_template_owned(NAME, source::prepare(source))
             .map_err(|e| template_error("does not compile", e))?;
-        Ok(ChatTemplate { environment, specials, source: source.to_string() })
+        Ok(ChatTemplate { environment, specials, source: source.to_string(), asked_for_date })
     }
 
     /// From the bytes of tokenizer_config.json and, if the checkpoint has them, chat_template.jinja, which has precedence, and
@@ -142,6 +151,12 @@ impl ChatTemplate {
         template
             .render(context! { ..extra, ..base, ..specials })
             .map_err(|e| template_error("does not render these messages", e))
+    }
+
+    /// Whether a conversation that was rendered so far asked for the date: the same has another text elsewhere, where it is the
+    /// day's.
+    pub fn asked_for_date(&self) -> bool {
+        self.asked_for_date.load(Ordering::Relaxed)
     }
 
     /// The template's text.
