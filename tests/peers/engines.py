@@ -258,23 +258,6 @@ trainer = "trl"
 """
 
 
-def descendants(of):
-    """Processes below one, the deepest last."""
-    children = {}
-    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
-    found, queue = [], [of]
-    while queue:
-        below = children.get(queue.pop(0), [])
-        found += below
-        queue += below
-    return found
-
-
 def journal_bytes(store):
     return sum(path.stat().st_size for path in (store / "journals").glob("*"))
 
@@ -284,48 +267,42 @@ def steps_told(store):
 
 
 def kills(peers, stage, whom, count, seed):
-    """Kills mindgap, or what it started, at random moments until so many kills hit; then lets it end."""
+    """Kills mindgap, or a process of what it started, at random moments while something is made; then lets it end."""
     print(f"{count} kills of {whom} in stage `{stage}`")
     dice = random.Random(seed)
     store, pipeline = peers.scratch / f"kills-{stage}-{whom}", peers.scratch / "killed.toml"
     pipeline.write_text(KILLED.format(root=ROOT, args=json.dumps(ARGS), limit=64, steps=60))
     peers.run(store, pipeline, "expert")
-    hits, starts, progress = 0, 0, []
+    measure = journal_bytes if stage == "rollouts" else steps_told
+    hits, starts, running, kept = 0, 0, None, []
     while hits < count:
-        starts += 1
-        running = subprocess.Popen(peers.command(store, "run", pipeline, stage), env=peers.environment, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-        measure = journal_bytes if stage == "rollouts" else steps_told
+        if running is None or running.poll() is not None:
+            starts += 1
+            command = peers.command(store, "run", pipeline, stage)
+            running = subprocess.Popen(command, env=peers.environment, stderr=subprocess.DEVNULL, cwd=ROOT)
         before = measure(store)
         # At work, not still starting: something new was kept.
         while running.poll() is None and measure(store) == before:
             time.sleep(0.05)
-        time.sleep(dice.uniform(0.0, 1.5))
+        time.sleep(dice.uniform(0.0, 1.0))
         if running.poll() is not None:
-            break
-        below = [pid for pid in descendants(running.pid) if pid != running.pid]
-        programs = [pid for pid, _ in peers.left() if pid in below or True]
-        kept = measure(store)
-        target = running.pid if whom == "mindgap" else dice.choice(programs)
-        os.kill(target, signal.SIGKILL)
+            assert running.returncode != 0, "it was through before it was killed often enough"
+            continue
+        programs = [pid for pid, _ in peers.left()]
+        os.kill(running.pid if whom == "mindgap" else dice.choice(programs), signal.SIGKILL)
         hits += 1
-        if whom == "mindgap":
+        kept.append(measure(store))
+        # A server is started again; a trainer's end is the run's.
+        if whom != "server":
             running.wait()
             peers.nothing_left()
-            assert measure(store) >= kept, "what was kept is lost"
-        elif stage == "train":
-            running.wait()
-            peers.nothing_left()
-        else:
-            # A server is started again; the run goes on.
-            time.sleep(dice.uniform(0.5, 2.0))
-            if running.poll() is None:
-                running.send_signal(signal.SIGTERM)
-                running.wait()
-            peers.nothing_left()
-        progress.append(kept)
+        assert measure(store) >= kept[-1], "what was kept is lost"
+        print(f"  kill {hits}: {kept[-1]} kept", flush=True)
+    if running.poll() is None:
+        running.wait()
     stages = peers.run(store, pipeline, stage)
     peers.nothing_left()
-    print(f"  {hits} kills in {starts} starts; kept at each: {progress}; rows at the end: {stages[-1]['rows']}")
+    print(f"  {hits} kills over {starts} runs, nothing left of any; {stages[-1]['rows']} rows at the end")
     return store, pipeline
 
 
@@ -336,7 +313,8 @@ def main():
     parser.add_argument("--python-vllm", default="python3.12")
     parser.add_argument("--python-trl", default="python3.11")
     parser.add_argument("--real", help="folder of a real policy")
-    parser.add_argument("--limit", type=int, default=48)
+    parser.add_argument("--rows", type=int, default=16, help="texts of the real policy that are scored")
+    parser.add_argument("--limit", type=int, default=48, help="problems of each set of the demo")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--only", nargs="*", default=["losses", "demo", "scores", "kills"])
     parser.add_argument("--seed", type=int, default=1)
@@ -349,12 +327,12 @@ def main():
             print("log-probs served beside ours")
             scores(peers, ROOT / "data/base-policy", "float32", "", 64, 1e-3)
             if args.real:
-                scores(peers, args.real, "float32", ', weights = "f32"', 16, 1e-3)
-                scores(peers, args.real, "bfloat16", ', weights = "bf16"', 16, 2e-2)
+                for dtype, held, most in [("float32", "f32", 1e-3), ("bfloat16", "bf16", 2e-2)]:
+                    scores(peers, args.real, dtype, f', weights = "{held}"', args.rows, most)
         if "demo" in args.only and peers.vllm and peers.trl:
             whole_demo(peers, args.limit)
         if "kills" in args.only and peers.vllm and peers.trl:
-            for stage, whom in [("rollouts", "mindgap"), ("rollouts", "server"), ("train", "mindgap"), ("train", "trainer")]:
+            for stage, whom in [("train", "trainer"), ("train", "mindgap"), ("rollouts", "server"), ("rollouts", "mindgap")]:
                 kills(peers, stage, whom, args.kills, args.seed)
 
 
