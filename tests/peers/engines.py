@@ -284,7 +284,7 @@ def kills(peers, stage, whom, count, seed):
         # At work, not still starting: something new was kept.
         while running.poll() is None and measure(store) == before:
             time.sleep(0.05)
-        time.sleep(dice.uniform(0.0, 1.0))
+        time.sleep(dice.uniform(0.0, 8.0 if stage == "train" else 1.0))
         if running.poll() is not None:
             assert running.returncode != 0, "it was through before it was killed often enough"
             continue
