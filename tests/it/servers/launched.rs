@@ -2,7 +2,7 @@
 
 use super::fake::{Fake, Fault, Manner, Program, Seen, direct};
 use super::{cascade, done, expected, refused, rollouts_of, rows, run};
-use crate::support::pipeline;
+use crate::support::{by_stage, pipeline};
 use mindgap_store::fs::try_lock;
 use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::rollouts::Rollout;
@@ -281,6 +281,24 @@ fn runs_share_no_gpu() {
     drop(held);
     done(child.wait_with_output().unwrap());
     assert_eq!(lines(folder.path().join("lives")).len(), 1);
+}
+
+/// Goal: `plan` says that a server program could run a stage, where there is one and a GPU for it, and nothing anywhere else.
+#[test]
+fn plan_tells_of_a_program_at_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let remarks = |policy: &str, devices: &str| {
+        let file = cascade(folder.path(), "plan.toml", policy);
+        done(run(&store, &file, &["problems"]));
+        let mut plan = direct(&store, &["plan", file.to_str().unwrap(), "--json", "rollouts"]);
+        plan.env("MINDGAP_VLLM", program(folder.path())).env("CUDA_VISIBLE_DEVICES", devices);
+        by_stage(&done(plan.output().unwrap()), "remarks").pop().unwrap().1.to_string()
+    };
+    let here = "{ path = \"DATA/base-policy\" }";
+    let says = "`engine = \\\"vllm\\\"` of its policy runs it on the GPU here: how long is known once a part ran there";
+    assert!(remarks(here, "0").contains(says), "{}", remarks(here, "0"));
+    assert!(!remarks(here, "").contains("engine") && !remarks(&format!("{POLICY} }}"), "0").contains("engine"));
 }
 
 /// Goal: what contradicts itself is refused before anything runs.
