@@ -54,7 +54,7 @@ fn as_a_program() {
     let size = recipe["batch_size"].as_u64().unwrap() as usize;
     for (step, rows) in rows.chunks(size).enumerate().skip(trainer.steps_done() as usize) {
         if lives == 1 && std::env::var("FAKE_CRASH_AT").is_ok_and(|at| at == step.to_string()) {
-            println!("out of memory");
+            eprintln!("out of memory");
             std::process::exit(9);
         }
         // Those without a target are there so that every step has as many.

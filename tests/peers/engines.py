@@ -288,8 +288,10 @@ def kills(peers, stage, whom, count, seed):
         if running.poll() is not None:
             assert running.returncode != 0, "it was through before it was killed often enough"
             continue
-        programs = [pid for pid, _ in peers.left()]
-        os.kill(running.pid if whom == "mindgap" else dice.choice(programs), signal.SIGKILL)
+        programs = [running.pid] if whom == "mindgap" else [pid for pid, _ in peers.left()]
+        if not programs:
+            continue
+        os.kill(dice.choice(programs), signal.SIGKILL)
         hits += 1
         kept.append(measure(store))
         # A server is started again; a trainer's end is the run's.
@@ -316,7 +318,8 @@ def main():
     parser.add_argument("--rows", type=int, default=16, help="texts of the real policy that are scored")
     parser.add_argument("--limit", type=int, default=48, help="problems of each set of the demo")
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--only", nargs="*", default=["losses", "demo", "scores", "kills"])
+    everything = ["losses", "scores", "demo", "kill-trainer-train", "kill-mindgap-train", "kill-server-rollouts", "kill-mindgap-rollouts"]
+    parser.add_argument("--only", nargs="*", default=everything, choices=everything)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -331,8 +334,8 @@ def main():
                     scores(peers, args.real, dtype, f', weights = "{held}"', args.rows, most)
         if "demo" in args.only and peers.vllm and peers.trl:
             whole_demo(peers, args.limit)
-        if "kills" in args.only and peers.vllm and peers.trl:
-            for stage, whom in [("train", "trainer"), ("train", "mindgap"), ("rollouts", "server"), ("rollouts", "mindgap")]:
+        for stage, whom in [("train", "trainer"), ("train", "mindgap"), ("rollouts", "server"), ("rollouts", "mindgap")]:
+            if f"kill-{whom}-{stage}" in args.only and peers.vllm and peers.trl:
                 kills(peers, stage, whom, args.kills, args.seed)
 
 

@@ -11,7 +11,7 @@ use std::fmt::Formatter;
 pub enum TrainedBy {
     #[default]
     Mindgap,
-    Other(External),
+    Other(Box<External>),
 }
 
 /// A program that trains in place of this one.
@@ -87,15 +87,16 @@ impl From<Written> for TrainedBy {
         };
         match kind {
             Kind::Mindgap => TrainedBy::Mindgap,
-            Kind::Trl => TrainedBy::Other(External { kind: ExternalKind::Trl, launch }),
-            Kind::Command => TrainedBy::Other(External { kind: ExternalKind::Command, launch }),
+            Kind::Trl => TrainedBy::Other(Box::new(External { kind: ExternalKind::Trl, launch })),
+            Kind::Command => TrainedBy::Other(Box::new(External { kind: ExternalKind::Command, launch })),
         }
     }
 }
 
 impl From<TrainedBy> for Written {
     fn from(by: TrainedBy) -> Written {
-        let TrainedBy::Other(External { kind, launch }) = by else { return Written::Kind(Kind::Mindgap) };
+        let TrainedBy::Other(external) = by else { return Written::Kind(Kind::Mindgap) };
+        let External { kind, launch } = *external;
         let kind = match kind {
             ExternalKind::Trl => Kind::Trl,
             ExternalKind::Command => Kind::Command,
