@@ -21,6 +21,8 @@ const TRIES: u32 = 6;
 const FAILURES: u32 = 3;
 /// Probes that every server must fail before a policy counts as not served, if none ever answered.
 const FIRST_PROBES: u32 = 3;
+/// The same of a server that was started for the run, and runs.
+const LAUNCHED_PROBES: u32 = 20;
 const WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// Longest wait that a server's `Retry-After` is given.
@@ -297,7 +299,9 @@ impl Pool {
     }
 
     fn check_reached(&self, state: &State) -> Result<()> {
-        if state.reached || state.servers.iter().any(|server| server.given_up < FIRST_PROBES) {
+        // Whoever keeps the program finds out whether it still runs; one that is ending may take a while.
+        let enough = if self.running.is_some() { LAUNCHED_PROBES } else { FIRST_PROBES };
+        if state.reached || state.servers.iter().any(|server| server.given_up < enough) {
             return Ok(());
         }
         let each: Vec<String> =
