@@ -98,12 +98,22 @@ pub fn is_program(program: &str) -> bool {
 
 /// The last lines of a log that say something.
 pub fn last_lines(log: &Path, count: usize) -> Vec<String> {
-    let text = fs::read_end(log, 8 << 10).unwrap_or_default();
+    let lines = lines_at_end(log, 8 << 10);
+    lines[lines.len().saturating_sub(count)..].to_vec()
+}
+
+/// The last line of a log that names an error, as Python's programs do: what they say behind it is about their own end.
+pub fn last_error(log: &Path) -> Option<String> {
+    lines_at_end(log, 256 << 10).into_iter().rfind(|line| line.contains("Error: "))
+}
+
+/// Lines that say something, in so many bytes of a log's end.
+fn lines_at_end(log: &Path, bytes: u64) -> Vec<String> {
+    let text = fs::read_end(log, bytes).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     // Programs draw progress bars over each other.
     let lines = text.split(['\n', '\r']).map(|line| line.chars().filter(|c| !c.is_control()).collect::<String>());
-    let lines: Vec<String> = lines.filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(count)..].to_vec()
+    lines.filter(|line| !line.trim().is_empty()).collect()
 }
 
 /// Errors: no sandbox on this machine.

@@ -2,7 +2,7 @@
 //! another policy's turn comes and with the run.
 
 use super::devices;
-use crate::child::{Program, is_program, last_lines};
+use crate::child::{Program, is_program, last_error, last_lines};
 use crate::net::http::{Http, free_port};
 use crate::policy::{Api, Launched, PolicyHandle, Served};
 use mindgap_base::error::{Error, Result};
@@ -174,8 +174,9 @@ impl Running {
         let State::Over(why) = self.state() else { return None };
         let Shared { name, log, .. } = &*self.shared;
         let lines = last_lines(log, QUOTED).join("\n    ");
+        let said = last_error(log).map(|line| format!("\n    {line}\n    ..")).unwrap_or_default();
         Some(
-            Error::environment(format!("{name} {why}; the end of its log:\n    {lines}"))
+            Error::environment(format!("{name} {why}; the end of its log:{said}\n    {lines}"))
                 .at(log.display().to_string())
                 .hint("mend `args` or `launch` of the policy; what is finished is kept, so the same command goes on"),
         )

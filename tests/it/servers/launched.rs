@@ -153,18 +153,22 @@ fn what_cannot_be_started_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
     let launch = "{ path = \"DATA/base-policy\", engine = \"sglang\", launch = \"echo serving $MODEL_NAME from $MODEL_FOLDER at $PORT; \
-                  echo no such GPU >&2; exit 7\" }";
+                  echo RuntimeError: no such GPU >&2; for i in $(seq 99); do echo cleaning up $i; done; exit 7\" }";
     let file = cascade(folder.path(), "ends.toml", launch);
     let stderr = refused(
         launched(folder.path(), &store, &file, &["rollouts"]),
         4,
         &[
             "sglang for policy `big` ended before it served anything, with exit code 7",
-            "no such GPU",
-            "serving big from /",
+            "RuntimeError: no such GPU",
+            "cleaning up 99",
         ],
     );
-    assert!(stderr.contains("data/base-policy at "), "{stderr}");
+    assert!(!stderr.contains("cleaning up 50"), "{stderr}");
+    let logs = std::fs::read_dir(store.join("runs")).unwrap().map(|entry| entry.unwrap().path());
+    let log = logs.into_iter().find(|path| path.to_string_lossy().ends_with(".big.log")).expect("its log is kept");
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("serving big from /") && log.contains("data/base-policy at "), "{log}");
     let file = cascade(folder.path(), "absent.toml", &format!("{POLICY} }}"));
     let mut absent = command(folder.path(), &store, &file, &["rollouts"]);
     absent.env("MINDGAP_VLLM", "/nowhere/vllm serve");
