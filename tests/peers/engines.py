@@ -330,7 +330,8 @@ def main():
             print("log-probs served beside ours")
             scores(peers, ROOT / "data/base-policy", "float32", "", 64, 1e-3)
             if args.real:
-                for dtype, held, most in [("float32", "f32", 1e-3), ("bfloat16", "bf16", 2e-2)]:
+                # Where a processor has no products of bf16, activations are f32 here and rounded there.
+                for dtype, held, most in [("float32", "f32", 1e-3), ("bfloat16", "bf16", 5e-2)]:
                     scores(peers, args.real, dtype, f', weights = "{held}"', args.rows, most)
         if "demo" in args.only and peers.vllm and peers.trl:
             whole_demo(peers, args.limit)
