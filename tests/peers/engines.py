@@ -224,7 +224,9 @@ def scores(peers, folder, dtype, held, limit, most):
     differences = [abs(a - b) for x, y in zip(here, there) for a, b in zip(x["logprob_policy"], y["logprob_policy"])]
     mean = sum(differences) / len(differences)
     print(f"  {pathlib.Path(folder).name}, {dtype}: {len(differences)} tokens, largest {max(differences):.2e}, mean {mean:.2e}")
-    assert mean < most, mean
+    # In 16 bits single tokens go far apart, by transformers' own arithmetic too.
+    figure = max(differences) if dtype == "float32" else mean
+    assert figure < most, figure
 
 
 KILLED = """
@@ -330,8 +332,7 @@ def main():
             print("log-probs served beside ours")
             scores(peers, ROOT / "data/base-policy", "float32", "", 64, 1e-3)
             if args.real:
-                # Where a processor has no products of bf16, activations are f32 here and rounded there.
-                for dtype, held, most in [("float32", "f32", 1e-3), ("bfloat16", "bf16", 5e-2)]:
+                for dtype, held, most in [("float32", "f32", 1e-3), ("bfloat16", "bf16", 2e-2)]:
                     scores(peers, args.real, dtype, f', weights = "{held}"', args.rows, most)
         if "demo" in args.only and peers.vllm and peers.trl:
             whole_demo(peers, args.limit)
