@@ -148,7 +148,7 @@ impl Program {
         ))
     }
 
-    pub fn ended(&mut self) -> std::io::Result<Option<String>> {
+    pub fn ended(&mut self) -> std::io::Result<Option<std::process::ExitStatus>> {
         match self.0 {}
     }
 

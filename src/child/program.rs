@@ -6,7 +6,6 @@ use mindgap_store::fs::File;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::io::Result;
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -35,8 +34,8 @@ impl Program {
         Ok(program)
     }
 
-    /// How it ended, in words; none while it runs. Of what it started nothing is left then.
-    pub fn ended(&mut self) -> Result<Option<String>> {
+    /// How it ended; none while it runs. Of what it started nothing is left then.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         #[cfg(target_os = "linux")]
         if !self.gone {
             if !super::linux::has_ended(self.group())? {
@@ -49,7 +48,7 @@ impl Program {
         if !self.gone {
             self.let_go()?;
         }
-        Ok(Some(in_words(status)))
+        Ok(Some(status))
     }
 
     /// Tells it to end, and waits until all of it has; what takes too long is ended.
@@ -91,16 +90,5 @@ impl Drop for Program {
     fn drop(&mut self) {
         // Nobody is left to be told.
         let _ = self.kill();
-    }
-}
-
-fn in_words(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => match Signal::try_from(signal) {
-            Ok(known) => format!("signal {signal} ({known})"),
-            Err(_) => format!("signal {signal}"),
-        },
-        (None, None) => "nobody knows how".to_string(),
     }
 }

@@ -13,6 +13,7 @@ mod verl;
 pub use card::Lineage;
 pub use drift::Drift;
 pub use preference::Rejected;
+pub use tokens::IGNORED;
 
 use arrow::array::RecordBatch;
 use clap::ValueEnum;

@@ -262,7 +262,7 @@ impl Shared {
                 return Ok(Life::Told);
             }
             if let Some(how) = program.ended().map_err(failed)? {
-                return Ok(Life::Crashed { how, served });
+                return Ok(Life::Crashed { how: how.to_string(), served });
             }
             // A program without this path answers too.
             if !served && http.get(&self.health, HEALTH).is_ok_and(|answer| matches!(answer.status, 200 | 404)) {

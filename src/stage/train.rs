@@ -295,12 +295,21 @@ impl TrainStage {
         Ok(self.steps.iter().enumerate().map(row).collect())
     }
 
+    /// Stores what the trained policy has beside its weights: the files of the one it was trained from, in which the type is its own.
+    fn store_small_files(&self, context: &Context) -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut files = described(&self.policy)?;
+        if let Some(config) = files.get_mut("config.json") {
+            *config = self.params.dtype.named_in(config);
+        }
+        for (name, bytes) in &files {
+            context.put_file(name, |put| put(bytes))?;
+        }
+        Ok(files)
+    }
+
     /// The policy's own files with the new weights in one file.
     fn store_policy(&self, context: &Context, run: &Run) -> Result<()> {
-        for (name, bytes) in described(&self.policy)? {
-            let bytes = if name == "config.json" { self.params.dtype.named_in(&bytes) } else { bytes };
-            context.put_file(&name, |put| put(&bytes))?;
-        }
+        self.store_small_files(context)?;
         let weights = match (self.params.publish, &run.best) {
             (Publish::Best, Some(best)) => best.weights.clone(),
             _ => run.trainer.live_weights(),

@@ -201,7 +201,9 @@ fn a_trainer_goes_on_from_its_checkpoints() {
     let output = command.env("FAKE_CRASH_AT", "3").output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{stderr}");
-    for says in ["the trainer ended with exit code 9", "out of memory", "stage `there`", "run the same command again"] {
+    for says in
+        ["the trainer ended with exit status: 9", "out of memory", "stage `there`", "run the same command again"]
+    {
         assert!(stderr.contains(says), "`{says}` is not in:\n{stderr}");
     }
     let works = std::fs::read_dir(store.join("work")).unwrap().map(|entry| entry.unwrap().path());

@@ -13,7 +13,7 @@ use super::TrainStage;
 use crate::child::{Program, is_program, last_lines};
 use crate::stage::{Context, Tick};
 use candle_core::Device;
-use mindgap_base::error::{Error, Result};
+use mindgap_base::error::{Error, Kind, Result};
 use mindgap_lm::model::policy::{Policy, PolicyFiles, is_weights};
 use mindgap_lm::model::weights;
 use mindgap_lm::train::Loss;
@@ -101,7 +101,7 @@ impl TrainStage {
             fs::publish(&folder.join(DONE), b"", "work")?;
         }
         let taken = self.take(context, &folder, &plan);
-        if taken.is_err() {
+        if taken.as_ref().is_err_and(|e| e.kind() == Kind::Input) {
             // Done it was not: the next run starts the program again.
             fs::remove(&folder.join(DONE))?;
         }
@@ -132,7 +132,7 @@ impl TrainStage {
                 return Err(stopped);
             }
             if let Some(how) = program.ended().map_err(failed)? {
-                if how == "exit code 0" {
+                if how.success() {
                     return Ok(());
                 }
                 let lines = last_lines(&log, QUOTED).join("\n    ");
@@ -174,9 +174,7 @@ impl TrainStage {
                 "it is to write the trained policy to $WORK/out as transformers does: model.safetensors, or shards with an index",
             ));
         }
-        for (name, bytes) in crate::policy::described(&self.policy)? {
-            let bytes = if name == "config.json" { self.params.dtype.named_in(&bytes) } else { bytes };
-            context.put_file(&name, |put| put(&bytes))?;
+        for (name, bytes) in self.store_small_files(context)? {
             files.insert(name, bytes);
         }
         let policy = Policy::from_files(files).map_err(|e| e.at(&place))?;

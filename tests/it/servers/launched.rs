@@ -159,7 +159,7 @@ fn what_cannot_be_started_is_told() {
         launched(folder.path(), &store, &file, &["rollouts"]),
         4,
         &[
-            "sglang for policy `big` ended before it served anything, with exit code 7",
+            "sglang for policy `big` ended before it served anything, with exit status: 7",
             "RuntimeError: no such GPU",
             "cleaning up 99",
         ],

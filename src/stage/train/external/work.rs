@@ -3,6 +3,7 @@
 
 use super::super::TrainStage;
 use super::{External, SCRIPTS, steps};
+use crate::export::IGNORED;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::model::policy::Policy;
@@ -14,9 +15,6 @@ use serde::Serialize;
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
-
-/// A label that counts in no loss.
-const IGNORED: i64 = -100;
 
 /// One row of `train.parquet`. Every step has `batch_size` of them: where the plan has fewer, the rest are without targets.
 #[derive(Clone, Serialize)]
