@@ -1,8 +1,11 @@
 //! The command line as typed.
 
+mod runs;
+
+pub use runs::{Plan, Run, Stages, Status, Work};
+
 use crate::export::{Format, Rejected};
 use crate::judge::JudgeKind;
-use crate::pipeline::Share;
 use crate::study::Condition;
 use candle_core::Device;
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand};
@@ -22,7 +25,7 @@ use std::path::PathBuf;
 #[derive(Parser)]
 #[command(name = "mindgap", version, after_help = EXAMPLES)]
 pub struct Args {
-    /// Folder of all tables and policies.
+    /// Where all tables and policies are: a folder, or s3://bucket/prefix (gs://, az://) for many machines.
     #[arg(long, global = true, env = "MINDGAP_STORE", default_value = "data/store")]
     pub store: PathBuf,
     /// Worker threads; all cores by default. Results do not depend on it.
@@ -47,6 +50,8 @@ Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 bad input, 4 disk, device
 pub enum Command {
     /// Run what is missing: all stages, or the named ones and what they need.
     Run(Run),
+    /// Take missing parts of any stage that is ready, beside other workers on this store, until the pipeline is done.
+    Work(Work),
     /// Say what would run and why, without running it.
     Plan(Plan),
     /// Say how far each stage is.
@@ -115,75 +120,16 @@ impl Compute {
 }
 
 #[derive(ClapArgs)]
-#[command(after_help = "Examples:
-  mindgap plan pipelines/demo.toml               every stage: cached, to compute and why, or waiting
-  mindgap plan pipelines/demo.toml rewrites      the rewrites and what they need
-  mindgap plan pipelines/demo.toml --set train_seed=1    with another value of a variable
-
-A reason reads old value -> new value: `samples: 4 -> 10`, `problems: 10000 rows (3f2a..) -> 10100 rows (9c1b..)`.")]
-pub struct Plan {
-    #[command(flatten)]
-    pub stages: Stages,
-}
-
-#[derive(ClapArgs)]
-pub struct Stages {
-    #[command(flatten)]
-    pub pipeline: Pipeline,
-    /// Stages, with what they need. All where none is named.
-    pub stages: Vec<String>,
-    /// Print what is said of each stage as JSON on stdout.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(ClapArgs)]
-#[command(after_help = "Examples:
-  mindgap run pipelines/demo.toml                everything that is missing
-  mindgap run pipelines/demo.toml rewrites       only the rewrites and what they need
-  mindgap run pipelines/demo.toml --set train_seed=1     with another value of a variable
-  mindgap run pipelines/demo.toml rollouts --part 2/8    the second of eight shares of the samples
-
-Stop it whenever you like, also by kill -9: finished parts are kept, and the same command goes on.")]
-pub struct Run {
-    #[command(flatten)]
-    pub stages: Stages,
-    /// Compute only the Ith of N shares of the named stages' parts, then stop. For schedulers that start N processes on one
-    /// store; a run without it, or the last of them, puts the stages together.
-    #[arg(long, value_name = "I/N", value_parser = share)]
-    pub part: Option<Share>,
-    #[command(flatten)]
-    pub compute: Compute,
-}
-
-fn share(text: &str) -> Result<Share, String> {
-    let parse = || {
-        let (index, count) = text.split_once('/')?;
-        Some((index.parse::<usize>().ok()?, count.parse::<usize>().ok()?))
-    };
-    match parse() {
-        Some((index, count)) if (1..=count).contains(&index) => Ok(Share { index: index - 1, count }),
-        _ => Err("expected I/N with I from 1 to N".to_string()),
-    }
-}
-
-#[derive(ClapArgs)]
-#[command(after_help = "Examples:
-  mindgap status pipelines/demo.toml             also while a run is at work in another terminal
-  watch mindgap status pipelines/demo.toml")]
-pub struct Status {
-    #[command(flatten)]
-    pub pipeline: Pipeline,
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(ClapArgs)]
 #[command(after_help = "Example:
-  duckdb -c \"select source, count(*) from '$(mindgap path pipelines/demo.toml rewrites)' group by 1\"")]
+  duckdb -c \"select source, count(*) from '$(mindgap path pipelines/demo.toml rewrites)' group by 1\"
+
+Of a store in a bucket the files are fetched into its cache first; --remote names them where they are.")]
 pub struct Path {
     #[command(flatten)]
     pub stage: Stage,
+    /// Print the URLs of the stage's Parquet files or weights in the bucket, one a line, and fetch nothing.
+    #[arg(long)]
+    pub remote: bool,
 }
 
 #[derive(ClapArgs)]

@@ -8,13 +8,20 @@ use mindgap_store::Store;
 use serde_json::{Value, json};
 use std::path::Path;
 
-pub fn path(store: &Path, args: args::Stage) -> Result<()> {
+pub fn path(store: &Path, args: args::Path) -> Result<()> {
+    let args::Path { stage: args, remote } = args;
     let pipeline = load(&args.pipeline)?;
     pipeline.stage(&args.stage)?;
     let store = Store::look(store)?;
     let made = Made::new(&store, &pipeline, std::slice::from_ref(&args.stage))?;
     let manifest = made.finished(&args.stage)?;
     render::notes(&made.notes([args.stage.as_str()]));
+    if remote {
+        let parts = manifest.main_table.iter().flat_map(|table| manifest.table(table)).map(|part| part.address);
+        let files = manifest.files().into_values().map(|(address, _)| address);
+        return parts.chain(files).try_for_each(|address| render::out(&store.object_url(&address)));
+    }
+    store.fetch_view(&pipeline.name, &args.stage)?;
     let folder = store.view_path(&pipeline.name, &args.stage);
     let folder = folder.display();
     render::out(&if manifest.main_table.is_some() { format!("{folder}/*.parquet") } else { folder.to_string() })

@@ -53,9 +53,10 @@ fn dispatch(args: Args) -> Result<()> {
     Isa::from_env()?;
     match args.command {
         Command::Run(command) => pipelines::run(&args.store, command, threads, cancel_on_signal()?),
+        Command::Work(command) => pipelines::work(&args.store, command, threads, cancel_on_signal()?),
         Command::Plan(command) => pipelines::plan(&args.store, command.stages),
         Command::Status(command) => pipelines::status(&args.store, command),
-        Command::Path(command) => inspect::path(&args.store, command.stage),
+        Command::Path(command) => inspect::path(&args.store, command),
         Command::Show(command) => show::show(&args.store, command),
         Command::Log(command) => inspect::log(&args.store, command),
         Command::Check(command) => upkeep::check(&args.store, command),

@@ -4,7 +4,7 @@ use super::args;
 use super::progress::Progress;
 use super::render;
 use crate::net::hub::{Transfer, Watch};
-use crate::pipeline::{self, Options, Pipeline};
+use crate::pipeline::{self, Options, Pipeline, Way};
 use crate::study;
 use indicatif::{HumanCount, HumanDuration};
 use mindgap_base::error::Result;
@@ -20,13 +20,29 @@ pub fn load(args: &args::Pipeline) -> Result<Pipeline> {
 }
 
 pub fn run(store: &Path, args: args::Run, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
-    let args::Run { stages: args, part, compute } = args;
+    let args::Run { stages, part, compute } = args;
+    compute_with(store, &stages, &compute, threads, &cancel, Way::Run { share: part })
+}
+
+pub fn work(store: &Path, args: args::Work, threads: usize, cancel: Arc<AtomicBool>) -> Result<()> {
+    let args::Work { stages, compute } = args;
+    compute_with(store, &stages, &compute, threads, &cancel, Way::Work)
+}
+
+fn compute_with(
+    store: &Path,
+    args: &args::Stages,
+    compute: &args::Compute,
+    threads: usize,
+    cancel: &AtomicBool,
+    way: Way,
+) -> Result<()> {
     let device = compute.device()?;
     let pipeline = load(&args.pipeline)?;
     let store = Store::open(store)?;
     let progress = Progress::new();
     let observer = |event: pipeline::Event| progress.show(event);
-    let options = Options { threads, device: &device, cancel: &cancel, share: part, observer: &observer };
+    let options = Options { threads, device: &device, cancel, way, observer: &observer };
     let started = Instant::now();
     let outcomes = pipeline::run(&pipeline, &store, &args.stages, &options)?;
     let computed: usize = outcomes.iter().map(|outcome| outcome.computed_parts).sum();
@@ -97,8 +113,9 @@ pub fn status(store: &Path, args: args::Status) -> Result<()> {
     let store = Store::look(store)?;
     let plans = watched(|watch| pipeline::plan(&pipeline, &store, &[], watch))?;
     let stages = study::status(&store, &pipeline, plans)?;
+    let workers = store.workers()?;
     if args.json {
-        return render::json(&json!({ "stages": stages }));
+        return render::json(&json!({ "stages": stages, "workers": workers }));
     }
     for stage in &stages {
         let standing = match (stage.state, &stage.address) {
@@ -112,6 +129,10 @@ pub fn status(store: &Path, args: args::Status) -> Result<()> {
         for why in &stage.stale {
             render::out(&format!("{:<28}   stale: {why}", ""))?;
         }
+    }
+    for worker in &workers {
+        let note = if worker.note.is_empty() { "has just begun a part" } else { &worker.note };
+        render::out(&format!("worker {}: {note}, heard of {} s ago", worker.owner, worker.seconds))?;
     }
     Ok(())
 }

@@ -3,29 +3,31 @@
 //! Order of publishing, so that nothing ever reads as complete but isn't: objects, then the part's record, then the stage's
 //! manifest, then its pointer and view.
 
-use super::estimate::{Speed, check_memory};
-use super::outcome::{Event, Options, Outcome, Share};
+use super::estimate::check_memory;
+use super::outcome::{Event, Options, Outcome, Share, Way};
+use super::parts::{Begun, Swept};
 use super::plan::stage_plan;
-use super::session::{Bound, Session, manifest};
-use super::sink::Made;
+use super::session::{Session, manifest};
 use super::spec::{Pipeline, StageSpec};
 use crate::net::hub::{Transfer, Watch};
 use crate::server::Launcher;
-use crate::stage::{Context, Holds, Part, Tick};
+use crate::stage::Holds;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Kind, Result};
 use mindgap_lm::model::ops::isa::Isa;
 use mindgap_store::fs;
-use mindgap_store::parquet::Footer;
-use mindgap_store::{Lease, Oplog, PartRecord, Pointer, Store};
-use serde_json::{Value, json};
+use mindgap_store::{Oplog, Pointer, Store};
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How often a run drops the same damaged object and makes it again, and how often it makes parts of a stage again that
 /// were removed meanwhile.
 const REPAIRS: usize = 3;
+/// How long to wait for parts that others hold before the next look.
+const LOCAL_WAIT: Duration = Duration::from_millis(200);
+const REMOTE_WAIT: Duration = Duration::from_secs(1);
 
 /// Runs the selected stages and all they need.
 pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Options) -> Result<Vec<Outcome>> {
@@ -34,13 +36,19 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
         "file": pipeline.source.path, "text": pipeline.source.text, "version": env!("CARGO_PKG_VERSION"),
         "kernels": Isa::current().name()}))?;
     let launcher = Launcher::new(log.path());
+    // Of the time and the process.
+    let hash = blake3::hash(log.path().as_os_str().as_encoded_bytes());
+    let place = usize::from(u16::from_le_bytes([hash.as_bytes()[0], hash.as_bytes()[1]]));
     let mut repairs = BTreeMap::new();
     loop {
         let on_transfer = |transfer: Transfer| (options.observer)(Event::Download { transfer });
         let watch = Watch { cancel: options.cancel, on_transfer: &on_transfer };
         let session = Session::new(pipeline, store, names, &watch)?;
-        let mut runner = Runner { session, options, launcher: &launcher, log: &mut log, outcomes: Vec::new() };
-        let result = runner.run(names);
+        let mut runner = Runner { session, options, launcher: &launcher, log: &mut log, place, outcomes: Vec::new() };
+        let result = match options.way {
+            Way::Run { share } => runner.run(names, share),
+            Way::Work => runner.work(names),
+        };
         let Runner { outcomes, .. } = runner;
         let Err(error) = result else {
             log.append(&json!({"event": "done", "time": Oplog::now()}))?;
@@ -76,34 +84,91 @@ fn drop_damaged(
     Ok(true)
 }
 
-/// Parameters of the policy a part runs, 0 where it runs none; and the program that runs it, where this one does not.
-fn part_parameters(bound: &Bound, part: &Part) -> Result<(u64, Option<String>)> {
-    let cost = bound.stage.cost(&[part], part.rows, &[])?;
-    Ok(cost.map_or((0, None), |cost| (cost.parameters, cost.by.map(str::to_string))))
+fn removed_again() -> Error {
+    Error::environment("parts of the stage were removed from the store again and again while it ran")
+        .hint("find out what else removes files there, then run the same command again")
 }
 
-struct Runner<'a, 'b> {
-    session: Session<'a>,
-    options: &'b Options<'b>,
-    launcher: &'b Launcher,
-    log: &'b mut Oplog,
+/// A run at work.
+pub(super) struct Runner<'a, 'b> {
+    pub session: Session<'a>,
+    pub options: &'b Options<'b>,
+    pub launcher: &'b Launcher,
+    pub log: &'b mut Oplog,
+    /// Any number, another one in each run.
+    pub place: usize,
     outcomes: Vec<Outcome>,
 }
 
 impl<'a> Runner<'a, '_> {
-    fn run(&mut self, names: &[String]) -> Result<()> {
-        let targets = self.targets(names)?;
+    fn run(&mut self, names: &[String], share: Option<Share>) -> Result<()> {
+        let targets = self.targets(names, share)?;
         let mut left = self.session.pipeline.select(names)?;
         while !left.is_empty() {
             let spec = left.remove(self.next(&left));
             self.check_cancelled()?;
-            let share = self.options.share.filter(|_| targets.contains(&spec.name));
+            let share = share.filter(|_| targets.contains(&spec.name));
             let outcome = self.stage(spec, names, share).map_err(|e| self.session.locate(e, spec))?;
             (self.options.observer)(Event::StageDone { outcome: &outcome });
             outcome.check_any_left().map_err(|e| self.session.locate(e, spec))?;
             self.outcomes.push(outcome);
         }
         Ok(())
+    }
+
+    /// Takes parts of any stage whose inputs are there, until all stages are done: one of many workers. Where others hold what is
+    /// left of a stage, it goes on with another.
+    fn work(&mut self, names: &[String]) -> Result<()> {
+        let mut left = self.session.pipeline.select(names)?;
+        let mut begun: BTreeMap<&str, Begun> = BTreeMap::new();
+        while !left.is_empty() {
+            let mut ready: Vec<&StageSpec> =
+                left.iter().copied().filter(|spec| self.session.waiting_for(spec).is_empty()).collect();
+            let next = self.next(&ready);
+            ready.rotate_left(next);
+            let mut waits_for = None;
+            for spec in ready {
+                self.check_cancelled()?;
+                let worked = self.work_on(spec, names, &mut begun).map_err(|e| self.session.locate(e, spec))?;
+                let Some(outcome) = worked else {
+                    waits_for.get_or_insert(spec);
+                    continue;
+                };
+                (self.options.observer)(Event::StageDone { outcome: &outcome });
+                outcome.check_any_left().map_err(|e| self.session.locate(e, spec))?;
+                self.outcomes.push(outcome);
+                begun.remove(spec.name.as_str());
+                left.retain(|other| other.name != spec.name);
+                waits_for = None;
+                break;
+            }
+            if let Some(spec) = waits_for {
+                self.wait(spec);
+            }
+        }
+        Ok(())
+    }
+
+    /// One look at a stage's parts: its outcome, if they are all there then.
+    fn work_on<'s>(
+        &mut self,
+        spec: &'s StageSpec,
+        names: &[String],
+        all: &mut BTreeMap<&'s str, Begun<'a>>,
+    ) -> Result<Option<Outcome>> {
+        let mut begun = match all.remove(spec.name.as_str()) {
+            Some(mut begun) => {
+                self.catch_up(&mut begun)?;
+                begun
+            }
+            None => self.begin(spec, names)?,
+        };
+        let outcome = match self.sweep(spec, &mut begun, None)? {
+            Swept::All => self.publish(spec, &mut begun)?,
+            Swept::HeldElsewhere => None,
+        };
+        all.insert(&spec.name, begun);
+        Ok(outcome)
     }
 
     /// Which of the stages that are left comes next: the first that leaves the server that runs where it is, which took minutes to
@@ -136,30 +201,44 @@ impl<'a> Runner<'a, '_> {
 
     /// Computes what is missing of a stage and publishes it, again where parts were removed in between.
     fn stage(&mut self, spec: &StageSpec, names: &[String], share: Option<Share>) -> Result<Outcome> {
+        let mut begun = self.begin(spec, names)?;
+        for _ in 0..=REPAIRS {
+            while self.sweep(spec, &mut begun, share)? == Swept::HeldElsewhere {
+                self.wait(spec);
+                self.catch_up(&mut begun)?;
+            }
+            if manifest(spec, &begun.bound).is_none() {
+                return Ok(Outcome::partial(spec, &begun.bound, begun.computed, begun.started));
+            }
+            if let Some(outcome) = self.publish(spec, &mut begun)? {
+                return Ok(outcome);
+            }
+        }
+        Err(removed_again())
+    }
+
+    /// Looks a stage up, and says what is about to be done.
+    fn begin(&self, spec: &StageSpec, names: &[String]) -> Result<Begun<'a>> {
         let started = Instant::now();
-        let (mut bound, lease) = self.take(spec)?;
+        let (bound, lease) = self.take(spec)?;
         let plan = stage_plan(&self.session, spec, &bound)?;
         if plan.parts_miss > 0 {
             self.check_memory(spec, names)?;
         }
         (self.options.observer)(Event::StageStarted { plan: &plan });
-        let mut computed_parts = 0;
-        for _ in 0..=REPAIRS {
-            computed_parts += self.compute(spec, &mut bound, share, &lease)?;
-            if manifest(spec, &bound).is_none() {
-                return Ok(Outcome::partial(spec, &bound, computed_parts, started));
-            }
-            if let Some(outcome) = self.publish(spec, &mut bound, computed_parts, started)? {
-                return Ok(outcome);
-            }
-        }
-        Err(Error::environment("parts of the stage were removed from the store again and again while it ran")
-            .hint("find out what else removes files there, then run the same command again"))
+        // What parts made before hold serves the missing ones; each part made now serves the next.
+        let earlier = if plan.parts_miss > 0 { self.earlier(&bound)? } else { Vec::new() };
+        Ok(Begun { bound, lease, earlier, computed: 0, started })
+    }
+
+    fn wait(&self, spec: &StageSpec) {
+        (self.options.observer)(Event::Waiting { stage: &spec.name });
+        std::thread::sleep(if self.session.store.is_remote() { REMOTE_WAIT } else { LOCAL_WAIT });
     }
 
     /// The stages of which only a share is computed: those asked for by name. What they need is computed in full.
-    fn targets(&self, names: &[String]) -> Result<BTreeSet<String>> {
-        if self.options.share.is_none() {
+    fn targets(&self, names: &[String], share: Option<Share>) -> Result<BTreeSet<String>> {
+        if share.is_none() {
             return Ok(BTreeSet::new());
         }
         let named = |spec: &&StageSpec| names.contains(&spec.name) || names.contains(&spec.written);
@@ -184,169 +263,17 @@ impl<'a> Runner<'a, '_> {
         Ok(targets.into_iter().map(|spec| spec.name.clone()).collect())
     }
 
-    /// Looks up the stage's parts, marks those found as used before a collection can take them, and keeps the stage's parts.
-    fn take(&self, spec: &StageSpec) -> Result<(Bound, Lease<'a>)> {
-        let store = self.session.store;
-        let _gate = store.gate()?.pass()?;
-        let bound = self.session.bind(spec)?;
-        let found = bound.parts.iter().filter_map(|part| part.record.as_ref());
-        store.mark_used(&bound.family, found)?;
-        let lease = store.lease(&bound.family)?;
-        Ok((bound, lease))
-    }
-
-    /// Parts made before with the same recipe, marked as used.
-    fn earlier(&self, bound: &Bound) -> Result<Vec<PartRecord>> {
-        let _gate = self.session.store.gate()?.pass()?;
-        let earlier = self.session.store.family_parts(&bound.family)?;
-        self.session.store.mark_used(&bound.family, earlier.iter())?;
-        Ok(earlier)
-    }
-
-    fn check_cancelled(&self) -> Result<()> {
+    pub(super) fn check_cancelled(&self) -> Result<()> {
         match self.options.cancel.load(Ordering::Relaxed) {
             true => Err(Error::interrupted("stopped between two parts")),
             false => Ok(()),
         }
     }
 
-    /// Computes every missing part, leaving those another process holds for later. Returns how many it computed.
-    fn compute(&mut self, spec: &StageSpec, bound: &mut Bound, share: Option<Share>, lease: &Lease) -> Result<usize> {
-        let wanted = |index: usize| share.is_none_or(|share| share.holds(index));
-        let (mut computed, count) = (0, bound.parts.len());
-        let missing = |bound: &Bound| (0..count).any(|index| wanted(index) && bound.parts[index].record.is_none());
-        if !missing(bound) {
-            return Ok(0);
-        }
-        // What parts made before hold serves the missing ones; each part made now serves the next.
-        let mut earlier = self.earlier(bound)?;
-        while missing(bound) {
-            let mut held_elsewhere = 0;
-            for index in (0..count).filter(|index| wanted(*index)) {
-                if bound.parts[index].record.is_some() {
-                    continue;
-                }
-                self.check_cancelled()?;
-                lease.renew(&earlier)?;
-                let fingerprint = bound.parts[index].fingerprint.clone();
-                let Some(_lock) = self.session.store.try_lock_part(&fingerprint)? else {
-                    held_elsewhere += 1;
-                    if spec.params.trains() { break } else { continue }
-                };
-                // It may have been published between planning and locking.
-                let published = self.session.store.find_part(&bound.family, &fingerprint)?;
-                let record = match published {
-                    Some(record) => record,
-                    None => {
-                        (self.options.observer)(Event::PartStarted { stage: &spec.name, index, count });
-                        computed += 1;
-                        self.compute_part(spec, bound, index, &earlier, lease)?
-                    }
-                };
-                earlier.push(record.clone());
-                bound.parts[index].record = Some(record);
-                self.drop_superseded(bound, index, &mut earlier)?;
-            }
-            if held_elsewhere > 0 {
-                (self.options.observer)(Event::Waiting { stage: &spec.name });
-                std::thread::sleep(Duration::from_millis(200));
-                for part in bound.parts.iter_mut().filter(|part| part.record.is_none()) {
-                    part.record = self.session.store.find_part(&bound.family, &part.fingerprint)?;
-                    earlier.extend(part.record.clone());
-                }
-            }
-        }
-        Ok(computed)
-    }
-
-    /// Removes what a new part makes superfluous: first the mention of it, so that no record ever misses a file.
-    fn drop_superseded(&self, bound: &mut Bound, index: usize, earlier: &mut [PartRecord]) -> Result<()> {
-        let Some(name) = bound.stage.superseded(&bound.parts[index].part) else { return Ok(()) };
-        let _gate = self.session.store.gate()?.pass()?;
-        let recipe = &bound.recipe;
-        for record in bound.parts[..index].iter_mut().filter_map(|part| part.record.as_mut()) {
-            if let Some((address, _)) = record.files.remove(name) {
-                for known in earlier.iter_mut().filter(|known| known.fingerprint == record.fingerprint) {
-                    known.files.remove(name);
-                }
-                self.session.store.remember_part(recipe, record)?;
-                self.session.store.remove_object(&address)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn compute_part(
-        &mut self,
-        spec: &StageSpec,
-        bound: &Bound,
-        index: usize,
-        earlier: &[PartRecord],
-        lease: &Lease,
-    ) -> Result<PartRecord> {
-        let started = Instant::now();
-        let observer = self.options.observer;
-        let made = Made::new(self.session.store);
-        let tokens = AtomicU64::new(0);
-        let tick = |tick: Tick| {
-            tokens.store(tick.tokens, Ordering::Relaxed);
-            // What cannot be marked is kept by the lease; should it go, publishing finds out.
-            let _ = lease.renew(earlier);
-            observer(Event::Progress { stage: &spec.name, tick });
-        };
-        let part = &bound.parts[index];
-        let journal = self.session.store.journal(&part.fingerprint);
-        let context = Context {
-            cancel: self.options.cancel,
-            tick: &tick,
-            sink: &made,
-            threads: self.options.threads,
-            device: self.options.device,
-            launcher: self.launcher,
-            footer: Footer { stage: &spec.name, fingerprint: bound.family.as_str() },
-            journal: &journal,
-        };
-        bound.stage.run_part(&context, &part.part, earlier)?;
-        let record = self.publish_part(bound, index, made)?;
-        journal.remove()?;
-        // What another program worked in, where one did.
-        fs::remove(&self.session.store.work_path(bound.family.as_str()))?;
-        let (parameters, by) = part_parameters(bound, &part.part)?;
-        let speed = Speed {
-            kind: spec.params.kind().to_string(),
-            parameters,
-            by,
-            tokens: tokens.into_inner(),
-            seconds: started.elapsed().as_secs_f64(),
-        };
-        let mut event = json!({"event": "part", "time": Oplog::now(), "stage": spec.name, "part": index,
-            "fingerprint": part.fingerprint});
-        if let (Value::Object(event), Ok(Value::Object(speed))) = (&mut event, serde_json::to_value(&speed)) {
-            event.extend(speed);
-        }
-        self.log.append(&event)?;
-        Ok(record)
-    }
-
-    fn publish_part(&self, bound: &Bound, index: usize, made: Made) -> Result<PartRecord> {
-        let mut objects = made.open()?;
-        let part = &bound.parts[index];
-        let (fingerprint, span) = (part.fingerprint.clone(), part.part.span.clone());
-        let (tables, files) = (std::mem::take(&mut objects.tables), std::mem::take(&mut objects.files));
-        let record = PartRecord { fingerprint, span, tables, files };
-        self.session.store.remember_part(&bound.recipe, &record)?;
-        Ok(record)
-    }
-
     /// Publishes a stage, unless parts of it were removed since they were looked up or made: then nothing is published, and
     /// `bound` says which are missing.
-    fn publish(
-        &mut self,
-        spec: &StageSpec,
-        bound: &mut Bound,
-        computed_parts: usize,
-        started: Instant,
-    ) -> Result<Option<Outcome>> {
+    fn publish(&mut self, spec: &StageSpec, begun: &mut Begun) -> Result<Option<Outcome>> {
+        let Begun { bound, computed, started, .. } = begun;
         let (store, pipeline) = (self.session.store, &self.session.pipeline.name);
         let fingerprint = bound.fingerprint();
         let _gate = store.gate()?.pass()?;
@@ -367,7 +294,7 @@ impl<'a> Runner<'a, '_> {
             counts: manifest.main_counts(),
             left_out: manifest.left_out(),
             parts: manifest.parts.len(),
-            computed_parts,
+            computed_parts: *computed,
             seconds: started.elapsed().as_secs_f64(),
         };
         self.log.append(&json!({"event": "stage", "time": Oplog::now(), "outcome": outcome}))?;

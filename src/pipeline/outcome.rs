@@ -73,9 +73,17 @@ pub struct Options<'a> {
     /// Where policies run.
     pub device: &'a Device,
     pub cancel: &'a AtomicBool,
-    /// Compute only this share of the selected stages' parts; all where none is given.
-    pub share: Option<Share>,
+    pub way: Way,
     pub observer: &'a (dyn Fn(Event) + Sync),
+}
+
+/// What a run takes up, and in which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// One stage after the other; of the selected stages only this share of the parts, where one is given.
+    Run { share: Option<Share> },
+    /// Parts of any stage that is ready, beside other workers.
+    Work,
 }
 
 /// One of several equal shares of a stage's parts, for schedulers that start many processes.

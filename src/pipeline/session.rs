@@ -43,9 +43,9 @@ pub struct LookedUp {
 impl Bound {
     /// Looks every part up again: what was made since is there, what was taken is not.
     pub fn look_up(&mut self, store: &Store) -> Result<()> {
-        for part in &mut self.parts {
-            part.record = store.find_part(&self.family, &part.fingerprint)?;
-        }
+        let fingerprints: Vec<&Fingerprint> = self.parts.iter().map(|part| &part.fingerprint).collect();
+        let found = store.find_parts(&self.family, &fingerprints)?;
+        self.parts.iter_mut().zip(found).for_each(|(part, record)| part.record = record);
         Ok(())
     }
 
@@ -164,13 +164,11 @@ impl<'a> Session<'a> {
             Some(salt) => stage.recipe().with("salt", salt),
         };
         let family = recipe.fingerprint();
-        let look_up = |part: Part| -> Result<LookedUp> {
-            let fingerprint = part.fingerprint(&family);
-            let record = self.store.find_part(&family, &fingerprint)?;
-            Ok(LookedUp { part, fingerprint, record })
-        };
-        let parts = stage.parts()?.into_iter().map(look_up).collect::<Result<_>>()?;
-        Ok(Bound { stage, recipe, family, parts })
+        let unknown = |part: Part| LookedUp { fingerprint: part.fingerprint(&family), part, record: None };
+        let parts = stage.parts()?.into_iter().map(unknown).collect();
+        let mut bound = Bound { stage, recipe, family, parts };
+        bound.look_up(self.store)?;
+        Ok(bound)
     }
 
     /// What a stage is made of: all it needs must be finished. A table that neither a part's key nor the recipe names is no

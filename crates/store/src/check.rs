@@ -59,6 +59,9 @@ enum Object {
 impl Store {
     /// Reads every object, record, manifest and link. `progress` is called with objects done and objects in all.
     pub fn check(&self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Checked> {
+        if let Some(remote) = &self.remote {
+            return remote.check(progress);
+        }
         let mut check = Check { store: self, tables: declared(), checked: Checked::default(), objects: HashMap::new() };
         check.objects(progress)?;
         check.version()?;

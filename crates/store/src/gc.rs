@@ -39,6 +39,9 @@ pub struct Garbage {
     pub kept_bytes: u64,
     /// Part records that no finished stage reaches and that stay because they were used lately.
     pub kept_recent: u64,
+    /// Whatever is to go, by path or by key.
+    #[serde(skip)]
+    pub(super) found: usize,
     #[serde(skip)]
     paths: Vec<PathBuf>,
 }
@@ -46,7 +49,7 @@ pub struct Garbage {
 impl Garbage {
     /// Whether there is anything to remove.
     pub fn is_any(&self) -> bool {
-        !self.paths.is_empty()
+        self.found > 0
     }
 }
 
@@ -64,6 +67,9 @@ impl Store {
     ///
     /// Errors: a pointer or manifest that cannot be read. What it reached is unknown, so nothing is removed.
     pub fn collect_garbage(&self, rules: &Rules, delete: bool) -> Result<Garbage> {
+        if let Some(remote) = &self.remote {
+            return remote.collect_garbage(rules, delete, |address| self.get_manifest(address));
+        }
         let _gate = match delete {
             true => Some(self.gate()?.close()?),
             false => fs::Gate::open_existing(&self.gate_path())?.map(fs::Gate::close).transpose()?,
@@ -75,6 +81,7 @@ impl Store {
         self.sweep_views(&live, &mut garbage)?;
         self.sweep_objects(&live, &mut garbage)?;
         self.sweep_leftovers(rules, &mut garbage)?;
+        garbage.found = garbage.paths.len();
         if delete {
             // In the order found: who names comes before what is named.
             garbage.paths.iter().try_for_each(|path| fs::remove(path))?;

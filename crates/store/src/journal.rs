@@ -8,11 +8,13 @@
 //! by the next.
 
 use super::parquet::{Encoded, decode_batches};
+use super::remote::RemoteJournal;
 use super::{Store, fault, fs};
 use crate::table::{Row, from_batches};
 use mindgap_base::address::Address;
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Fingerprint;
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 /// Takes the next bytes of what is written piece by piece.
@@ -21,6 +23,8 @@ pub type Put<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 /// The journal of one part.
 pub struct Journal {
     path: PathBuf,
+    /// Where it is in the bucket of a remote store.
+    remote: Option<RemoteJournal>,
 }
 
 const LENGTH: usize = 8;
@@ -28,13 +32,17 @@ const HEADER: usize = LENGTH + blake3::OUT_LEN;
 
 impl Store {
     pub fn journal(&self, part: &Fingerprint) -> Journal {
-        Journal { path: self.root.join("journals").join(part.as_str()) }
+        let remote = self.remote.as_ref().map(|remote| RemoteJournal::new(remote, part));
+        Journal { path: self.root.join("journals").join(part.as_str()), remote }
     }
 }
 
 impl Journal {
     /// All rows that are whole, in the order they came. Drops what is not, so that more can be appended.
     pub fn read<R: Row>(&self) -> Result<Vec<R>> {
+        if let Some(remote) = &self.remote {
+            self.merge(remote)?;
+        }
         let Some(bytes) = fs::read_if_present(&self.path)? else { return Ok(Vec::new()) };
         let (mut rows, mut good) = (Vec::new(), 0);
         while let Some(frame) = frame(&bytes[good..]) {
@@ -51,6 +59,19 @@ impl Journal {
         Ok(rows)
     }
 
+    /// Puts the frames in the bucket before those that are here alone, and sends the latter after them.
+    fn merge(&self, remote: &RemoteJournal) -> Result<()> {
+        let there = remote.frames()?;
+        let here = fs::read_if_present(&self.path)?.unwrap_or_default();
+        let known: HashSet<&[u8]> = frames(&there).collect();
+        let more: Vec<u8> = frames(&here).filter(|frame| !known.contains(frame)).flatten().copied().collect();
+        if !there.is_empty() {
+            fs::create_dir(self.path.parent().expect("a journal lies in a folder"))?;
+            fs::publish(&self.path, &[&there[..], &more].concat(), "journal")?;
+        }
+        if more.is_empty() { Ok(()) } else { remote.append(&more) }
+    }
+
     /// Adds rows. They are durable afterwards.
     pub fn append(&self, rows: Encoded) -> Result<()> {
         let hash = blake3::hash(&rows.bytes);
@@ -63,7 +84,7 @@ impl Journal {
         file.sync().map_err(|e| fs::error("sync", &self.path, e))?;
         fs::sync_dir(folder)?;
         fault::point("journal.synced");
-        Ok(())
+        self.remote.as_ref().map_or(Ok(()), |remote| remote.append(&frame))
     }
 
     /// Replaces the journal by a snapshot: `write` gives its bytes, piece by piece. It is durable afterwards; until then the one
@@ -77,12 +98,23 @@ impl Journal {
             hasher.update(bytes);
             draft.append(bytes).map_err(failed)
         })?;
-        draft.append(hasher.finalize().as_bytes()).map_err(failed)?;
-        draft.publish(&self.path, "snapshot")
+        let hash = hasher.finalize();
+        draft.append(hash.as_bytes()).map_err(failed)?;
+        draft.publish(&self.path, "snapshot")?;
+        self.remote.as_ref().map_or(Ok(()), |remote| remote.bring_snapshot(&self.path, &hash))
     }
 
     /// The snapshot, if there is a whole one.
     pub fn snapshot(&self) -> Result<Option<Snapshot>> {
+        let mut snapshot = self.read_snapshot()?;
+        if let Some(remote) = &self.remote {
+            remote.fetch_snapshot(&self.path, snapshot.as_ref().map(Snapshot::hash))?;
+            snapshot = self.read_snapshot()?;
+        }
+        Ok(snapshot)
+    }
+
+    fn read_snapshot(&self) -> Result<Option<Snapshot>> {
         if !self.path.exists() {
             return Ok(None);
         }
@@ -96,6 +128,7 @@ impl Journal {
 
     /// Forgets the rows: they are published.
     pub fn remove(&self) -> Result<()> {
+        self.remote.as_ref().map_or(Ok(()), RemoteJournal::remove)?;
         if !self.path.exists() {
             return Ok(());
         }
@@ -113,6 +146,22 @@ impl Snapshot {
     pub fn bytes(&self) -> &[u8] {
         &self.mapped[..self.mapped.len() - blake3::OUT_LEN]
     }
+
+    /// The last bytes of a snapshot are the hash of those before.
+    fn hash(&self) -> blake3::Hash {
+        let hash = self.mapped.last_chunk::<{ blake3::OUT_LEN }>().expect("a whole snapshot ends in its hash");
+        blake3::Hash::from(*hash)
+    }
+}
+
+/// The whole frames that `bytes` begins with, each with its header.
+fn frames(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let (whole, after) = rest.split_at(HEADER + frame(rest)?.len());
+        rest = after;
+        Some(whole)
+    })
 }
 
 /// The bytes of the frame that `bytes` begins with, if it is whole.
@@ -125,7 +174,7 @@ fn frame(bytes: &[u8]) -> Option<&[u8]> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::parquet::Footer;
     use crate::table::problems::Problem;
@@ -133,7 +182,7 @@ mod tests {
     use mindgap_base::error::Error;
     use mindgap_base::fingerprint::Recipe;
 
-    fn rows(ids: &[&str]) -> Vec<Problem> {
+    pub(crate) fn rows(ids: &[&str]) -> Vec<Problem> {
         let row = |id: &&str| Problem {
             problem_id: id.to_string(),
             source: "test".into(),

@@ -72,7 +72,9 @@ mod tests {
             files: BTreeMap::from([("rows".into(), (store.put(&[part as u8]).unwrap(), 1))]),
         };
         let records = [record(0), record(1)];
-        records.iter().for_each(|record| store.remember_part(&recipe, record).unwrap());
+        for record in &records {
+            store.remember_part(&recipe, record).unwrap();
+        }
         let family = recipe.fingerprint();
         for path in store.record_paths(family.as_str()).unwrap() {
             let file = std::fs::File::options().append(true).open(path).unwrap();

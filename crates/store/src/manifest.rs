@@ -203,6 +203,9 @@ impl Store {
         let bytes = serde_json::to_vec_pretty(manifest).expect("a manifest is plain data");
         let address = self.put(&bytes)?;
         super::fault::point("manifest.renamed");
+        if let Some(remote) = &self.remote {
+            remote.write_index(&manifest.recipe.fingerprint(), &self.root)?;
+        }
         Ok(address)
     }
 
@@ -219,6 +222,9 @@ impl Store {
 
     /// The stage's pointer, if it ever finished. A pointer that does not parse counts as none: it can be made again.
     pub fn pointer(&self, pipeline: &str, stage: &str) -> Result<Option<Pointer>> {
+        if let Some(remote) = &self.remote {
+            return remote.pointer(pipeline, stage);
+        }
         let bytes = fs::read_if_present(&self.pointer_path(pipeline, stage))?;
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
@@ -244,6 +250,9 @@ impl Store {
 
     /// The pointers of all pipelines that can be read.
     pub fn pointers(&self) -> Result<Vec<Pointer>> {
+        if let Some(remote) = &self.remote {
+            return Ok(remote.read_pointers("stages/")?.into_iter().map(|(.., pointer)| pointer).collect());
+        }
         let mut pointers = Vec::new();
         for file in self.pointer_files()? {
             pointers.extend(self.pointer(&file.pipeline, &file.stage)?);
@@ -255,6 +264,9 @@ impl Store {
     pub fn set_pointer(&self, pipeline: &str, stage: &str, pointer: &Pointer) -> Result<()> {
         for name in [pipeline, stage] {
             check_name(name).map_err(|wrong| Error::internal(format!("name `{name}` {wrong}")))?;
+        }
+        if let Some(remote) = &self.remote {
+            return remote.set_pointer(pipeline, stage, pointer);
         }
         let path = self.pointer_path(pipeline, stage);
         if self.pointer(pipeline, stage)?.as_ref() == Some(pointer) {

@@ -1,6 +1,7 @@
 //! The memory: which part recipe gave which part. One folder per stage recipe, so that parts of the same recipe find each
 //! other: rows already drawn for some problems serve a part that covers them again.
 
+use super::remote::PartLease;
 use super::{PartRecord, Store, fs};
 use mindgap_base::address::Address;
 use mindgap_base::error::Result;
@@ -15,11 +16,25 @@ impl Store {
 
     /// The part of this fingerprint, if it was made and all its objects are still there in full size.
     pub fn find_part(&self, family: &Fingerprint, part: &Fingerprint) -> Result<Option<PartRecord>> {
+        if let Some(remote) = &self.remote {
+            return remote.find_part(family, part);
+        }
         self.read_record(&self.family_path(family).join(format!("{part}.json")))
+    }
+
+    /// The same of many parts, in their order. A remote store is not asked for each.
+    pub fn find_parts(&self, family: &Fingerprint, parts: &[&Fingerprint]) -> Result<Vec<Option<PartRecord>>> {
+        match &self.remote {
+            Some(remote) => remote.find_parts(family, parts, &self.root),
+            None => parts.iter().map(|part| self.find_part(family, part)).collect(),
+        }
     }
 
     /// Every part made with this stage recipe.
     pub fn family_parts(&self, family: &Fingerprint) -> Result<Vec<PartRecord>> {
+        if let Some(remote) = &self.remote {
+            return remote.family_parts(family, &self.root);
+        }
         let mut parts = Vec::new();
         for path in self.record_paths(family.as_str())? {
             parts.extend(self.read_record(&path)?);
@@ -43,15 +58,31 @@ impl Store {
         Ok(whole.then_some(record))
     }
 
-    /// Remembers a part. Its objects must be durable already.
-    pub fn remember_part(&self, recipe: &Recipe, record: &PartRecord) -> Result<()> {
+    /// Remembers a part. Its objects must be durable already. Gives the record that counts: of a remote store, that of whoever was
+    /// first.
+    pub fn remember_part(&self, recipe: &Recipe, record: &PartRecord) -> Result<PartRecord> {
+        if let Some(remote) = &self.remote {
+            return remote.commit(recipe, record, &self.root);
+        }
         let folder = self.family_path(&recipe.fingerprint());
         self.remember_recipe(recipe)?;
-        fs::publish(&folder.join(record_name(record)), &format_record(record), "memo")
+        fs::publish(&folder.join(record_name(record)), &format_record(record), "memo")?;
+        Ok(record.clone())
+    }
+
+    /// Remembers of a part that it no longer has a file, which nothing needs any more.
+    pub fn amend_part(&self, recipe: &Recipe, record: &PartRecord) -> Result<()> {
+        match &self.remote {
+            Some(remote) => remote.amend(&recipe.fingerprint(), record),
+            None => self.remember_part(recipe, record).map(drop),
+        }
     }
 
     /// Writes the recipe down, unless it is, and makes durable what is remembered of it.
     pub(super) fn remember_recipe(&self, recipe: &Recipe) -> Result<()> {
+        if let Some(remote) = &self.remote {
+            return remote.bring_recipe(recipe);
+        }
         let path = self.family_path(&recipe.fingerprint()).join(RECIPE);
         let bytes = serde_json::to_vec_pretty(recipe).expect("a recipe is plain data");
         match fs::read_if_present(&path)?.as_ref() == Some(&bytes) {
@@ -61,14 +92,20 @@ impl Store {
     }
 
     /// Marks parts as used now: a collection leaves them alone for a while. Call it with the gate passed. Records that are
-    /// gone are left out.
+    /// gone are left out. Nothing is collected in a remote store while workers are at work.
     pub fn mark_used<'a>(&self, family: &Fingerprint, parts: impl Iterator<Item = &'a PartRecord>) -> Result<()> {
+        if self.remote.is_some() {
+            return Ok(());
+        }
         let folder = self.family_path(family);
         parts.map(|part| folder.join(record_name(part))).try_for_each(|path| fs::touch(&path))
     }
 
     /// Every stage recipe that ever made a part.
     pub fn recipes(&self) -> Result<Vec<Recipe>> {
+        if let Some(remote) = &self.remote {
+            return remote.recipes();
+        }
         let folder = self.root.join("memo");
         let mut recipes = Vec::new();
         for family in fs::folders(&folder)? {
@@ -79,14 +116,38 @@ impl Store {
     }
 
     /// Takes the right to compute a part; `None` while another process holds it.
-    pub fn try_lock_part(&self, part: &Fingerprint) -> Result<Option<File>> {
-        fs::try_lock(&self.root.join("locks").join(part.as_str()))
+    pub fn try_lock_part(&self, part: &Fingerprint) -> Result<Option<PartLock>> {
+        let Some(file) = fs::try_lock(&self.root.join("locks").join(part.as_str()))? else { return Ok(None) };
+        let lease = match &self.remote {
+            None => None,
+            Some(remote) => match remote.lease_part(part)? {
+                None => return Ok(None),
+                lease => lease,
+            },
+        };
+        Ok(Some(PartLock { lease, _file: file }))
+    }
+}
+
+/// The right to compute a part, until it is dropped: among the processes of this machine, and of a remote store among all that are
+/// heard of.
+pub struct PartLock {
+    lease: Option<PartLease>,
+    _file: File,
+}
+
+impl PartLock {
+    /// Says how far the part is, for those who look at the workers of a remote store.
+    pub fn note(&self, note: impl FnOnce() -> String) {
+        if let Some(lease) = &self.lease {
+            lease.note(note());
+        }
     }
 }
 
 pub(super) const RECIPE: &str = "recipe.json";
 
-fn record_name(record: &PartRecord) -> String {
+pub(super) fn record_name(record: &PartRecord) -> String {
     format!("{}.json", record.fingerprint)
 }
 
@@ -98,13 +159,22 @@ const CHECKSUM: &str = "{\"checksum\":\"";
 const NO_CHECKSUM: &str = "{\"fingerprint\":";
 
 /// The bytes of a record's file.
-fn format_record(record: &PartRecord) -> Vec<u8> {
+pub(super) fn format_record(record: &PartRecord) -> Vec<u8> {
     let json = serde_json::to_string(record).expect("a part record is plain data");
     format!("{CHECKSUM}{}\",{}", Address::of(json.as_bytes()), &json[1..]).into_bytes()
 }
 
 /// The record in a file, if its bytes are as they were written and the file bears its name; else what is wrong with it.
 pub(super) fn parse_record(path: &Path, bytes: &[u8]) -> Result<PartRecord, &'static str> {
+    let record = parse_line(bytes)?;
+    match path.file_name().is_some_and(|name| *name == *record_name(&record)) {
+        true => Ok(record),
+        false => Err("it is the record of another part"),
+    }
+}
+
+/// The record in some bytes, if they are as they were written.
+pub(super) fn parse_line(bytes: &[u8]) -> Result<PartRecord, &'static str> {
     let text = std::str::from_utf8(bytes).map_err(|_| "not a part record")?;
     let json = match text.strip_prefix(CHECKSUM).and_then(|rest| rest.split_once("\",")) {
         Some((checksum, rest)) => {
@@ -117,11 +187,7 @@ pub(super) fn parse_record(path: &Path, bytes: &[u8]) -> Result<PartRecord, &'st
         None if text.starts_with(NO_CHECKSUM) => text.to_string(),
         None => return Err("not a part record"),
     };
-    let record: PartRecord = serde_json::from_str(&json).map_err(|_| "not a part record")?;
-    match path.file_name().is_some_and(|name| *name == *record_name(&record)) {
-        true => Ok(record),
-        false => Err("it is the record of another part"),
-    }
+    serde_json::from_str(&json).map_err(|_| "not a part record")
 }
 
 #[cfg(test)]

@@ -15,11 +15,11 @@ impl Store {
     pub fn put(&self, bytes: &[u8]) -> Result<Address> {
         let address = Address::of(bytes);
         let path = self.object_path(&address);
-        if fs::read_if_present(&path)?.is_some_and(|found| found == bytes) {
-            fs::settle(&path)?;
-            return Ok(address);
+        match fs::read_if_present(&path)?.is_some_and(|found| found == bytes) {
+            true => fs::settle(&path)?,
+            false => fs::publish(&path, bytes, "object")?,
         }
-        fs::publish(&path, bytes, "object")?;
+        self.bring(&address)?;
         Ok(address)
     }
 
@@ -32,18 +32,23 @@ impl Store {
 
     /// Reads and verifies. A damaged or missing object is an error that names it.
     pub fn get(&self, address: &Address) -> Result<Vec<u8>> {
-        let found = fs::read_if_present(&self.object_path(address))?;
-        self.verified(address, found)
+        let path = self.object_path(address);
+        self.whole(address, || fs::read_if_present(&path))
     }
 
     /// Maps and verifies, with the errors of [`Store::get`]: weights, which would otherwise be in memory twice.
     pub fn map(&self, address: &Address) -> Result<memmap2::Mmap> {
         let path = self.object_path(address);
-        let found = if path.exists() { Some(fs::map(&path)?) } else { None };
-        self.verified(address, found)
+        self.whole(address, || if path.exists() { fs::map(&path).map(Some) } else { Ok(None) })
     }
 
-    fn verified<B: AsRef<[u8]>>(&self, address: &Address, found: Option<B>) -> Result<B> {
+    /// What `read` reads, if it hashes to its name; of a remote store, after it was fetched.
+    fn whole<B: AsRef<[u8]>>(&self, address: &Address, read: impl Fn() -> Result<Option<B>>) -> Result<B> {
+        let is_whole = |found: &Option<B>| found.as_ref().is_some_and(|found| Address::of(found.as_ref()) == *address);
+        let mut found = read()?;
+        if !is_whole(&found) && self.fetch(address)? {
+            found = read()?;
+        }
         let what = match found {
             Some(found) if Address::of(found.as_ref()) == *address => return Ok(found),
             Some(found) => format!("object is damaged: its {} bytes no longer hash to its name", found.as_ref().len()),
@@ -51,6 +56,35 @@ impl Store {
         };
         let at = self.object_path(address).display().to_string();
         Err(Error::input(what).at(at).hint(REPAIR).damaged(address.clone()))
+    }
+
+    /// Fetches an object of a remote store into the cache; false where it is not there, or the store is a folder.
+    fn fetch(&self, address: &Address) -> Result<bool> {
+        match &self.remote {
+            Some(remote) => remote.fetch(address, &self.object_path(address)),
+            None => Ok(false),
+        }
+    }
+
+    /// Fetches an object that the cache lacks, for programs that open its file themselves and verify nothing.
+    pub(super) fn fetch_missing(&self, address: &Address) -> Result<()> {
+        if self.remote.is_some() && !self.object_path(address).exists() && !self.fetch(address)? {
+            return Err(Error::input("object is missing from the store").damaged(address.clone()).hint(REPAIR));
+        }
+        Ok(())
+    }
+
+    /// Brings a stored object to the bucket of a remote store.
+    fn bring(&self, address: &Address) -> Result<()> {
+        self.remote.as_ref().map_or(Ok(()), |remote| remote.bring(address, &self.object_path(address)))
+    }
+
+    /// Where an object is for other programs: its file, or its URL.
+    pub fn object_url(&self, address: &Address) -> String {
+        match &self.remote {
+            Some(remote) => remote.object_url(address),
+            None => self.object_path(address).display().to_string(),
+        }
     }
 
     /// Name and path of every file among the objects, temporary files left out.
@@ -75,7 +109,8 @@ impl Store {
 
     /// Removes an object that nothing names any more.
     pub fn remove_object(&self, address: &Address) -> Result<()> {
-        fs::remove(&self.object_path(address))
+        fs::remove(&self.object_path(address))?;
+        self.remote.as_ref().map_or(Ok(()), |remote| remote.remove_object(address))
     }
 
     /// Removes an object whose bytes no longer match its name, so that the next run makes it again. True if it did.
@@ -84,7 +119,14 @@ impl Store {
         if path.exists() && fs::address(&path)? == *address {
             return Ok(false);
         }
-        fs::remove(&path).map(|()| true)
+        fs::remove(&path)?;
+        if let Some(remote) = &self.remote
+            && !remote.fetch(address, &path).unwrap_or(false)
+        {
+            remote.remove_object(address)?;
+            remote.forget_parts_of(|record| record.objects().any(|(named, _)| named == address))?;
+        }
+        Ok(true)
     }
 }
 
@@ -128,10 +170,11 @@ impl ObjectWriter<'_> {
         let path = self.store.object_path(&address);
         if path.is_file() && fs::address(&path)? == address {
             fs::settle(&path)?;
-            return Ok((address, self.written));
+        } else {
+            fs::create_dir(path.parent().expect("an object has a folder"))?;
+            self.draft.publish(&path, "object")?;
         }
-        fs::create_dir(path.parent().expect("an object has a folder"))?;
-        self.draft.publish(&path, "object")?;
+        self.store.bring(&address)?;
         Ok((address, self.written))
     }
 }

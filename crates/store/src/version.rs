@@ -89,7 +89,7 @@ mod tests {
         }
         let path = folder.path().join("VERSION");
         std::fs::write(&path, found).unwrap();
-        let version = Store { root: folder.path().to_path_buf() }.version()?;
+        let version = Store { root: folder.path().to_path_buf(), remote: None }.version()?;
         assert!(
             Store::look_existing(folder.path()).is_ok() && std::fs::read(&path).unwrap() == found,
             "looking writes"

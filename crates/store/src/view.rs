@@ -1,8 +1,9 @@
 //! The human view: `<store>/tables/<pipeline>/<stage>/` always shows the newest version, switched in one step.
 
-use super::{Manifest, Store, fs};
+use super::{Manifest, PartRecord, Store, fs};
 use mindgap_base::address::Address;
 use mindgap_base::error::Result;
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,7 @@ impl Store {
     /// A folder with these files, for programs that want one: links to the objects.
     pub fn lay_out(&self, name: &str, files: &BTreeMap<String, Address>) -> Result<PathBuf> {
         let folder = self.work_path(name);
+        files.values().try_for_each(|address| self.fetch_missing(address))?;
         let object = |address: &Address| {
             let object = self.object_path(address);
             Path::new("../..").join(object.strip_prefix(&self.root).expect("objects are inside the store"))
@@ -30,8 +32,23 @@ impl Store {
         Ok(folder)
     }
 
-    /// Links the stage's view to `manifest`: the main table's parts and the files at the top, other tables in folders.
+    /// Fetches a stage's tables and files into the cache of a remote store, and links its view to them.
+    pub fn fetch_view(&self, pipeline: &str, stage: &str) -> Result<()> {
+        let Some(pointer) = self.pointer(pipeline, stage)?.filter(|_| self.remote.is_some()) else { return Ok(()) };
+        let manifest = self.get_manifest(&pointer.manifest)?;
+        let objects: Vec<&Address> =
+            manifest.parts.iter().flat_map(PartRecord::objects).map(|(address, _)| address).collect();
+        objects.par_iter().try_for_each(|address| self.fetch_missing(address))?;
+        self.link_view(pipeline, stage, &pointer.manifest, &manifest)
+    }
+
+    /// Links the stage's view to `manifest`: the main table's parts and the files at the top, other tables in folders. In the cache
+    /// of a remote store it waits until somebody asks for it.
     pub fn publish_view(&self, pipeline: &str, stage: &str, address: &Address, manifest: &Manifest) -> Result<()> {
+        if self.remote.is_some() { Ok(()) } else { self.link_view(pipeline, stage, address, manifest) }
+    }
+
+    fn link_view(&self, pipeline: &str, stage: &str, address: &Address, manifest: &Manifest) -> Result<()> {
         let name = Path::new("views").join(address.as_str());
         let link = self.view_path(pipeline, stage);
         let target = Path::new("../..").join(&name);
