@@ -17,9 +17,10 @@ use mindgap_base::error::{Error, Kind, Result};
 use mindgap_lm::model::ops::isa::Isa;
 use mindgap_store::fs;
 use mindgap_store::{Oplog, Pointer, Store};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a run drops the same damaged object and makes it again, and how often it makes parts of a stage again that
@@ -44,7 +45,8 @@ pub fn run(pipeline: &Pipeline, store: &Store, names: &[String], options: &Optio
         let on_transfer = |transfer: Transfer| (options.observer)(Event::Download { transfer });
         let watch = Watch { cancel: options.cancel, on_transfer: &on_transfer };
         let session = Session::new(pipeline, store, names, &watch)?;
-        let mut runner = Runner { session, options, launcher: &launcher, log: &mut log, place, outcomes: Vec::new() };
+        let mut runner =
+            Runner { session, options, launcher: &launcher, log: Mutex::new(&mut log), place, outcomes: Vec::new() };
         let result = match options.way {
             Way::Run { share } => runner.run(names, share),
             Way::Work => runner.work(names),
@@ -94,7 +96,7 @@ pub(super) struct Runner<'a, 'b> {
     pub session: Session<'a>,
     pub options: &'b Options<'b>,
     pub launcher: &'b Launcher,
-    pub log: &'b mut Oplog,
+    log: Mutex<&'b mut Oplog>,
     /// Any number, another one in each run.
     pub place: usize,
     outcomes: Vec<Outcome>,
@@ -263,6 +265,10 @@ impl<'a> Runner<'a, '_> {
         Ok(targets.into_iter().map(|spec| spec.name.clone()).collect())
     }
 
+    pub(super) fn log(&self, event: &Value) -> Result<()> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).append(event)
+    }
+
     pub(super) fn check_cancelled(&self) -> Result<()> {
         match self.options.cancel.load(Ordering::Relaxed) {
             true => Err(Error::interrupted("stopped between two parts")),
@@ -297,7 +303,7 @@ impl<'a> Runner<'a, '_> {
             computed_parts: *computed,
             seconds: started.elapsed().as_secs_f64(),
         };
-        self.log.append(&json!({"event": "stage", "time": Oplog::now(), "outcome": outcome}))?;
+        self.log(&json!({"event": "stage", "time": Oplog::now(), "outcome": outcome}))?;
         self.session.finish(spec, manifest);
         Ok(Some(outcome))
     }

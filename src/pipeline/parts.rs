@@ -7,12 +7,16 @@ use super::session::Bound;
 use super::sink::Made;
 use super::spec::StageSpec;
 use crate::stage::{Context, Part, Tick};
-use mindgap_base::error::Result;
+use mindgap_base::error::{Error, Kind, Result};
 use mindgap_base::fingerprint::Fingerprint;
 use mindgap_store::parquet::Footer;
 use mindgap_store::{Lease, Oplog, PartLock, PartRecord, fs};
 use serde_json::{Value, json};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 /// A stage that is being worked on.
@@ -23,6 +27,21 @@ pub(super) struct Begun<'a> {
     pub earlier: Vec<PartRecord>,
     pub computed: usize,
     pub started: Instant,
+}
+
+impl Begun<'_> {
+    fn take_in(&mut self, index: usize, taken: Taken) {
+        self.computed += usize::from(taken.is_computed);
+        self.earlier.push(taken.record.clone());
+        self.bound.parts[index].record = Some(taken.record);
+    }
+}
+
+/// A part that is there now.
+struct Taken {
+    record: PartRecord,
+    /// By this run.
+    is_computed: bool,
 }
 
 /// What a look at every part of a stage found.
@@ -85,38 +104,114 @@ impl<'a> Runner<'a, '_> {
             Way::Work if !spec.params.trains() => self.place % count.max(1),
             _ => 0,
         };
-        let mut held_elsewhere = false;
-        for index in (0..count).map(|index| (first + index) % count) {
-            if begun.bound.parts[index].record.is_some() || share.is_some_and(|share| !share.holds(index)) {
+        let order = (0..count).map(|index| (first + index) % count);
+        let wanted: Vec<usize> = order.filter(|index| share.is_none_or(|share| share.holds(*index))).collect();
+        match begun.bound.stage.abreast() {
+            1 => self.sweep_in_order(spec, begun, &wanted),
+            abreast => self.sweep_abreast(spec, begun, &wanted, abreast),
+        }
+    }
+
+    fn sweep_in_order(&self, spec: &StageSpec, begun: &mut Begun<'a>, wanted: &[usize]) -> Result<Swept> {
+        let count = begun.bound.parts.len();
+        let mut swept = Swept::All;
+        for &index in wanted {
+            if begun.bound.parts[index].record.is_some() {
                 continue;
             }
-            self.check_cancelled()?;
             begun.lease.renew(&begun.earlier)?;
-            let fingerprint = begun.bound.parts[index].fingerprint.clone();
-            let Some(lock) = self.session.store.try_lock_part(&fingerprint)? else {
-                held_elsewhere = true;
+            let tell = |tick: Tick| (self.options.observer)(Event::Progress { stage: &spec.name, tick });
+            let begin = || (self.options.observer)(Event::PartStarted { stage: &spec.name, index, count });
+            let Some(taken) = self.take_part(spec, begun, index, &begin, &tell)? else {
+                swept = Swept::HeldElsewhere;
                 if spec.params.trains() { break } else { continue }
             };
-            // It may have been published between planning and locking.
-            let record = match self.session.store.find_part(&begun.bound.family, &fingerprint)? {
-                Some(record) => {
-                    if self.session.store.is_remote() {
-                        // Then others may have, too: one request tells.
-                        self.catch_up(begun)?;
-                    }
-                    record
-                }
-                None => {
-                    (self.options.observer)(Event::PartStarted { stage: &spec.name, index, count });
-                    begun.computed += 1;
-                    self.compute_part(spec, begun, index, &lock)?
-                }
-            };
-            begun.earlier.push(record.clone());
-            begun.bound.parts[index].record = Some(record);
+            if !taken.is_computed && self.session.store.is_remote() {
+                // Where one was made meanwhile others may have been, too: one request tells.
+                self.catch_up(begun)?;
+            }
+            begun.take_in(index, taken);
             self.drop_superseded(begun, index)?;
         }
-        Ok(if held_elsewhere { Swept::HeldElsewhere } else { Swept::All })
+        Ok(swept)
+    }
+
+    /// The same, several parts at a time: where the work is done by servers, they have something to do while a part waits for the last
+    /// of its samples. Shown as one part, with the progress of all.
+    fn sweep_abreast(&self, spec: &StageSpec, begun: &mut Begun, wanted: &[usize], abreast: usize) -> Result<Swept> {
+        let missing: Vec<usize> =
+            wanted.iter().copied().filter(|&index| begun.bound.parts[index].record.is_none()).collect();
+        begun.lease.renew(&begun.earlier)?;
+        let (next, failed, held) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
+        let (ticks, shown) = (Mutex::new(BTreeMap::new()), Once::new());
+        let take = |index: usize| {
+            let begin = || {
+                let count = begun.bound.parts.len();
+                shown.call_once(|| (self.options.observer)(Event::PartStarted { stage: &spec.name, index, count }));
+            };
+            let tell = |tick: Tick| {
+                let mut ticks = ticks.lock().unwrap_or_else(PoisonError::into_inner);
+                ticks.insert(index, tick);
+                let tick = ticks.values().cloned().reduce(Tick::and).unwrap_or_default();
+                (self.options.observer)(Event::Progress { stage: &spec.name, tick });
+            };
+            self.take_part(spec, begun, index, &begin, &tell)
+        };
+        let work = || {
+            let mut taken = Vec::new();
+            while !failed.load(Ordering::Relaxed) {
+                let Some(&index) = missing.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                match take(index).inspect_err(|_| failed.store(true, Ordering::Relaxed))? {
+                    Some(part) => taken.push((index, part)),
+                    None => held.store(true, Ordering::Relaxed),
+                }
+            }
+            Ok(taken)
+        };
+        let taken: Vec<Result<Vec<(usize, Taken)>>> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..abreast.min(missing.len())).map(|_| scope.spawn(work)).collect();
+            let ended = threads.into_iter().map(|thread| thread.join());
+            ended.map(|end| end.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        });
+        // Of several errors the first of a thread that did not merely stop is told.
+        let mut error: Option<Error> = None;
+        for taken in taken {
+            match taken {
+                Ok(taken) => taken.into_iter().for_each(|(index, taken)| begun.take_in(index, taken)),
+                Err(other) if error.as_ref().is_none_or(|error| error.kind() == Kind::Interrupted) => {
+                    error = Some(other)
+                }
+                Err(_) => {}
+            }
+        }
+        match error {
+            Some(error) => Err(error),
+            None if held.into_inner() => Ok(Swept::HeldElsewhere),
+            None => Ok(Swept::All),
+        }
+    }
+
+    /// Takes a part and computes it, unless it is there by now; `None` while another process holds it. `begin` is called before
+    /// anything is computed.
+    fn take_part(
+        &self,
+        spec: &StageSpec,
+        begun: &Begun,
+        index: usize,
+        begin: &dyn Fn(),
+        tell: &(dyn Fn(Tick) + Sync),
+    ) -> Result<Option<Taken>> {
+        self.check_cancelled()?;
+        let fingerprint = &begun.bound.parts[index].fingerprint;
+        let Some(lock) = self.session.store.try_lock_part(fingerprint)? else { return Ok(None) };
+        // It may have been published between planning and locking.
+        Ok(Some(match self.session.store.find_part(&begun.bound.family, fingerprint)? {
+            Some(record) => Taken { record, is_computed: false },
+            None => {
+                begin();
+                Taken { record: self.compute_part(spec, begun, index, &lock, tell)?, is_computed: true }
+            }
+        }))
     }
 
     /// Removes what a new part makes superfluous: first the mention of it, so that no record ever misses a file.
@@ -137,10 +232,16 @@ impl<'a> Runner<'a, '_> {
         Ok(())
     }
 
-    fn compute_part(&mut self, spec: &StageSpec, begun: &Begun, index: usize, lock: &PartLock) -> Result<PartRecord> {
+    fn compute_part(
+        &self,
+        spec: &StageSpec,
+        begun: &Begun,
+        index: usize,
+        lock: &PartLock,
+        tell: &(dyn Fn(Tick) + Sync),
+    ) -> Result<PartRecord> {
         let Begun { bound, lease, earlier, .. } = begun;
         let started = Instant::now();
-        let observer = self.options.observer;
         let made = Made::new(self.session.store);
         let tokens = AtomicU64::new(0);
         let tick = |tick: Tick| {
@@ -148,7 +249,7 @@ impl<'a> Runner<'a, '_> {
             // What cannot be marked is kept by the lease; should it go, publishing finds out.
             let _ = lease.renew(earlier);
             lock.note(|| progress_note(&spec.name, index, bound.parts.len(), &tick));
-            observer(Event::Progress { stage: &spec.name, tick });
+            tell(tick);
         };
         let part = &bound.parts[index];
         let journal = self.session.store.journal(&part.fingerprint);
@@ -180,7 +281,7 @@ impl<'a> Runner<'a, '_> {
         if let (Value::Object(event), Ok(Value::Object(speed))) = (&mut event, serde_json::to_value(&speed)) {
             event.extend(speed);
         }
-        self.log.append(&event)?;
+        self.log(&event)?;
         Ok(record)
     }
 

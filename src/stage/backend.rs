@@ -24,6 +24,12 @@ impl Lazy {
     }
 }
 
+/// Parts that one stage has a policy work on at once. Of servers the second begins while the first waits for its last requests;
+/// together they ask no more than the servers take.
+pub fn abreast(policy: &PolicyHandle) -> usize {
+    if policy.runs_here() { 1 } else { 2 }
+}
+
 /// A policy ready to sample from and to score with.
 pub struct Loaded {
     pub policy: Policy,

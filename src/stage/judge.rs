@@ -135,6 +135,10 @@ pub struct JudgeStage {
 }
 
 impl Stage for JudgeStage {
+    fn abreast(&self) -> usize {
+        self.bench.judges.all().filter_map(|judge| Some(judge.model()?.abreast())).min().unwrap_or(1)
+    }
+
     fn recipe(&self) -> Recipe {
         self.bench.recipe()
     }

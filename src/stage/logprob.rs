@@ -1,7 +1,7 @@
 //! logprob: rewrites or rollouts + policy -> logprobs.  Teacher-forced, per token: targets given the plain training prompt, samples
 //! given the prompt they were drawn with.
 
-use super::backend::{By, Lazy};
+use super::backend::{By, Lazy, abreast};
 use super::cost::{Cost, Footprint, tokens};
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::{PolicyHandle, left_out};
@@ -136,6 +136,10 @@ pub struct LogprobStage {
 }
 
 impl Stage for LogprobStage {
+    fn abreast(&self) -> usize {
+        abreast(&self.policy)
+    }
+
     fn recipe(&self) -> Recipe {
         Recipe::new("logprob", VERSION).with("schema", Logprob::VERSION).with("policy", self.policy.digest())
     }

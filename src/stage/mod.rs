@@ -69,6 +69,11 @@ pub trait Stage: Sync {
         Ok(Vec::new())
     }
 
+    /// Parts that may be computed at once. More than one where servers do the work: one ends while the next begins.
+    fn abreast(&self) -> usize {
+        1
+    }
+
     /// A file of the parts before this one that nothing needs any more once this one is published.
     fn superseded(&self, _part: &Part) -> Option<&'static str> {
         None
@@ -135,6 +140,19 @@ pub struct Tick {
     pub tokens_expected: u64,
     /// The latest figures, for people: a loss, say.
     pub note: String,
+}
+
+impl Tick {
+    /// The progress of two parts as of one.
+    pub fn and(self, other: Tick) -> Tick {
+        Tick {
+            rows_done: self.rows_done + other.rows_done,
+            rows_total: self.rows_total + other.rows_total,
+            tokens: self.tokens + other.tokens,
+            tokens_expected: self.tokens_expected + other.tokens_expected,
+            note: if other.note.is_empty() { self.note } else { other.note },
+        }
+    }
 }
 
 impl Context<'_> {

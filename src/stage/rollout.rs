@@ -7,7 +7,7 @@ mod adaptive;
 mod draw;
 mod work;
 
-use super::backend::Lazy;
+use super::backend::{Lazy, abreast};
 use super::buckets::{at_least_one, group, slices};
 use super::cost::{Cost, Footprint, tokens};
 use super::spec::Origin;
@@ -206,6 +206,10 @@ pub struct RolloutStage {
 }
 
 impl Stage for RolloutStage {
+    fn abreast(&self) -> usize {
+        abreast(&self.policy)
+    }
+
     fn recipe(&self) -> Recipe {
         let p = &self.params;
         let recipe = Recipe::new("rollout", VERSION)

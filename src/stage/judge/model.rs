@@ -3,7 +3,7 @@
 use super::bench::Known;
 use crate::judge::model::{Options, Reading, WORDS, verdict};
 use crate::policy::{PolicyHandle, left_out};
-use crate::stage::backend::{By, Lazy, Loaded};
+use crate::stage::backend::{self, By, Lazy, Loaded};
 use crate::stage::rollout::stop_reason;
 use crate::stage::spec::Inputs;
 use crate::stage::template::Template;
@@ -87,6 +87,11 @@ impl ModelJudge {
         let mut parts = vec![format!("policy {}", policy.short()), format!("{file} {}", template.short())];
         parts.extend(self.options.reading());
         format!("model-v{VERSION}({})", parts.join(","))
+    }
+
+    /// Parts that may ask it at once.
+    pub fn abreast(&self) -> usize {
+        backend::abreast(&self.policy)
     }
 
     /// What people should know of its policy.
