@@ -29,6 +29,7 @@ mod power;
 mod problems;
 mod properties;
 mod recipes;
+mod remote;
 mod report;
 mod results;
 mod rounds;

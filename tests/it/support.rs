@@ -1,7 +1,7 @@
 //! The binary, a scratch folder, and the smoke pipeline to run on it.
 
 use mindgap::net::hub::Watch;
-use mindgap::pipeline::{Options, Outcome};
+use mindgap::pipeline::{Options, Outcome, Way};
 use mindgap::pipeline::{Pipeline, StagePlan};
 use mindgap_base::error::Result;
 use mindgap_store::Store;
@@ -186,7 +186,7 @@ pub fn run_stages_here(store: &Path, file: &Path, stages: &[String]) -> Result<V
         device: &candle_core::Device::Cpu,
         cancel: &AtomicBool::new(false),
         observer: &|_| (),
-        share: None,
+        way: Way::Run { share: None },
     };
     mindgap::pipeline::run(&pipeline, &Store::open(store)?, stages, &options)
 }

@@ -1,8 +1,8 @@
 //! Training through the binary, on a tiny random checkpoint: kills, evaluations, row weights, adapters, the paper's pipelines.
 
 use crate::support::{by_stage, fails, json, mindgap, ok, root, summary};
-use mindgap::pipeline::Options;
 use mindgap::pipeline::{Event, Pipeline};
+use mindgap::pipeline::{Options, Way};
 use mindgap_store::Store;
 use polars::prelude::*;
 use std::path::{Path, PathBuf};
@@ -317,7 +317,7 @@ fn consecutive_parts_read_nothing_again() {
     let run = |store: &str, observer: &(dyn Fn(Event) + Sync)| {
         copy_policy();
         let (device, cancel) = (&candle_core::Device::Cpu, &AtomicBool::new(false));
-        let options = Options { threads: 1, device, cancel, observer, share: None };
+        let options = Options { threads: 1, device, cancel, observer, way: Way::Run { share: None } };
         let pipeline = Pipeline::load(&file, &[])?;
         mindgap::pipeline::run(&pipeline, &Store::open(folder.path().join(store))?, &[], &options)
     };

@@ -2,7 +2,7 @@
 
 use crate::support::{SMALL, TINY, by_stage, fails, json, mindgap, ok, pipeline, run_here, scratch, summary};
 use mindgap::pipeline::Pipeline;
-use mindgap::pipeline::{Event, Options, Outcome};
+use mindgap::pipeline::{Event, Options, Outcome, Way};
 use mindgap_base::error::Error;
 use mindgap_store::{PartRecord, Rules, Store};
 use serde_json::Value;
@@ -291,7 +291,7 @@ fn run_disturbed(store: &Path, file: &Path, disturb: impl Fn(usize) + Sync) -> R
         threads: 1,
         device: &candle_core::Device::Cpu,
         cancel: &AtomicBool::new(false),
-        share: None,
+        way: Way::Run { share: None },
         observer: &observer,
     };
     mindgap::pipeline::run(&Pipeline::load(file, &[]).unwrap(), &Store::open(store).unwrap(), &[], &options)

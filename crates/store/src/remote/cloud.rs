@@ -21,6 +21,7 @@ use std::future::Future;
 use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 /// Objects above this many bytes travel in pieces of it.
@@ -28,6 +29,9 @@ const PIECE: u64 = 8 << 20;
 /// Pieces, or small objects, under way together.
 const ABREAST: usize = 16;
 const PIECES_ABREAST: usize = 4;
+/// Between readings of an answer that breaks off.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// A bucket behind `object_store`.
 pub struct Cloud {
@@ -62,6 +66,16 @@ impl Cloud {
         self.runtime.block_on(work)
     }
 
+    async fn read(&self, key: &str) -> Result<Option<(Vec<u8>, Version)>> {
+        let location = self.key(key);
+        let read = || async {
+            let found = self.store.get(&location).await?;
+            let version = Version { etag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+            Ok((found.bytes().await?.to_vec(), version))
+        };
+        present(whole(read).await).map_err(|fault| self.failed("read object", key, fault))
+    }
+
     fn entry(&self, meta: ObjectMeta) -> Entry {
         let key = meta.location.to_string();
         let inside = key.strip_prefix(&self.url.prefix).unwrap_or(&key).trim_start_matches('/').to_string();
@@ -88,35 +102,25 @@ impl Cloud {
 
 impl Bucket for Cloud {
     fn get(&self, key: &str) -> Result<Option<(Vec<u8>, Version)>> {
-        let read = self.wait(async {
-            let found = self.store.get(&self.key(key)).await?;
-            let version = Version { etag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
-            Ok((found.bytes().await?.to_vec(), version))
-        });
-        present(read).map_err(|fault| self.failed("read object", key, fault))
+        self.wait(self.read(key))
     }
 
     fn get_many(&self, keys: &[String]) -> Result<Vec<Option<Vec<u8>>>> {
-        let read = |key: String| async move {
-            let read = async { Ok(self.store.get(&self.key(&key)).await?.bytes().await?.to_vec()) };
-            present(read.await).map_err(|fault| self.failed("read object", &key, fault))
-        };
+        let read = |key: String| async move { Ok(self.read(&key).await?.map(|(bytes, _)| bytes)) };
         self.wait(stream::iter(keys.to_vec()).map(read).buffered(ABREAST).try_collect())
     }
 
     fn download(&self, key: &str, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<bool> {
         let failed = |fault| self.failed("read object", key, fault);
         let location = self.key(key);
-        let found = present(self.wait(self.store.get(&location))).map_err(failed)?;
-        let Some(found) = found else { return Ok(false) };
-        if found.meta.size <= PIECE {
-            take(&self.wait(found.bytes()).map_err(failed)?)?;
-            return Ok(true);
+        let Some(meta) = present(self.wait(self.store.head(&location))).map_err(failed)? else { return Ok(false) };
+        if meta.size <= PIECE {
+            let Some((bytes, _)) = self.get(key)? else { return Ok(false) };
+            return take(&bytes).map(|()| true);
         }
-        let size = found.meta.size;
-        drop(found);
-        let pieces = (0..size).step_by(PIECE as usize).map(|from| from..(from + PIECE).min(size));
-        let read = |range| self.store.get_range(&location, range);
+        let pieces = (0..meta.size).step_by(PIECE as usize).map(|from| from..(from + PIECE).min(meta.size));
+        let (store, location) = (&self.store, &location);
+        let read = |range: std::ops::Range<u64>| whole(move || store.get_range(location, range.clone()));
         self.wait(async {
             let mut pieces = stream::iter(pieces).map(read).buffered(PIECES_ABREAST);
             while let Some(piece) = pieces.next().await {
@@ -242,6 +246,18 @@ fn memory(bucket: &str) -> Arc<dyn ObjectStore> {
     static BUCKETS: Mutex<BTreeMap<String, Arc<InMemory>>> = Mutex::new(BTreeMap::new());
     let mut buckets = BUCKETS.lock().unwrap_or_else(PoisonError::into_inner);
     buckets.entry(bucket.to_string()).or_default().clone()
+}
+
+/// Reads again what broke off: requests are repeated by the client, answers whose body ends early are not.
+async fn whole<T, F: Future<Output = Result<T, Fault>>>(read: impl Fn() -> F) -> Result<T, Fault> {
+    let mut wait = FIRST_WAIT;
+    loop {
+        match read().await {
+            Err(Fault::Generic { .. }) if wait <= LAST_WAIT => tokio::time::sleep(wait).await,
+            read => return read,
+        }
+        wait *= 2;
+    }
 }
 
 fn version(put: PutResult) -> Version {

@@ -106,17 +106,34 @@ impl Remote {
         Ok(())
     }
 
-    /// Whether of two that create an object one is told that it is there, and of two that replace the same version, too.
+    /// Whether of two that create an object one is told that it is there, and of two that replace the same version, too. Tried again
+    /// where an answer was lost: then the first of the two may be told so.
     fn keeps_conditions(&self) -> Result<bool> {
-        let key = format!("probe/{}", self.nonce);
-        let created = self.bucket.create(&key, b"first")?;
-        let again = self.bucket.create(&key, b"second")?;
-        let (Some(first), None) = (created, again) else { return Ok(false) };
-        let replaced = self.bucket.replace(&key, b"third", &first)?;
-        let again = self.bucket.replace(&key, b"fourth", &first)?;
-        let kept = self.bucket.get(&key)?.map(|(bytes, _)| bytes);
-        self.bucket.delete(vec![key])?;
-        Ok(replaced.is_some() && again.is_none() && kept.as_deref() == Some(b"third"))
+        let mut tried = Ok(false);
+        for number in 0..PROBES {
+            let key = format!("probe/{}-{number}", self.nonce);
+            let conclusion = self.probe(&key);
+            self.bucket.delete(vec![key])?;
+            match conclusion {
+                Ok(Some(keeps)) => return Ok(keeps),
+                Ok(None) => {}
+                Err(error) => tried = Err(error),
+            }
+        }
+        tried
+    }
+
+    fn probe(&self, key: &str) -> Result<Option<bool>> {
+        let first = self.bucket.create(key, b"first")?;
+        if self.bucket.create(key, b"second")?.is_some() {
+            return Ok(Some(false));
+        }
+        let Some(first) = first else { return Ok(None) };
+        let replaced = self.bucket.replace(key, b"third", &first)?;
+        if self.bucket.replace(key, b"fourth", &first)?.is_some() {
+            return Ok(Some(false));
+        }
+        Ok(replaced.map(|_| true))
     }
 
     /// Brings an object to the bucket, unless this process did or saw it there.
@@ -164,6 +181,9 @@ impl Remote {
         self.bucket.url(&object_key(address))
     }
 }
+
+/// How often it is tried to find out whether a bucket keeps conditions.
+const PROBES: usize = 5;
 
 /// How often an object is fetched that arrives damaged.
 const FETCHES: usize = 3;

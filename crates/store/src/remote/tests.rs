@@ -257,7 +257,10 @@ fn damage_in_the_bucket_is_found() {
     let error = c.store.get(&only(&record)).unwrap_err();
     assert_eq!(error.damaged_object(), Some(&only(&record)));
     let found = c.store.check(&|_, _| {}).unwrap().findings;
-    assert_eq!(found.iter().map(|finding| finding.problem).collect::<Vec<_>>(), [Problem::Damaged]);
+    let kinds: Vec<Problem> = found.iter().map(|finding| finding.problem).collect();
+    assert_eq!(kinds, [Problem::Damaged, Problem::Missing], "the object, and the record that names it");
+    assert_eq!(machine("damage").store.family_parts(&recipe().fingerprint()).unwrap(), []);
+    a.bucket.put(&key, b"some rots").unwrap();
     assert!(c.store.drop_if_damaged(&only(&record)).unwrap());
     assert_eq!(c.store.find_part(&recipe().fingerprint(), &part(1)).unwrap(), None);
     assert_eq!(c.part(1, b"some rows"), record);

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 impl Remote {
     /// [`Store::check`](crate::Store::check), of the bucket: objects hash to their names; records, recipes, pointers and manifests
-    /// parse, bear their names and name what is there.
+    /// parse, bear their names and name what is there. Damaged objects go, and records that name one or a missing one: no worker
+    /// reads what it only takes over, so they would stay.
     pub(crate) fn check(&self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Checked> {
         let mut checked = Checked::default();
         let entries = self.bucket.list("objects/")?;
@@ -39,11 +40,17 @@ impl Remote {
                 found.push((Problem::Damaged, key.clone(), "its bytes no longer hash to its name".to_string()));
             }
         }
-        let sizes: BTreeMap<&str, u64> = hashed.iter().map(|(key, bytes, _)| (key.as_str(), *bytes)).collect();
+        let mut goes: Vec<String> = found.iter().map(|(_, key, _)| key.clone()).collect();
+        // By key; none for one that is damaged.
+        let sizes: BTreeMap<&str, Option<u64>> =
+            hashed.iter().map(|(key, bytes, good)| (key.as_str(), good.then_some(*bytes))).collect();
         let misses = |record: &PartRecord| -> Vec<String> {
             let wrong = record.objects().filter_map(|(address, bytes)| match sizes.get(object_key(address).as_str()) {
                 None => Some(format!("object {address} is not there")),
-                Some(found) if *found != bytes => Some(format!("object {address} has {found} bytes, not {bytes}")),
+                Some(None) => Some(format!("object {address} is damaged")),
+                Some(Some(found)) if *found != bytes => {
+                    Some(format!("object {address} has {found} bytes, not {bytes}"))
+                }
                 Some(_) => None,
             });
             wrong.collect()
@@ -63,7 +70,9 @@ impl Remote {
                 checked.records += 1;
                 match parse(&bytes, name.strip_suffix(".json").unwrap_or_default()) {
                     Some(record) => {
-                        found.extend(misses(&record).into_iter().map(|what| (Problem::Missing, key.clone(), what)));
+                        let misses = misses(&record);
+                        goes.extend((!misses.is_empty()).then(|| key.clone()));
+                        found.extend(misses.into_iter().map(|what| (Problem::Missing, key.clone(), what)));
                     }
                     None => found.push((
                         Problem::Unreadable,
@@ -93,6 +102,10 @@ impl Remote {
                     found.extend(wrong.map(|what| (Problem::Missing, key.clone(), what)));
                 }
             }
+        }
+        if !goes.is_empty() {
+            // A store that cannot be written to is reported all the same.
+            let _ = self.bucket.delete(goes);
         }
         let finding = |(problem, key, what): (Problem, String, String)| Finding {
             problem,
