@@ -3,6 +3,8 @@
 
 mod s3;
 
+use crate::crash::{signal, wait_until};
+use crate::servers::fake::{Fake, Manner, Program, Seen};
 use crate::support::{TINY, by_stage, json, mindgap, ok, pipeline, succeeded};
 use s3::{Asked, Fault, S3};
 use serde_json::Value;
@@ -158,6 +160,78 @@ fn kills(deaths: usize) {
     let mut look = site.command(5, &["check"]);
     assert!(look.output().unwrap().status.success());
 }
+
+/// Goal: who was away for longer than its lease computes again what another took over, and commits nothing twice.
+#[test]
+fn who_was_away_commits_nothing_twice() {
+    let site = Site::new(S3::start());
+    let longer = std::fs::read_to_string(&site.file).unwrap().replacen("max_new_tokens = 3", "max_new_tokens = 400", 1);
+    std::fs::write(&site.file, longer).unwrap();
+    let away = site.worker(0);
+    wait_until("a part of the rollouts is held", || {
+        let leases = site.s3.keys().into_iter().filter(|key| key.contains("/leases/") && !key.contains("clock-"));
+        leases.count() > 0 && site.records() > 1
+    });
+    signal(&away, "STOP");
+    let other = site.worker(1);
+    let expected = site.expected();
+    assert_eq!(site.ended(other), expected);
+    signal(&away, "CONT");
+    assert_eq!(site.ended(away), expected);
+    let computed = site.computed(2);
+    assert_eq!(computed.len(), site.records(), "one record a part");
+    let twice = computed.values().filter(|count| **count > 1).count();
+    eprintln!("{twice} of {} parts were computed twice", computed.len());
+    assert!(twice <= 1 && computed.values().all(|count| *count <= 2), "{computed:?}");
+}
+
+/// Goal: workers share what waits for a server. Tells how much faster four are than one.
+#[test]
+#[ignore = "a minute: make test-slow"]
+fn four_workers_keep_a_slow_server_busy() {
+    let mut seconds = BTreeMap::new();
+    for workers in [1, 4] {
+        let slow = |seen: &Seen| {
+            if seen.draws() {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            None
+        };
+        let server = Fake::start(Manner { misbehave: Box::new(slow), ..Manner::good(Program::Vllm) });
+        let policy = format!(
+            "{{ server = [\"{}\"], model = \"tiny\", tokenizer = \"DATA/base-policy\", in_flight = 2 }}",
+            server.url()
+        );
+        let mut site = Site::new(S3::start());
+        let text = SAMPLED.replace("POLICY", &policy);
+        site.file = pipeline(site.folder.path(), "p.toml", &text);
+        let started = Instant::now();
+        let running: Vec<Child> = (0..workers).map(|machine| site.worker(machine)).collect();
+        running.into_iter().for_each(|worker| drop(site.ended(worker)));
+        seconds.insert(workers, started.elapsed().as_secs_f64());
+        assert!(site.computed(workers).values().all(|count| *count == 1));
+    }
+    let (one, four) = (seconds[&1], seconds[&4]);
+    eprintln!("one worker {one:.1} s, four {four:.1} s: {:.2} times faster", one / four);
+}
+
+const SAMPLED: &str = r#"
+name = "sampled"
+[policies]
+base = POLICY
+[stages.problems]
+kind = "ingest"
+files = [{ path = "DATA/world/train-0.parquet", source = "world" }]
+limit = 64
+part_problems = 4
+[stages.rollouts]
+kind = "rollout"
+problems = "problems"
+policy = "base"
+samples = 10
+max_new_tokens = 12
+part_problems = 4
+"#;
 
 /// Goal: whatever the bucket answers, and whatever its clock says, nothing is lost, nothing is double, and nothing that is said or
 /// written has the credentials.

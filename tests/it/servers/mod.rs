@@ -2,7 +2,7 @@
 //! 127.0.0.1.
 
 mod cascade;
-mod fake;
+pub mod fake;
 mod faults;
 mod kept;
 mod launched;
