@@ -29,13 +29,16 @@ pub fn error(action: &str, path: &Path, source: std::io::Error) -> Error {
         }
         ErrorKind::ReadOnlyFilesystem => Some("choose a writable store with --store or MINDGAP_STORE"),
         ErrorKind::AlreadyExists => Some("remove it first, or choose another folder: nothing is overwritten"),
+        ErrorKind::InvalidInput => Some("name a file; what comes from a pipe is to be written into one first"),
         ErrorKind::NotFound => Some("check the path; relative paths in a pipeline file start at that file's folder"),
         _ => None,
     };
     let kind_error = match source.kind() {
-        ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
-            Error::input(format!("cannot {action}"))
-        }
+        ErrorKind::NotFound
+        | ErrorKind::InvalidInput
+        | ErrorKind::IsADirectory
+        | ErrorKind::NotADirectory
+        | ErrorKind::AlreadyExists => Error::input(format!("cannot {action}")),
         _ => Error::environment(format!("cannot {action}")),
     };
     let error = kind_error.at(path.display().to_string()).source(source);
@@ -45,8 +48,17 @@ pub fn error(action: &str, path: &Path, source: std::io::Error) -> Error {
     }
 }
 
+/// Refuses what is no file and may have no end: pipes, devices, sockets. A folder is found out by reading it.
+fn check_kind(path: &Path) -> std::io::Result<()> {
+    let kind = fs::metadata(path)?.file_type();
+    match kind.is_file() || kind.is_dir() {
+        true => Ok(()),
+        false => Err(std::io::Error::new(ErrorKind::InvalidInput, "it is a pipe, a device or a socket, not a file")),
+    }
+}
+
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|e| error("read file", path, e))
+    check_kind(path).and_then(|()| fs::read(path)).map_err(|e| error("read file", path, e))
 }
 
 /// A file to read from the front; it may be a pipe.
@@ -56,6 +68,7 @@ pub fn open(path: &Path) -> Result<File> {
 
 /// The hash of a file's bytes, which are read in pieces.
 pub fn address(path: &Path) -> Result<Address> {
+    check_kind(path).map_err(|e| error("read file", path, e))?;
     address_of(&open(path)?, path)
 }
 
@@ -81,6 +94,7 @@ pub fn read_end(path: &Path, bytes: u64) -> Result<Vec<u8>> {
 /// changed while mapped are found by whoever compares the hash afterwards, a file cut short ends the process (SIGBUS).
 #[expect(unsafe_code, reason = "mapping a file")]
 pub fn map(path: &Path) -> Result<memmap2::Mmap> {
+    check_kind(path).map_err(|e| error("map file", path, e))?;
     let file = open(path)?;
     // SAFETY: the mapping is read only. Objects of the store are replaced as a whole, never rewritten. For a user's file that
     // cannot be promised; the same holds of every program that maps a checkpoint, and reading a 15 GB file into memory
@@ -89,7 +103,7 @@ pub fn map(path: &Path) -> Result<memmap2::Mmap> {
 }
 
 pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    match check_kind(path).and_then(|()| fs::read(path)) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(error("read file", path, e)),
@@ -192,6 +206,12 @@ pub fn settle(path: &Path) -> Result<()> {
     sync_dir(path.parent().expect("what is published has a folder"))
 }
 
+/// 16 hexadecimal digits that nobody else has.
+pub(crate) fn nonce() -> String {
+    // A new hasher's keys are random; so is its hash of nothing.
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}
+
 /// A name beside the final one, for what is not whole yet. What bears it is removed unless it was renamed away.
 struct Temp {
     path: PathBuf,
@@ -208,8 +228,7 @@ impl Temp {
         let folder = path.parent().expect("what is published has a folder");
         create_dir(folder)?;
         loop {
-            // A new hasher's keys are random; so is its hash of nothing.
-            let temp = folder.join(format!("{TEMP_PREFIX}{:016x}", RandomState::new().build_hasher().finish()));
+            let temp = folder.join(format!("{TEMP_PREFIX}{}", nonce()));
             match make(&temp) {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(error(&format!("create {what}"), path, e)),

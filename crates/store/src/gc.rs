@@ -43,7 +43,7 @@ pub struct Garbage {
     #[serde(skip)]
     pub(super) found: usize,
     #[serde(skip)]
-    paths: Vec<PathBuf>,
+    pub(super) paths: Vec<PathBuf>,
 }
 
 impl Garbage {

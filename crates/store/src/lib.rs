@@ -16,6 +16,7 @@ mod object;
 mod oplog;
 pub mod parquet;
 mod remote;
+mod seal;
 mod sort;
 mod version;
 mod view;

@@ -1,5 +1,6 @@
 //! What a stage produced: the parts of its tables and its files, by address.
 
+use super::seal::{seal, unseal};
 use super::table::{COUNTED, LEFT_OUT, TAKEN};
 use super::{Store, check_name, fs};
 use mindgap_base::address::Address;
@@ -170,6 +171,18 @@ pub struct Pointer {
     pub origin: Option<Origin>,
 }
 
+impl Pointer {
+    /// The bytes of its file.
+    pub(super) fn format(&self) -> Vec<u8> {
+        seal(&serde_json::to_string(self).expect("a pointer is plain data")).into_bytes()
+    }
+
+    /// The pointer in a file, if its bytes are as they were written; those of earlier builds have no checksum.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Pointer> {
+        serde_json::from_str(&unseal(bytes, "{\n  \"fingerprint\":").ok()?).ok()
+    }
+}
+
 /// What a stage was made of, so that a later miss can be explained. Nothing is decided from it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Origin {
@@ -226,7 +239,7 @@ impl Store {
             return remote.pointer(pipeline, stage);
         }
         let bytes = fs::read_if_present(&self.pointer_path(pipeline, stage))?;
-        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+        Ok(bytes.and_then(|bytes| Pointer::parse(&bytes)))
     }
 
     /// The files of all pointers. Earlier builds took any text for a pipeline's name: their pointers may lie in a folder
@@ -269,10 +282,10 @@ impl Store {
             return remote.set_pointer(pipeline, stage, pointer);
         }
         let path = self.pointer_path(pipeline, stage);
-        if self.pointer(pipeline, stage)?.as_ref() == Some(pointer) {
-            return fs::settle(&path);
+        let bytes = pointer.format();
+        match fs::read_if_present(&path)?.is_some_and(|found| found == bytes) {
+            true => fs::settle(&path),
+            false => fs::publish(&path, &bytes, "pointer"),
         }
-        let bytes = serde_json::to_vec_pretty(pointer).expect("a pointer is plain data");
-        fs::publish(&path, &bytes, "pointer")
     }
 }

@@ -2,8 +2,8 @@
 //! other: rows already drawn for some problems serve a part that covers them again.
 
 use super::remote::PartLease;
+use super::seal::{seal, unseal};
 use super::{PartRecord, Store, fs};
-use mindgap_base::address::Address;
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
 use std::fs::File;
@@ -64,6 +64,7 @@ impl Store {
         if let Some(remote) = &self.remote {
             return remote.commit(recipe, record, &self.root);
         }
+        self.check_place()?;
         let folder = self.family_path(&recipe.fingerprint());
         self.remember_recipe(recipe)?;
         fs::publish(&folder.join(record_name(record)), &format_record(record), "memo")?;
@@ -151,17 +152,12 @@ pub(super) fn record_name(record: &PartRecord) -> String {
     format!("{}.json", record.fingerprint)
 }
 
-/// How a record's file begins. The digits of the checksum follow, then `",` and the record's JSON without its first brace.
-/// The checksum is the blake3 of that JSON with the brace.
-const CHECKSUM: &str = "{\"checksum\":\"";
-
 /// How the records of builds begin that kept no checksum.
-const NO_CHECKSUM: &str = "{\"fingerprint\":";
+const UNSEALED: &str = "{\"fingerprint\":";
 
 /// The bytes of a record's file.
 pub(super) fn format_record(record: &PartRecord) -> Vec<u8> {
-    let json = serde_json::to_string(record).expect("a part record is plain data");
-    format!("{CHECKSUM}{}\",{}", Address::of(json.as_bytes()), &json[1..]).into_bytes()
+    seal(&serde_json::to_string(record).expect("a part record is plain data")).into_bytes()
 }
 
 /// The record in a file, if its bytes are as they were written and the file bears its name; else what is wrong with it.
@@ -175,24 +171,14 @@ pub(super) fn parse_record(path: &Path, bytes: &[u8]) -> Result<PartRecord, &'st
 
 /// The record in some bytes, if they are as they were written.
 pub(super) fn parse_line(bytes: &[u8]) -> Result<PartRecord, &'static str> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "not a part record")?;
-    let json = match text.strip_prefix(CHECKSUM).and_then(|rest| rest.split_once("\",")) {
-        Some((checksum, rest)) => {
-            let json = format!("{{{rest}");
-            if Address::of(json.as_bytes()).as_str() != checksum {
-                return Err("its checksum does not fit: the record was changed after it was written");
-            }
-            json
-        }
-        None if text.starts_with(NO_CHECKSUM) => text.to_string(),
-        None => return Err("not a part record"),
-    };
+    let json = unseal(bytes, UNSEALED)?;
     serde_json::from_str(&json).map_err(|_| "not a part record")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seal::SEAL;
     use crate::{PartRef, Span};
     use std::collections::BTreeMap;
 
@@ -261,6 +247,6 @@ mod tests {
         std::fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
         assert_eq!(store.find_part(&family, &record.fingerprint).unwrap(), Some(record.clone()));
         store.remember_part(&Recipe::new("judge", 3), &record).unwrap();
-        assert!(std::fs::read_to_string(&path).unwrap().starts_with(CHECKSUM));
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with(SEAL));
     }
 }

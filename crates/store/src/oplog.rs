@@ -1,5 +1,6 @@
 //! The log of runs: one file per run, one JSON line per event, append-only.
 
+use super::seal::{seal, unseal};
 use super::{Store, fs};
 use mindgap_base::error::Result;
 use serde_json::Value;
@@ -14,9 +15,10 @@ pub struct Oplog {
 }
 
 impl Oplog {
-    /// Appends one event. Lines are whole or, after a crash, the last one is ignored by readers.
+    /// Appends one event, an object whose first field is `event`. Lines are whole or, after a crash, the last one is ignored by
+    /// readers; so is one that was changed after it was written.
     pub fn append(&mut self, event: &Value) -> Result<()> {
-        let line = format!("{event}\n");
+        let line = format!("{}\n", seal(&event.to_string()));
         self.file.append(line.as_bytes()).map_err(|e| fs::error("append to run log", &self.path, e))
     }
 
@@ -54,8 +56,13 @@ impl Store {
         for name in fs::list(&folder)?.into_iter().filter(|name| name.ends_with(".jsonl")) {
             let bytes = fs::read(&folder.join(name))?;
             let text = String::from_utf8_lossy(&bytes);
-            runs.push(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect());
+            runs.push(text.lines().filter_map(parse).collect());
         }
         Ok(runs)
     }
+}
+
+/// The event in a line, if it is as it was written; lines of earlier builds have no checksum.
+fn parse(line: &str) -> Option<Value> {
+    serde_json::from_str(&unseal(line.as_bytes(), "{\"event\":").ok()?).ok()
 }

@@ -59,6 +59,18 @@ impl Store {
         }
     }
 
+    /// An error where the store is no longer where it was opened: what is written there would be lost to it.
+    pub(super) fn check_place(&self) -> Result<()> {
+        match fs::is_there(&self.version_path()) {
+            true => Ok(()),
+            false => {
+                Err(Error::environment("the store is gone from its place: it was moved or removed while it was in use")
+                    .at(self.root.display().to_string())
+                    .hint("move it back, or name its new place with --store, and run the same command again"))
+            }
+        }
+    }
+
     /// Whether the folder holds what only a store holds: recipes by fingerprint or objects by address.
     pub(super) fn has_layout(&self) -> bool {
         let recipes = fs::folders(&self.root.join("memo")).unwrap_or_default();

@@ -3,6 +3,7 @@
 use mindgap_base::error::{Error, Result};
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 /// A place for objects by key, without the store's prefix. Calls wait; many threads may call at once.
 pub trait Bucket: fmt::Debug + Send + Sync {
@@ -59,6 +60,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// How long ago it was written, at a moment by the object store's clock.
+    pub fn age(&self, now: i64) -> Duration {
+        Duration::from_millis((now - self.modified).max(0) as u64)
+    }
+
     /// The last part of the key.
     pub fn name(&self) -> &str {
         self.key.rsplit('/').next().unwrap_or_default()
@@ -101,6 +107,7 @@ impl Url {
     }
 
     /// The key of an object of the store, in the bucket.
+    #[cfg(any(test, feature = "remote"))]
     pub fn key(&self, key: &str) -> String {
         match self.prefix.as_str() {
             "" => key.to_string(),

@@ -145,15 +145,17 @@ impl Bucket for Cloud {
         self.wait(async {
             let parts = self.store.put_multipart(&self.key(key)).await.map_err(failed)?;
             let mut writer = WriteMultipart::new_with_chunk_size(parts, PIECE as usize);
-            let mut piece = vec![0; PIECE as usize];
-            loop {
-                writer.wait_for_capacity(PIECES_ABREAST).await.map_err(failed)?;
-                match from.read(&mut piece).map_err(|e| fs::error("read file", file, e))? {
-                    0 => break,
-                    read => writer.write(&piece[..read]),
+            match send(&mut from, &mut writer).await {
+                Ok(()) => writer.finish().await.map(drop).map_err(failed),
+                Err(error) => {
+                    // Parts that were sent are paid for until they are given up.
+                    let _ = writer.abort().await;
+                    Err(match error {
+                        Broken::File(e) => fs::error("read file", file, e),
+                        Broken::Bucket(fault) => failed(fault),
+                    })
                 }
             }
-            writer.finish().await.map(drop).map_err(failed)
         })
     }
 
@@ -246,6 +248,23 @@ fn memory(bucket: &str) -> Arc<dyn ObjectStore> {
     static BUCKETS: Mutex<BTreeMap<String, Arc<InMemory>>> = Mutex::new(BTreeMap::new());
     let mut buckets = BUCKETS.lock().unwrap_or_else(PoisonError::into_inner);
     buckets.entry(bucket.to_string()).or_default().clone()
+}
+
+/// What an upload broke off at.
+enum Broken {
+    File(std::io::Error),
+    Bucket(Fault),
+}
+
+async fn send(from: &mut impl Read, writer: &mut WriteMultipart) -> Result<(), Broken> {
+    let mut piece = vec![0; PIECE as usize];
+    loop {
+        writer.wait_for_capacity(PIECES_ABREAST).await.map_err(Broken::Bucket)?;
+        match from.read(&mut piece).map_err(Broken::File)? {
+            0 => return Ok(()),
+            read => writer.write(&piece[..read]),
+        }
+    }
 }
 
 /// Reads again what broke off: requests are repeated by the client, answers whose body ends early are not.

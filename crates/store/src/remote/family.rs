@@ -1,11 +1,12 @@
 //! Part records in the bucket. A listing says which there are; an index object holds many at once, so that no request is made per part.
 
+use super::bucket::Entry;
 use super::{Remote, lock};
 use crate::memo::{format_record, parse_line, record_name};
 use crate::{PartRecord, RECIPE, fs};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::{Fingerprint, Recipe};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,7 @@ pub(crate) struct Families(BTreeMap<Fingerprint, Family>);
 
 #[derive(Debug, Default)]
 struct Family {
-    /// By the part's fingerprint: the size of the record's object, and the record.
-    records: BTreeMap<String, (u64, PartRecord)>,
+    records: Records,
     listed: Option<Instant>,
     /// Records that the index in the bucket lacks, as far as is known.
     unindexed: usize,
@@ -69,56 +69,34 @@ impl Remote {
             return Ok(());
         }
         let asked = Instant::now();
-        let entries = self.bucket.list(&format!("memo/{family}/"))?;
-        let listed: BTreeMap<String, u64> = entries
-            .iter()
-            .filter(|entry| entry.name() != RECIPE)
-            .filter_map(|entry| Some((entry.name().strip_suffix(".json")?.to_string(), entry.bytes)))
-            .collect();
-        let missing = |known: &BTreeMap<String, (u64, PartRecord)>| -> Vec<String> {
-            let fits = |name: &String, size: &u64| known.get(name).is_some_and(|(known, _)| known == size);
-            listed.iter().filter(|(name, size)| !fits(name, size)).map(|(name, _)| name.clone()).collect()
-        };
-        // Nothing is asked for while the lock is held.
-        let mut records = lock(&self.families).0.entry(family.clone()).or_default().records.clone();
-        let before: BTreeSet<String> = records.keys().cloned().collect();
-        records.retain(|name, (size, _)| listed.get(name) == Some(size));
-        let take = |records: &mut BTreeMap<String, (u64, PartRecord)>, lines: &[u8]| {
-            for line in lines.split(|&byte| byte == b'\n') {
-                let size = line.len() as u64;
-                let Ok(record) = parse_line(line) else { continue };
-                let name = record.fingerprint.as_str().to_string();
-                if listed.get(&name) == Some(&size) {
-                    records.insert(name, (size, record));
-                }
-            }
-        };
+        let before = lock(&self.families).0.entry(family.clone()).or_default().records.clone();
+        let mut gathered = Gathered::new(self.bucket.list(&format!("memo/{family}/"))?, before.clone());
         let kept = cache.join("index").join(family.as_str());
-        if missing(&records).len() > DIRECT
+        if gathered.missing().len() > DIRECT
             && let Some(lines) = fs::read_if_present(&kept)?
         {
-            take(&mut records, &lines);
+            gathered.take(&lines);
         }
-        if missing(&records).len() > DIRECT
+        if gathered.missing().len() > DIRECT
             && let Some((lines, _)) = self.bucket.get(&index_key(family))?
         {
-            take(&mut records, &lines);
+            gathered.take(&lines);
             fs::publish(&kept, &lines, "index")?;
         }
-        let names = missing(&records);
+        let names = gathered.missing();
         let keys: Vec<String> = names.iter().map(|name| format!("memo/{family}/{name}.json")).collect();
         for (name, bytes) in names.iter().zip(self.bucket.get_many(&keys)?) {
             // What cannot be read counts as not made, and is written again by whoever makes it.
             let record = bytes.as_deref().and_then(|bytes| Some((bytes.len() as u64, parse(bytes, name)?)));
-            records.extend(record.map(|record| (name.clone(), record)));
+            gathered.records.extend(record.map(|record| (name.clone(), record)));
         }
         let mut families = lock(&self.families);
         let known = families.0.entry(family.clone()).or_default();
         known.unindexed += names.len();
         // What this process committed meanwhile stays.
-        let since = std::mem::take(&mut known.records).into_iter().filter(|(name, _)| !before.contains(name));
-        records.extend(since);
-        known.records = records;
+        let since = std::mem::take(&mut known.records).into_iter().filter(|(name, _)| !before.contains_key(name));
+        gathered.records.extend(since);
+        known.records = gathered.records;
         known.listed = Some(asked);
         Ok(())
     }
@@ -226,6 +204,42 @@ impl Remote {
                 .collect::<Vec<u8>>()
         };
         self.bucket.put(&index_key(family), &lines)
+    }
+}
+
+/// By the part's fingerprint: the size of the record's object, and the record.
+type Records = BTreeMap<String, (u64, PartRecord)>;
+
+/// Records of the parts that a listing has, as far as they are gathered.
+struct Gathered {
+    /// Size of each record's object.
+    listed: BTreeMap<String, u64>,
+    records: Records,
+}
+
+impl Gathered {
+    /// With those that are known and still as they were.
+    fn new(entries: Vec<Entry>, known: Records) -> Gathered {
+        let part = |entry: &Entry| Some((entry.name().strip_suffix(".json")?.to_string(), entry.bytes));
+        let listed: BTreeMap<String, u64> =
+            entries.iter().filter(|entry| entry.name() != RECIPE).filter_map(part).collect();
+        let records = known.into_iter().filter(|(name, (size, _))| listed.get(name) == Some(size)).collect();
+        Gathered { listed, records }
+    }
+
+    fn missing(&self) -> Vec<String> {
+        self.listed.keys().filter(|name| !self.records.contains_key(*name)).cloned().collect()
+    }
+
+    /// Takes what fits the listing from the lines of an index.
+    fn take(&mut self, lines: &[u8]) {
+        for line in lines.split(|&byte| byte == b'\n') {
+            let Ok(record) = parse_line(line) else { continue };
+            let (name, size) = (record.fingerprint.as_str().to_string(), line.len() as u64);
+            if self.listed.get(&name) == Some(&size) {
+                self.records.insert(name, (size, record));
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Remote, lock};
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Fingerprint;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ impl Default for LeaseTime {
 
 impl LeaseTime {
     /// `MINDGAP_LEASE_SECONDS`, where it is set.
+    #[cfg(feature = "remote")]
     pub fn from_env() -> Result<LeaseTime> {
         let Ok(text) = std::env::var("MINDGAP_LEASE_SECONDS") else { return Ok(LeaseTime::default()) };
         match text.parse() {
@@ -126,7 +127,12 @@ impl Remote {
             return Ok(None);
         }
         let content = self.content(String::new(), 0);
-        let mut taken = self.bucket.create(&key, &content).or_else(|error| self.is_mine(&key, error))?;
+        let mut taken = match self.bucket.create(&key, &content) {
+            Ok(Some(version)) => Some(version),
+            // It may be this process's own, by a request whose answer was lost.
+            Ok(None) => self.own_version(&key)?,
+            Err(error) => Some(self.own_version(&key)?.ok_or(error)?),
+        };
         if taken.is_none() {
             self.see_leases()?;
             let seen = lock(&self.leases).seen.as_ref().and_then(|seen| seen.leases.get(part.as_str()).cloned());
@@ -145,14 +151,14 @@ impl Remote {
         Ok(Some(lease))
     }
 
-    /// A request to create a lease whose answer was lost may have created it.
-    fn is_mine(&self, key: &str, error: Error) -> Result<Option<Version>> {
-        let Some((bytes, version)) = self.bucket.get(key)? else { return Err(error) };
-        let content: Content = serde_json::from_slice(&bytes).unwrap_or_default();
-        Ok((content.nonce == self.nonce).then_some(version))
+    /// The version of a lease that is this process's; none where it is another's, or gone.
+    fn own_version(&self, key: &str) -> Result<Option<Version>> {
+        let found = self.bucket.get(key)?;
+        let is_mine = |bytes: &[u8]| serde_json::from_slice::<Content>(bytes).is_ok_and(|it| it.nonce == self.nonce);
+        Ok(found.filter(|(bytes, _)| is_mine(bytes)).map(|(_, version)| version))
     }
 
-    fn content(&self, note: String, written: u64) -> Vec<u8> {
+    pub(super) fn content(&self, note: String, written: u64) -> Vec<u8> {
         let content = Content { nonce: self.nonce.clone(), owner: owner(), note, written };
         serde_json::to_vec(&content).expect("a lease is plain data")
     }
@@ -165,7 +171,7 @@ impl Remote {
     }
 
     fn is_alive(&self, entry: &Entry, now: i64) -> bool {
-        now - entry.modified <= self.lease_time.0.as_millis() as i64
+        entry.age(now) <= self.lease_time.0
     }
 
     /// Looks at all leases, unless that was done just now.
@@ -198,8 +204,8 @@ impl Remote {
                 .hint("leases need a bucket whose listings are up to date, as those of S3, GCS and Azure")
         })?;
         // Of processes that are gone.
-        let old = |clock: &Entry| now - clock.modified > 24 * 60 * 60 * 1000;
-        let old: Vec<String> = clocks.iter().filter(|clock| old(clock)).map(|clock| clock.key.clone()).collect();
+        let old: Vec<String> =
+            clocks.iter().filter(|clock| clock.age(now) > CLOCK_TIME).map(|clock| clock.key.clone()).collect();
         if !old.is_empty() {
             self.bucket.delete(old)?;
         }
@@ -215,7 +221,7 @@ impl Remote {
         Ok(read
             .filter_map(|(entry, bytes)| {
                 let content: Content = serde_json::from_slice(&bytes?).ok()?;
-                let seconds = (now - entry.modified).max(0) as u64 / 1000;
+                let seconds = entry.age(now).as_secs();
                 Some(Worker { owner: content.owner, note: content.note, part: entry.name().to_string(), seconds })
             })
             .collect())
@@ -250,80 +256,23 @@ impl Remote {
         for (part, version, note) in held {
             let key = lease_key(&part);
             let renewed = match self.bucket.replace(&key, &self.content(note, written), &version) {
-                Ok(Some(version)) => Some(version),
+                Ok(Some(version)) => Ok(Some(version)),
                 // Another's, gone, or ours with an answer that was lost.
-                Ok(None) => match self.is_mine(&key, Error::environment("the lease is gone")) {
-                    Ok(mine) => mine,
-                    Err(_) => None,
-                },
-                Err(_) => continue,
+                Ok(None) => self.own_version(&key),
+                Err(error) => Err(error),
             };
+            let Ok(renewed) = renewed else { continue };
             if let Some(held) = lock(&self.leases).held.get_mut(&part) {
                 held.lost = renewed.is_none();
                 held.version = renewed.unwrap_or(version);
             }
         }
     }
-
-    /// Lets a collection through, alone: nobody may hold a lease.
-    pub(crate) fn close_gate(self: &Arc<Remote>) -> Result<Gate> {
-        if self.bucket.create(GATE, &self.content("collecting".into(), 0))?.is_none() {
-            let (now, entries) = self.now_and(GATES)?;
-            let gate = entries.into_iter().find(|entry| entry.key == GATE);
-            let over = match &gate {
-                Some(gate) if !self.is_alive_for(gate, now, GATE_TIME) => {
-                    self.bucket.replace(GATE, &self.content("collecting".into(), 1), &gate.version)?.is_some()
-                }
-                _ => false,
-            };
-            if !over {
-                return Err(Error::environment("another collection is at work on the store")
-                    .at(self.bucket.url(GATE))
-                    .hint("wait for it to end; one that died is taken over after an hour"));
-            }
-        }
-        let gate = Gate { remote: self.clone() };
-        let workers = self.workers()?;
-        let owners: BTreeSet<&str> = workers.iter().map(|worker| worker.owner.as_str()).collect();
-        match owners.len() {
-            0 => Ok(gate),
-            count => Err(Error::environment(format!("{count} workers are at work on the store"))
-                .at(owners.into_iter().collect::<Vec<_>>().join(", "))
-                .hint("collect when they are done")),
-        }
-    }
-
-    fn is_alive_for(&self, entry: &Entry, now: i64, time: Duration) -> bool {
-        now - entry.modified <= time.as_millis() as i64
-    }
-
-    /// Refuses to begin a part while a collection is at work. Called with a lease held: either sees the other.
-    fn check_gate(&self) -> Result<()> {
-        match self.bucket.get(GATE)? {
-            None => Ok(()),
-            Some(_) => Err(Error::environment("a collection is at work on the store")
-                .at(self.bucket.url(GATE))
-                .hint("run the same command again when `mindgap gc` has ended")),
-        }
-    }
 }
 
-/// Nobody begins a part while it is held.
-pub(crate) struct Gate {
-    remote: Arc<Remote>,
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        let _ = self.remote.bucket.delete(vec![GATE.to_string()]);
-    }
-}
-
-const LEASES: &str = "leases/";
-const GATES: &str = "gates/";
-const GATE: &str = "gates/gc";
-const GATE_TIME: Duration = Duration::from_secs(60 * 60);
+pub(super) const LEASES: &str = "leases/";
 const CLOCK: &str = "clock-";
+const CLOCK_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn lease_key(part: &str) -> String {
     format!("{LEASES}{part}")

@@ -7,6 +7,7 @@ mod bucket;
 #[cfg(feature = "remote")]
 mod cloud;
 mod family;
+mod gate;
 mod journal;
 mod lease;
 mod pointers;
@@ -28,7 +29,6 @@ use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
 use pointers::Pointers;
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -50,10 +50,11 @@ pub struct Remote {
 const VERSION: &[u8] = b"mindgap remote store 1\n";
 
 impl Remote {
+    #[cfg(feature = "remote")]
     pub(crate) fn new(bucket: Arc<dyn Bucket>, lease_time: LeaseTime) -> Remote {
         Remote {
             bucket,
-            nonce: format!("{:016x}", RandomState::new().build_hasher().finish()),
+            nonce: fs::nonce(),
             families: Mutex::default(),
             leases: Mutex::default(),
             pointers: Mutex::default(),

@@ -31,14 +31,14 @@ impl Remote {
         Ok(read
             .filter_map(|(key, bytes)| {
                 let (pipeline, stage) = key.strip_prefix("stages/")?.strip_suffix(".json")?.split_once('/')?;
-                Some((pipeline.to_string(), stage.to_string(), serde_json::from_slice(&bytes?).ok()?))
+                Some((pipeline.to_string(), stage.to_string(), Pointer::parse(&bytes?)?))
             })
             .collect())
     }
 
     pub(crate) fn set_pointer(&self, pipeline: &str, stage: &str, pointer: &Pointer) -> Result<()> {
         let key = pointer_key(pipeline, stage);
-        let bytes = serde_json::to_vec_pretty(pointer).expect("a pointer is plain data");
+        let bytes = pointer.format();
         for _ in 0..TRIES {
             let set = match self.bucket.get(&key)? {
                 Some((found, _)) if found == bytes => true,

@@ -47,7 +47,7 @@ pub fn apply(mut builder: AmazonS3Builder) -> Result<AmazonS3Builder> {
     for (key, config) in KEYS {
         let is_secret = key.starts_with("aws_");
         let is_set = builder.get_config_value(&config).is_some();
-        if let Some(value) = profile.get(key).filter(|_| !is_set && !(is_secret && from_environment)) {
+        if let Some(value) = profile.get(key).filter(|_| !(is_set || is_secret && from_environment)) {
             builder = builder.with_config(config, value);
         }
     }

@@ -258,7 +258,7 @@ fn damage_in_the_bucket_is_found() {
     assert_eq!(error.damaged_object(), Some(&only(&record)));
     let found = c.store.check(&|_, _| {}).unwrap().findings;
     let kinds: Vec<Problem> = found.iter().map(|finding| finding.problem).collect();
-    assert_eq!(kinds, [Problem::Damaged, Problem::Missing], "the object, and the record that names it");
+    assert_eq!(kinds, [Problem::Missing, Problem::Damaged], "the record that names the object, and the object");
     assert_eq!(machine("damage").store.family_parts(&recipe().fingerprint()).unwrap(), []);
     a.bucket.put(&key, b"some rots").unwrap();
     assert!(c.store.drop_if_damaged(&only(&record)).unwrap());
@@ -389,7 +389,7 @@ fn collections_work_alone() {
     let held = a.store.try_lock_part(&part(3)).unwrap();
     let now = machine_with("gc", Duration::from_secs(60), 0, 0);
     let refused = now.store.collect_garbage(&rules, true).unwrap_err().to_string();
-    assert!(refused.contains("1 workers are at work"), "{refused}");
+    assert!(refused.contains("workers are at work on the store: 1"), "{refused}");
     drop(held);
     let garbage = later.store.collect_garbage(&rules, true).unwrap();
     assert_eq!((garbage.objects, garbage.records, garbage.kept_objects), (1, 1, 2));
