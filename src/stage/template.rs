@@ -4,7 +4,7 @@
 use crate::params::typed;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
-use mindgap_lm::model::chat::{Conversation, Message};
+use mindgap_lm::model::chat::{Conversation, Message, bounds};
 use mindgap_store::table::problems::Problem;
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
@@ -75,7 +75,7 @@ impl Template {
     /// One turn of the user's.
     pub fn new(text: &str) -> Result<Template> {
         let mut environment = environment();
-        environment.add_template_owned(place(0), text.to_string()).map_err(|e| {
+        bounds::add(&mut environment, &place(0), text.to_string(), |e| {
             Error::input(format!("prompt template does not parse: {e}")).hint("templates are minijinja (Jinja2)")
         })?;
         Ok(Template {
@@ -146,8 +146,9 @@ impl Template {
     }
 
     fn compile(&mut self, place: String, source: String) -> Result<()> {
-        let added = self.environment.add_template_owned(place.clone(), source);
-        added.map_err(|e| Error::usage(format!("does not parse: {e}")).at(place).hint("texts are minijinja (Jinja2)"))
+        bounds::add(&mut self.environment, &place, source, |e| {
+            Error::usage(format!("does not parse: {e}")).at(&place).hint("texts are minijinja (Jinja2)")
+        })
     }
 
     /// The variables it uses. Errors: one that is not among the known ones.
@@ -185,7 +186,7 @@ impl Template {
     fn filled(&self, problem: &Problem, values: Value, names: &[&str]) -> Result<Conversation> {
         let text = |place: &str| {
             let template = self.environment.get_template(place).expect("every turn was compiled");
-            template.render(&values).map_err(|e| {
+            bounds::render(&template, values.clone()).map_err(|e| {
                 Error::input(format!("prompt template fails: {e}"))
                     .at(format!("problem `{}`", problem.problem_id))
                     .hint(variables(names))

@@ -1,4 +1,5 @@
 pub mod address;
 pub mod error;
 pub mod fingerprint;
+pub mod guard;
 pub mod rng;

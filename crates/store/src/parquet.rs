@@ -3,14 +3,17 @@
 use super::{PartRef, Store};
 use crate::table::{Row, from_batches, misfit, to_batch};
 use arrow::array::{Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow::datatypes::{DataType, FieldRef};
 use bytes::Bytes;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
+use mindgap_base::guard::guarded;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::file::reader::ChunkReader;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -70,6 +73,42 @@ pub fn encode_foreign(batch: &RecordBatch, footer: &Footer) -> Result<Vec<u8>> {
     writer.into_inner().map_err(failed)
 }
 
+/// Opens Parquet bytes or a Parquet file, anyone's. Damaged ones are an error, `damaged`, and those whose columns are nested deeper
+/// than the readers recurse.
+pub fn open<R: ChunkReader + Send + 'static>(file: R, damaged: &str) -> Result<ParquetRecordBatchReaderBuilder<R>> {
+    guarded("the Parquet file", || {
+        let failed = |e| Error::input(damaged).source(e);
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
+        // Dropped here where it is too deep: that recurses, too.
+        match builder.schema().fields().iter().map(|field| depth(field.data_type())).max() {
+            Some(depth) if depth > MOST_DEPTH => {
+                Err(Error::input(format!("the Parquet file nests its columns {depth} deep, more than {MOST_DEPTH}")))
+            }
+            _ => Ok(builder),
+        }
+    })
+}
+
+const MOST_DEPTH: usize = 100;
+const UNREADABLE: &str = "not a readable Parquet file";
+
+/// How many types lie within each other.
+fn depth(data_type: &DataType) -> usize {
+    let of = |field: &FieldRef| depth(field.data_type());
+    let inside = match data_type {
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => of(field),
+        DataType::Struct(fields) => fields.iter().map(of).max().unwrap_or(0),
+        DataType::Dictionary(_, value) => depth(value),
+        _ => 0,
+    };
+    1 + inside
+}
+
 /// Record batches of Parquet bytes. Damaged bytes are an error.
 pub fn decode_batches(bytes: Vec<u8>) -> Result<Vec<RecordBatch>> {
     batches(bytes, None)?.collect()
@@ -77,8 +116,8 @@ pub fn decode_batches(bytes: Vec<u8>) -> Result<Vec<RecordBatch>> {
 
 /// The same one by one, with some columns alone where they are named. A name that the file lacks is left out.
 pub fn batches(bytes: Vec<u8>, columns: Option<&[&str]>) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
-    let failed = |e: Box<dyn std::error::Error + Send + Sync>| Error::input("not a readable Parquet file").source(e);
-    let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).map_err(|e| failed(e.into()))?;
+    let failed = |e: Box<dyn std::error::Error + Send + Sync>| Error::input(UNREADABLE).source(e);
+    let reader = open(Bytes::from(bytes), UNREADABLE)?;
     let wanted = match columns {
         Some(columns) => ProjectionMask::columns(reader.parquet_schema(), columns.iter().copied()),
         None => ProjectionMask::all(),

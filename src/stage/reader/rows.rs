@@ -11,8 +11,8 @@ use mindgap_base::error::{Error, Result};
 use mindgap_store::{
     Store,
     fs::{self, File},
+    parquet::open as open_parquet,
 };
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
 use serde_json::{Map, Number, Value};
 use std::borrow::Cow;
@@ -25,6 +25,7 @@ const UNPACKED_BYTES_MAX: u64 = 16 << 30;
 const LINE_BYTES_MAX: usize = 64 << 20;
 /// Characters of a rejected row that are kept to recognise it by.
 const EXCERPT_CHARS: usize = 120;
+const DAMAGED: &str = "the Parquet file is damaged or of an unknown kind";
 const PARQUET_BATCH_ROWS: usize = 1024;
 const READ_BYTES: usize = 1 << 17;
 
@@ -178,10 +179,8 @@ fn parse(line: &[u8]) -> Result<Map<String, Value>, String> {
 }
 
 fn parquet(input: &Content, file: File, visit: &mut Visitor) -> Result<()> {
-    let damaged = |e: Box<dyn std::error::Error + Send + Sync>| {
-        Error::input("the Parquet file is damaged or of an unknown kind").at(input.file).source(e)
-    };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(e.into()))?;
+    let damaged = |e: Box<dyn std::error::Error + Send + Sync>| Error::input(DAMAGED).at(input.file).source(e);
+    let builder = open_parquet(file, DAMAGED).map_err(|e| e.at(input.file))?;
     let mut columns = builder.metadata().row_groups().iter().flat_map(|group| group.columns());
     if columns.any(|column| column.compression() == Compression::LZO) {
         return Err(Error::input("the Parquet file is compressed with LZO, which is not read")

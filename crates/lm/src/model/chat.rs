@@ -5,6 +5,7 @@
 //! date is fixed. A prompt that changes with the day would make the same recipe mean something else tomorrow; the date is the
 //! one Llama 3's own template falls back to.
 
+pub mod bounds;
 mod json;
 mod methods;
 mod python;
@@ -109,9 +110,7 @@ impl ChatTemplate {
             asked.store(true, Ordering::Relaxed);
             strftime(&format)
         });
-        environment
-            .add_template_owned(NAME, source::prepare(source))
-            .map_err(|e| template_error("does not compile", e))?;
+        bounds::add(&mut environment, NAME, source::prepare(source), |e| template_error("does not compile", e))?;
         Ok(ChatTemplate { environment, specials, source: source.to_string(), asked_for_date })
     }
 
@@ -148,8 +147,7 @@ impl ChatTemplate {
         } else {
             Value::from(Serde(extra))
         };
-        template
-            .render(context! { ..extra, ..base, ..specials })
+        bounds::render(&template, context! { ..extra, ..base, ..specials })
             .map_err(|e| template_error("does not render these messages", e))
     }
 

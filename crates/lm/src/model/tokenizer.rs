@@ -3,6 +3,7 @@
 mod words;
 
 use mindgap_base::error::{Error, Result};
+use mindgap_base::guard::{caught, guarded};
 use mindgap_math::thoughts;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -25,8 +26,10 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads tokenizer.json. Errors if it is not one.
     pub fn from_bytes(bytes: &[u8]) -> Result<Tokenizer> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|e| Error::input("tokenizer is not readable").at("tokenizer.json").source(e))?;
+        let mut inner = guarded("`tokenizer.json`", || {
+            tokenizers::Tokenizer::from_bytes(bytes)
+                .map_err(|e| Error::input("tokenizer is not readable").at("tokenizer.json").source(e))
+        })?;
         inner.with_padding(None);
         inner
             .with_truncation(None)
@@ -44,7 +47,9 @@ impl Tokenizer {
             Some(Err(error)) => Err(error),
             _ => Ok(self.inner.encode_fast(text, add_special)?.get_ids().to_vec()),
         };
-        steps().map_err(|e| Error::input("text cannot be encoded by this tokenizer").source(e))
+        caught("`tokenizer.json`", || {
+            steps().map_err(|e| Error::input("text cannot be encoded by this tokenizer").source(e))
+        })
     }
 
     /// Token ids of a text that stands behind another: without the space that some tokenizers put in front of what they are given.
@@ -115,9 +120,11 @@ impl Tokenizer {
     /// Text of token ids. Ids outside the vocabulary (padding rows of the embedding) decode to nothing; bytes that are not
     /// UTF-8 become U+FFFD.
     pub fn decode(&self, token_ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner
-            .decode(token_ids, skip_special)
-            .map_err(|e| Error::input("token ids cannot be decoded by this tokenizer").source(e))
+        caught("`tokenizer.json`", || {
+            self.inner
+                .decode(token_ids, skip_special)
+                .map_err(|e| Error::input("token ids cannot be decoded by this tokenizer").source(e))
+        })
     }
 
     /// The text of each token; together they are the whole text, special tokens included. A character of several tokens

@@ -279,7 +279,11 @@ fn index_map(index: &[u8]) -> Result<BTreeMap<String, String>> {
     }
     let parsed: Index = serde_json::from_slice(index)
         .map_err(|e| Error::input("index of shards has no `weight_map` of names to files").at(INDEX).source(e))?;
-    Ok(parsed.weight_map)
+    // They become files of a folder, and of a cache.
+    match parsed.weight_map.values().find(|file| file.starts_with('.') || file.contains(['/', '\\', ':', '\0'])) {
+        Some(file) => Err(Error::input(format!("`{}` is no name of a file", file.escape_debug())).at(INDEX)),
+        None => Ok(parsed.weight_map),
+    }
 }
 
 fn check_index(index: &[u8], shards: &[Shard], views: &HashMap<String, View>) -> Result<()> {

@@ -34,6 +34,14 @@ impl<'a> Fields<'a> {
         self.optional_size(key)?.ok_or_else(|| bad(format!("`{key}` is missing")))
     }
 
+    /// A size of which no model has more than `most`: what is allocated by it is bounded.
+    pub fn size_up_to(&self, key: &str, most: usize) -> Result<usize> {
+        match self.size(key)? {
+            size if size <= most => Ok(size),
+            size => Err(bad(format!("`{key}` is {size}, more than the {most} that are read"))),
+        }
+    }
+
     pub fn number(&self, key: &str, default: Option<f64>) -> Result<f64> {
         match (self.present(key), default) {
             (Some(value), _) => value.as_f64().ok_or_else(|| bad(format!("`{key}` is `{value}`; expected a number"))),

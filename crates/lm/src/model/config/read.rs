@@ -17,9 +17,9 @@ pub(super) fn config(bytes: &[u8]) -> Result<Config> {
     let fields = Fields(value.as_object().ok_or_else(|| bad("config is not a JSON object"))?);
     let architecture = architecture(&fields)?;
     refuse_foreign(&fields, architecture)?;
-    let hidden_size = fields.size("hidden_size")?;
+    let hidden_size = fields.size_up_to("hidden_size", 1 << 20)?;
     let head_count = fields.size("num_attention_heads")?;
-    let layer_count = fields.size("num_hidden_layers")?;
+    let layer_count = fields.size_up_to("num_hidden_layers", 10_000)?;
     let max_positions = fields.size("max_position_embeddings")?;
     let gemma = matches!(architecture, Gemma2 | Gemma3);
     let bias = fields.flag("attention_bias", false)?;
@@ -27,9 +27,9 @@ pub(super) fn config(bytes: &[u8]) -> Result<Config> {
     let (windowed_layers, window) = windows(&fields, architecture, layer_count, max_positions)?;
     let config = Config {
         architecture,
-        vocab_size: fields.size("vocab_size")?,
+        vocab_size: fields.size_up_to("vocab_size", 1 << 26)?,
         hidden_size,
-        intermediate_size: fields.size("intermediate_size")?,
+        intermediate_size: fields.size_up_to("intermediate_size", 1 << 24)?,
         layer_count,
         head_count,
         kv_head_count: fields.optional_size("num_key_value_heads")?.unwrap_or(match architecture {
