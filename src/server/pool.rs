@@ -66,15 +66,30 @@ struct Server {
     /// What went wrong first since it last answered well, and last.
     first: String,
     last: String,
+    /// What it said when it had too much to do, and until when it asked to be left alone.
+    busy: Option<(String, Instant)>,
 }
 
 impl Server {
     /// What is wrong, for people. What came first is often the cause: behind it a server only refuses connections.
     fn trouble(&self) -> String {
+        if let (true, Some((said, _))) = (self.last.is_empty(), &self.busy) {
+            return said.clone();
+        }
         match self.first == self.last {
             true => self.last.clone(),
             false => format!("{}; first: {}", self.last, self.first),
         }
+    }
+}
+
+impl State {
+    /// What is waited for where every server has too much to do.
+    fn busy(&self) -> Option<String> {
+        let now = Instant::now();
+        let waits = self.servers.iter().map(|server| server.busy.as_ref().filter(|(_, until)| *until > now));
+        let (said, until) = waits.collect::<Option<Vec<_>>>()?.into_iter().min_by_key(|(_, until)| *until)?;
+        Some(format!("asked to wait {} s: {said}", until.duration_since(now).as_secs() + 1))
     }
 }
 
@@ -132,7 +147,7 @@ impl Pool {
         let state = self.lock();
         let out: Vec<&Server> = state.servers.iter().filter(|server| server.until.is_some()).collect();
         match out.first() {
-            None => String::new(),
+            None => state.busy().unwrap_or_default(),
             Some(server) => {
                 let silent = match state.progress.elapsed().as_secs() {
                     0..10 => String::new(),
@@ -184,9 +199,15 @@ impl Pool {
                 ));
             }
             avoid = Some(turn.index);
-            self.pause(stop, after.unwrap_or_default().min(LONGEST_ASKED).max(jitter(backoff(attempts))))?;
+            self.pause(stop, self.asked(after).max(jitter(backoff(attempts))))?;
             attempts += 1;
         }
+    }
+
+    /// How long a server that asks for it is left alone.
+    fn asked(&self, after: Option<Duration>) -> Duration {
+        let patience = Duration::from_secs(self.served.patience_seconds.into());
+        after.unwrap_or_default().min(LONGEST_ASKED).min(patience)
     }
 
     fn turn<T>(
@@ -275,9 +296,12 @@ impl Pool {
         match outcome {
             // An answer from before the server was given up does not bring it back.
             Ok(_) if server.facts.is_some() => {
-                (server.failures, server.given_up, server.until) = (0, 0, None);
+                (server.failures, server.given_up, server.until, server.busy) = (0, 0, None, None);
             }
-            Err(Fault::Passing { what, after, blame }) if *blame != Blame::Load || server.facts.is_none() => {
+            Err(Fault::Passing { what, after, blame: Blame::Load }) if server.facts.is_some() => {
+                server.busy = Some((what.clone(), Instant::now() + self.asked(*after)));
+            }
+            Err(Fault::Passing { what, after, .. }) => {
                 if server.failures == 0 && server.given_up == 0 {
                     server.first = what.clone();
                 }
@@ -288,7 +312,7 @@ impl Pool {
                     server.facts = None;
                     server.given_up += 1;
                     let half = backoff(server.given_up) / 2;
-                    let wait = after.unwrap_or_default().min(LONGEST_ASKED).max(half + jitter(half));
+                    let wait = self.asked(*after).max(half + jitter(half));
                     server.until = Some(Instant::now() + wait);
                 }
             }
@@ -328,7 +352,7 @@ impl Pool {
     /// One exchange with one server; the body of a good answer.
     pub fn post(&self, root: &str, call: &Call, timeout: Duration) -> Result<Vec<u8>, Fault> {
         let json = serde_json::to_vec(&call.body).expect("a request is plain data");
-        self.read(call.path, self.http.post(&format!("{root}{}", call.path), &json, timeout))
+        self.read(call.path, self.http.post(&format!("{root}{}", call.path), &json, call.tokens, timeout))
     }
 
     pub fn get(&self, root: &str, path: &'static str, timeout: Duration) -> Result<Vec<u8>, Fault> {

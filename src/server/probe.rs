@@ -50,6 +50,8 @@ pub struct Facts {
     pub engine: Arc<str>,
 }
 
+/// Models of a server that are named, at most.
+const NAMED: usize = 20;
 /// Tokens drawn to compare log-probs.
 const TOKENS: u32 = 8;
 /// Mean difference of log-probs that rounding may explain: samples and prompts go through other kernels, in 16 bits.
@@ -125,7 +127,7 @@ impl Probe<'_> {
         }
         let models: Models = parse(&self.pool.get(self.root, "/v1/models", self.timeout)?)?;
         let Some(model) = models.data.iter().find(|model| model.id == self.model) else {
-            let served: Vec<&str> = models.data.iter().map(|model| model.id.as_str()).collect();
+            let served: Vec<&str> = models.data.iter().take(NAMED).map(|model| model.id.as_str()).collect();
             return Err(Fault::Lasting(Error::environment(format!("the server has no model `{}`", self.model)).hint(
                 format!("it serves {}: `model` must be that, or start it with --served-model-name", served.join(", ")),
             )));
@@ -163,7 +165,8 @@ impl Probe<'_> {
             tokens: Option<Vec<u32>>,
         }
         let body = json!({ "model": self.model, "prompt": self.expected.text, "add_special_tokens": false });
-        let answer = self.pool.post(self.root, &Call { path: "/tokenize", body }, self.timeout)?;
+        let tokens = self.expected.text.len();
+        let answer = self.pool.post(self.root, &Call { path: "/tokenize", body, tokens }, self.timeout)?;
         let Tokenized { tokens } = parse(&answer)?;
         let tokens = tokens
             .ok_or_else(|| lacking("`tokens` for `/tokenize`", "vLLM and newer versions of SGLang have that path"))?;

@@ -47,11 +47,11 @@ pub fn draw(draw: &Draw) -> Call {
     if let Some(seed) = draw.seed {
         params["sampling_seed"] = seed.into();
     }
-    call(draw.prompt_ids, params, -1)
+    call(draw.prompt_ids, params, -1, draw.max_tokens as usize)
 }
 
 /// What both kinds of request say alike. Log-probs of the prompt are given from token `from` on; none where it is -1.
-fn call(input_ids: &[u32], mut params: Value, from: i64) -> Call {
+fn call(input_ids: &[u32], mut params: Value, from: i64, new_tokens: usize) -> Call {
     for (name, value) in [("frequency_penalty", 0.0), ("presence_penalty", 0.0), ("repetition_penalty", 1.0)] {
         params[name] = value.into();
     }
@@ -70,7 +70,7 @@ fn call(input_ids: &[u32], mut params: Value, from: i64) -> Call {
         "return_text_in_logprobs": false,
         "stream": false,
     });
-    Call { path: PATH, body }
+    Call { path: PATH, body, tokens: input_ids.len() + new_tokens }
 }
 
 pub fn read_completion(wanted: &Draw, body: &[u8]) -> Result<Completion, Fault> {
@@ -103,7 +103,7 @@ pub fn score(scoring: &Scoring) -> Call {
         "max_new_tokens": 1, "min_new_tokens": 0, "temperature": 0.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0,
         "sampling_seed": 0, "stop": [], "stop_token_ids": [], "ignore_eos": true,
     });
-    call(scoring.token_ids, params, scoring.from as i64 - 1)
+    call(scoring.token_ids, params, scoring.from as i64 - 1, 1)
 }
 
 pub fn read_scores(scoring: &Scoring, body: &[u8]) -> Result<Vec<f32>, Fault> {

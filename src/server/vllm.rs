@@ -73,7 +73,7 @@ pub fn draw(model: &str, draw: &Draw) -> Call {
     body["stop_token_ids"] = json!(sampling.eos);
     // The sampled token's alone.
     body["logprobs"] = 0.into();
-    Call { path: PATH, body }
+    Call { path: PATH, body, tokens: draw.prompt_ids.len() + draw.max_tokens as usize }
 }
 
 pub fn read_completion(wanted: &Draw, body: &[u8]) -> Result<Completion, Fault> {
@@ -108,7 +108,7 @@ pub fn score(model: &str, scoring: &Scoring) -> Call {
     // The likeliest token's too, where that is another: 0 has been taken for none.
     body["prompt_logprobs"] = 1.into();
     body["cache_salt"] = scoring.salt.into();
-    Call { path: PATH, body }
+    Call { path: PATH, body, tokens: scoring.token_ids.len() + 1 }
 }
 
 pub fn read_scores(scoring: &Scoring, body: &[u8]) -> Result<Vec<f32>, Fault> {

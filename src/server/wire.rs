@@ -34,6 +34,8 @@ pub struct Scoring<'a> {
 pub struct Call {
     pub path: &'static str,
     pub body: Value,
+    /// That the answer may speak of.
+    pub tokens: usize,
 }
 
 /// A sampled completion, its log-probs as the server means them.
