@@ -2,6 +2,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     keep_memory();
+    tell_of_files_cut_short();
     mindgap::cli::run()
 }
 
@@ -20,3 +21,23 @@ fn keep_memory() {
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn keep_memory() {}
+
+/// A mapped file that somebody cuts short cannot be read on: that is said in place of a bare SIGBUS, with the exit code of bad input.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "calls of the C library")]
+fn tell_of_files_cut_short() {
+    const SAID: &str =
+        "error: a file was cut short while it was read: weights of a policy, or an object of the store\n";
+    extern "C" fn cut_short(_signal: libc::c_int) {
+        // SAFETY: both calls may be made in a signal handler; the bytes are there as long as the program.
+        unsafe {
+            libc::write(libc::STDERR_FILENO, SAID.as_ptr().cast(), SAID.len());
+            libc::_exit(3);
+        }
+    }
+    // SAFETY: the handler does nothing but the two calls above.
+    unsafe { libc::signal(libc::SIGBUS, cut_short as *const () as libc::sighandler_t) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn tell_of_files_cut_short() {}

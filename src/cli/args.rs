@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, global = true, env = "MINDGAP_STORE", default_value = "data/store")]
     pub store: PathBuf,
     /// Worker threads; all cores by default. Results do not depend on it.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, value_parser = threads)]
     pub threads: Option<usize>,
     #[command(subcommand)]
     pub command: Command,
@@ -94,6 +94,14 @@ pub struct Pipeline {
     /// Set a variable of the pipeline: --set name=value. May be repeated.
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
     pub settings: Vec<(String, String)>,
+}
+
+/// Machines have some hundred cores; every command starts its threads.
+const MOST_THREADS: usize = 1024;
+
+fn threads(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=MOST_THREADS).contains(count));
+    count.ok_or_else(|| format!("expected a number from 1 to {MOST_THREADS}"))
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
@@ -208,7 +216,7 @@ pub struct Gc {
     pub forget: Vec<String>,
     /// Keep parts used in the last so many days, even if no finished stage refers to them. Those of the stage that a run
     /// is at work on stay anyway.
-    #[arg(long, value_name = "DAYS", default_value_t = 7)]
+    #[arg(long, value_name = "DAYS", default_value_t = 7, value_parser = clap::value_parser!(u64).range(..=36_500))]
     pub keep_days: u64,
     #[arg(long)]
     pub json: bool,
@@ -371,7 +379,7 @@ pub struct Generate {
     #[arg(long, conflicts_with = "raw")]
     pub system: Option<String>,
     /// Samples per prompt.
-    #[arg(short = 'n', long, default_value_t = 1)]
+    #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub samples: u32,
     /// 0 is greedy.
     #[arg(long, default_value_t = 1.0)]

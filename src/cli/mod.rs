@@ -19,6 +19,7 @@ use clap::Parser;
 use mindgap_base::error::{Error, Kind, Result};
 use mindgap_lm::model::ops::isa::Isa;
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -33,7 +34,11 @@ pub fn run() -> ExitCode {
         }
         return ExitCode::from(code);
     }
-    match dispatch(args) {
+    std::panic::set_hook(Box::new(render::panic));
+    let Ok(done) = catch_unwind(AssertUnwindSafe(|| dispatch(args))) else {
+        return ExitCode::from(Kind::Internal.exit_code());
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output went away: nothing to tell anyone.
         Err(error) if error.io_kind() == Some(ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
@@ -45,7 +50,7 @@ pub fn run() -> ExitCode {
 }
 
 fn dispatch(args: Args) -> Result<()> {
-    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()

@@ -1,6 +1,6 @@
 //! How a run is going: a bar on a terminal, a line now and then in a log.
 
-use super::render::{note, size};
+use super::render::{note, plain, size};
 use crate::net::hub::Transfer;
 use crate::pipeline::Event;
 use crate::stage::Tick;
@@ -193,7 +193,7 @@ impl State {
                 bar.set_length(tick.rows_total);
             }
             bar.set_position(tick.rows_done);
-            bar.set_message(format!("{rate}{}{}  {left}", memory(), tick.note));
+            bar.set_message(format!("{rate}{}{}  {left}", memory(), plain(&tick.note)));
         } else if self.last_line.elapsed() > LINE_EVERY && self.part_started.elapsed() > LINE_EVERY {
             let total = if tick.rows_total > 0 { format!("/{}", tick.rows_total) } else { String::new() };
             let done = format!("{}  {}{total}", self.part, tick.rows_done);

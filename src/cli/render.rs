@@ -4,13 +4,21 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use mindgap_base::error::{Error, Result};
+use mindgap_base::guard;
 use mindgap_lm::engine;
-use std::io::Write;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::borrow::Cow;
+use std::io::{IsTerminal, Write};
+use std::panic::PanicHookInfo;
 
-/// Prints data.
+/// Prints data. A terminal gets no control characters from it: they could change what is seen, or more.
 pub fn out(text: &str) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{text}").map_err(|e| Error::environment("cannot write to stdout").source(e))
+    if std::io::stdout().is_terminal() { styled(&plain(text)) } else { styled(text) }
+}
+
+/// Prints text with styles of ours; whatever else is in it went through [`plain`].
+pub fn styled(text: &str) -> Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}").map_err(|e| Error::environment("cannot write to stdout").source(e))
 }
 
 pub fn json(value: &impl serde::Serialize) -> Result<()> {
@@ -19,7 +27,7 @@ pub fn json(value: &impl serde::Serialize) -> Result<()> {
 
 /// Prints a line for people.
 pub fn note(text: &str) {
-    eprintln!("{text}");
+    eprintln!("{}", plain(text));
 }
 
 /// The same of several.
@@ -28,7 +36,37 @@ pub fn notes(texts: &[String]) {
 }
 
 pub fn error(error: &Error) {
-    eprintln!("error: {error}");
+    eprintln!("error: {}", plain(&error.to_string()));
+}
+
+/// A bug of ours, for people: where it is, and that it is one.
+pub fn panic(panic: &PanicHookInfo) {
+    if guard::is_expected() {
+        return;
+    }
+    let place = panic.location().map(|place| format!("\n   at: {place}")).unwrap_or_default();
+    eprintln!("error: internal error: {}{place}", plain(guard::said(panic.payload())));
+    eprintln!(" hint: this is a bug; what is finished is kept. Please report it with the command and this text");
+    let trace = Backtrace::capture();
+    if trace.status() == BacktraceStatus::Captured {
+        eprintln!("{trace}");
+    }
+}
+
+/// A text in which control characters, and those that turn the direction of writing, stand as their code points.
+pub fn plain(text: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| {
+        let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        matches!(c, '\n' | '\t') || !(c.is_control() || turns)
+    };
+    match text.chars().all(is_plain) {
+        true => Cow::Borrowed(text),
+        false => text
+            .chars()
+            .flat_map(|c| if is_plain(c) { vec![c] } else { c.escape_unicode().collect() })
+            .collect::<String>()
+            .into(),
+    }
 }
 
 /// A moment for people; `seconds` since 1970.
@@ -73,5 +111,17 @@ impl Counter {
 
     pub fn finish(self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown_as_what_they_are() {
+        assert_eq!(plain("a\tb\nc é 漢"), "a\tb\nc é 漢");
+        assert_eq!(plain("\x1b]0;title\x07"), "\\u{1b}]0;title\\u{7}");
+        assert_eq!(plain("\u{9b}31m \u{202e}evil"), "\\u{9b}31m \\u{202e}evil");
     }
 }

@@ -24,10 +24,14 @@ pub fn report(store: &Path, args: args::Report) -> Result<()> {
         return Err(Error::usage(format!("nothing of pipeline `{}` has run yet", pipeline.name))
             .hint(format!("run it first: mindgap run {}", pipeline.source.path)));
     }
+    let is_asked_for = args.out.is_some();
     let page = args.out.unwrap_or_else(|| store.root().join("reports").join(format!("{}.html", pipeline.name)));
     let twin = page.with_extension("md");
     if twin == page {
         return Err(Error::usage("`--out` names the HTML page").hint("the Markdown twin is written beside it, as .md"));
+    }
+    if is_asked_for {
+        check_own(&page, &twin)?;
     }
     fs::publish(&page, html(&report)?.as_bytes(), "report")?;
     fs::publish(&twin, markdown(&report).as_bytes(), "report")?;
@@ -35,6 +39,24 @@ pub fn report(store: &Path, args: args::Report) -> Result<()> {
     render::out(&page.display().to_string())?;
     render::out(&twin.display().to_string())
 }
+
+/// Refuses to replace a page that no report wrote, or a text beside no page of a report.
+fn check_own(page: &Path, twin: &Path) -> Result<()> {
+    let found = fs::read_if_present(page)?;
+    let is_ours = found.as_ref().map(|page| String::from_utf8_lossy(page).contains(MARK));
+    let foreign = match is_ours {
+        Some(true) => return Ok(()),
+        Some(false) => page,
+        None if fs::is_there(twin) => twin,
+        None => return Ok(()),
+    };
+    Err(Error::usage("a file is there that is no report")
+        .at(foreign.display().to_string())
+        .hint("name another place with --out, or remove it"))
+}
+
+/// What every page of a report has.
+const MARK: &str = " · mindgap</title>";
 
 /// What one wants to know at once, for people.
 fn summary(report: &Report) {

@@ -1,6 +1,7 @@
 //! show: rows to read. Filtered, wrapped to the terminal, coloured there; one problem through all tables with `--row`.
 
 use super::pipelines::load;
+use super::render::plain;
 use super::{args, render};
 use crate::study::{JsonRow, Made, Query, Seen, lineage, rows_of_file, rows_of_stage};
 use mindgap_base::error::{Error, Result};
@@ -83,15 +84,16 @@ fn close(args: &args::Show, Seen { all, fitting }: &Seen) {
 fn print_row(title: &str, row: &JsonRow) -> Result<()> {
     let terminal = console::Term::stdout();
     let width = terminal.size_checked().map_or(usize::MAX, |(_, width)| usize::from(width));
-    let fields: Vec<(&String, String)> = row.iter().filter_map(|(name, value)| Some((name, text_of(value)?))).collect();
+    let text = |value| text_of(value).map(|text| plain(&text).into_owned());
+    let fields: Vec<(&String, String)> = row.iter().filter_map(|(name, value)| Some((name, text(value)?))).collect();
     let indent = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 2;
-    render::out(&console::style(title).bold().to_string())?;
+    render::styled(&console::style(title).bold().to_string())?;
     for (name, text) in fields {
         let lines = wrap(&text, width.saturating_sub(indent + 2).max(20));
         for (number, line) in lines.iter().enumerate() {
             let label = if number == 0 { name.as_str() } else { "" };
             let label = console::style(format!("  {label:<indent$}")).dim();
-            render::out(&format!("{label}{}", coloured(name, line)))?;
+            render::styled(&format!("{label}{}", coloured(name, line)))?;
         }
     }
     render::out("")

@@ -86,11 +86,6 @@ fn drop_damaged(
     Ok(true)
 }
 
-fn removed_again() -> Error {
-    Error::environment("parts of the stage were removed from the store again and again while it ran")
-        .hint("find out what else removes files there, then run the same command again")
-}
-
 /// A run at work.
 pub(super) struct Runner<'a, 'b> {
     pub session: Session<'a>,
@@ -166,8 +161,14 @@ impl<'a> Runner<'a, '_> {
             None => self.begin(spec, names)?,
         };
         let outcome = match self.sweep(spec, &mut begun, None)? {
-            Swept::All => self.publish(spec, &mut begun)?,
             Swept::HeldElsewhere => None,
+            Swept::All => match self.publish(spec, &mut begun)? {
+                Some(outcome) => Some(outcome),
+                None => {
+                    begun.earlier = self.earlier(&begun.bound)?;
+                    None
+                }
+            },
         };
         all.insert(&spec.name, begun);
         Ok(outcome)
@@ -215,8 +216,10 @@ impl<'a> Runner<'a, '_> {
             if let Some(outcome) = self.publish(spec, &mut begun)? {
                 return Ok(outcome);
             }
+            begun.earlier = self.earlier(&begun.bound)?;
         }
-        Err(removed_again())
+        Err(Error::environment("parts of the stage were removed from the store again and again while it ran")
+            .hint("find out what else removes files there, then run the same command again"))
     }
 
     /// Looks a stage up, and says what is about to be done.

@@ -23,15 +23,26 @@ impl Cell {
     }
 }
 
+/// Stages that one may become.
+const MOST_CELLS: usize = 10_000;
+
 /// All combinations, axes in file order, the last running fastest; entries may use `variables` and the axes before
 /// theirs. Errors are about the matrix as written.
 pub fn expand(matrix: &Table, variables: &Variables) -> Result<Vec<Cell>, String> {
+    let entries = |entries: &Value| entries.as_array().map_or(1, Vec::len);
+    let count = matrix.values().map(entries).fold(1, usize::saturating_mul);
+    if count > MOST_CELLS {
+        return Err(format!("its matrix makes {count} stages of it, more than {MOST_CELLS}"));
+    }
     let mut cells = vec![Cell { entries: Vec::new(), variables: variables.clone() }];
     for (axis, entries) in matrix {
         // A list may be a variable: `matrix.seed = "{seeds}"`.
         let named = if entries.is_str() { substitute(entries, variables)? } else { entries.clone() };
         let entries = named.as_array().filter(|entries| !entries.is_empty());
         let entries = entries.ok_or_else(|| format!("matrix axis `{axis}` is not a list of values"))?;
+        if cells.len().saturating_mul(entries.len()) > MOST_CELLS {
+            return Err(format!("its matrix makes more than {MOST_CELLS} stages of it at axis `{axis}`"));
+        }
         let mut grown = Vec::new();
         for cell in &cells {
             for entry in entries {
@@ -132,6 +143,18 @@ mod tests {
         let suffixes: Vec<String> = cells.iter().map(Cell::suffix).collect();
         assert_eq!(suffixes, ["-sft-0", "-sft-1", "-dft-0", "-dft-1"]);
         assert_eq!(cells[1].entries, [("loss".into(), "sft".into()), ("seed".into(), "1".into())]);
+    }
+
+    #[test]
+    fn a_matrix_is_counted_before_it_is_expanded() {
+        let axis =
+            |name: &str, count: usize| (name.to_string(), Value::Array((0..count as i64).map(Value::from).collect()));
+        let huge: Table = ["a", "b", "c"].map(|name| axis(name, 1000)).into_iter().collect();
+        let error = expand(&huge, &Variables::new()).err().unwrap();
+        assert!(error.contains("1000000000 stages"), "{error}");
+        let by_variables = table("a = '{many}'\nb = '{many}'\nc = '{many}'");
+        let variables: Variables = [axis("many", 1000)].into_iter().collect();
+        assert!(expand(&by_variables, &variables).err().unwrap().contains("axis `b`"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::spec::{Reader, StageSpec};
 use crate::policy::{PolicySource, PolicySpec};
 use crate::stage::{Reference, Wants};
 use mindgap_base::error::Result;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 /// The stage a reference leads to: through a named policy, if it is one; none where the policy is of no stage.
 pub fn resolve<'a>(policies: &'a BTreeMap<String, PolicySpec>, reference: &'a Reference) -> Option<&'a str> {
@@ -87,23 +87,45 @@ impl Reader<'_> {
         }
     }
 
-    /// Stages in an order in which each comes after what it needs, else in file order.
-    pub fn sorted(&self, policies: &BTreeMap<String, PolicySpec>, mut left: Vec<StageSpec>) -> Result<Vec<StageSpec>> {
-        let mut sorted: Vec<StageSpec> = Vec::new();
-        while !left.is_empty() {
-            let names: HashSet<String> = left.iter().map(|stage| stage.name.clone()).collect();
-            let waits = |stage: &StageSpec| -> bool {
-                stage.params.references().iter().any(|r| resolve(policies, r).is_some_and(|name| names.contains(name)))
-            };
-            let (blocked, ready): (Vec<_>, Vec<_>) = left.into_iter().partition(waits);
-            if ready.is_empty() {
-                let names: Vec<&str> = blocked.iter().map(|stage| stage.name.as_str()).collect();
-                let error = self.error(&blocked[0].path(), format!("stages need each other: {}", names.join(", ")));
-                return Err(error.hint("a pipeline flows one way: break the cycle"));
-            }
-            sorted.extend(ready);
-            left = blocked;
+    /// Stages in an order in which each comes after what it needs: those that need nothing, those that need only them, and so on,
+    /// each in file order.
+    pub fn sorted(&self, policies: &BTreeMap<String, PolicySpec>, stages: Vec<StageSpec>) -> Result<Vec<StageSpec>> {
+        let places: HashMap<&str, usize> =
+            stages.iter().enumerate().map(|(place, stage)| (stage.name.as_str(), place)).collect();
+        let needs: Vec<Vec<usize>> = stages
+            .iter()
+            .map(|stage| {
+                let references = stage.params.references();
+                references.iter().filter_map(|r| places.get(resolve(policies, r)?).copied()).collect()
+            })
+            .collect();
+        let mut needed_by = vec![Vec::new(); stages.len()];
+        for (place, needs) in needs.iter().enumerate() {
+            needs.iter().for_each(|&need| needed_by[need].push(place));
         }
-        Ok(sorted)
+        let mut missing: Vec<usize> = needs.iter().map(Vec::len).collect();
+        let mut level: Vec<usize> = (0..stages.len()).filter(|&place| missing[place] == 0).collect();
+        let mut order = Vec::new();
+        while !level.is_empty() {
+            let mut next = Vec::new();
+            for &dependent in level.iter().flat_map(|&place| &needed_by[place]) {
+                missing[dependent] -= 1;
+                if missing[dependent] == 0 {
+                    next.push(dependent);
+                }
+            }
+            next.sort_unstable();
+            order.append(&mut level);
+            level = next;
+        }
+        if order.len() < stages.len() {
+            let blocked: Vec<&StageSpec> =
+                stages.iter().zip(&missing).filter(|(_, missing)| **missing > 0).map(|(stage, _)| stage).collect();
+            let names: Vec<&str> = blocked.iter().map(|stage| stage.name.as_str()).collect();
+            let error = self.error(&blocked[0].path(), format!("stages need each other: {}", names.join(", ")));
+            return Err(error.hint("a pipeline flows one way: break the cycle"));
+        }
+        let mut stages: Vec<Option<StageSpec>> = stages.into_iter().map(Some).collect();
+        Ok(order.into_iter().filter_map(|place| stages[place].take()).collect())
     }
 }

@@ -30,6 +30,13 @@ struct Key {
     class: String,
 }
 
+/// Marks the page's own script. It follows from all that is shown: whoever puts a script into some of that would have to know it
+/// before it is known.
+fn nonce(report: &Report) -> Result<String> {
+    let shown = serde_json::to_vec(report).map_err(|e| Error::internal("a report is plain data").source(e))?;
+    Ok(blake3::derive_key("mindgap 2026 report nonce", &shown)[..16].iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// The page. It names no address outside itself, and its policy forbids the browser to load any.
 pub fn html(report: &Report) -> Result<String> {
     let mut environment = Environment::new();
@@ -42,12 +49,14 @@ pub fn html(report: &Report) -> Result<String> {
         .add_template("page.html", TEMPLATE)
         .map_err(|e| Error::internal("the report's template does not parse").source(e))?;
     let template = environment.get_template("page.html").map_err(|e| Error::internal("no template").source(e))?;
+    let browser = embedded(&report.browser)?;
     let page = context! {
+        nonce => nonce(report)?,
         report => Serde(report),
         version => env!("CARGO_PKG_VERSION"),
         style => Value::from_safe_string(STYLE.to_string()),
         script => Value::from_safe_string(SCRIPT.to_string()),
-        browser => Value::from_safe_string(embedded(&report.browser)?),
+        browser => Value::from_safe_string(browser),
         shown => report.browser.problems.len() as u64,
         total => report.browser.total,
         missing => Serde(report.stages.iter().filter(|stage| !stage.done).map(|stage| &stage.name).collect::<Vec<_>>()),

@@ -66,6 +66,14 @@ pub fn at_least_one(value: u32, name: &str) -> Result<()> {
     }
 }
 
+/// Refuses a count that is not from 1 to `most`, before anything is allocated by it.
+pub fn count(value: u32, name: &str, most: u32) -> Result<()> {
+    match value > most {
+        true => Err(Error::usage(format!("`{name}` is {value}, more than {most}"))),
+        false => at_least_one(value, name),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ mod draw;
 mod work;
 
 use super::backend::{Lazy, abreast};
-use super::buckets::{at_least_one, group, slices};
+use super::buckets::{at_least_one, count, group, slices};
 use super::cost::{Cost, Footprint, tokens};
 use super::spec::Origin;
 use super::template::Template;
@@ -29,6 +29,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use work::overlaps;
 
 const VERSION: u32 = 1;
+/// Of a problem: nobody draws more, and indices are counted in 32 bits.
+const MOST_SAMPLES: u32 = 1_000_000;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,7 +126,8 @@ impl Params {
 
 impl StageParams for Params {
     fn validate(&self) -> Result<()> {
-        at_least_one(self.samples, "samples")?;
+        count(self.samples, "samples", MOST_SAMPLES)?;
+        count(self.max_samples.unwrap_or(1), "max_samples", MOST_SAMPLES)?;
         at_least_one(self.part_problems, "part_problems")?;
         at_least_one(self.part_samples, "part_samples")?;
         at_least_one(self.part_tokens, "part_tokens")?;

@@ -1,6 +1,6 @@
 //! What a train stage may be told, checked before anything runs.
 
-use super::super::buckets::at_least_one;
+use super::super::buckets::{at_least_one, count};
 use super::super::{Footprint, Holds, Inputs, Reference, Stage, StageParams, Wants};
 use super::TrainStage;
 use super::external::TrainedBy;
@@ -13,6 +13,9 @@ use mindgap_lm::train::{
 };
 use mindgap_store::table::rewrites::Source;
 use serde::{Deserialize, Serialize};
+
+/// Passes over the data; a plan lists every row of each.
+const MOST_EPOCHS: u32 = 10_000;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -233,6 +236,7 @@ impl StageParams for Params {
         if let Some((name, _)) = self.loss.as_object().into_iter().flatten().find(|(_, value)| value.is_null()) {
             return Err(Error::usage(format!("`{name}` of `loss` is not a finite number")));
         }
+        count(self.epochs.unwrap_or(1), "epochs", MOST_EPOCHS)?;
         let beside = self.logprobs.is_some() || self.row_weights.is_some() || !self.sources.is_empty();
         if beside && matches!(self.data, DataOf::Portions(_)) {
             return Err(Error::usage(
