@@ -2,7 +2,7 @@
 //! twice.
 
 use crate::rounds::ROUNDS;
-use crate::support::{TINY, by_stage, json, mindgap, ok, pipeline, root};
+use crate::support::{TINY, by_stage, json, mindgap, ok, pipeline, root, slow};
 use mindgap_base::fingerprint::Fingerprint;
 use mindgap_store::{PartRecord, Store};
 use serde_json::Value;
@@ -151,8 +151,7 @@ fn killed_inside_a_loop_of_rounds() {
 
 #[test]
 fn killed_at_many_random_moments() {
-    if std::env::var_os("MINDGAP_SLOW_TESTS").is_none() {
-        eprintln!("skipped: set MINDGAP_SLOW_TESTS=1 for the long kill loop");
+    if !slow("the long kill loop") {
         return;
     }
     killed_at_random_moments(&root().join("pipelines/demo.toml"), 50, 20.0);

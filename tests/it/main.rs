@@ -20,6 +20,7 @@ mod export;
 mod families;
 mod family;
 mod gguf;
+mod hostile;
 mod hub;
 mod inspect;
 mod interrupted;

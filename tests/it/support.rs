@@ -32,6 +32,15 @@ pub fn run(store: &Path, args: &[&str]) -> Output {
     mindgap(store, args).output().expect("the binary starts")
 }
 
+/// Whether what takes minutes is to run; says what is skipped where not.
+pub fn slow(what: &str) -> bool {
+    let is_wanted = std::env::var_os("MINDGAP_SLOW_TESTS").is_some();
+    if !is_wanted {
+        eprintln!("skipped: set MINDGAP_SLOW_TESTS=1 for {what}");
+    }
+    is_wanted
+}
+
 /// Runs and requires success; returns stdout.
 #[track_caller]
 pub fn ok(store: &Path, args: &[&str]) -> String {

@@ -347,6 +347,27 @@ fn parts_removed_from_a_stage_at_work_are_made_again() {
     assert_eq!(summary(&outcomes), (whole.0, whole.1 + 2), "two of three parts were removed, and made again");
 }
 
+/// Goal: a run whose store is moved ends with an error that says so, and does not go on at a place where nobody looks; at its new place
+/// the store goes on.
+#[test]
+fn a_store_that_is_moved_is_missed() {
+    let folder = scratch();
+    let file = pipeline(folder.path(), "p.toml", TINY);
+    let whole = summary(&run_here(&folder.path().join("whole"), &file).unwrap());
+    let (store, elsewhere) = (folder.path().join("store"), folder.path().join("elsewhere"));
+    let at_the_second = |begun| {
+        if begun == 1 {
+            std::fs::rename(&store, &elsewhere).unwrap();
+        }
+    };
+    let error = run_disturbed(&store, &file, at_the_second).unwrap_err();
+    assert_eq!(error.kind().exit_code(), 4);
+    assert!(error.to_string().contains("gone from its place"), "{error}");
+    assert!(!store.join("memo").exists(), "nothing is remembered at the old place");
+    let again = summary(&run_here(&elsewhere, &file).unwrap());
+    assert_eq!((again.0, again.1 + 2), whole, "two parts were there already");
+}
+
 /// Goal: a run that loses its parts again and again ends with an error that says why; it neither loops nor says done.
 #[test]
 fn a_stage_that_keeps_losing_parts_is_an_error() {

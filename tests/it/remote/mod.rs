@@ -5,7 +5,7 @@ mod s3;
 
 use crate::crash::{signal, wait_until};
 use crate::servers::fake::{Fake, Manner, Program, Seen};
-use crate::support::{TINY, by_stage, json, mindgap, ok, pipeline, succeeded};
+use crate::support::{TINY, by_stage, json, mindgap, ok, pipeline, slow, succeeded};
 use s3::{Asked, Fault, S3};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -135,8 +135,10 @@ fn killed_workers_lose_nothing() {
 
 /// The same, with more deaths.
 #[test]
-#[ignore = "a minute: make test-slow"]
 fn killed_workers_lose_nothing_of_many() {
+    if !slow("20 kills of workers") {
+        return;
+    }
     kills(20);
 }
 
@@ -187,17 +189,19 @@ fn who_was_away_commits_nothing_twice() {
 
 /// Goal: workers share what waits for a server. Tells how much faster four are than one.
 #[test]
-#[ignore = "a minute: make test-slow"]
 fn four_workers_keep_a_slow_server_busy() {
+    if !slow("four workers beside a slow server") {
+        return;
+    }
     let mut seconds = BTreeMap::new();
     for workers in [1, 4] {
-        let slow = |seen: &Seen| {
+        let delay = |seen: &Seen| {
             if seen.draws() {
                 std::thread::sleep(Duration::from_millis(200));
             }
             None
         };
-        let server = Fake::start(Manner { misbehave: Box::new(slow), ..Manner::good(Program::Vllm) });
+        let server = Fake::start(Manner { misbehave: Box::new(delay), ..Manner::good(Program::Vllm) });
         let policy = format!(
             "{{ server = [\"{}\"], model = \"tiny\", tokenizer = \"DATA/base-policy\", in_flight = 2 }}",
             server.url()
@@ -237,7 +241,8 @@ part_problems = 4
 /// written has the credentials.
 #[test]
 fn faults_of_the_bucket_change_nothing() {
-    let faults: [(&str, Duration, fn(&Asked) -> Option<Fault>); 6] = [
+    type Misbehave = fn(&Asked) -> Option<Fault>;
+    let faults: [(&str, Duration, Misbehave); 6] = [
         ("500 and 503", Duration::ZERO, |asked| match asked.number % 9 {
             3 => Some(Fault::Status(500)),
             6 => Some(Fault::Status(503)),
@@ -348,8 +353,10 @@ fn a_part_costs_few_requests() {
 
 /// Goal: what a plan asks does not grow with the parts: listings by the page, one index, and the few records it lacks.
 #[test]
-#[ignore = "8,000 parts: make test-slow"]
 fn a_plan_of_many_parts_asks_little() {
+    if !slow("a plan of 8,000 parts") {
+        return;
+    }
     let site = Site::new(S3::start());
     let text = std::fs::read_to_string(&site.file).unwrap();
     let many = [

@@ -1,6 +1,7 @@
 //! Policies on servers, against servers that run the embedded policy with this crate's engine and misbehave as real ones do. All on
 //! 127.0.0.1.
 
+mod abreast;
 mod cascade;
 pub mod fake;
 mod faults;
