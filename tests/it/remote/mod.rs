@@ -203,7 +203,7 @@ fn four_workers_keep_a_slow_server_busy() {
         };
         let server = Fake::start(Manner { misbehave: Box::new(delay), ..Manner::good(Program::Vllm) });
         let policy = format!(
-            "{{ server = [\"{}\"], model = \"tiny\", tokenizer = \"DATA/base-policy\", in_flight = 2 }}",
+            "{{ server = [\"{}\"], model = \"tiny\", tokenizer = \"DATA/base-policy\", in_flight = 4 }}",
             server.url()
         );
         let mut site = Site::new(S3::start());
@@ -226,15 +226,15 @@ base = POLICY
 [stages.problems]
 kind = "ingest"
 files = [{ path = "DATA/world/train-0.parquet", source = "world" }]
-limit = 64
-part_problems = 4
+limit = 128
+part_problems = 2
 [stages.rollouts]
 kind = "rollout"
 problems = "problems"
 policy = "base"
 samples = 10
 max_new_tokens = 12
-part_problems = 4
+part_problems = 2
 "#;
 
 /// Goal: whatever the bucket answers, and whatever its clock says, nothing is lost, nothing is double, and nothing that is said or
