@@ -5,14 +5,17 @@
 //! POLICY is a folder in Hugging Face layout, PROMPTS JSON lines {"prompt"}, 8 or more: rollouts' prompts, filled in. For batches
 //! of 1, 4 and 16 samples, on one thread: tokens per step, the share of guesses that came out, and CPU-seconds of both ways in
 //! alternation. Ends with an error if a sample differs. MOST, ROUNDS and TOKENS, from the environment, say how many tokens are
-//! guessed at most, how often it is all done, and how long samples are at most.
+//! guessed at most, how often it is all done, and how long samples are at most; WEIGHTS what the weights are held in.
 
 #![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a program of its own")]
 
+use candle_core::Device;
 use mindgap::policy::{PolicyHandle, load_policy};
 use mindgap_base::rng::Stream;
 use mindgap_lm::engine::{Limits, Progress, Request, Sample, Sampling, generate};
 use mindgap_lm::model::chat::Conversation;
+use mindgap_lm::model::held::Held;
+use mindgap_lm::model::ops::WeightType;
 use mindgap_lm::model::policy::{Policy, PolicyFiles};
 use mindgap_lm::model::runner::Runner;
 use std::path::Path;
@@ -79,7 +82,11 @@ fn main() -> Result<(), Failure> {
         texts.push(row["prompt"].as_str().ok_or("a line without `prompt`")?.to_string());
     }
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
-    let runner = policy.runner()?;
+    let weights = match std::env::var("WEIGHTS") {
+        Ok(name) => Some(WeightType::named(&name).ok_or("WEIGHTS is f32, bf16 or int8")?),
+        Err(_) => None,
+    };
+    let runner = policy.runner_on(&Device::Cpu, Held { weights, ..Held::default() })?;
     for batch in [1, 4, 16] {
         let requests = requests(&policy, &texts, batch)?;
         for _ in 0..rounds {

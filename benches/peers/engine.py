@@ -1,12 +1,13 @@
 """Speed of this engine beside transformers on PyTorch, llama.cpp and vLLM, on random Qwen2 checkpoints or on a real one.
 
     python3 benches/peers/engine.py [--binary target/release/mindgap] [--shapes tiny,small] [--policy FOLDER] [--types f32,bf16,int8]
-                                    [--cases generate,score,train] [--batches 1,16,64] [--threads 1] [--rounds 3] [--vllm PYTHON] [--json FILE]
+                                    [--cases generate,prefill,score,train] [--batches 1,16,64] [--threads 1] [--rounds 3] [--vllm PYTHON] [--json FILE]
 
 They run in turn, round after round, and medians are compared, so that a busy machine slows all alike; the ratio is to the best of the
 others. Each figure is the difference of a long and a short run of the same kind, so that loading and compiling do not count. Rows:
 
     generate B   B prompts of 64 tokens, sampled at temperature 1 (this engine returns two log-probs per token as well)
+    prefill      prompts of 2,048 tokens, and one new token (not llama.cpp, whose sequences here are shorter)
     score        log-probs of every token of 256-token texts
     train        steps of 16 x 256 tokens (a real policy: 4), cross-entropy, AdamW (not llama.cpp, nor does it score)
     lora         the same with adapters of rank 16 on every projection (PyTorch with PEFT, where it is installed)
@@ -56,8 +57,8 @@ SHAPES = {
     "small": dict(hidden_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, intermediate_size=1536, vocab_size=8192),
 }
 # New tokens per prompt, by shape and batch: a second or a few of work each.
-NEW = {("tiny", 1): 256, ("tiny", 16): 128, ("tiny", 64): 64, ("small", 1): 96, ("small", 16): 48, ("small", 64): 32, ("real", 1): 48, ("real", 16): 24, ("real", 64): 16}
-PROMPT, TEXT = 64, 256
+NEW = {("tiny", 1): 384, ("tiny", 16): 384, ("tiny", 64): 256, ("small", 1): 256, ("small", 16): 128, ("small", 64): 96, ("real", 1): 48, ("real", 16): 24, ("real", 64): 16}
+PROMPT, LONG_PROMPT, TEXT = 64, 2048, 256
 # Rows of a training step, steps, and texts scored beyond the first 8.
 ROWS, STEPS, SCORED = {"tiny": 16, "small": 16, "real": 4}, {"tiny": 4, "small": 2, "real": 2}, {"tiny": 32, "small": 32, "real": 4}
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -66,7 +67,7 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 def make_policy(shape, folder):
     """A random checkpoint in Hugging Face layout, without EOS, so that every sample has its full length."""
     torch.manual_seed(0)
-    config = Qwen2Config(max_position_embeddings=1024, tie_word_embeddings=True, rope_theta=10000.0, bos_token_id=None, eos_token_id=None, pad_token_id=None, **SHAPES[shape])
+    config = Qwen2Config(max_position_embeddings=4096, tie_word_embeddings=True, rope_theta=10000.0, bos_token_id=None, eos_token_id=None, pad_token_id=None, **SHAPES[shape])
     Qwen2ForCausalLM(config).save_pretrained(folder)
     (folder / "tokenizer.json").write_bytes(TOKENIZER.read_bytes())
     (folder / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
@@ -86,7 +87,21 @@ def texts(tokenizer, count, length, seed):
     return found
 
 
-class Mindgap:
+def long_text(tokenizer, seed):
+    """A text of `LONG_PROMPT` tokens: words begin with a space, so tokens do not join across texts."""
+    parts = texts(tokenizer, LONG_PROMPT // PROMPT, PROMPT, seed)
+    return "".join(text for text, _ in parts), [token for _, ids in parts for token in ids]
+
+
+class Prefills:
+    """Long prompts, by way of `generate`."""
+
+    def prefill(self, prompts):
+        cost, _ = self.generate(prompts, 1)
+        return cost, sum(len(ids) for _, ids in prompts)
+
+
+class Mindgap(Prefills):
     """One process per run."""
 
     def __init__(self, binary, policy, scratch, tokenizer, kind, threads, rows):
@@ -134,7 +149,7 @@ class Mindgap:
         return seconds, sum(json.loads(line)["token_count"] for line in out.splitlines())
 
 
-class Torch:
+class Torch(Prefills):
     """transformers, eager, in this process."""
 
     def __init__(self, policy, kind, threads, rows):
@@ -186,7 +201,7 @@ class Torch:
         return seconds[0], steps * self.rows * TEXT
 
 
-class Vllm:
+class Vllm(Prefills):
     """One process for all runs."""
 
     def __init__(self, python, policy, kind, threads):
@@ -229,6 +244,8 @@ def cases(tokenizer, shape, batches):
     for batch in batches:
         prompts = texts(tokenizer, batch, PROMPT, batch)
         yield f"generate {batch}", "generate", (prompts, NEW[shape, batch] + 1), (prompts, 1)
+    prompts = [long_text(tokenizer, seed) for seed in range(3)]
+    yield "prefill", "prefill", (prompts,), (prompts[:1],)
     rows = texts(tokenizer, SCORED[shape] + 8, TEXT, 7)
     yield "score", "score", (rows,), (rows[: SCORED[shape] // 2],)
     rows, steps, per_step = texts(tokenizer, ROWS[shape] * (STEPS[shape] + 1), TEXT, 8), STEPS[shape], ROWS[shape]
@@ -246,7 +263,7 @@ def compare(args, shape, kind, policy, folder, results):
         able["llama.cpp"] = Llama(policy, folder / f"policy-{kind}.gguf", kind, args.threads)
         if kind == "f32":
             check_llama(able["torch"], able["llama.cpp"], texts(tokenizer, 1, PROMPT, 3)[0][1], 0.02)
-    if args.vllm and kind in DTYPES and "generate" in args.cases:
+    if args.vllm and kind in DTYPES and {"generate", "prefill"} & set(args.cases.split(",")):
         able["vllm"] = Vllm(args.vllm, policy, kind, args.threads)
     for case, method, long, short in cases(tokenizer, shape, map(int, args.batches.split(","))):
         runners = {name: runner for name, runner in able.items() if hasattr(runner, method)}

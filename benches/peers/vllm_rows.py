@@ -17,7 +17,7 @@ from vllm import LLM, SamplingParams  # noqa: E402
 
 
 def main(policy, dtype):
-    engine = LLM(policy, dtype=dtype, max_model_len=1024, enable_prefix_caching=False, max_num_seqs=64)
+    engine = LLM(policy, dtype=dtype, max_model_len=4096, skip_tokenizer_init=True, enable_prefix_caching=False, max_num_seqs=64)
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
