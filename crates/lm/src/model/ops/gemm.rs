@@ -13,7 +13,8 @@ use super::isa::Isa;
 pub const PANEL: usize = 48;
 /// Output rows of a tile: whole blocks of 8 rows, and of 6.
 pub(super) const ROWS: usize = 24;
-/// Steps of k between two visits of an output tile: the panel of `b` they touch stays near.
+/// Steps of k between two visits of an output tile: the panel of `b` they touch stays near. Rows of one tile alone take a panel
+/// from end to end.
 const DEPTH: usize = 192;
 /// Output rows between two visits of a panel of `b`: the part of `a` they touch stays in the second cache level.
 const BLOCK: usize = 384;
@@ -132,10 +133,11 @@ fn tiles(
     let Size { m, n, k } = size;
     let pack = m >= PACK_ROWS && b.row > PANEL;
     let mut panel = if pack { vec![0.0; DEPTH.min(k) * PANEL] } else { Vec::new() };
+    let steps = if m < ROWS { k } else { DEPTH };
     for rows in (0..m).step_by(BLOCK) {
         let block = BLOCK.min(m - rows);
-        for p in (0..k).step_by(DEPTH) {
-            let depth = DEPTH.min(k - p);
+        for p in (0..k).step_by(steps) {
+            let depth = steps.min(k - p);
             for j in (0..n).step_by(PANEL) {
                 let width = PANEL.min(n - j);
                 let mut right = b.from(p, j);
