@@ -57,7 +57,7 @@ SHAPES = {
     "small": dict(hidden_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, intermediate_size=1536, vocab_size=8192),
 }
 # New tokens per prompt, by shape and batch: a second or a few of work each.
-NEW = {("tiny", 1): 384, ("tiny", 16): 384, ("tiny", 64): 256, ("small", 1): 256, ("small", 16): 128, ("small", 64): 96, ("real", 1): 48, ("real", 16): 24, ("real", 64): 16}
+NEW = {("tiny", 1): 384, ("tiny", 16): 384, ("tiny", 64): 256, ("small", 1): 256, ("small", 16): 128, ("small", 64): 96, ("real", 1): 96, ("real", 16): 48, ("real", 64): 32}
 PROMPT, LONG_PROMPT, TEXT = 64, 2048, 256
 # Rows of a training step, steps, and texts scored beyond the first 8.
 ROWS, STEPS, SCORED = {"tiny": 16, "small": 16, "real": 4}, {"tiny": 4, "small": 2, "real": 2}, {"tiny": 32, "small": 32, "real": 4}

@@ -28,7 +28,7 @@ def main():
         for _ in range(args.rounds):
             for threads, found in rates.items():
                 ours = engine.Mindgap(args.binary, args.policy, Path(folder), tokenizer, args.type, threads, 0)
-                found.append(engine.rate(ours.generate, (prompts, 2 * engine.NEW["real", 64] + 1), (prompts, 1)))
+                found.append(engine.rate(ours.generate, (prompts, engine.NEW["real", 64] + 1), (prompts, 1)))
     medians = {threads: statistics.median(wall for wall, _ in found) for threads, found in rates.items()}
     ratios = sorted(two / one for (one, _), (two, _) in zip(rates[1], rates[2]))
     print(f"1 thread {medians[1]:.1f} tokens/s, 2 threads {medians[2]:.1f}; ratio of each round {', '.join(f'{r:.2f}' for r in ratios)}")
