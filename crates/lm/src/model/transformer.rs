@@ -71,7 +71,7 @@ pub const FUSED: [(&str, &[&str]); 2] = [
 pub struct Numbers {
     /// Of the matrices; where kernels of ours run, norms and biases are f32 all the same.
     pub held: DType,
-    /// Of the factors of products, and, where no kernels of ours run, of activations. See [`ops::linear`].
+    /// Of the factors of products, and, where no kernels of ours run, of activations. See [`ops::linear()`].
     pub products: DType,
 }
 

@@ -197,7 +197,7 @@ fn transposed(data: &[f32], stride: usize, rows: Range<usize>, first: usize, hea
     }
 }
 
-/// The differentiable kernel; see [`super::attention`].
+/// The differentiable kernel; see [`super::attention()`].
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, heads: Heads) -> Result<Tensor> {
     let op = Attention { segments: segments.clone(), heads };
     tape::apply3(&q.contiguous()?, &k.contiguous()?, &v.contiguous()?, op)

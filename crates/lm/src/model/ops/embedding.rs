@@ -4,7 +4,7 @@ use super::cpu::{self, Read};
 use super::tape;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-/// The differentiable kernel; see [`super::embedding`].
+/// The differentiable kernel; see [`super::embedding()`].
 pub fn embedding(w: &Tensor, ids: &Tensor) -> Result<Tensor> {
     let ids = ids.to_vec1::<u32>()?;
     tape::apply1(&w.contiguous()?, Embedding { ids })

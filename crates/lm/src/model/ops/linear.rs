@@ -95,7 +95,7 @@ pub(super) fn transpose<T: Copy + Default>(rows: &[T], columns: usize, target: &
     }
 }
 
-/// The differentiable kernel; see [`super::linear`].
+/// The differentiable kernel; see [`super::linear()`].
 pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, products: DType) -> Result<Tensor> {
     let (x, w) = (x.contiguous()?, w.contiguous()?);
     let op = Linear { products };

@@ -1,7 +1,7 @@
 //! The operators of one transformer, differentiable, on packed rows: activations are `[T, features]`, T the tokens of several
 //! sequences one after the other, without a batch dimension and without padding.
 //!
-//! Each operator has two forms: [`reference`] composes candle ops and runs anywhere (on the tape through [`composed`]); on the
+//! Each operator has two forms: [`mod@reference`] composes candle ops and runs anywhere (on the tape through [`composed`]); on the
 //! CPU, where activations are f32, a kernel with its own backward takes over. In the kernels every output row is the result of the same sequence of float operations whatever
 //! the number of rows, its neighbours or the number of threads: a batch of one equals a batch of n bit for bit.
 //! Where micro-batches run side by side an operator uses one thread, else it may share its rows among several ([`wide`]).
@@ -55,7 +55,7 @@ pub struct Head {
     pub weight: Tensor,
     /// Logits are bounded by it: `cap * tanh(x / cap)`.
     pub softcap: Option<f32>,
-    /// What the factors of products are; see [`linear`].
+    /// What the factors of products are; see [`linear()`].
     pub products: DType,
 }
 
@@ -91,7 +91,7 @@ pub fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, products: DType) ->
     }
 }
 
-/// A projection with an adapter: [`linear`] and `scale * (x @ a^T) @ b^T`.
+/// A projection with an adapter: [`linear()`] and `scale * (x @ a^T) @ b^T`.
 pub fn adapted(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, adapter: &Adapter, products: DType) -> Result<Tensor> {
     let Adapter { a, b, scale: factor } = adapter;
     let on_graph = !tape::is_recording() && [x, w, a, b].into_iter().any(Tensor::track_op);

@@ -23,7 +23,7 @@ vectorised! {
     }
 }
 
-/// The differentiable kernel; see [`super::rope`].
+/// The differentiable kernel; see [`super::rope()`].
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Tensor> {
     let (cos, sin) = (cos.detach().contiguous()?, sin.detach().contiguous()?);
     tape::apply1(&x.contiguous()?, Rope { cos, sin, head_dim })
