@@ -202,8 +202,9 @@ impl Shared {
     /// `None` where the connection is to end.
     fn answer(&self, mut stream: &TcpStream, seen: &Seen) -> Option<()> {
         let mut reply = |status: &str, headers: &str, body: &str| {
-            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
-            stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).ok()
+            // At once: a head alone waits for its receipt.
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).ok()
         };
         if let Some(key) = self.manner.key
             && seen.authorization.as_deref() != Some(&format!("Bearer {key}"))
