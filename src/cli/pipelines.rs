@@ -135,8 +135,7 @@ pub fn status(store: &Path, args: args::Status) -> Result<()> {
         }
     }
     for worker in &workers {
-        let note = if worker.note.is_empty() { "has just begun a part" } else { &worker.note };
-        render::out(&format!("worker {}: {note}, heard of {} s ago", worker.owner, worker.seconds))?;
+        render::out(&format!("worker {}: {}, heard of {} s ago", worker.owner, worker.note, worker.seconds))?;
     }
     Ok(())
 }

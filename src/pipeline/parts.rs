@@ -10,7 +10,7 @@ use crate::stage::{Context, Part, Tick};
 use mindgap_base::error::{Error, Kind, Result};
 use mindgap_base::fingerprint::Fingerprint;
 use mindgap_store::parquet::Footer;
-use mindgap_store::{Lease, Oplog, PartLock, PartRecord, fs};
+use mindgap_store::{Lease, Oplog, PartRecord, fs};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
@@ -50,11 +50,6 @@ pub(super) enum Swept {
     /// Every part that was asked for is there.
     All,
     HeldElsewhere,
-}
-
-/// What a worker says it is at.
-fn progress_note(stage: &str, index: usize, count: usize, tick: &Tick) -> String {
-    format!("{stage} {}/{count}, {} of {} rows", index + 1, tick.rows_done, tick.rows_total)
 }
 
 /// Parameters of the policy a part runs, 0 where it runs none; and the program that runs it, where this one does not.
@@ -203,13 +198,18 @@ impl<'a> Runner<'a, '_> {
     ) -> Result<Option<Taken>> {
         self.check_cancelled()?;
         let fingerprint = &begun.bound.parts[index].fingerprint;
-        let Some(lock) = self.session.store.try_lock_part(fingerprint)? else { return Ok(None) };
+        let note = format!("{} {}/{}", spec.name, index + 1, begun.bound.parts.len());
+        let Some(lock) = self.session.store.try_lock_part(fingerprint, &note)? else { return Ok(None) };
+        let tell = |tick: Tick| {
+            lock.note(|| format!("{note}, {} of {} rows", tick.rows_done, tick.rows_total));
+            tell(tick);
+        };
         // It may have been published between planning and locking.
         Ok(Some(match self.session.store.find_part(&begun.bound.family, fingerprint)? {
             Some(record) => Taken { record, is_computed: false },
             None => {
                 begin();
-                Taken { record: self.compute_part(spec, begun, index, &lock, tell)?, is_computed: true }
+                Taken { record: self.compute_part(spec, begun, index, &tell)?, is_computed: true }
             }
         }))
     }
@@ -237,7 +237,6 @@ impl<'a> Runner<'a, '_> {
         spec: &StageSpec,
         begun: &Begun,
         index: usize,
-        lock: &PartLock,
         tell: &(dyn Fn(Tick) + Sync),
     ) -> Result<PartRecord> {
         let Begun { bound, lease, earlier, .. } = begun;
@@ -248,7 +247,6 @@ impl<'a> Runner<'a, '_> {
             tokens.store(tick.tokens, Ordering::Relaxed);
             // What cannot be marked is kept by the lease; should it go, publishing finds out.
             let _ = lease.renew(earlier);
-            lock.note(|| progress_note(&spec.name, index, bound.parts.len(), &tick));
             tell(tick);
         };
         let part = &bound.parts[index];

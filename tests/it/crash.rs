@@ -243,7 +243,7 @@ fn a_held_part_is_waited_for() {
     let path = folder.path().join("store");
     let store = Store::open(&path).unwrap();
     let (family, held) = (Fingerprint::clone(&fingerprint(&rollouts[0].0)), &rollouts[0].1.fingerprint);
-    let lock = store.try_lock_part(held).unwrap().expect("nobody holds it yet");
+    let lock = store.try_lock_part(held, "").unwrap().expect("nobody holds it yet");
     let mut child = start(&path, &file);
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("another process computes the rest; waiting")));

@@ -116,12 +116,13 @@ impl Store {
         Ok(recipes)
     }
 
-    /// Takes the right to compute a part; `None` while another process holds it.
-    pub fn try_lock_part(&self, part: &Fingerprint) -> Result<Option<PartLock>> {
+    /// Takes the right to compute a part; `None` while another process holds it. `note` says which part it is, to those who look at
+    /// the workers of a remote store.
+    pub fn try_lock_part(&self, part: &Fingerprint, note: &str) -> Result<Option<PartLock>> {
         let Some(file) = fs::try_lock(&self.root.join("locks").join(part.as_str()))? else { return Ok(None) };
         let lease = match &self.remote {
             None => None,
-            Some(remote) => match remote.lease_part(part)? {
+            Some(remote) => match remote.lease_part(part, note)? {
                 None => return Ok(None),
                 lease => lease,
             },
@@ -138,7 +139,7 @@ pub struct PartLock {
 }
 
 impl PartLock {
-    /// Says how far the part is, for those who look at the workers of a remote store.
+    /// Says how far the part is, to the same. It is told at the next renewal.
     pub fn note(&self, note: impl FnOnce() -> String) {
         if let Some(lease) = &self.lease {
             lease.note(note());

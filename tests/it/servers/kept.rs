@@ -78,7 +78,7 @@ fn old_journals_are_collected() {
     collect(Duration::from_secs(3600));
     assert!(journal.exists(), "it is young");
     let part: Fingerprint = serde_json::from_value(journal.file_name().unwrap().to_str().unwrap().into()).unwrap();
-    let lock = store.try_lock_part(&part).unwrap().expect("its holder is dead");
+    let lock = store.try_lock_part(&part, "").unwrap().expect("its holder is dead");
     collect(Duration::ZERO);
     assert!(journal.exists(), "its part is held");
     drop(lock);

@@ -99,7 +99,7 @@ pub struct PartLease {
 }
 
 impl PartLease {
-    /// Says what is being done, for those who look at the workers. It is told at the next renewal.
+    /// Says how far the holder is, to those who look at the workers. It is told at the next renewal.
     pub fn note(&self, note: String) {
         if let Some(held) = lock(&self.remote.leases).held.get_mut(&self.part) {
             held.note = note;
@@ -121,12 +121,12 @@ impl Remote {
     /// Takes a part's lease, or takes one over that has run out; `None` while another holds it.
     ///
     /// Errors: a collection is at work.
-    pub(crate) fn lease_part(self: &Arc<Remote>, part: &Fingerprint) -> Result<Option<PartLease>> {
+    pub(crate) fn lease_part(self: &Arc<Remote>, part: &Fingerprint, note: &str) -> Result<Option<PartLease>> {
         let key = lease_key(part.as_str());
         if self.seen_held(part.as_str()) == Some(true) {
             return Ok(None);
         }
-        let content = self.content(String::new(), 0);
+        let content = self.content(note.to_string(), 0);
         let mut taken = match self.bucket.create(&key, &content) {
             Ok(Some(version)) => Some(version),
             // It may be this process's own, by a request whose answer was lost.
@@ -143,7 +143,7 @@ impl Remote {
             };
         }
         let Some(version) = taken else { return Ok(None) };
-        let held = Held { version, note: String::new(), lost: false };
+        let held = Held { version, note: note.to_string(), lost: false };
         lock(&self.leases).held.insert(part.as_str().to_string(), held);
         let lease = PartLease { remote: self.clone(), part: part.as_str().to_string() };
         self.start_renewing()?;

@@ -275,28 +275,32 @@ fn leases_are_held_given_back_and_taken_over() {
     for (name, clock) in [("lease", 0), ("lease-early", -HOUR), ("lease-late", HOUR)] {
         let machines = [(); 2].map(|()| machine_with(name, lease, clock, 0));
         let [a, b] = &machines;
-        let held = a.store.try_lock_part(&part(1)).unwrap().expect("nobody holds it");
-        held.note(|| "rollouts 1/4".into());
+        let held = a.store.try_lock_part(&part(1), "rollouts 1/4").unwrap().expect("nobody holds it");
+        assert_eq!(b.store.workers().unwrap()[0].note, "rollouts 1/4");
+        held.note(|| "rollouts 1/4, 3 of 8 rows".into());
         // Longer than the lease: it is renewed.
         for _ in 0..5 {
-            assert!(b.store.try_lock_part(&part(1)).unwrap().is_none(), "{name}");
+            assert!(b.store.try_lock_part(&part(1), "rollouts 1/4").unwrap().is_none(), "{name}");
             std::thread::sleep(lease / 3);
         }
         let workers = b.store.workers().unwrap();
-        assert_eq!(workers.iter().map(|worker| worker.note.as_str()).collect::<Vec<_>>(), ["rollouts 1/4"]);
+        assert_eq!(
+            workers.iter().map(|worker| worker.note.as_str()).collect::<Vec<_>>(),
+            ["rollouts 1/4, 3 of 8 rows"]
+        );
         drop(held);
         assert!(b.store.workers().unwrap().is_empty());
         std::thread::sleep(lease / 2);
-        drop(b.store.try_lock_part(&part(1)).unwrap().expect("it was given back"));
+        drop(b.store.try_lock_part(&part(1), "rollouts 1/4").unwrap().expect("it was given back"));
         // Of one who died.
         a.bucket.put("leases/dead", b"{}").unwrap();
         a.bucket
             .put(&format!("leases/{}", part(2)), br#"{"nonce":"dead","owner":"gone:1","note":"","written":1}"#)
             .unwrap();
-        assert!(b.store.try_lock_part(&part(2)).unwrap().is_none(), "{name}: taken over too early");
+        assert!(b.store.try_lock_part(&part(2), "rollouts 1/4").unwrap().is_none(), "{name}: taken over too early");
         std::thread::sleep(lease * 2);
-        let taken = b.store.try_lock_part(&part(2)).unwrap().expect("its time is over");
-        assert!(a.store.try_lock_part(&part(2)).unwrap().is_none(), "{name}: taken over twice");
+        let taken = b.store.try_lock_part(&part(2), "rollouts 1/4").unwrap().expect("its time is over");
+        assert!(a.store.try_lock_part(&part(2), "rollouts 1/4").unwrap().is_none(), "{name}: taken over twice");
         drop(taken);
     }
 }
@@ -306,7 +310,7 @@ fn leases_are_held_given_back_and_taken_over() {
 fn leases_outlive_lost_answers() {
     let a = machine("lease-lost");
     a.fault("leases/", Fault::LostAnswer);
-    let held = a.store.try_lock_part(&part(1)).unwrap();
+    let held = a.store.try_lock_part(&part(1), "rollouts 1/4").unwrap();
     assert!(held.is_some());
     let key = format!("leases/{}", part(1));
     a.bucket.put(&key, br#"{"nonce":"another","owner":"b:2","note":"","written":1}"#).unwrap();
@@ -314,7 +318,7 @@ fn leases_outlive_lost_answers() {
     drop(held);
     assert!(a.bucket.get(&key).unwrap().is_some(), "the other's lease was removed");
     a.fault("leases/", Fault::Fails);
-    assert!(a.store.try_lock_part(&part(3)).is_err());
+    assert!(a.store.try_lock_part(&part(3), "rollouts 1/4").is_err());
 }
 
 /// Goal: rows that a lost machine journaled are found by the next, once each, in their order; after the part they are gone.
@@ -386,7 +390,7 @@ fn collections_work_alone() {
     let rules = Rules { forget: Vec::new(), keep: Duration::ZERO };
     assert!(!a.store.collect_garbage(&rules, true).unwrap().is_any(), "all of it is young");
     let later = machine_with("gc", Duration::from_secs(60), 0, 2 * HOUR);
-    let held = a.store.try_lock_part(&part(3)).unwrap();
+    let held = a.store.try_lock_part(&part(3), "rollouts 1/4").unwrap();
     let now = machine_with("gc", Duration::from_secs(60), 0, 0);
     let refused = now.store.collect_garbage(&rules, true).unwrap_err().to_string();
     assert!(refused.contains("workers are at work on the store: 1"), "{refused}");
@@ -398,7 +402,7 @@ fn collections_work_alone() {
     assert_eq!(b.store.get(&only(&kept)).unwrap(), b"kept");
     assert!(b.store.get(&only(&lost)).is_err());
     a.bucket.put("gates/gc", b"{}").unwrap();
-    let refused = b.store.try_lock_part(&part(4)).map(drop).unwrap_err().to_string();
+    let refused = b.store.try_lock_part(&part(4), "rollouts 1/4").map(drop).unwrap_err().to_string();
     assert!(refused.contains("a collection is at work"), "{refused}");
     assert!(b.store.workers().unwrap().is_empty(), "the lease is given back");
 }
