@@ -12,7 +12,8 @@ use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Fingerprint;
 use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// What a collection may take.
@@ -209,16 +210,16 @@ impl Store {
         let (locks, journals) = (self.root.join("locks"), self.root.join("journals"));
         for name in fs::list(&journals)? {
             let (path, lock) = (journals.join(&name), locks.join(&name));
-            let age = SystemTime::now().duration_since(fs::modified(&path)?).unwrap_or_default();
-            if age >= rules.keep && (!lock.exists() || fs::try_lock(&lock)?.is_some()) {
+            let is_old = age(&path)?.is_some_and(|age| age >= rules.keep);
+            if is_old && (!lock.exists() || fs::try_lock(&lock)?.is_some()) {
                 found.push(path);
             }
         }
         let work = self.root.join("work");
         for name in fs::list(&work)? {
             let path = work.join(&name);
-            let age = SystemTime::now().duration_since(fs::modified(&path)?).unwrap_or_default();
-            if age >= rules.keep && !fs::is_locked(&self.lease_path(&name))? {
+            let is_old = age(&path)?.is_some_and(|age| age >= rules.keep);
+            if is_old && !fs::is_locked(&self.lease_path(&name))? {
                 found.push(path);
             }
         }
@@ -240,6 +241,16 @@ impl Store {
 
     fn gate_path(&self) -> PathBuf {
         self.root.join("locks").join(GATE)
+    }
+}
+
+/// How long ago something was written; none where it is gone by now: runs remove journals and work folders of their own, without the
+/// gate.
+fn age(path: &Path) -> Result<Option<Duration>> {
+    match fs::modified(path) {
+        Ok(modified) => Ok(Some(SystemTime::now().duration_since(modified).unwrap_or_default())),
+        Err(error) if error.io_kind() == Some(ErrorKind::NotFound) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
