@@ -18,7 +18,7 @@ pub use launch::{Launcher, Running, engine_at_hand};
 
 use crate::policy::{Api, Served};
 use mindgap_base::error::{Error, Result};
-use mindgap_lm::engine::{Progress, Sample, Sampling, ScoreRequest};
+use mindgap_lm::engine::{Progress, Sample, Sampling, ScoreRequest, TokenScores};
 use mindgap_lm::model::policy::Policy;
 use pool::Pool;
 use probe::{Expected, Facts};
@@ -85,19 +85,19 @@ impl Servers {
         self.each(count, watch, work, |sample| sample.token_ids.len(), take)
     }
 
-    /// Scores each request; `take` gets the log-probs at temperature 1 by index, as they come. Servers do not tell entropies.
+    /// Scores each request; `take` gets the scores at temperature 1 by index, as they come. Servers do not tell entropies.
     pub fn score(
         &self,
         requests: Vec<ScoreRequest>,
         watch: &Watch,
-        take: impl FnMut(Vec<(usize, By<Vec<f32>>)>) -> Result<()>,
+        take: impl FnMut(Vec<(usize, By<TokenScores>)>) -> Result<()>,
     ) -> Result<()> {
         let (pool, count) = (self.pool.clone(), requests.len());
         let work = move |stop: &AtomicBool, index: usize| {
-            let ScoreRequest { name, prompt_ids, token_ids } = &requests[index];
-            score(&pool, stop, prompt_ids, token_ids).map_err(|e| e.at(name))
+            let ScoreRequest { name, prompt_ids, token_ids, top_k } = &requests[index];
+            score(&pool, stop, prompt_ids, token_ids, *top_k).map_err(|e| e.at(name))
         };
-        self.each(count, watch, work, Vec::len, take)
+        self.each(count, watch, work, |scores| scores.logprob_policy.len(), take)
     }
 
     /// Does numbered pieces of work, with their progress told: `tokens` counts those of a piece.
@@ -151,8 +151,8 @@ fn draw(pool: &Pool, stop: &AtomicBool, request: &Request, sampling: &Sampling) 
     let (logprob_behavior, logprob_policy) = match (greedy, rescored) {
         (true, _) => (vec![0.0; logprobs.len()], logprobs),
         (_, true) => {
-            let policy = score(pool, stop, draw.prompt_ids, &token_ids)?;
-            (logprobs, policy.what)
+            let policy = score(pool, stop, draw.prompt_ids, &token_ids, 0)?;
+            (logprobs, policy.what.logprob_policy)
         }
         _ => (logprobs.clone(), logprobs),
     };
@@ -160,17 +160,23 @@ fn draw(pool: &Pool, stop: &AtomicBool, request: &Request, sampling: &Sampling) 
 }
 
 /// Log-probs of `token_ids` after the prompt. One token more is drawn, so the context must hold it.
-fn score(pool: &Pool, stop: &AtomicBool, prompt_ids: &[u32], token_ids: &[u32]) -> Result<By<Vec<f32>>> {
+fn score(
+    pool: &Pool,
+    stop: &AtomicBool,
+    prompt_ids: &[u32],
+    token_ids: &[u32],
+    top_k: usize,
+) -> Result<By<TokenScores>> {
     if prompt_ids.is_empty() {
         return Err(
             Error::input("prompt is empty").hint("the first token of a text has no log-prob without one before it")
         );
     }
     if token_ids.is_empty() {
-        return Ok(By { what: Vec::new(), engine: "".into() });
+        return Ok(By { what: TokenScores::default(), engine: "".into() });
     }
     let (all, salt) = ([prompt_ids, token_ids].concat(), pool.salt());
-    let scoring = Scoring { token_ids: &all, from: prompt_ids.len(), salt: &salt };
+    let scoring = Scoring { token_ids: &all, from: prompt_ids.len(), top_k, salt: &salt };
     let call = |facts: &Facts| {
         check_context(facts, all.len(), 1)?;
         Ok(facts.api.score(&pool.served.model, &scoring))

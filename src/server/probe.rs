@@ -213,9 +213,9 @@ impl Drawer<'_> {
     fn score(&self, token_ids: &[u32]) -> Result<Vec<f32>, Fault> {
         let prompt_ids = &self.probe.expected.token_ids;
         let (all, salt) = ([prompt_ids, token_ids].concat(), self.probe.pool.salt());
-        let scoring = Scoring { token_ids: &all, from: prompt_ids.len(), salt: &salt };
+        let scoring = Scoring { token_ids: &all, from: prompt_ids.len(), top_k: 0, salt: &salt };
         let answer =
             self.probe.pool.post(self.probe.root, &self.api.score(self.probe.model, &scoring), self.probe.timeout)?;
-        self.api.read_scores(&scoring, &answer)
+        Ok(self.api.read_scores(&scoring, &answer)?.logprob_policy)
     }
 }

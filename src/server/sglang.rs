@@ -1,6 +1,6 @@
 //! SGLang: the native `/generate`, where log-probs come with the token ids they belong to.
 
-use super::wire::{Call, Completion, Draw, Ending, Fault, Scoring, completion, lacking, parse};
+use super::wire::{Call, Completion, Draw, Ending, Fault, Place, Scoring, completion, lacking, parse};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -17,6 +17,7 @@ struct Meta {
     prompt_tokens: Option<usize>,
     output_token_logprobs: Option<Vec<Token>>,
     input_token_logprobs: Option<Vec<Token>>,
+    input_top_logprobs: Option<Vec<Option<Vec<Token>>>>,
 }
 
 #[derive(Deserialize)]
@@ -47,11 +48,12 @@ pub fn draw(draw: &Draw) -> Call {
     if let Some(seed) = draw.seed {
         params["sampling_seed"] = seed.into();
     }
-    call(draw.prompt_ids, params, -1, draw.max_tokens as usize)
+    call(draw.prompt_ids, params, -1, 0, draw.prompt_ids.len() + draw.max_tokens as usize)
 }
 
-/// What both kinds of request say alike. Log-probs of the prompt are given from token `from` on; none where it is -1.
-fn call(input_ids: &[u32], mut params: Value, from: i64, new_tokens: usize) -> Call {
+/// What both kinds of request say alike. Log-probs of the prompt are given from token `from` on; none where it is -1. The answer
+/// speaks of so many tokens.
+fn call(input_ids: &[u32], mut params: Value, from: i64, top_k: usize, tokens: usize) -> Call {
     for (name, value) in [("frequency_penalty", 0.0), ("presence_penalty", 0.0), ("repetition_penalty", 1.0)] {
         params[name] = value.into();
     }
@@ -66,11 +68,11 @@ fn call(input_ids: &[u32], mut params: Value, from: i64, new_tokens: usize) -> C
         "sampling_params": params,
         "return_logprob": true,
         "logprob_start_len": from,
-        "top_logprobs_num": 0,
+        "top_logprobs_num": top_k,
         "return_text_in_logprobs": false,
         "stream": false,
     });
-    Call { path: PATH, body, tokens: input_ids.len() + new_tokens }
+    Call { path: PATH, body, tokens }
 }
 
 pub fn read_completion(wanted: &Draw, body: &[u8]) -> Result<Completion, Fault> {
@@ -103,17 +105,32 @@ pub fn score(scoring: &Scoring) -> Call {
         "max_new_tokens": 1, "min_new_tokens": 0, "temperature": 0.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0,
         "sampling_seed": 0, "stop": [], "stop_token_ids": [], "ignore_eos": true,
     });
-    call(scoring.token_ids, params, scoring.from as i64 - 1, 1)
+    call(scoring.token_ids, params, scoring.from as i64 - 1, scoring.top_k, scoring.answered())
 }
 
-pub fn read_scores(scoring: &Scoring, body: &[u8]) -> Result<Vec<f32>, Fault> {
+pub fn read_scores(scoring: &Scoring, body: &[u8]) -> Result<Vec<Place>, Fault> {
     let Answer { meta_info: meta } = parse(body)?;
     let tokens = meta.input_token_logprobs.ok_or_else(no_logprobs)?;
     let expected = &scoring.token_ids[scoring.from - 1..];
     if !tokens.iter().map(|token| &token.1).eq(expected) {
         return Err(Fault::garbled("scores of other tokens than were sent"));
     }
-    Ok(tokens.iter().skip(1).map(|token| token.0.unwrap_or(f32::NAN)).collect())
+    let mut likeliest = match (scoring.top_k, meta.input_top_logprobs) {
+        (0, _) => Vec::new(),
+        (_, Some(likeliest)) if likeliest.len() == tokens.len() => likeliest,
+        (_, Some(likeliest)) => {
+            let (places, tokens) = (likeliest.len(), tokens.len());
+            return Err(Fault::garbled(format!("the likeliest tokens in {places} places of {tokens}")));
+        }
+        (_, None) => return Err(lacking("likeliest tokens", "`/generate` gives them for `top_logprobs_num`")),
+    }
+    .into_iter();
+    let place = |token: &Token| {
+        let top = likeliest.next().flatten().unwrap_or_default();
+        let top = top.iter().map(|token| (token.1, token.0.unwrap_or(f32::NAN))).collect();
+        Place { logprob: token.0.unwrap_or(f32::NAN), top }
+    };
+    Ok(tokens.iter().map(place).skip(1).collect())
 }
 
 fn no_logprobs() -> Fault {

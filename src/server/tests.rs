@@ -138,22 +138,54 @@ fn tokens_outside_the_vocabulary_are_refused() {
 #[test]
 fn scores_are_of_the_tokens_sent() {
     let token_ids = [11, 12, 220, EOS];
-    let scoring = Scoring { token_ids: &token_ids, from: 2, salt: "s" };
+    let scoring = Scoring { token_ids: &token_ids, from: 2, top_k: 0, salt: "s" };
+    let scores = |api: Api, body: &[u8]| api.read_scores(&scoring, body).map(|scores| scores.logprob_policy);
     let entry = |token: u32, value: f32, rank: u32| json!({token.to_string(): {"logprob": value, "rank": rank, "decoded_token": "x"}});
     let mut unlikely = entry(220, -3.5, 4);
     unlikely["9"] = json!({"logprob": -0.5, "rank": 1, "decoded_token": "y"});
     let mut choice = vllm_choice();
     choice["prompt_logprobs"] = json!([null, entry(12, -1.0, 1), unlikely, entry(EOS, -0.125, 1)]);
-    assert_eq!(Api::Vllm.read_scores(&scoring, &vllm(&choice)).unwrap(), [-3.5, -0.125]);
+    assert_eq!(scores(Api::Vllm, &vllm(&choice)).unwrap(), [-3.5, -0.125]);
     choice["prompt_logprobs"][2] = entry(9, -0.5, 1);
-    assert!(fault(Api::Vllm.read_scores(&scoring, &vllm(&choice))).1.contains("no score of token 220"));
+    assert!(fault(scores(Api::Vllm, &vllm(&choice))).1.contains("no score of token 220"));
 
     let mut meta = sglang_meta();
     meta["input_token_logprobs"] = json!([[null, 12, null], [-3.5, 220, null], [-0.125, EOS, null]]);
-    assert_eq!(Api::Sglang.read_scores(&scoring, &sglang(&meta)).unwrap(), [-3.5, -0.125]);
+    assert_eq!(scores(Api::Sglang, &sglang(&meta)).unwrap(), [-3.5, -0.125]);
     assert_eq!(Api::Sglang.score("m", &scoring).body["logprob_start_len"], 1);
     meta["input_token_logprobs"] = json!([[-3.5, 220, null], [-0.125, EOS, null]]);
-    assert!(fault(Api::Sglang.read_scores(&scoring, &sglang(&meta))).1.contains("other tokens"));
+    assert!(fault(scores(Api::Sglang, &sglang(&meta))).1.contains("other tokens"));
+}
+
+/// Goal: the likeliest tokens in each place come in falling order, whether or not the scored one is among them; too few are an error.
+#[test]
+fn the_likeliest_tokens_of_every_place() {
+    let token_ids = [11, 12, 220, EOS];
+    let scoring = Scoring { token_ids: &token_ids, from: 2, top_k: 2, salt: "s" };
+    let entry = |tokens: &[(u32, f32)]| -> serde_json::Value {
+        tokens.iter().map(|(token, value)| (token.to_string(), json!({"logprob": value}))).collect()
+    };
+    let mut choice = vllm_choice();
+    let (first, second) = (entry(&[(220, -3.5), (9, -0.5), (7, -1.5)]), entry(&[(EOS, -0.125), (8, -2.5)]));
+    choice["prompt_logprobs"] = json!([null, entry(&[(12, -1.0)]), first, second]);
+    let expected = [vec![(9, -0.5), (7, -1.5)], vec![(EOS, -0.125), (8, -2.5)]];
+    assert_eq!(Api::Vllm.score("m", &scoring).body["prompt_logprobs"], 2);
+    let found = Api::Vllm.read_scores(&scoring, &vllm(&choice)).unwrap();
+    assert_eq!((found.logprob_policy, found.top), (vec![-3.5, -0.125], expected.to_vec()));
+    choice["prompt_logprobs"][3] = entry(&[(EOS, -0.125)]);
+    assert!(fault(Api::Vllm.read_scores(&scoring, &vllm(&choice))).1.contains("1 of the 2 likeliest"));
+
+    let mut meta = sglang_meta();
+    meta["input_token_logprobs"] = json!([[null, 12, null], [-3.5, 220, null], [-0.125, EOS, null]]);
+    meta["input_top_logprobs"] =
+        json!([null, [[-0.5, 9, null], [-1.5, 7, null]], [[-0.125, EOS, null], [-2.5, 8, null]]]);
+    assert_eq!(Api::Sglang.score("m", &scoring).body["top_logprobs_num"], 2);
+    let found = Api::Sglang.read_scores(&scoring, &sglang(&meta)).unwrap();
+    assert_eq!((found.logprob_policy, found.top), (vec![-3.5, -0.125], expected.to_vec()));
+    meta["input_top_logprobs"] = json!([null]);
+    assert!(fault(Api::Sglang.read_scores(&scoring, &sglang(&meta))).1.contains("1 places of 3"));
+    meta.as_object_mut().unwrap().remove("input_top_logprobs");
+    assert!(fault(Api::Sglang.read_scores(&scoring, &sglang(&meta))).1.contains("no likeliest tokens"));
 }
 
 #[test]

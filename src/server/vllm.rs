@@ -1,6 +1,6 @@
 //! vLLM: `/v1/completions` with token ids in and out (`return_token_ids`, since 0.10.2) and `prompt_logprobs`.
 
-use super::wire::{Call, Completion, Draw, Ending, Fault, Scoring, completion, lacking, parse};
+use super::wire::{Call, Completion, Draw, Ending, Fault, Place, Scoring, completion, lacking, parse};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -106,20 +106,24 @@ pub fn score(model: &str, scoring: &Scoring) -> Call {
     body["stop"] = json!([]);
     body["stop_token_ids"] = json!([]);
     // The likeliest token's too, where that is another: 0 has been taken for none.
-    body["prompt_logprobs"] = 1.into();
+    body["prompt_logprobs"] = scoring.top_k.max(1).into();
     body["cache_salt"] = scoring.salt.into();
-    Call { path: PATH, body, tokens: scoring.token_ids.len() + 1 }
+    Call { path: PATH, body, tokens: scoring.answered() }
 }
 
-pub fn read_scores(scoring: &Scoring, body: &[u8]) -> Result<Vec<f32>, Fault> {
+/// Beside the likeliest the answer has the token itself, where it is none of them.
+pub fn read_scores(scoring: &Scoring, body: &[u8]) -> Result<Vec<Place>, Fault> {
     let choice = choice(body)?;
     let entries = choice.prompt_logprobs.ok_or_else(|| lacking("`prompt_logprobs`", PASSED_ON))?;
     if entries.len() != scoring.token_ids.len() {
         return Err(Fault::garbled(format!("{} scores of {} tokens", entries.len(), scoring.token_ids.len())));
     }
     let of_token = |(entry, token): (&Option<BTreeMap<String, Entry>>, &u32)| {
-        let entry = entry.as_ref().and_then(|entry| entry.get(&token.to_string()));
-        entry.map(|entry| entry.logprob).ok_or_else(|| Fault::garbled(format!("no score of token {token}")))
+        let missing = || Fault::garbled(format!("no score of token {token}"));
+        let entry = entry.as_ref().ok_or_else(missing)?;
+        let logprob = entry.get(&token.to_string()).ok_or_else(missing)?.logprob;
+        let top = entry.iter().filter_map(|(token, entry)| Some((token.parse().ok()?, entry.logprob)));
+        Ok(Place { logprob, top: if scoring.top_k > 0 { top.collect() } else { Vec::new() } })
     };
     entries.iter().zip(scoring.token_ids).skip(scoring.from).map(of_token).collect()
 }

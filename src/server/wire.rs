@@ -4,7 +4,7 @@
 use super::{sglang, vllm};
 use crate::policy::Api;
 use mindgap_base::error::Error;
-use mindgap_lm::engine::{Sampling, StopReason};
+use mindgap_lm::engine::{Sampling, StopReason, TokenScores};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub struct Draw<'a> {
 pub struct Scoring<'a> {
     pub token_ids: &'a [u32],
     pub from: usize,
+    /// Likeliest tokens wanted in the place of each.
+    pub top_k: usize,
     /// Differs between any two requests, so that no prefix cache has a part in the answer.
     pub salt: &'a str,
 }
@@ -44,6 +46,19 @@ pub struct Completion {
     pub token_ids: Vec<u32>,
     pub logprobs: Vec<f32>,
     pub stop_reason: StopReason,
+}
+
+/// A scored token, and others in its place, in no order.
+pub struct Place {
+    pub logprob: f32,
+    pub top: Vec<(u32, f32)>,
+}
+
+impl Scoring<'_> {
+    /// Tokens that the answer may speak of: an answer is bounded by them.
+    pub fn answered(&self) -> usize {
+        (self.token_ids.len() + 1) * (1 + self.top_k / 16)
+    }
 }
 
 /// Why a request gave nothing.
@@ -126,13 +141,20 @@ impl Api {
         }
     }
 
-    /// The log-prob of each scored token, at temperature 1.
-    pub fn read_scores(self, scoring: &Scoring, body: &[u8]) -> Result<Vec<f32>, Fault> {
-        let values = match self {
+    /// The log-prob of each scored token, at temperature 1, and the likeliest in its place. Servers do not tell entropies.
+    pub fn read_scores(self, scoring: &Scoring, body: &[u8]) -> Result<TokenScores, Fault> {
+        let places = match self {
             Api::Vllm => vllm::read_scores(scoring, body)?,
             Api::Sglang => sglang::read_scores(scoring, body)?,
         };
-        values.into_iter().map(log_prob).collect()
+        let mut scores = TokenScores::default();
+        for Place { logprob, top } in places {
+            scores.logprob_policy.push(log_prob(logprob)?);
+            if scoring.top_k > 0 {
+                scores.top.push(likeliest(top, scoring.top_k)?);
+            }
+        }
+        Ok(scores)
     }
 }
 
@@ -147,6 +169,16 @@ fn log_prob(value: f32) -> Result<f32, Fault> {
         true => Ok(value.min(0.0)),
         false => Err(Fault::garbled(format!("`{value}` for a log-prob"))),
     }
+}
+
+/// The k likeliest, in falling order; of equal ones the first.
+fn likeliest(mut top: Vec<(u32, f32)>, k: usize) -> Result<Vec<(u32, f32)>, Fault> {
+    top.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    if top.len() < k {
+        return Err(Fault::garbled(format!("{} of the {k} likeliest tokens that were asked for", top.len())));
+    }
+    top.truncate(k);
+    top.into_iter().map(|(token, value)| Ok((token, log_prob(value)?))).collect()
 }
 
 /// Puts a completion together, and checks it against what was asked for.

@@ -49,8 +49,8 @@ impl<T> By<T> {
         By { what, engine: None }
     }
 
-    fn server<S>(made: server::By<S>, as_here: impl FnOnce(S) -> T) -> By<T> {
-        By { what: as_here(made.what), engine: Some(made.engine.to_string()) }
+    fn server(made: server::By<T>) -> By<T> {
+        By { what: made.what, engine: Some(made.engine.to_string()) }
     }
 }
 
@@ -131,7 +131,7 @@ impl Loaded {
                 let on_progress = |progress: Progress, note: &str| (context.tick)(drawn(progress, longest, note));
                 let watch = Watch { cancel: context.cancel, on_progress: &on_progress };
                 servers.generate(singles.collect(), sampling, &watch, |samples| {
-                    let place = |(index, sample)| (places[index], By::server(sample, |sample| sample));
+                    let place = |(index, sample)| (places[index], By::server(sample));
                     take(samples.into_iter().map(place).collect())
                 })
             }
@@ -157,14 +157,8 @@ impl Loaded {
             Backend::Servers(servers) => {
                 let on_progress = |progress: Progress, note: &str| (context.tick)(tick(progress, expected, note));
                 let watch = Watch { cancel: context.cancel, on_progress: &on_progress };
-                let without_entropy = |logprob_policy| TokenScores { logprob_policy, entropy: Vec::new() };
                 servers.score(requests, &watch, |scores| {
-                    take(
-                        scores
-                            .into_iter()
-                            .map(|(index, scores)| (index, By::server(scores, without_entropy)))
-                            .collect(),
-                    )
+                    take(scores.into_iter().map(|(index, scores)| (index, By::server(scores))).collect())
                 })
             }
         }

@@ -5,7 +5,7 @@ use super::deliver::{Outbox, deliver};
 use super::stem::Stem;
 use super::{Limits, Progress, locate};
 use crate::model::config::Config;
-use crate::model::runner::{Feed, Inference, Runner, Session};
+use crate::model::runner::{Feed, Inference, Runner, Score, Session};
 use crate::model::transformer::check_token_ids;
 use mindgap_base::error::{Error, Result};
 use std::ops::Range;
@@ -19,15 +19,22 @@ pub struct ScoreRequest {
     pub name: String,
     pub prompt_ids: Arc<[u32]>,
     pub token_ids: Arc<[u32]>,
+    /// Of each token so many of the likeliest in its place are told.
+    pub top_k: usize,
 }
 
 impl ScoreRequest {
     pub fn new(prompt_ids: impl Into<Arc<[u32]>>, token_ids: impl Into<Arc<[u32]>>) -> ScoreRequest {
-        ScoreRequest { name: String::new(), prompt_ids: prompt_ids.into(), token_ids: token_ids.into() }
+        ScoreRequest { name: String::new(), prompt_ids: prompt_ids.into(), token_ids: token_ids.into(), top_k: 0 }
     }
 
     pub fn named(self, name: impl Into<String>) -> ScoreRequest {
         ScoreRequest { name: name.into(), ..self }
+    }
+
+    /// Asks for the likeliest tokens too.
+    pub fn with_top(self, top_k: usize) -> ScoreRequest {
+        ScoreRequest { top_k, ..self }
     }
 
     /// Tokens of prompt and answer.
@@ -36,13 +43,15 @@ impl ScoreRequest {
     }
 }
 
-/// One number per scored token.
+/// What is known of each scored token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenScores {
     /// Natural log-prob at temperature 1.
     pub logprob_policy: Vec<f32>,
     /// Entropy of the whole distribution, in nats.
     pub entropy: Vec<f32>,
+    /// The likeliest tokens in its place, in falling order, with their log-probs; as many as were asked for, or the vocabulary has.
+    pub top: Vec<Vec<(u32, f32)>>,
 }
 
 /// Scores all requests, in order. Errors: an empty prompt, a sequence longer than the model's positions, a token id outside
@@ -241,6 +250,7 @@ impl<R: Inference> Shared<'_, R> {
             .map(|r| [&r.prompt_ids[self.under(r)..], &r.token_ids[..r.token_ids.len().saturating_sub(1)]].concat())
             .collect();
         let mut sequences = requests.iter().map(|r| self.open(worker, r)).collect::<Result<Vec<_>>>()?;
+        let top_k = requests.iter().map(|r| r.top_k).max().unwrap_or(0);
         let (mut scores, mut fed) = (Vec::new(), 0);
         while inputs.iter().any(|i| fed < i.len()) {
             self.limits.check_cancel()?;
@@ -256,7 +266,7 @@ impl<R: Inference> Shared<'_, R> {
                 }
                 feeds.push(Feed { sequence, token_ids: &input[fed.min(end)..end], want });
             }
-            scores.extend(worker.session.scores(&mut feeds, &targets)?);
+            scores.extend(worker.session.scores(&mut feeds, &targets, top_k)?);
             fed += self.runner.call_rows();
         }
         self.scored.fetch_add(requests.iter().map(|r| r.token_ids.len()).sum(), Ordering::Relaxed);
@@ -264,8 +274,16 @@ impl<R: Inference> Shared<'_, R> {
         self.prompted.fetch_add(prompted, Ordering::Relaxed);
         let mut scores = scores.into_iter();
         let of_request = |r: &ScoreRequest| {
-            let (logprob_policy, entropy) = scores.by_ref().take(r.token_ids.len()).unzip();
-            TokenScores { logprob_policy, entropy }
+            let mut own = TokenScores::default();
+            for Score { logprob, entropy, mut top } in scores.by_ref().take(r.token_ids.len()) {
+                own.logprob_policy.push(logprob);
+                own.entropy.push(entropy);
+                if r.top_k > 0 {
+                    top.truncate(r.top_k);
+                    own.top.push(top);
+                }
+            }
+            own
         };
         Ok(requests.iter().map(of_request).collect())
     }

@@ -10,6 +10,7 @@ mod layer;
 use super::config::Config;
 use super::held::Held;
 use super::ops::WeightType;
+use super::ops::top::Top;
 use super::tensor_error;
 use super::transformer::{Transformer, check_length, check_token_ids};
 use super::weights::Checkpoint;
@@ -89,9 +90,32 @@ pub trait Session {
     /// room.
     fn logits(&mut self, feeds: &mut [Feed<Self::Sequence>], out: &mut Vec<f32>) -> Result<()>;
 
-    /// The same; of each wanted row the log-prob of its target and the entropy of the whole distribution, in nats. The logits
-    /// of all rows never exist. Errors also if logits are not finite.
-    fn scores(&mut self, feeds: &mut [Feed<Self::Sequence>], targets: &[u32]) -> Result<Vec<(f32, f32)>>;
+    /// The same; of each wanted row what is known of its target, and the `top_k` likeliest tokens. The logits of all rows never
+    /// exist. Errors also if logits are not finite.
+    fn scores(&mut self, feeds: &mut [Feed<Self::Sequence>], targets: &[u32], top_k: usize) -> Result<Vec<Score>>;
+}
+
+/// What is known of a token that follows others.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Score {
+    /// Natural, at temperature 1.
+    pub logprob: f32,
+    /// Of the whole distribution, nats.
+    pub entropy: f32,
+    /// The likeliest tokens in falling order, with their natural log-probs.
+    pub top: Vec<(u32, f32)>,
+}
+
+impl Score {
+    /// From logits and their log-sum-exp. Error: they are not finite.
+    fn new(logit: f32, log_sum_exp: f32, entropy: f32, top: Top) -> Result<Score> {
+        let logprob = logit - log_sum_exp;
+        let top = top.into_entries().into_iter().map(|(token, logit)| (token, logit - log_sum_exp)).collect();
+        match logprob.is_finite() && entropy.is_finite() {
+            true => Ok(Score { logprob, entropy, top }),
+            false => Err(not_finite()),
+        }
+    }
 }
 
 /// Tokens to append to one sequence.

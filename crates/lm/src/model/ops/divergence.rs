@@ -7,6 +7,7 @@ use super::gemm::Start;
 use super::logprobs::{CapSlopes, ROWS, Slopes, Tally, bound, entry_chunks};
 use super::simd::{self, LANES, vectorised};
 use super::tape;
+use super::top::Top;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
@@ -202,29 +203,18 @@ pub fn top_entropy(hidden: &Tensor, head: &Head, k: usize) -> Result<Vec<f32>> {
     let (hidden_read, head_read) = (Read::new(&hidden), Read::new(&weight));
     let (softcap, products) = (head.softcap, head.products);
     let logits = Logits { hidden: hidden_read.slice()?, head: head_read.matrix()?, size, softcap, products };
-    let mut top: Vec<Vec<f32>> = vec![Vec::with_capacity(k + 1); rows];
+    let mut top = vec![Top::new(k); rows];
     let mut x = Vec::new();
     for (first, count) in logits.chunks() {
         let packed = logits.pack(first, count);
         for start in (0..rows).step_by(ROWS) {
             logits.rows(&packed, start, ROWS.min(rows - start), &mut x);
             for (top, x) in top[start..].iter_mut().zip(x.chunks_exact(count)) {
-                keep_largest(top, x, k);
+                top.add(first, x);
             }
         }
     }
-    Ok(top.iter().map(|top| entropy_of(top)).collect())
-}
-
-/// Keeps the k largest values seen, in falling order.
-pub(super) fn keep_largest(top: &mut Vec<f32>, values: &[f32], k: usize) {
-    for value in values {
-        if top.len() < k || top.last().is_some_and(|least| value > least) {
-            let at = top.partition_point(|kept| kept >= value);
-            top.insert(at, *value);
-            top.truncate(k);
-        }
-    }
+    Ok(top.iter().map(|top| entropy_of(&top.values())).collect())
 }
 
 /// Entropy of the softmax of logits, nats.

@@ -89,11 +89,12 @@ vectorised! {
     }
 }
 
-/// Log-sum-exp and entropy of each row, and the target's logit.
+/// Log-sum-exp and entropy of each row, and its targets' logits.
 struct Summary {
     log_sum_exp: Vec<f32>,
     entropy: Vec<f32>,
-    target: Vec<f32>,
+    /// `[rows, width]`.
+    chosen: Vec<f32>,
 }
 
 /// Bounds logits, if there is a bound.
@@ -109,9 +110,8 @@ pub(super) fn entry_chunks(entries: usize) -> impl Iterator<Item = (usize, usize
 }
 
 fn summarise(hidden: &[f32], head: Matrix, size: usize, op: &TokenLogprobs) -> Summary {
-    let (targets, rows) = (&op.targets, op.targets.len());
-    // Of each row its tally and its target's logit.
-    let mut rows_of = vec![(Tally::default(), 0.0); rows];
+    let (width, rows) = (op.width, op.targets.len() / op.width);
+    let (mut tallies, mut chosen) = (vec![Tally::default(); rows], vec![0.0; op.targets.len()]);
     let mut logits = Vec::new();
     for (first, count) in entry_chunks(head.count() / size) {
         let factor = Factor::transposed(head.rows(first, count, size), count, size, op.products);
@@ -120,21 +120,26 @@ fn summarise(hidden: &[f32], head: Matrix, size: usize, op: &TokenLogprobs) -> S
             let height = ROWS.min(rows - start);
             factor.apply(Side::Rows(&hidden[start * size..]), height, Start::Zero, &mut logits);
             bound(&mut logits[..height * count], op.softcap);
-            wide::share_rows(&mut rows_of[start..start + height], 1, 32 * count, |row, own| {
-                let logits = logits[row * count..].chunks_exact(count);
-                for (((tally, chosen), logits), target) in own.iter_mut().zip(logits).zip(&targets[start + row..]) {
+            wide::share_rows(&mut tallies[start..start + height], 1, 32 * count, |row, tallies| {
+                for (tally, logits) in tallies.iter_mut().zip(logits[row * count..].chunks_exact(count)) {
                     tally.add(logits);
+                }
+            });
+            let (chosen, targets) = (&mut chosen[start * width..], &op.targets[start * width..]);
+            let rows = logits.chunks_exact(count).take(height);
+            for ((chosen, targets), logits) in chosen.chunks_mut(width).zip(targets.chunks(width)).zip(rows) {
+                for (chosen, target) in chosen.iter_mut().zip(targets) {
                     if let Some(logit) = (*target as usize).checked_sub(first).and_then(|t| logits.get(t)) {
                         *chosen = *logit;
                     }
                 }
-            });
+            }
         }
     }
     Summary {
-        log_sum_exp: rows_of.iter().map(|(tally, _)| tally.log_sum_exp()).collect(),
-        entropy: rows_of.iter().map(|(tally, _)| tally.entropy()).collect(),
-        target: rows_of.iter().map(|(_, logit)| *logit).collect(),
+        log_sum_exp: tallies.iter().map(Tally::log_sum_exp).collect(),
+        entropy: tallies.iter().map(Tally::entropy).collect(),
+        chosen,
     }
 }
 
@@ -202,18 +207,22 @@ impl CapSlopes {
     }
 }
 
-/// The differentiable kernel; see [`super::token_logprobs`].
-pub fn token_logprobs(hidden: &Tensor, head: &Head, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
+/// The differentiable kernel; see [`super::chosen_logprobs`]. The log-probs have the shape `shape`, of as many numbers as targets.
+pub fn chosen_logprobs(hidden: &Tensor, head: &Head, targets: &[u32], shape: Shape) -> Result<(Tensor, Vec<f32>)> {
     let summary = Arc::new(OnceLock::new());
     let (softcap, products) = (head.softcap, head.products);
-    let op = TokenLogprobs { targets: targets.to_vec(), softcap, products, summary: summary.clone() };
+    let width = (targets.len() / hidden.dim(0)?.max(1)).max(1);
+    let op = TokenLogprobs { targets: targets.to_vec(), width, shape, softcap, products, summary: summary.clone() };
     let log_probs = tape::apply2(&hidden.contiguous()?, &head.weight.contiguous()?, op)?;
     let entropy = summary.get().map(|s| s.entropy.clone()).unwrap_or_default();
     Ok((log_probs, entropy))
 }
 
 struct TokenLogprobs {
+    /// `[rows, width]`.
     targets: Vec<u32>,
+    width: usize,
+    shape: Shape,
     softcap: Option<f32>,
     products: DType,
     summary: Arc<OnceLock<Summary>>,
@@ -226,25 +235,27 @@ impl CustomOp2 for TokenLogprobs {
 
     fn cpu_fwd(&self, h: &CpuStorage, hl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
         let ((rows, size), (entries, w_size)) = (hl.shape().dims2()?, wl.shape().dims2()?);
-        if rows != self.targets.len() || size != w_size || size == 0 {
+        if rows * self.width != self.targets.len() || self.width == 0 || size != w_size || size == 0 {
             bail!("log-probs: hidden {:?}, head {:?}, {} targets", hl.shape(), wl.shape(), self.targets.len());
         }
         if let Some(target) = self.targets.iter().find(|t| **t as usize >= entries) {
             bail!("log-probs: target {target} in a vocabulary of {entries}");
         }
         let summary = summarise(cpu::slice(h, hl)?, cpu::matrix(w, wl)?, size, self);
-        let log_probs = summary.target.iter().zip(&summary.log_sum_exp).map(|(x, lse)| x - lse).collect();
+        let rows = summary.chosen.chunks(self.width).zip(&summary.log_sum_exp);
+        let log_probs = rows.flat_map(|(chosen, lse)| chosen.iter().map(move |x| x - lse)).collect();
         let _ = self.summary.set(summary);
-        Ok((CpuStorage::F32(log_probs), rows.into()))
+        Ok((CpuStorage::F32(log_probs), self.shape.clone()))
     }
 
-    /// `dlogits = g (onehot - softmax)`, from logits made again.
+    /// `dlogits = sum of g_i onehot_i - (sum of g_i) softmax`, from logits made again.
     fn bwd(&self, h: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let Some(summary) = self.summary.get() else { bail!("log-probs: backward before forward") };
         let (rows, size) = h.dims2()?;
         let grad = grad.contiguous()?;
         let (h_read, w_read, grad_read) = (Read::new(h), Read::new(w), Read::new(&grad));
         let (hidden, head, grad) = (h_read.slice()?, w_read.matrix()?, grad_read.slice()?);
+        let (grads, targets) = (|row| of_row(grad, row, self.width), |row| of_row(&self.targets, row, self.width));
         let mut slopes = Slopes::new(h, hidden, w, self.products)?;
         let (mut logits, mut cap_slopes) = (Vec::new(), CapSlopes::new(self.softcap));
         for (first, count) in entry_chunks(head.count() / size) {
@@ -259,10 +270,12 @@ impl CustomOp2 for TokenLogprobs {
                 wide::share_rows(&mut logits[..height * count], count, 16 * count, |top, logits| {
                     for (row, logits) in logits.chunks_exact_mut(count).enumerate() {
                         let row = start + top + row;
-                        softmax_gradient(logits, summary.log_sum_exp[row], grad[row]);
-                        let target = (self.targets[row] as usize).checked_sub(first);
-                        if let Some(x) = target.and_then(|target| logits.get_mut(target)) {
-                            *x += grad[row];
+                        softmax_gradient(logits, summary.log_sum_exp[row], grads(row).iter().sum());
+                        for (target, own) in targets(row).iter().zip(grads(row)) {
+                            let target = (*target as usize).checked_sub(first);
+                            if let Some(x) = target.and_then(|target| logits.get_mut(target)) {
+                                *x += own;
+                            }
                         }
                     }
                 });
@@ -272,4 +285,8 @@ impl CustomOp2 for TokenLogprobs {
         }
         slopes.tensors(h, w)
     }
+}
+
+fn of_row<T>(values: &[T], row: usize, width: usize) -> &[T] {
+    &values[row * width..(row + 1) * width]
 }

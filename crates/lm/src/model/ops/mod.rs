@@ -28,6 +28,7 @@ pub mod rope;
 pub mod sampling;
 pub mod tape;
 pub mod team;
+pub mod top;
 pub mod weight;
 pub mod wide;
 
@@ -45,7 +46,7 @@ pub use weight::{Weight, WeightType};
 
 use composed::Cut;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use std::ops::Range;
 
 /// What logits are made with.
@@ -200,13 +201,29 @@ pub fn scale(x: &Tensor, factor: f32) -> Result<Tensor> {
 /// Log-prob of each row's target under the softmax of the head's logits: hidden `[N, H]`, head `[V, H]` -> `[N]` f32,
 /// differentiable; and the entropy of each distribution in nats, detached. Logits exist for a chunk at a time.
 pub fn token_logprobs(hidden: &Tensor, head: &Head, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
+    if targets.len() != hidden.dim(0)? {
+        bail!("{} targets for {} rows", targets.len(), hidden.dim(0)?);
+    }
+    logprobs_of(hidden, head, targets, targets.len().into())
+}
+
+/// The same of several targets a row, `[N, width]` row after row -> `[N, width]` f32.
+pub fn chosen_logprobs(hidden: &Tensor, head: &Head, targets: &[u32], width: usize) -> Result<(Tensor, Vec<f32>)> {
+    let rows = hidden.dim(0)?;
+    if targets.len() != rows * width || width == 0 {
+        bail!("{} targets for {rows} rows of {width}", targets.len());
+    }
+    logprobs_of(hidden, head, targets, (rows, width).into())
+}
+
+fn logprobs_of(hidden: &Tensor, head: &Head, targets: &[u32], shape: Shape) -> Result<(Tensor, Vec<f32>)> {
     let weight = &head.weight;
     if cpu::ready(&[hidden]) && cpu::holds(weight) {
-        return logprobs::token_logprobs(hidden, head, targets);
+        return logprobs::chosen_logprobs(hidden, head, targets, shape);
     }
     let t = composed::constants(&[hidden, weight]);
-    let (log_probs, entropy) = reference::token_logprobs(&t[0], &head.with(&t[1]), targets)?;
-    let targets = Tensor::new(targets, hidden.device())?;
+    let targets = Tensor::from_slice(targets, &shape, hidden.device())?;
+    let (log_probs, entropy) = reference::token_logprobs(&t[0], &head.with(&t[1]), &targets)?;
     let like = head.detached();
     let forward = move |t: &[Tensor], rows: Range<usize>| {
         let targets = targets.narrow(0, rows.start, rows.len())?;

@@ -3,8 +3,9 @@
 //!
 //! Norms, rotary embeddings, softmax and log-probs are computed in f32 whatever the dtype of the activations.
 
-use super::divergence::{entropy_of, keep_largest};
+use super::divergence::entropy_of;
 use super::segments::{Run, Segments};
+use super::top::Top;
 use super::{Head, Heads};
 use candle_core::{D, DType, Result, Tensor, bail};
 use std::ops::Range;
@@ -105,20 +106,17 @@ pub fn logits(hidden: &Tensor, head: &Head) -> Result<Tensor> {
     bounded(linear(hidden, &head.weight, None)?.to_dtype(DType::F32)?, head.softcap)
 }
 
-/// Log-prob of each row's target under the softmax of the head's logits, and the entropy of that distribution in nats.
-pub fn token_logprobs(hidden: &Tensor, head: &Head, targets: &[u32]) -> Result<(Tensor, Vec<f32>)> {
+/// Log-probs of each row's targets (u32, `[N]` or `[N, width]`) under the softmax of the head's logits, and the entropy of that
+/// distribution in nats.
+pub fn token_logprobs(hidden: &Tensor, head: &Head, targets: &Tensor) -> Result<(Tensor, Vec<f32>)> {
     let rows = hidden.dim(0)?;
-    if rows != targets.len() {
-        bail!("{} targets for {rows} rows", targets.len());
-    }
     if rows == 0 {
-        return Ok((Tensor::zeros(0, DType::F32, hidden.device())?, Vec::new()));
+        return Ok((Tensor::zeros(targets.shape(), DType::F32, hidden.device())?, Vec::new()));
     }
-    let targets = Tensor::new(targets, hidden.device())?;
     let (mut log_probs, mut entropy) = (Vec::new(), Vec::with_capacity(rows));
     for piece in logit_pieces(rows) {
         let part = |x: &Tensor| x.narrow(0, piece.start, piece.len());
-        let (own, log_softmax) = logprobs_of_rows(&part(hidden)?, head, &part(&targets)?)?;
+        let (own, log_softmax) = logprobs_of_rows(&part(hidden)?, head, &part(targets)?)?;
         log_probs.push(own);
         let detached = log_softmax.detach();
         let per_row = (detached.exp()? * &detached)?.sum(1)?.neg()?;
@@ -132,10 +130,14 @@ pub fn logit_pieces(rows: usize) -> impl Iterator<Item = Range<usize>> {
     (0..rows).step_by(LOGIT_ROWS).map(move |start| start..rows.min(start + LOGIT_ROWS))
 }
 
-/// Log-probs of some rows' targets (u32, `[N]`), and all log-probs `[N, V]`.
+/// Log-probs of some rows' targets (u32, `[N]` or `[N, width]`), and all log-probs `[N, V]`.
 pub fn logprobs_of_rows(hidden: &Tensor, head: &Head, targets: &Tensor) -> Result<(Tensor, Tensor)> {
     let log_softmax = log_softmax(&logits(hidden, head)?)?;
-    Ok((log_softmax.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?, log_softmax))
+    let chosen = match targets.rank() {
+        1 => log_softmax.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?,
+        _ => log_softmax.gather(&targets.contiguous()?, 1)?,
+    };
+    Ok((chosen, log_softmax))
 }
 
 /// KL divergence from the reference's next-token distributions to one's own, per row.
@@ -156,17 +158,22 @@ pub fn reference_kl(hidden: &Tensor, head: &Head, reference: (&Tensor, &Head)) -
 
 /// Entropy of the k likeliest tokens, renormalised, per row.
 pub fn top_entropy(hidden: &Tensor, head: &Head, k: usize) -> Result<Vec<f32>> {
-    let (rows, mut entropy) = (hidden.dim(0)?, Vec::new());
+    Ok(top(hidden, head, k)?.iter().map(|top| entropy_of(&top.values())).collect())
+}
+
+/// The k likeliest tokens and their log-probs, per row.
+pub fn top(hidden: &Tensor, head: &Head, k: usize) -> Result<Vec<Top>> {
+    let (rows, mut found) = (hidden.dim(0)?, Vec::new());
     let frozen = head.detached();
     for piece in logit_pieces(rows) {
         let logits = logits(&hidden.narrow(0, piece.start, piece.len())?.detach(), &frozen)?;
-        for row in logits.to_vec2::<f32>()? {
-            let mut top = Vec::with_capacity(k + 1);
-            keep_largest(&mut top, &row, k);
-            entropy.push(entropy_of(&top));
+        for row in log_softmax(&logits)?.to_vec2::<f32>()? {
+            let mut top = Top::new(k);
+            top.add(0, &row);
+            found.push(top);
         }
     }
-    Ok(entropy)
+    Ok(found)
 }
 
 /// Softmax over the last dimension, differentiable.

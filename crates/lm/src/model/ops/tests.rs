@@ -281,16 +281,44 @@ fn token_logprobs_over_small_and_chunked_vocabularies() {
         check(
             "log-probs",
             &|t| Ok(token_logprobs(&t[0], &head(t), &targets)?.0),
-            &|t| Ok(reference::token_logprobs(&t[0], &head(t), &targets)?.0),
+            &|t| Ok(reference::token_logprobs(&t[0], &head(t), &ids(&targets, rows.into()))?.0),
             &[hidden.clone(), weight.clone()],
         );
         let head = Head { softcap, ..Head::plain(&weight) };
         let entropy = token_logprobs(&hidden, &head, &targets).unwrap().1;
+        let targets = ids(&targets, rows.into());
         assert_close(&entropy, &reference::token_logprobs(&hidden, &head, &targets).unwrap().1, 1e-5, "entropy");
     }
     let (hidden, head) = (normal("hidden", (2, 24), 1.0), Head::plain(&normal("head", (5, 24), 0.4)));
     assert!(token_logprobs(&hidden, &head, &[0, 5]).is_err());
     assert!(token_logprobs(&hidden, &head, &[0]).is_err());
+}
+
+fn ids(ids: &[u32], shape: Shape) -> Tensor {
+    Tensor::from_slice(ids, shape, &Device::Cpu).unwrap()
+}
+
+#[test]
+fn log_probs_of_several_targets_a_row() {
+    for (rows, entries, width, softcap) in [(5, 40, 3, None), (130, 1100, 20, None), (131, 2100, 2, Some(1.5))] {
+        let (hidden, weight) = (normal("hidden", (rows, 24), 1.0), normal("head", (entries, 24), 0.4));
+        let targets: Vec<u32> = (0..rows * width).map(|i| (i * 7919 % entries) as u32).collect();
+        let head = |t: &[Tensor]| Head { softcap, ..Head::plain(&t[1]) };
+        let wide = |t: &[Tensor]| Ok(chosen_logprobs(&t[0], &head(t), &targets, width)?.0);
+        let plain =
+            |t: &[Tensor]| Ok(reference::token_logprobs(&t[0], &head(t), &ids(&targets, (rows, width).into()))?.0);
+        check("log-probs of several", &wide, &plain, &[hidden.clone(), weight.clone()]);
+        let first: Vec<u32> = targets.chunks(width).map(|row| row[0]).collect();
+        let head = Head { softcap, ..Head::plain(&weight) };
+        let (all, entropy) = chosen_logprobs(&hidden, &head, &targets, width).unwrap();
+        let alone = token_logprobs(&hidden, &head, &first).unwrap();
+        assert_eq!(flat(&all.narrow(1, 0, 1).unwrap()), flat(&alone.0), "one target is as one of several, to the bit");
+        assert_eq!(entropy, alone.1);
+    }
+    let (hidden, head) = (normal("hidden", (2, 24), 1.0), Head::plain(&normal("head", (5, 24), 0.4)));
+    for (targets, width) in [(vec![0, 1, 2], 2), (vec![0, 1, 2, 5], 2), (vec![], 0)] {
+        assert!(chosen_logprobs(&hidden, &head, &targets, width).is_err());
+    }
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! A worker's slots and rooms on the CPU. A prompt is shared by its samples: they stand on it, nothing is copied.
 
-use super::super::{Session, not_finite};
+use super::super::{Score, Session};
 use super::{CpuRunner, Feed, Workspace};
 use crate::model::kv_cache::{Prefix, Sequence};
 use crate::model::ops::PANEL;
 use crate::model::ops::logprobs::{ENTRIES, Tally};
+use crate::model::ops::top::Top;
 use mindgap_base::error::Result;
 
 /// Rows and vocabulary entries whose logits exist at once on one thread: 1.5 MB. Whole panels of the head, and whole chunks of
@@ -109,31 +110,37 @@ impl Session for CpuSession<'_> {
         Ok(())
     }
 
-    fn scores(&mut self, feeds: &mut [Feed], targets: &[u32]) -> Result<Vec<(f32, f32)>> {
+    fn scores(&mut self, feeds: &mut [Feed], targets: &[u32], top_k: usize) -> Result<Vec<Score>> {
         self.runner.step(&mut self.workspace, feeds)?;
-        token_scores(self.runner, &mut self.workspace, targets, &mut self.logits)
+        token_scores(self.runner, &mut self.workspace, targets, top_k, &mut self.logits)
     }
 }
 
-/// Log-probs and entropies of targets, from the hidden states of the last step. Rows and vocabulary go by in tiles.
+/// What is known of targets, from the hidden states of the last step. Rows and vocabulary go by in tiles.
 fn token_scores(
     runner: &CpuRunner,
     workspace: &mut Workspace,
     targets: &[u32],
+    top_k: usize,
     logits: &mut Vec<f32>,
-) -> Result<Vec<(f32, f32)>> {
+) -> Result<Vec<Score>> {
     let vocabulary = runner.config().vocab_size;
-    let mut tallies = vec![(Tally::default(), 0.0); targets.len()];
+    let mut found = vec![(Tally::default(), 0.0, Top::new(top_k)); targets.len()];
     for first in (0..vocabulary).step_by(TILE_ENTRIES) {
         let entries = first..vocabulary.min(first + TILE_ENTRIES);
         for start in (0..targets.len()).step_by(TILE_ROWS) {
             let rows = start..targets.len().min(start + TILE_ROWS);
             runner.logits(workspace, rows.clone(), entries.clone(), logits);
-            workspace.team.share_rows(&mut tallies[rows.clone()], 1, |row, tallies| {
+            workspace.team.share_rows(&mut found[rows.clone()], 1, |row, found| {
                 let logits = logits[row * entries.len()..].chunks_exact(entries.len());
-                for (((tally, chosen), logits), target) in tallies.iter_mut().zip(logits).zip(&targets[start + row..]) {
+                for (((tally, chosen, top), logits), target) in
+                    found.iter_mut().zip(logits).zip(&targets[start + row..])
+                {
                     // Cut as everywhere, so that the sums agree to the bit.
-                    logits.chunks(ENTRIES).for_each(|chunk| tally.add(chunk));
+                    for (index, chunk) in logits.chunks(ENTRIES).enumerate() {
+                        tally.add(chunk);
+                        top.add(first + index * ENTRIES, chunk);
+                    }
                     if let Some(logit) = (*target as usize).checked_sub(first).and_then(|index| logits.get(index)) {
                         *chosen = *logit;
                     }
@@ -141,11 +148,8 @@ fn token_scores(
             });
         }
     }
-    let score = |(tally, logit): (Tally, f32)| match tally.log_sum_exp() {
-        sum if sum.is_finite() => Ok((logit - sum, tally.entropy())),
-        _ => Err(not_finite()),
-    };
-    tallies.into_iter().map(score).collect()
+    let score = |(tally, logit, top): (Tally, f32, Top)| Score::new(logit, tally.log_sum_exp(), tally.entropy(), top);
+    found.into_iter().map(score).collect()
 }
 
 #[cfg(test)]
@@ -170,14 +174,18 @@ mod tests {
         workspace.out = (0..rows * config.hidden_size).map(|i| (i as f32 * 0.7).sin()).collect();
         let targets: Vec<u32> = (0..rows as u32).map(|i| i * 7919 % 151_936).chain([151_935]).skip(1).collect();
         let mut logits = Vec::new();
-        let scores = token_scores(&runner, &mut workspace, &targets, &mut logits).unwrap();
+        let scores = token_scores(&runner, &mut workspace, &targets, 3, &mut logits).unwrap();
         assert!(logits.capacity() <= 2 * TILE_ROWS * TILE_ENTRIES, "{} logits at once", logits.capacity());
         let mut whole = Vec::new();
         for row in [0, 1, TILE_ROWS - 1, TILE_ROWS, rows - 1] {
             runner.logits(&mut workspace, row..row + 1, 0..config.vocab_size, &mut whole);
             let expected = tally(&whole);
             let log_prob = whole[targets[row] as usize] - expected.log_sum_exp();
-            assert_eq!(scores[row], (log_prob, expected.entropy()), "row {row}");
+            let mut top = Top::new(3);
+            top.add(0, &whole);
+            let top = top.into_entries().into_iter().map(|(token, logit)| (token, logit - expected.log_sum_exp()));
+            let expected = Score { logprob: log_prob, entropy: expected.entropy(), top: top.collect() };
+            assert_eq!(scores[row], expected, "row {row}");
         }
     }
 }

@@ -1,11 +1,12 @@
 //! A worker's sequences on a device. The slots in use are always the first ones, so that a step of all samples is a step of a
 //! dense batch: when a sample in the middle leaves and none takes its place, the last one moves there.
 
-use super::super::{Session, check_feed, not_finite};
+use super::super::{Score, Session, check_feed};
 use super::blocks::{Cached, Call};
 use super::cache::{KeyValues, Own, Slots, capacity};
 use super::{DeviceRunner, scaled};
 use crate::model::ops::reference;
+use crate::model::ops::top::Top;
 use crate::model::tensor_error;
 use crate::model::transformer::blocks;
 use candle_core::Tensor;
@@ -201,14 +202,17 @@ impl Session for DeviceSession<'_> {
         Ok(())
     }
 
-    fn scores(&mut self, feeds: &mut [Feed], targets: &[u32]) -> Result<Vec<(f32, f32)>> {
+    fn scores(&mut self, feeds: &mut [Feed], targets: &[u32], top_k: usize) -> Result<Vec<Score>> {
         let Some(hidden) = self.step(feeds)? else { return Ok(Vec::new()) };
-        let (log_probs, entropy) =
-            reference::token_logprobs(&hidden, &self.runner.head, targets).map_err(tensor_error)?;
-        let log_probs = log_probs.to_vec1::<f32>().map_err(tensor_error)?;
-        let scores = log_probs.into_iter().zip(entropy);
-        scores
-            .map(|score| if score.0.is_finite() && score.1.is_finite() { Ok(score) } else { Err(not_finite()) })
-            .collect()
+        let head = &self.runner.head;
+        let found = Tensor::new(targets, hidden.device()).and_then(|targets| {
+            let (log_probs, entropy) = reference::token_logprobs(&hidden, head, &targets)?;
+            let top =
+                if top_k > 0 { reference::top(&hidden, head, top_k)? } else { vec![Top::new(0); targets.dim(0)?] };
+            Ok((log_probs.to_vec1::<f32>()?, entropy, top))
+        });
+        let (log_probs, entropy, top) = found.map_err(tensor_error)?;
+        let rows = log_probs.into_iter().zip(entropy).zip(top);
+        rows.map(|((log_prob, entropy), top)| Score::new(log_prob, 0.0, entropy, top)).collect()
     }
 }

@@ -161,13 +161,17 @@ fn slots_take_the_memory_that_was_stated() {
 }
 
 #[test]
-fn scores_are_log_probs_and_entropies() {
+fn scores_are_log_probs_entropies_and_the_likeliest_tokens() {
+    fn of_top(top: &[(u32, f32)]) -> Vec<f32> {
+        top.iter().flat_map(|(token, log_prob)| [*token as f32, *log_prob]).collect()
+    }
     let (cpu, device) = build(&tiny_config(), DType::F32);
     let text = tokens(30, 4);
     fn scores<S: Session>(mut session: S, text: &[u32]) -> Vec<Vec<f32>> {
         let mut sequence = session.open(text.len()).unwrap();
         let mut feeds = [Feed { sequence: &mut sequence, token_ids: &text[..29], want: 20 }];
-        session.scores(&mut feeds, &text[10..]).unwrap().into_iter().map(|(a, b)| vec![a, b]).collect()
+        let scores = session.scores(&mut feeds, &text[10..], 4).unwrap().into_iter();
+        scores.map(|score| [vec![score.logprob, score.entropy], of_top(&score.top)].concat()).collect()
     }
     let found = scores(device.session(0, 0, 0, 1).unwrap(), &text);
     assert_eq!(found.len(), 20);
