@@ -3,6 +3,7 @@
 
 use super::backend::{By, Lazy, abreast};
 use super::cost::{Cost, Footprint, tokens};
+use super::texts::{Text, Texts};
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::{PolicyHandle, left_out};
 use mindgap_base::error::{Error, Result};
@@ -10,9 +11,7 @@ use mindgap_base::fingerprint::Recipe;
 use mindgap_lm::engine::{ScoreRequest, TokenScores};
 use mindgap_store::table::Row;
 use mindgap_store::table::logprobs::Logprob;
-use mindgap_store::table::rewrites::{Rewrite, Source};
-use mindgap_store::table::rollouts::{PromptKind, Rollout};
-use mindgap_store::{PartRecord, PartRef, Span, Table};
+use mindgap_store::{PartRecord, PartRef, Span};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -48,84 +47,8 @@ impl StageParams for Params {
     }
 
     fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
-        let texts = match (&self.rewrites, &self.rollouts) {
-            (Some(rewrites), _) => Texts::Rewrites(inputs.table(rewrites)?),
-            (None, rollouts) => Texts::Rollouts(inputs.table(rollouts.as_deref().unwrap_or_default())?),
-        };
+        let texts = Texts::of(self.rewrites.as_deref(), self.rollouts.as_deref(), inputs)?;
         Ok(Box::new(LogprobStage { texts, policy: inputs.policy(&self.policy)?, loaded: Lazy::default() }))
-    }
-}
-
-/// What is scored.
-enum Texts {
-    Rewrites(Table<Rewrite>),
-    Rollouts(Table<Rollout>),
-}
-
-/// One text and its prompt.
-struct Text {
-    problem_id: String,
-    /// Of the target, or of the sample.
-    index: u32,
-    source: Source,
-    prompt_ids: Vec<u32>,
-    token_ids: Vec<u32>,
-    logprob_behavior: Option<Vec<f32>>,
-}
-
-impl Texts {
-    fn parts(&self) -> &[PartRef] {
-        match self {
-            Texts::Rewrites(table) => table.parts(),
-            Texts::Rollouts(table) => table.parts(),
-        }
-    }
-
-    fn word(&self) -> &'static str {
-        match self {
-            Texts::Rewrites(_) => "target",
-            Texts::Rollouts(_) => "sample",
-        }
-    }
-
-    fn read(&self, part: &PartRef) -> Result<Vec<Text>> {
-        match self {
-            Texts::Rewrites(table) => Ok(table.read(part)?.into_iter().map(Text::of_target).collect()),
-            Texts::Rollouts(table) => table.read(part)?.into_iter().map(Text::of_sample).collect(),
-        }
-    }
-}
-
-impl Text {
-    fn of_target(row: Rewrite) -> Text {
-        Text {
-            problem_id: row.problem_id,
-            index: row.choice_index,
-            source: row.source,
-            prompt_ids: row.prompt_ids,
-            token_ids: row.token_ids,
-            logprob_behavior: row.logprob_behavior,
-        }
-    }
-
-    fn of_sample(row: Rollout) -> Result<Text> {
-        let source = match row.prompt_kind {
-            PromptKind::Plain => Source::SelfAligned,
-            PromptKind::Guided => Source::Guided,
-            PromptKind::Imported => {
-                return Err(Error::input("imported samples were drawn with a prompt that is not known")
-                    .at(format!("problem `{}`, sample {}", row.problem_id, row.sample_index))
-                    .hint("score them as targets: name a rewrite stage that keeps them in `rewrites`"));
-            }
-        };
-        Ok(Text {
-            problem_id: row.problem_id,
-            index: row.sample_index,
-            source,
-            prompt_ids: row.prompt_ids,
-            token_ids: row.token_ids,
-            logprob_behavior: row.logprob_behavior,
-        })
     }
 }
 
@@ -169,6 +92,11 @@ impl Stage for LogprobStage {
 
     fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
         let texts = self.texts.read(&self.texts.parts()[part.index])?;
+        if let Some(text) = texts.iter().find(|text| text.prompt_ids.is_empty()) {
+            return Err(Error::input("imported samples were drawn with a prompt that is not known")
+                .at(self.texts.place(text))
+                .hint("score them as targets: name a rewrite stage that keeps them in `rewrites`"));
+        }
         let loaded = self.loaded.get(&self.policy, context)?;
         let scored = |row: &Text| row.token_ids.len().min(loaded.scored_room(&row.prompt_ids));
         let mut known: BTreeMap<(String, u32), Logprob> = BTreeMap::new();
@@ -184,8 +112,7 @@ impl Stage for LogprobStage {
             }
         }
         let request = |row: &&Text| {
-            let name = format!("problem `{}`, {} {}", row.problem_id, self.texts.word(), row.index);
-            ScoreRequest::new(row.prompt_ids.as_slice(), &row.token_ids[..scored(row)]).named(name)
+            ScoreRequest::new(row.prompt_ids.as_slice(), &row.token_ids[..scored(row)]).named(self.texts.place(row))
         };
         loaded.score(context, wanted.iter().map(request).collect(), |scores| {
             let first = rows.len();

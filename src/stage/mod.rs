@@ -13,11 +13,14 @@ pub mod ingest;
 mod reader;
 pub mod judge;
 pub mod logprob;
+pub mod reward;
 pub mod rewrite;
 pub mod rollout;
 pub mod samples;
+pub mod soft;
 mod spec;
 mod template;
+mod texts;
 pub mod train;
 
 pub use cost::{Cost, Footprint, Holds};

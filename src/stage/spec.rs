@@ -2,7 +2,8 @@
 
 use super::template::{PLAIN, Template};
 use super::{
-    Footprint, Stage, difficulty, documents, evaluate, gap, ingest, judge, logprob, rewrite, rollout, samples, train,
+    Footprint, Stage, difficulty, documents, evaluate, gap, ingest, judge, logprob, reward, rewrite, rollout, samples,
+    soft, train,
 };
 use crate::params::{Misfit, typed};
 use crate::policy::PolicyHandle;
@@ -26,7 +27,10 @@ pub enum Wants {
     Verdicts,
     Rewrites,
     Logprobs,
-    /// Rewrites, or examples of pre-training documents.
+    Soft,
+    /// Log-probs of texts' tokens: of a logprob or a soft stage.
+    Scores,
+    /// Rewrites, samples, or examples of pre-training documents.
     Trainable,
     /// Any stage: a column of one of its tables is meant.
     Table,
@@ -42,7 +46,9 @@ impl Wants {
             Wants::Verdicts => &["judge"],
             Wants::Rewrites => &["rewrite"],
             Wants::Logprobs => &["logprob"],
-            Wants::Trainable => &["rewrite", "documents"],
+            Wants::Soft => &["soft"],
+            Wants::Scores => &["logprob", "soft"],
+            Wants::Trainable => &["rewrite", "rollout", "documents"],
             Wants::Table => KINDS,
         }
     }
@@ -157,6 +163,8 @@ kinds! {
     "difficulty" => Difficulty in difficulty,
     "rewrite" => Rewrite in rewrite,
     "logprob" => Logprob in logprob,
+    "soft" => Soft in soft,
+    "reward" => Reward in reward,
     "gap" => Gap in gap,
     "train" => Train in train,
     "evaluate" => Evaluate in evaluate,

@@ -151,6 +151,11 @@ impl Template {
         })
     }
 
+    /// It shows the expert's solution.
+    pub fn shows_solution(&self) -> bool {
+        self.environment.templates().any(|(_, template)| template.undeclared_variables(false).contains("solution"))
+    }
+
     /// The variables it uses. Errors: one that is not among the known ones.
     fn names(&self, known: &[&str]) -> Result<BTreeSet<String>> {
         let places = (0..self.roles.len()).map(place).chain(self.has_prefill.then(|| PREFILL.to_string()));

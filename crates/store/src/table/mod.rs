@@ -13,8 +13,10 @@ pub mod imports;
 pub mod judgements;
 pub mod logprobs;
 pub mod problems;
+pub mod rewards;
 pub mod rewrites;
 pub mod rollouts;
+pub mod soft;
 pub mod train_steps;
 pub mod verdicts;
 
@@ -86,6 +88,8 @@ pub fn declared() -> Vec<Declared> {
         Declared::of::<rewrites::Refused>(),
         Declared::of::<rewrites::Candidate>(),
         Declared::of::<logprobs::Logprob>(),
+        Declared::of::<soft::Soft>(),
+        Declared::of::<rewards::Reward>(),
         Declared::of::<examples::Example>(),
         Declared::of::<train_steps::TrainStep>(),
         Declared::of::<train_steps::TrainEval>(),
