@@ -17,13 +17,23 @@
 //! | `asft` | p, and a penalty `kl * KL(q, p)` | arXiv 2509.23753 |
 //! | `power` | p^q, q a number; 0 where p is not in `min_p` to `max_p` | arXiv 2510.00526 |
 //! | `gift` | a = q g / (1 + q g), g = e^beta - 1, and a penalty `(1 - a) KL(q, p)` | arXiv 2601.09233 |
+//!
+//! Three need more than a token's own probabilities: `distill` a teacher's likeliest tokens ([`distill`]), `grpo` an advantage
+//! ([`policy_gradient`]), and `chord` rows of both an advantage and without.
 
+pub mod distill;
+pub mod policy_gradient;
 mod token;
+mod weights;
 
+pub use distill::{Distill, SoftTargets};
+pub use policy_gradient::{Chord, Grpo, Scale};
 pub use token::{StepFacts, Talr, Token};
 
+use super::packing::TrainExample;
 use mindgap_base::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use weights::{gain, map, sigmoid};
 
 /// Over what a ratio of probabilities is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +121,9 @@ pub enum Loss {
         #[serde(default = "defaults::gift_beta")]
         beta: f32,
     },
+    Distill(Distill),
+    Grpo(Grpo),
+    Chord(Chord),
 }
 
 mod defaults {
@@ -157,8 +170,23 @@ mod defaults {
 }
 
 impl Loss {
-    const NAMES: [&str; 12] =
-        ["sft", "dft", "importance", "iw-sft", "psft", "idft", "eaft", "chord-phi", "talr", "asft", "power", "gift"];
+    const NAMES: [&str; 15] = [
+        "sft",
+        "dft",
+        "importance",
+        "iw-sft",
+        "psft",
+        "idft",
+        "eaft",
+        "chord-phi",
+        "talr",
+        "asft",
+        "power",
+        "gift",
+        "distill",
+        "grpo",
+        "chord",
+    ];
 
     /// From a name alone (`"dft"`) or a table with the name and parameters (`{"name": "dft", "floor": 0.1}`). Errors: an
     /// unknown name or parameter, a value outside its range.
@@ -194,6 +222,9 @@ impl Loss {
             Loss::Asft { .. } => "asft",
             Loss::Power { .. } => "power",
             Loss::Gift { .. } => "gift",
+            Loss::Distill(_) => "distill",
+            Loss::Grpo(_) => "grpo",
+            Loss::Chord(_) => "chord",
         }
     }
 
@@ -237,13 +268,77 @@ impl Loss {
                 Err(Error::usage(what).hint("`min_p` is 0 or more, `max_p` 1 or less, and the first is the smaller"))
             }
             Loss::Gift { beta } => positive("beta", beta),
+            Loss::Distill(ref distill) => distill.check(),
+            Loss::Grpo(ref grpo) => grpo.check(),
+            Loss::Chord(ref chord) => chord.check(),
             _ => Ok(()),
         }
     }
 
-    /// Every row must carry log-probs under a reference policy.
-    pub fn needs_reference(&self) -> bool {
-        matches!(self, Loss::IwSft { .. })
+    /// What a row must carry and does not: its name, and where it comes from.
+    pub fn missing(&self, row: &TrainExample) -> Option<(&'static str, &'static str)> {
+        let reference = (
+            row.logprob_reference.is_none(),
+            ("reference log-probs", "give the train stage a `logprobs` input made under the reference policy"),
+        );
+        let soft = (row.soft.is_none(), ("soft targets", "name the soft stage that scored the data in `soft`"));
+        let advantage = (row.advantage.is_none(), ("a reward", "name a column of rewards of the data in `rewards`"));
+        let behavior = (
+            row.logprob_behavior.is_none(),
+            ("log-probs of the policy it was drawn from", "rows with rewards must be samples that were drawn here"),
+        );
+        let needed = match self {
+            Loss::IwSft { .. } => vec![reference],
+            Loss::Distill(distill) if distill.clip.is_some() => vec![soft, behavior],
+            Loss::Distill(_) => vec![soft],
+            Loss::Grpo(grpo) => {
+                [vec![advantage, behavior], grpo.compares().then_some(reference).into_iter().collect()].concat()
+            }
+            Loss::Chord(chord) if row.advantage.is_some() => {
+                [vec![behavior], chord.grpo.compares().then_some(reference).into_iter().collect()].concat()
+            }
+            _ => Vec::new(),
+        };
+        needed.into_iter().find_map(|(is_missing, what)| is_missing.then_some(what))
+    }
+
+    /// What goes by a teacher's distributions.
+    pub fn distill(&self) -> Option<&Distill> {
+        match self {
+            Loss::Distill(distill) => Some(distill),
+            _ => None,
+        }
+    }
+
+    /// What the samples with rewards and the other rows make of the loss, where it is a sum of two means.
+    pub fn parts(&self, step: u32) -> Option<[f64; 2]> {
+        match self {
+            Loss::Chord(chord) => Some([1.0 - chord.mu(step), chord.mu(step)]),
+            _ => None,
+        }
+    }
+
+    /// How advantages are scaled, where rows carry some.
+    pub fn scale(&self) -> Option<Scale> {
+        match self {
+            Loss::Grpo(grpo) => Some(grpo.scale),
+            Loss::Chord(chord) => Some(chord.grpo.scale),
+            _ => None,
+        }
+    }
+
+    /// What the loss of tokens is, where it is not their weight times the negative log-prob; their mean is told, the weights make
+    /// the gradient.
+    pub fn values(&self, tokens: &[Token]) -> Option<Vec<f32>> {
+        let of_sample = |grpo: &Grpo, token: &Token, weight: f32| match token.advantage {
+            Some(_) => policy_gradient::value(grpo, token),
+            None => -weight * token.logprob,
+        };
+        match self {
+            Loss::Grpo(grpo) => Some(map(tokens, |token| of_sample(grpo, token, 1.0))),
+            Loss::Chord(chord) => Some(map(tokens, |token| of_sample(&chord.grpo, token, chord.expert_weight(token)))),
+            _ => None,
+        }
     }
 
     /// The trainer must hold the policy it starts from: the reference of these losses.
@@ -285,84 +380,6 @@ impl Loss {
     pub fn needs_step_statistics(&self) -> bool {
         matches!(self, Loss::Talr {})
     }
-
-    /// The weight of every token. Pure; the result is a constant to the gradient.
-    pub fn weights(&self, tokens: &[Token], facts: &StepFacts) -> Vec<f32> {
-        match *self {
-            Loss::Sft {} => vec![1.0; tokens.len()],
-            Loss::Dft { floor, eos_weight } => map(tokens, |t| match eos_weight {
-                Some(weight) if t.eos => weight,
-                _ => t.logprob.exp().max(floor),
-            }),
-            Loss::Importance { level, clip_low, clip_high } => {
-                let ratio = |t: &Token| t.logprob - t.behavior.unwrap_or(0.0);
-                match level {
-                    Level::Token => map(tokens, |t| ratio(t).exp().clamp(clip_low, clip_high)),
-                    Level::Sequence => per_sequence(tokens, |sequence| {
-                        sequence.iter().map(ratio).sum::<f32>().exp().clamp(clip_low, clip_high)
-                    }),
-                }
-            }
-            Loss::IwSft { level, temperature, clip_low, clip_high } => {
-                let ratio = |t: &Token| t.logprob - t.reference.expect("rows without reference log-probs were refused");
-                match level {
-                    Level::Token => map(tokens, |t| ratio(t).exp().clamp(clip_low, clip_high)),
-                    Level::Sequence => per_sequence(tokens, |sequence| {
-                        let mean = sequence.iter().map(ratio).sum::<f32>() / sequence.len() as f32;
-                        (temperature * mean).exp().clamp(clip_low, clip_high)
-                    }),
-                }
-            }
-            Loss::Psft { clip, .. } => map(tokens, |t| {
-                // Before the first step the old policy is the current one.
-                let ratio = (t.logprob - t.old.unwrap_or(t.logprob)).exp();
-                if ratio > 1.0 + clip { 0.0 } else { ratio }
-            }),
-            Loss::Idft { scale, clip_low, clip_high, warmup_steps } => {
-                let share = if facts.step >= warmup_steps { 1.0 } else { facts.step as f32 / warmup_steps as f32 };
-                map(tokens, |t| {
-                    let gamma = (-(t.logprob + t.entropy) / scale).exp().clamp(clip_low, clip_high);
-                    (t.logprob * (1.0 + share * (gamma - 1.0))).exp()
-                })
-            }
-            Loss::Eaft { power, k } => map(tokens, |t| {
-                let entropy = t.top_entropy.expect("the trainer computes the top entropy");
-                (entropy / (k as f32).ln()).clamp(0.0, 1.0).powf(power)
-            }),
-            Loss::ChordPhi {} => map(tokens, |t| t.logprob.exp() * -t.logprob.exp_m1()),
-            Loss::Talr {} => {
-                let talr = facts.talr.expect("the trainer computes the step's statistics");
-                map(tokens, |t| (t.logprob / talr.temperature).exp() / talr.mean)
-            }
-            Loss::Asft { .. } => map(tokens, |t| t.logprob.exp()),
-            Loss::Power { q, min_p, max_p } => map(tokens, |t| {
-                // Rounding may take a certain token's log-prob above 0.
-                let is_kept = (min_p..=max_p).contains(&t.logprob.exp().min(1.0));
-                if is_kept { (q * t.logprob).exp() } else { 0.0 }
-            }),
-            Loss::Gift { beta } => map(tokens, |t| sigmoid(gain(t, beta))),
-        }
-    }
-}
-
-/// Log-odds of the target in [`Loss::Gift`]'s distribution beyond what the reference gives it: `log(q (e^beta - 1))`.
-fn gain(token: &Token, beta: f32) -> f32 {
-    let reference = token.reference.expect("the trainer asks the reference it holds");
-    reference + beta + (-(-beta).exp()).ln_1p()
-}
-
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-fn map(tokens: &[Token], weight: impl Fn(&Token) -> f32) -> Vec<f32> {
-    tokens.iter().map(weight).collect()
-}
-
-/// One weight for all tokens of an example.
-fn per_sequence(tokens: &[Token], weight: impl Fn(&[Token]) -> f32) -> Vec<f32> {
-    let sequences = tokens.chunk_by(|a, b| a.example == b.example);
-    sequences.flat_map(|sequence| std::iter::repeat_n(weight(sequence), sequence.len())).collect()
 }
 
 #[cfg(test)]

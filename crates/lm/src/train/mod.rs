@@ -19,11 +19,11 @@ pub mod bench;
 
 pub use adamw::AdamWParams;
 pub use lora::LoraParams;
-pub use loss::Loss;
+pub use loss::{Loss, SoftTargets};
 pub use metrics::{SourceMetrics, StepMetrics};
 pub use packing::{PackingParams, TooLong, TrainExample};
 pub use params::{Accumulation, TrainerParams};
-pub use plan::{PlanLength, PlanParams, PlannedStep, plan};
+pub use plan::{PlanLength, PlanParams, PlannedStep, Stratum, plan};
 pub use schedule::{Decay, Schedule};
 pub use step::Trainer;
 
@@ -31,3 +31,5 @@ pub use step::Trainer;
 mod tests;
 #[cfg(test)]
 mod pytorch_tests;
+#[cfg(test)]
+mod onpolicy_tests;

@@ -3,6 +3,7 @@
 //! A token counts where the loss mask is true; it is predicted by the row before it. What follows an example's last target
 //! can influence nothing and is left out, and so is the last target itself as an input.
 
+use super::loss::SoftTargets;
 use crate::model::ops::Segments;
 use mindgap_base::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,10 @@ pub struct TrainExample {
     pub logprob_reference: Option<Vec<f32>>,
     /// Per token, for losses that compare with the policy the tokens were sampled from: natural log-prob.
     pub logprob_behavior: Option<Vec<f32>>,
+    /// What a teacher would have said in place of its targets.
+    pub soft: Option<SoftTargets>,
+    /// For losses of rewards: what its reward is above the mean of its problem's, scaled.
+    pub advantage: Option<f32>,
 }
 
 impl TrainExample {
@@ -40,6 +45,8 @@ impl TrainExample {
             longest: None,
             logprob_reference: None,
             logprob_behavior: None,
+            soft: None,
+            advantage: None,
         }
     }
 
@@ -114,7 +121,8 @@ pub struct Origin {
 }
 
 /// Packs the examples of one step. Errors name the example: a mask of another length, a target at its first token, a
-/// column of another length, a weight that is negative or not finite, or too many tokens.
+/// column of another length, soft targets that leave a target out, a weight that is negative, a weight or advantage that is not
+/// finite, or too many tokens.
 pub fn pack(examples: &[&TrainExample], params: &PackingParams) -> Result<Vec<MicroBatch>> {
     let mut batches = Vec::new();
     let mut open = Open::default();
@@ -145,6 +153,15 @@ fn input_length(example: &TrainExample, params: &PackingParams) -> Result<usize>
     }
     if example.loss_mask.first() == Some(&true) {
         return Err(Error::input("the first token of an example is a target, but nothing predicts it"));
+    }
+    if let Some(soft) = &example.soft {
+        let untold = |token: &usize| example.loss_mask[*token] && soft.of(*token).is_none_or(|(ids, _)| ids.is_empty());
+        if let Some(token) = (0..length).find(untold) {
+            return Err(Error::input(format!("token {token} of an example is a target without soft targets")));
+        }
+    }
+    if let Some(advantage) = example.advantage.filter(|advantage| !advantage.is_finite()) {
+        return Err(Error::input(format!("an example's advantage is `{advantage}`")));
     }
     if !example.weight.is_finite() || example.weight < 0.0 {
         return Err(Error::input(format!("example weight `{}` must be a non-negative number", example.weight)));

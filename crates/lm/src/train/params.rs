@@ -16,6 +16,10 @@ pub enum Accumulation {
     /// One weighted mean over the rows of the step, of the sum over a row's target tokens by the length of the longest row of its
     /// problem: arXiv 2602.13407.
     LongestOfProblem,
+    /// One weighted mean over the rows of the step, of the mean over a row's target tokens: arXiv 2402.03300.
+    RowMean,
+    /// The same of the sum over a row's target tokens by one length: arXiv 2503.20783.
+    Constant { length: u32 },
     /// Every micro-batch by its own tokens; summed over the micro-batches of a rank without dividing, averaged over the ranks
     /// that take turns with them: what the paper's released trainer does.
     MicroBatchSum { ranks: u32 },

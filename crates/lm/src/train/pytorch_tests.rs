@@ -9,17 +9,17 @@ use crate::model::transformer::Transformer;
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, HashMap};
 
-const LENGTHS: [usize; 3] = [13, 7, 21];
-const PROMPTS: [usize; 3] = [4, 2, 9];
+pub(super) const LENGTHS: [usize; 3] = [13, 7, 21];
+pub(super) const PROMPTS: [usize; 3] = [4, 2, 9];
 const STEPS: u32 = 10;
 
-struct Fixture {
+pub(super) struct Fixture {
     config: Config,
     tensors: HashMap<String, Tensor>,
 }
 
 impl Fixture {
-    fn load() -> Fixture {
+    pub(super) fn load() -> Fixture {
         let config = include_bytes!("../../../../tests/fixtures/train/tiny-qwen2.json");
         let tensors = include_bytes!("../../../../tests/fixtures/train/tiny-qwen2.safetensors");
         Fixture {
@@ -29,17 +29,17 @@ impl Fixture {
     }
 
     /// The tensors of another file, beside the same model.
-    fn beside(&self, file: &[u8]) -> Fixture {
+    pub(super) fn beside(&self, file: &[u8]) -> Fixture {
         let tensors = candle_core::safetensors::load_buffer(file, &Device::Cpu).unwrap();
         Fixture { config: self.config.clone(), tensors }
     }
 
-    fn starting_with(&self, prefix: &str) -> HashMap<String, Tensor> {
+    pub(super) fn starting_with(&self, prefix: &str) -> HashMap<String, Tensor> {
         let own = |(name, t): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_string(), t.clone()));
         self.tensors.iter().filter_map(own).collect()
     }
 
-    fn values(&self, name: &str) -> Vec<f32> {
+    pub(super) fn values(&self, name: &str) -> Vec<f32> {
         flat(&self.tensors[name])
     }
 
@@ -47,7 +47,7 @@ impl Fixture {
         self.tensors["token_ids"].to_vec1().unwrap()
     }
 
-    fn examples(&self) -> Vec<TrainExample> {
+    pub(super) fn examples(&self) -> Vec<TrainExample> {
         let ids = self.token_ids();
         let rows = Segments::new(&LENGTHS);
         let example = |(range, prompt): (std::ops::Range<usize>, usize)| {
@@ -65,11 +65,11 @@ impl Fixture {
         self.trainer_with(TrainerParams { lora, ..self.params(serde_json::json!(loss), clip_norm) })
     }
 
-    fn trainer_with(&self, params: TrainerParams) -> Trainer {
+    pub(super) fn trainer_with(&self, params: TrainerParams) -> Trainer {
         Trainer::new(&self.config, self.starting_with("weights."), params, &Device::Cpu).unwrap()
     }
 
-    fn params(&self, loss: serde_json::Value, clip_norm: f64) -> TrainerParams {
+    pub(super) fn params(&self, loss: serde_json::Value, clip_norm: f64) -> TrainerParams {
         let schedule =
             Schedule { warmup_steps: 2, decay: Decay::Cosine, floor_share: 0.1, ..Schedule::constant(3e-3, STEPS) };
         TrainerParams {
@@ -90,12 +90,12 @@ impl Fixture {
     }
 }
 
-fn flat(t: &Tensor) -> Vec<f32> {
+pub(super) fn flat(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Within `relative` of the value, or of a tenth of the tensor's largest.
-fn assert_close(got: &[f32], want: &[f32], relative: f32, what: &str) {
+pub(super) fn assert_close(got: &[f32], want: &[f32], relative: f32, what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     let largest = want.iter().fold(0.0f32, |a, b| a.max(b.abs()));
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
@@ -115,7 +115,7 @@ fn logits() {
 }
 
 /// Gradients out of a state saved after one step: the first moments are the gradients times 1 - beta1.
-fn gradient(state: &BTreeMap<String, Tensor>, name: &str) -> Vec<f32> {
+pub(super) fn gradient(state: &BTreeMap<String, Tensor>, name: &str) -> Vec<f32> {
     flat(&state[&format!("adamw.first.{name}")]).iter().map(|m| m / 0.1).collect()
 }
 

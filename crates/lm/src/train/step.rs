@@ -187,18 +187,18 @@ impl Trainer {
         pack(examples, &self.params.packing)
     }
 
-    /// The loss compares with log-probs that every row must carry.
-    pub fn needs_reference(&self) -> bool {
-        self.params.loss.needs_reference()
+    /// The loss needs more of every row than its tokens.
+    pub fn needs_columns(&self) -> bool {
+        self.params.loss.missing(&TrainExample::new(Vec::new(), Vec::new(), 0)).is_some()
     }
 
-    /// Loss and metrics of examples without an update, as if they were one step. Where the loss needs log-probs that some row
+    /// Loss and metrics of examples without an update, as if they were one step. Where the loss needs what some row
     /// lacks, they are those of `sft`.
     pub fn evaluate(&self, examples: &[&TrainExample]) -> Result<StepMetrics> {
         let batches = self.pack(examples)?;
         let mut plain = self.params.clone();
         plain.loss = Loss::Sft {};
-        let lacking = self.needs_reference() && examples.iter().any(|row| row.logprob_reference.is_none());
+        let lacking = examples.iter().any(|row| self.params.loss.missing(row).is_some());
         let mut pass = self.pass(examples, &batches)?;
         if lacking {
             pass.params = &plain;
@@ -237,8 +237,8 @@ impl Trainer {
 
     fn mean_loss(&self, sums: &Sums, batch_count: usize) -> f64 {
         match self.params.accumulation {
-            Accumulation::TokenMean | Accumulation::LongestOfProblem => sums.loss,
             Accumulation::MicroBatchSum { ranks } => sums.loss * f64::from(ranks) / batch_count.max(1) as f64,
+            _ => sums.loss,
         }
     }
 
@@ -282,7 +282,7 @@ impl Trainer {
     /// What all micro-batches of a step share.
     fn pass<'a>(&'a self, examples: &'a [&'a TrainExample], batches: &[MicroBatch]) -> Result<Pass<'a>> {
         let facts = StepFacts { step: self.step, talr: None };
-        let shares = Shares::of(examples, batches, self.params.accumulation);
+        let shares = Shares::of(examples, batches, self.params.accumulation, self.params.loss.parts(self.step));
         let mut pass = Pass { policies: &self.policies, params: &self.params, examples, facts, shares };
         if self.params.loss.needs_step_statistics() {
             let mut tokens: Vec<Token> = Vec::new();

@@ -9,12 +9,14 @@ pub struct Token {
     pub logprob: f32,
     /// Of the policy's distribution, nats.
     pub entropy: f32,
-    /// Under the frozen reference policy. Present if [`super::Loss::needs_reference`] or [`super::Loss::compares_with_held`].
+    /// Under the frozen reference policy. Present where the rows have it, or if [`super::Loss::compares_with_held`].
     pub reference: Option<f32>,
     /// Entropy of the reference policy's distribution, nats. Present if [`super::Loss::compares_with_held`].
     pub reference_entropy: Option<f32>,
     /// Under the policy it was sampled from, and the prompt then used; unknown for expert rows.
     pub behavior: Option<f32>,
+    /// What its sample's reward is above the mean of its problem's, scaled; none of rows without rewards.
+    pub advantage: Option<f32>,
     /// Under the policy some steps ago, if there is one.
     pub old: Option<f32>,
     /// Entropy of the k likeliest tokens, renormalised. Present if [`super::Loss::top_k`].
