@@ -5,11 +5,12 @@ mod data;
 mod external;
 mod mix;
 mod params;
+mod rows;
 mod run;
 mod weights;
 
 pub use external::{External, TrainedBy};
-pub use mix::{DataOf, Portion};
+pub use mix::{DataOf, Highest, Portion};
 pub use params::{Dtype, Keep, Normalise, Params, Publish, RowWeights};
 
 use super::{Context, Cost, Inputs, Part, Stage, Tick};
@@ -60,7 +61,7 @@ impl TrainStage {
         let data = Data::of(params, inputs)?;
         let held_out = params.eval_data.as_ref().map(|name| Data::named(name, inputs)).transpose()?;
         let policy = inputs.policy(&params.policy)?;
-        let steps = params.plan(data.row_count()?)?;
+        let steps = params.plan(data.strata(params.batch_size, params.expert_share()?)?)?;
         let (params, store, live) = (params.clone(), inputs.store.clone(), Mutex::default());
         Ok(TrainStage { params, data, held_out, policy, steps, store, live })
     }
@@ -92,12 +93,8 @@ impl Stage for TrainStage {
             .with("drop_last", p.drop_last)
             .with("packing", (p.micro_batch_tokens, p.max_length, p.too_long))
             .with("checkpoint_steps", p.checkpoint_steps);
-        let (reference, weights) = self.data.beside();
-        if let Some(contents) = reference {
-            recipe = recipe.with("logprobs", contents);
-        }
-        if let Some(weights) = weights {
-            recipe = recipe.with("row_weights", weights);
+        for (name, contents) in self.data.beside() {
+            recipe = recipe.with(name, contents);
         }
         if let Some(held_out) = &self.held_out {
             recipe = recipe.with("evaluation", (TrainEval::VERSION, held_out.named_in_recipe(), p.eval_steps));

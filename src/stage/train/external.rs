@@ -46,7 +46,11 @@ impl External {
                     .hint("trainer = { kind = \"command\", launch = \"torchrun train.py $WORK\" }; docs/trainers.md"))
             }
             ExternalKind::Trl
-                if loss.holds_reference() || loss.refresh_steps().is_some() || loss.needs_step_statistics() =>
+                if loss.holds_reference()
+                    || loss.refresh_steps().is_some()
+                    || loss.needs_step_statistics()
+                    || loss.distill().is_some()
+                    || loss.scale().is_some() =>
             {
                 Err(Error::usage(format!("loss `{}` is not one that TRL is given here", loss.name()))
                     .hint("leave `trainer` out: mindgap's own trainer knows it"))

@@ -22,7 +22,7 @@ pub enum DataOf {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Portion {
-    /// A rewrite stage, or a documents stage.
+    /// A rewrite stage, a rollout stage, or a documents stage.
     pub from: String,
     /// The share of all rows that are to be its: the rows of portions without a share are counted first.
     pub share: Option<f64>,
@@ -42,6 +42,10 @@ pub struct Portion {
     pub row_weights: Option<RowWeights>,
     /// Log-probs of its targets under a frozen reference policy, for losses that compare with one.
     pub logprobs: Option<String>,
+    /// A soft stage over its rows, for losses that go by a teacher's distributions. Rows of which it says nothing are left out.
+    pub soft: Option<String>,
+    /// A column of rewards of its samples, for losses that compare the samples of a problem.
+    pub rewards: Option<Highest>,
 }
 
 /// A column of a stage that knows rows by problem, and by choice where rows of a problem differ.
@@ -70,6 +74,8 @@ impl Portion {
             sources: Vec::new(),
             row_weights: None,
             logprobs: None,
+            soft: None,
+            rewards: None,
         }
     }
 
@@ -87,6 +93,9 @@ impl Portion {
             && self.rows.is_none()
         {
             return wrong(format!("`{key}` chooses some rows, and neither `share` nor `rows` says how many"));
+        }
+        if self.rewards.is_some() && (self.share.is_some() || self.rows.is_some()) {
+            return wrong("`rewards` compare all samples of a problem, and `share` or `rows` takes some".to_string());
         }
         if self.rows == Some(0) {
             return wrong("`rows` must be at least 1".to_string());

@@ -4,12 +4,12 @@ use super::super::buckets::{at_least_one, count};
 use super::super::{Footprint, Holds, Inputs, Reference, Stage, StageParams, Wants};
 use super::TrainStage;
 use super::external::TrainedBy;
-use super::mix::{self, DataOf, Portion};
+use super::mix::{self, DataOf, Highest, Portion};
 use candle_core::DType;
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::train::{
     Accumulation, AdamWParams, Decay, LoraParams, Loss, PackingParams, PlanLength, PlanParams, PlannedStep, Schedule,
-    TooLong, TrainerParams, plan,
+    Stratum, TooLong, TrainerParams, plan,
 };
 use mindgap_store::table::rewrites::Source;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ const MOST_EPOCHS: u32 = 10_000;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// What is trained on: a rewrite stage, or a documents stage; or portions of several:
+    /// What is trained on: a rewrite stage, a rollout stage, or a documents stage; or portions of several:
     /// `[{ from = "rewrites" }, { from = "replay", share = 0.1 }]`.
     pub data: DataOf,
     /// The policy to start from.
@@ -29,6 +29,10 @@ pub struct Params {
     pub init_seed: Option<u64>,
     /// Log-probs of the data's targets under a frozen reference policy, for losses that compare with one.
     pub logprobs: Option<String>,
+    /// A soft stage over the data's rows, for losses that go by a teacher's distributions. Rows of which it says nothing are left out.
+    pub soft: Option<String>,
+    /// A column of rewards of the data's samples, for losses that compare the samples of a problem.
+    pub rewards: Option<Highest>,
     /// Only rows of these sources; all where none is named.
     #[serde(default)]
     pub sources: Vec<Source>,
@@ -156,6 +160,10 @@ pub enum Normalise {
     /// Rows, each divided by the length of the longest target its problem has: tokens of one problem weigh the same, and no
     /// problem weighs more for having long targets.
     LongestOfProblem,
+    /// Rows, each by its own length: a token of a short row weighs more than one of a long row (GRPO as it was published).
+    Rows,
+    /// Rows, each divided by `max_length`: every token weighs the same, however many there are (Dr. GRPO).
+    MaxLength,
 }
 
 /// Which weights become the policy of a train stage.
@@ -237,15 +245,16 @@ impl StageParams for Params {
             return Err(Error::usage(format!("`{name}` of `loss` is not a finite number")));
         }
         count(self.epochs.unwrap_or(1), "epochs", MOST_EPOCHS)?;
-        let beside = self.logprobs.is_some() || self.row_weights.is_some() || !self.sources.is_empty();
+        let beside = [self.logprobs.is_some(), self.row_weights.is_some(), !self.sources.is_empty()];
+        let beside = beside.contains(&true) || self.soft.is_some() || self.rewards.is_some();
         if beside && matches!(self.data, DataOf::Portions(_)) {
             return Err(Error::usage(
-                "`sources`, `row_weights` and `logprobs` are of one table, and `data` names portions of several",
+                "`sources`, `row_weights`, `logprobs`, `soft` and `rewards` are of one table, and `data` names portions of several",
             )
             .hint("give them to the portion they are of: { from = \"rewrites\", sources = [\"self\"] }"));
         }
         mix::check(&self.portions())?;
-        self.plan_params(1).check()?;
+        self.plan_params(vec![Stratum { row_count: 1, batch_size: self.batch_size as usize, groups: None }]).check()?;
         if !(0.0..=1.0).contains(&self.warmup_ratio) {
             return Err(Error::usage(format!("`warmup_ratio` is `{}`; it must be between 0 and 1", self.warmup_ratio)));
         }
@@ -253,6 +262,7 @@ impl StageParams for Params {
         let trainer = self.trainer_params(self.steps.unwrap_or(u32::MAX), &[])?;
         trainer.check()?;
         self.check_external(&trainer.loss)?;
+        self.check_beside(&trainer.loss)?;
         at_least_one(self.checkpoint_steps, "checkpoint_steps")?;
         at_least_one(self.stop_step.unwrap_or(1), "stop_step")?;
         if self.eval_data.is_none() && (self.eval_steps > 0 || self.publish == Publish::Best) {
@@ -277,6 +287,8 @@ impl StageParams for Params {
         for portion in self.portions() {
             references.push(Reference::new("data", &portion.from, Wants::Trainable));
             references.extend(portion.logprobs.iter().map(|name| Reference::new("logprobs", name, Wants::Logprobs)));
+            references.extend(portion.soft.iter().map(|name| Reference::new("soft", name, Wants::Soft)));
+            references.extend(portion.rewards.iter().map(|of| Reference::new("rewards", &of.from, Wants::Table)));
             let weights = portion.row_weights.iter().filter_map(|weights| weights.from.as_ref());
             references.extend(weights.map(|name| Reference::new("row_weights", name, Wants::Table)));
             references
@@ -313,6 +325,8 @@ impl Params {
                 sources: self.sources.clone(),
                 row_weights: self.row_weights.clone(),
                 logprobs: self.logprobs.clone(),
+                soft: self.soft.clone(),
+                rewards: self.rewards.clone(),
                 ..Portion::all(name)
             }],
         }
@@ -338,22 +352,62 @@ impl Params {
         }
     }
 
-    fn plan_params(&self, row_count: usize) -> PlanParams {
+    fn plan_params(&self, strata: Vec<Stratum>) -> PlanParams {
         let length = match (self.epochs, self.steps) {
             (Some(epochs), _) => PlanLength::Epochs(epochs),
             (None, steps) => PlanLength::Steps(steps.unwrap_or(0)),
         };
-        let (batch_size, seed, drop_last) = (self.batch_size as usize, self.seed, self.drop_last);
-        PlanParams { row_count, batch_size, length, seed, drop_last }
+        PlanParams { strata, length, seed: self.seed, drop_last: self.drop_last }
     }
 
-    /// The batch plan over so many rows.
-    pub(super) fn plan(&self, row_count: usize) -> Result<Vec<PlannedStep>> {
-        plan(&self.plan_params(row_count)).map_err(|e| {
+    /// The share of a step's rows that have no rewards, where the loss wants both kinds.
+    pub(super) fn expert_share(&self) -> Result<Option<f64>> {
+        Ok(match Loss::from_value(&self.loss)? {
+            Loss::Chord(chord) => Some(chord.expert_share),
+            _ => None,
+        })
+    }
+
+    /// The batch plan over these rows.
+    pub(super) fn plan(&self, strata: Vec<Stratum>) -> Result<Vec<PlannedStep>> {
+        plan(&self.plan_params(strata)).map_err(|e| {
             let names: Vec<String> = self.portions().iter().map(|portion| format!("`{}`", portion.from)).collect();
             e.at(format!("training data {}", names.join(", ")))
                 .hint("problems without an expert solution need a correct sample to be trained on; see the table `untargeted`")
         })
+    }
+
+    /// Errors: a loss without what it goes by, or beside what it does not.
+    fn check_beside(&self, loss: &Loss) -> Result<()> {
+        let portions = self.portions();
+        let without = |is_there: fn(&Portion) -> bool| portions.iter().filter(|portion| !is_there(portion)).count();
+        let (unsoft, unrewarded) = (without(|p| p.soft.is_some()), without(|p| p.rewards.is_some()));
+        let wrong = |what: String, hint: &str| Err(Error::usage(what).hint(hint.to_string()));
+        let name = loss.name();
+        match loss {
+            Loss::Distill(_) if unsoft > 0 => wrong(
+                format!("loss `{name}` goes by a teacher's distributions"),
+                "name the soft stage over the data in `soft`",
+            ),
+            Loss::Grpo(_) if unrewarded > 0 => wrong(
+                format!("loss `{name}` compares samples by their rewards"),
+                "rewards = { from = \"STAGE\", column = \"reward\" }",
+            ),
+            Loss::Chord(_) if unrewarded != 1 || portions.len() != 2 || portions[0].rewards.is_none() => wrong(
+                format!("loss `{name}` is of two portions: samples with rewards, and then targets without"),
+                "data = [{ from = \"rollouts\", rewards = { from = \"rewards\", column = \"reward\" } }, { from = \"rewrites\" }]",
+            ),
+            Loss::Chord(_) if self.reference_quirks => wrong(
+                format!("loss `{name}` is a sum of two means"),
+                "remove `reference_quirks`, which decides what is divided by",
+            ),
+            Loss::Distill(_) | Loss::Grpo(_) | Loss::Chord(_) => Ok(()),
+            _ if unsoft < portions.len() => wrong(format!("loss `{name}` has no use for `soft`"), "loss = \"distill\""),
+            _ if unrewarded < portions.len() => {
+                wrong(format!("loss `{name}` has no use for `rewards`"), "loss = \"grpo\"")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Errors: what only this program's own trainer does, where another is to train.
@@ -400,6 +454,8 @@ impl Params {
             accumulation: match self.normalise {
                 Normalise::Tokens => Accumulation::TokenMean,
                 Normalise::LongestOfProblem => Accumulation::LongestOfProblem,
+                Normalise::Rows => Accumulation::RowMean,
+                Normalise::MaxLength => Accumulation::Constant { length: self.max_length },
             },
             eos_token_ids: eos_token_ids.to_vec(),
             skip_limit: 10,

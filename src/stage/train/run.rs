@@ -78,7 +78,7 @@ impl Run {
         Ok(Some(TrainEval {
             step: metrics.step,
             nll: metrics.nll,
-            loss: (!self.trainer.needs_reference()).then_some(metrics.loss),
+            loss: (!self.trainer.needs_columns()).then_some(metrics.loss),
             token_count: metrics.token_count,
             eos_probability: metrics.eos_probability,
             nll_self: of(Source::SelfAligned),

@@ -1,13 +1,45 @@
 //! Numbers by row of the training data, from a file or from a column of a stage: what weighs rows, or chooses among them.
 
 use super::super::Inputs;
-use super::super::column::Numbers;
+use super::super::column::{Number, Numbers};
 use super::super::spec::SourceFile;
 use super::RowWeights;
 use mindgap_base::error::{Error, Result};
 use mindgap_store::parquet::decode_batches;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
+
+/// What rows are told apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    Target,
+    Sample,
+    Example,
+}
+
+impl Key {
+    fn column(self) -> &'static str {
+        match self {
+            Key::Target | Key::Sample => "problem_id",
+            Key::Example => "example_id",
+        }
+    }
+
+    /// What tells rows of one problem apart.
+    fn index(self) -> &'static str {
+        match self {
+            Key::Sample => "sample_index",
+            Key::Target | Key::Example => "choice_index",
+        }
+    }
+
+    fn of(self, number: &Number) -> Option<u32> {
+        match self {
+            Key::Sample => number.sample_index.or(number.choice_index),
+            Key::Target | Key::Example => number.choice_index,
+        }
+    }
+}
 
 /// Where weights come from, before they are read.
 pub enum WeightsOf {
@@ -39,16 +71,17 @@ impl WeightsOf {
         }
     }
 
-    /// Reads them, by the column `key` of the data's rows.
+    /// Reads them, by the key of the data's rows.
     ///
     /// Errors: a column the file lacks, a key given twice, a value that is no number.
-    pub fn read(&self, key: &'static str) -> Result<Weights> {
+    pub fn read(&self, key: Key) -> Result<Weights> {
         match self {
             WeightsOf::File { file, column } => of_file(file, column, key),
             WeightsOf::Stage { numbers, place } => {
                 let mut weights = Weights { rows: HashMap::new(), place: place.clone() };
                 for number in numbers.read_all()? {
-                    weights.add(number.problem_id, number.choice_index, Some(number.value))?;
+                    let index = key.of(&number);
+                    weights.add(number.problem_id, index, Some(number.value))?;
                 }
                 Ok(weights)
             }
@@ -62,7 +95,8 @@ pub struct Weights {
     place: String,
 }
 
-fn of_file(file: &SourceFile, column: &str, data_key: &'static str) -> Result<Weights> {
+fn of_file(file: &SourceFile, column: &str, key: Key) -> Result<Weights> {
+    let data_key = key.column();
     let place = file.path.display().to_string();
     let mut weights = Weights { rows: HashMap::new(), place: place.clone() };
     for batch in decode_batches(file.read()?).map_err(|e| e.at(&place))? {
@@ -71,7 +105,7 @@ fn of_file(file: &SourceFile, column: &str, data_key: &'static str) -> Result<We
                 return Err(Error::input(format!("row weights have no column `{name}`")).at(&place));
             }
         }
-        let wanted = |name: &str| [data_key, column, "choice_index"].contains(&name);
+        let wanted = |name: &str| [data_key, column, key.index()].contains(&name);
         let columns: Vec<usize> =
             batch.schema().fields().iter().enumerate().filter(|(_, f)| wanted(f.name())).map(|(i, _)| i).collect();
         let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
@@ -81,9 +115,9 @@ fn of_file(file: &SourceFile, column: &str, data_key: &'static str) -> Result<We
         let read: Vec<BTreeMap<String, Value>> =
             serde_arrow::from_record_batch(&batch).map_err(|e| failed(e.into()))?;
         for row in read {
-            let key = row.get(data_key).and_then(Value::as_str).unwrap_or_default().to_string();
-            let choice = row.get("choice_index").and_then(Value::as_u64).map(|choice| choice as u32);
-            weights.add(key, choice, row.get(column).and_then(Value::as_f64))?;
+            let id = row.get(data_key).and_then(Value::as_str).unwrap_or_default().to_string();
+            let choice = row.get(key.index()).and_then(Value::as_u64).map(|choice| choice as u32);
+            weights.add(id, choice, row.get(column).and_then(Value::as_f64))?;
         }
     }
     Ok(weights)

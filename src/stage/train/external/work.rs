@@ -109,10 +109,9 @@ fn step_rows(step: u32, batch: &[&TrainExample], params: &TrainerParams) -> Resu
         if whole > longest && params.packing.too_long == TooLong::Error {
             return Err(Error::input(format!("{whole} tokens, and `max_length` is {longest}")).at(&example.name));
         }
-        if params.loss.needs_reference() && example.logprob_reference.is_none() {
-            return Err(Error::input(format!("loss `{}` needs reference log-probs for every row", params.loss.name()))
-                .at(&example.name)
-                .hint("give the train stage a `logprobs` input made under the reference policy"));
+        if let Some((what, hint)) = params.loss.missing(example) {
+            let error = Error::input(format!("loss `{}` needs {what} for every row", params.loss.name()));
+            return Err(error.at(&example.name).hint(hint));
         }
         let length = whole.min(longest);
         let label = |i: usize| if example.loss_mask[i] { i64::from(example.token_ids[i]) } else { IGNORED };
@@ -120,16 +119,17 @@ fn step_rows(step: u32, batch: &[&TrainExample], params: &TrainerParams) -> Resu
         let targets = labels.iter().filter(|label| **label != IGNORED).count();
         let column = |values: &Option<Vec<f32>>| values.as_ref().map_or(vec![0.0; length], |v| v[..length].to_vec());
         let weight = f64::from(example.weight);
-        let factor = match params.accumulation {
-            Accumulation::LongestOfProblem => {
-                total += if targets > 0 { weight } else { 0.0 };
-                weight / f64::from(example.longest.unwrap_or(targets as u32).max(1))
-            }
-            Accumulation::TokenMean | Accumulation::MicroBatchSum { .. } => {
-                total += weight * targets as f64;
-                weight
-            }
+        let length_of_row = match params.accumulation {
+            Accumulation::TokenMean | Accumulation::MicroBatchSum { .. } => None,
+            Accumulation::LongestOfProblem => Some(example.longest.unwrap_or(targets as u32)),
+            Accumulation::RowMean => Some(targets as u32),
+            Accumulation::Constant { length } => Some(length),
         };
+        total += match length_of_row {
+            None => weight * targets as f64,
+            Some(_) => weight * f64::from(u8::from(targets > 0)),
+        };
+        let factor = weight / length_of_row.map_or(1.0, |length| f64::from(length.max(1)));
         rows.push(Row {
             step,
             input_ids: example.token_ids[..length].to_vec(),
