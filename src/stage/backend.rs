@@ -3,9 +3,9 @@
 use super::{Context, Tick};
 use crate::policy::{PolicyHandle, Runs, load_policy, load_speaker};
 use crate::server::{self, Servers, Watch};
-use mindgap_base::error::Result;
+use mindgap_base::error::{Error, Result};
 use mindgap_base::rng::Stream;
-use mindgap_lm::engine::{self, Progress, Request, Sample, Sampling, ScoreRequest, TokenScores};
+use mindgap_lm::engine::{self, HintedRequest, Progress, Request, Sample, Sampling, ScoreRequest, TokenScores};
 use mindgap_lm::model::policy::Policy;
 use mindgap_lm::model::runner::Runner;
 use std::sync::{Arc, OnceLock};
@@ -136,6 +136,26 @@ impl Loaded {
                 })
             }
         }
+    }
+
+    /// Draws all samples of all requests, every token from two prompts, as [`Loaded::generate`] does from one. Servers cannot.
+    pub fn generate_hinted(
+        &self,
+        context: &Context,
+        requests: Vec<HintedRequest>,
+        sampling: &Sampling,
+        beta: f32,
+        mut take: impl FnMut(Vec<((usize, usize), By<Sample>)>) -> Result<()>,
+    ) -> Result<()> {
+        let Backend::Engine(runner) = &self.backend else {
+            return Err(Error::internal("servers draw from one prompt"));
+        };
+        let on_progress = |progress: Progress| (context.tick)(drawn(progress, sampling.max_new_tokens, ""));
+        let (tokenizer, limits) = (Some(self.policy.tokenizer()), context.limits()?);
+        engine::generate_hinted(runner, tokenizer, &requests, sampling, beta, &limits, &on_progress, |finished| {
+            let place = |(request, index, sample)| ((request, index), By::here(sample));
+            take(finished.into_iter().map(place).collect())
+        })
     }
 
     /// Scores all requests. `take` gets the scores by the index of their request, as [`Loaded::generate`] gives samples. Servers

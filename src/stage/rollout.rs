@@ -46,6 +46,8 @@ pub struct Params {
     pub template: Option<String>,
     #[serde(default = "plain")]
     pub prompt_kind: PromptKind,
+    /// Draw every token from two prompts at once: `template` is the one with the hint in it, and a sample is of the other.
+    pub hint: Option<Hint>,
     /// Samples of every problem; with `until_correct` those of the first wave.
     pub samples: u32,
     /// Ask a problem again while it has fewer correct samples, fit to be targets, than this: each wave doubles its samples.
@@ -81,6 +83,21 @@ pub struct Params {
     pub speculate: u32,
 }
 
+/// Hinted decoding: arXiv 2602.12222.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hint {
+    /// How much the hint decides where the policy is unsure: its share is `beta` times the entropy of the next token over the
+    /// largest there can be, and 1 at most.
+    #[serde(default = "beta")]
+    pub beta: f32,
+    /// Prompt template without the hint; the problem alone where none is named.
+    pub template: Option<String>,
+}
+
+fn beta() -> f32 {
+    0.7
+}
 fn plain() -> PromptKind {
     PromptKind::Plain
 }
@@ -137,6 +154,14 @@ impl StageParams for Params {
             let error = Error::usage("`prompt_kind` is `imported`, and a rollout stage draws its samples");
             return Err(error.hint("write `plain` or `guided`"));
         }
+        if let Some(hint) = &self.hint {
+            if self.prompt_kind != PromptKind::Guided {
+                return Err(Error::usage("`hint` is for guided rollouts").hint("prompt_kind = \"guided\""));
+            }
+            if !(hint.beta >= 0.0 && hint.beta.is_finite()) {
+                return Err(Error::usage(format!("`beta` of `hint` is {}; it must be 0 or more", hint.beta)));
+            }
+        }
         if self.prompt_kind == PromptKind::Guided && self.template.is_none() {
             let error = Error::usage("a guided rollout needs a `template` that shows the expert solution");
             return Err(error.hint("pipelines/templates/guided.j2 is one"));
@@ -154,8 +179,15 @@ impl StageParams for Params {
     }
 
     fn bind(&self, inputs: &Inputs) -> Result<Box<dyn Stage>> {
+        let policy = inputs.policy(&self.policy)?;
+        if self.hint.is_some() && !policy.runs_here() {
+            return Err(Error::usage(format!("`hint` mixes two prompts, and servers run policy `{}`", policy.name))
+                .hint("servers draw from one prompt: name a policy whose weights are here"));
+        }
+        let plain = self.hint.as_ref().map(|hint| inputs.template(hint.template.as_deref())).transpose()?;
         Ok(Box::new(RolloutStage {
             params: self.clone(),
+            plain,
             problems: inputs.table(&self.problems)?,
             unsolved: self.unsolved.iter().map(|name| inputs.table(name)).collect::<Result<_>>()?,
             same_problems: self.unsolved.iter().all(|name| {
@@ -163,7 +195,7 @@ impl StageParams for Params {
                 origin.is_ok_and(|origin| origin.problems == self.problems)
             }),
             template: inputs.template(self.template.as_deref())?,
-            policy: inputs.policy(&self.policy)?,
+            policy,
             adaptive: Adaptive::of(self, inputs)?,
             loaded: Lazy::default(),
             store: inputs.store.clone(),
@@ -183,6 +215,8 @@ impl StageParams for Params {
 struct Task {
     problem_id: String,
     shown: Conversation,
+    /// The prompt without its hint, where tokens are drawn from both.
+    plain: Option<Conversation>,
 }
 
 impl Task {
@@ -190,8 +224,13 @@ impl Task {
         format!("problem `{}`", self.problem_id)
     }
 
+    /// What a sample goes on after.
+    fn prompt(&self) -> &Conversation {
+        self.plain.as_ref().unwrap_or(&self.shown)
+    }
+
     fn prefill(&self) -> Option<String> {
-        Some(self.shown.prefill.clone()).filter(|prefill| !prefill.is_empty())
+        Some(self.prompt().prefill.clone()).filter(|prefill| !prefill.is_empty())
     }
 }
 
@@ -202,6 +241,8 @@ pub struct RolloutStage {
     /// What is unsolved was drawn for these problems and no others.
     same_problems: bool,
     template: Template,
+    /// Without the hint.
+    plain: Option<Template>,
     policy: PolicyHandle,
     adaptive: Option<Adaptive>,
     loaded: Lazy,
@@ -226,7 +267,11 @@ impl Stage for RolloutStage {
             .with("max_new_tokens", p.max_new_tokens)
             .with("stop", &p.stop)
             .with("seed", p.seed);
-        self.template.name_in(recipe)
+        let recipe = self.template.name_in(recipe);
+        match (&p.hint, &self.plain) {
+            (Some(hint), Some(plain)) => recipe.with("hint", (hint.beta, plain.text())),
+            _ => recipe,
+        }
     }
 
     fn main_table(&self) -> Option<&'static str> {
@@ -398,7 +443,8 @@ impl RolloutStage {
             let is_wanted = part.span.holds(&problem.problem_id) && !solved.contains(&problem.problem_id);
             if is_wanted && self.can_be_prompted(problem.solution.is_some()) {
                 let shown = self.template.render(&problem)?;
-                tasks.push(Task { problem_id: problem.problem_id, shown });
+                let plain = self.plain.as_ref().map(|plain| plain.render(&problem)).transpose()?;
+                tasks.push(Task { problem_id: problem.problem_id, shown, plain });
             }
         }
         Ok(tasks)

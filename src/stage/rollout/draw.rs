@@ -5,7 +5,7 @@ use crate::stage::Context;
 use crate::stage::backend::{By, Loaded};
 use mindgap_base::error::Result;
 use mindgap_base::rng::Stream;
-use mindgap_lm::engine::{self, Request, Sample};
+use mindgap_lm::engine::{self, HintedRequest, Request, Sample};
 use mindgap_store::table::rollouts::{Rollout, StopReason};
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ impl RolloutStage {
     ) -> Result<Vec<Rollout>> {
         let (mut wanted, mut rows) = (Vec::new(), Vec::new());
         for task in tasks {
-            let prompt_ids = loaded.policy.prompt(&task.shown).map_err(|e| e.at(task.place()))?.ids;
+            let prompt_ids = loaded.policy.prompt(task.prompt()).map_err(|e| e.at(task.place()))?.ids;
             let mut missing = Vec::new();
             for sample in samples.clone() {
                 match known.remove(&(task.problem_id.clone(), sample)) {
@@ -57,7 +57,7 @@ impl RolloutStage {
             .collect();
         let sampling = p.sampling(loaded.policy.eos_token_ids());
         let mut rows = Vec::new();
-        loaded.generate(context, requests, &sampling, |samples| {
+        let take = |samples: Vec<((usize, usize), By<Sample>)>| {
             let first = rows.len();
             for ((task, sample), drawn) in samples {
                 let (task, prompt_ids, missing) = &wanted[task];
@@ -66,7 +66,19 @@ impl RolloutStage {
                 rows.push(row.map_err(|e| e.at(format!("{place}, sample {index}")))?);
             }
             context.journal.append(context.encode(&rows[first..])?)
-        })?;
+        };
+        match &p.hint {
+            None => loaded.generate(context, requests, &sampling, take)?,
+            Some(hint) => {
+                let hinted = |((task, ..), request): (&(&Task, Vec<u32>, Vec<u32>), Request)| {
+                    let shown = loaded.policy.prompt(&task.shown).map_err(|e| e.at(task.place()))?;
+                    let Request { name, prompt_ids, samples } = request;
+                    Ok(HintedRequest { name, prompt_ids, hinted_ids: shown.ids.into(), samples })
+                };
+                let requests = wanted.iter().zip(requests).map(hinted).collect::<Result<Vec<_>>>()?;
+                loaded.generate_hinted(context, requests, &sampling, hint.beta, take)?;
+            }
+        }
         Ok(rows)
     }
 

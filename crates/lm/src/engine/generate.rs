@@ -141,7 +141,7 @@ fn check_prompts(config: &Config, requests: &[Request]) -> Result<()> {
     requests.iter().enumerate().try_for_each(check)
 }
 
-fn check_prompt(config: &Config, prompt_ids: &[u32]) -> Result<()> {
+pub(super) fn check_prompt(config: &Config, prompt_ids: &[u32]) -> Result<()> {
     let (length, longest) = (prompt_ids.len(), config.max_positions);
     if length == 0 {
         return Err(Error::input("prompt is empty"));
@@ -264,12 +264,7 @@ impl<'a, R: Inference> Worker<'a, R> {
                 tail: self.speculation.start(prompt.request, &request.prompt_ids),
                 watch: self.job.tokenizer.map(|t| StopWatch::new(t, &self.job.sampling.stop)),
                 limit: positions.min(self.job.sampling.max_new_tokens as usize),
-                sample: Sample {
-                    token_ids: Vec::new(),
-                    logprob_behavior: Vec::new(),
-                    logprob_policy: Vec::new(),
-                    stop_reason: StopReason::MaxTokens,
-                },
+                sample: Sample::empty(),
             };
             let draw = self.samplers[0]
                 .draw(&prompt.logits, request.samples[index].uniform(0))
@@ -375,7 +370,7 @@ impl<'a, R: Inference> Worker<'a, R> {
     fn take(&mut self, mut active: Active<'a, Sequence<'a, R>>, draft: &Draft, draws: &[Draw]) -> Result<()> {
         let (before, mut is_complete) = (active.sample.token_ids.len(), false);
         for draw in draws {
-            is_complete = active.push(*draw, self.job.sampling)?;
+            is_complete = active.sample.push(*draw, self.job.sampling, active.watch.as_mut(), active.limit)?;
             if is_complete {
                 break;
             }
@@ -407,23 +402,38 @@ impl<'a, R: Inference> Worker<'a, R> {
     }
 }
 
-impl<S> Active<'_, S> {
-    /// Appends a token; true if the sample is complete.
-    fn push(&mut self, draw: Draw, sampling: &Sampling) -> Result<bool> {
-        let sample = &mut self.sample;
-        sample.token_ids.push(draw.token_id);
-        sample.logprob_behavior.push(draw.logprob_behavior);
-        sample.logprob_policy.push(draw.logprob_policy);
+impl Sample {
+    /// Appends a token; true if the sample is complete, with so many tokens at the latest.
+    pub(super) fn push(
+        &mut self,
+        draw: Draw,
+        sampling: &Sampling,
+        watch: Option<&mut StopWatch>,
+        limit: usize,
+    ) -> Result<bool> {
+        self.token_ids.push(draw.token_id);
+        self.logprob_behavior.push(draw.logprob_behavior);
+        self.logprob_policy.push(draw.logprob_policy);
         if sampling.eos.contains(&draw.token_id) {
-            sample.stop_reason = StopReason::Eos;
+            self.stop_reason = StopReason::Eos;
             return Ok(true);
         }
-        if let Some(watch) = &mut self.watch
-            && watch.hit(&sample.token_ids)?
+        if let Some(watch) = watch
+            && watch.hit(&self.token_ids)?
         {
-            sample.stop_reason = StopReason::StopString;
+            self.stop_reason = StopReason::StopString;
             return Ok(true);
         }
-        Ok(sample.token_ids.len() >= self.limit)
+        Ok(self.token_ids.len() >= limit)
+    }
+
+    /// One without a token.
+    pub(super) fn empty() -> Sample {
+        Sample {
+            token_ids: Vec::new(),
+            logprob_behavior: Vec::new(),
+            logprob_policy: Vec::new(),
+            stop_reason: StopReason::MaxTokens,
+        }
     }
 }

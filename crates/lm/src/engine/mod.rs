@@ -11,10 +11,12 @@ mod queue;
 mod speculate;
 mod stem;
 pub mod generate;
+pub mod hinted;
 pub mod score;
 pub mod bench;
 
 pub use generate::{Request, Sample, StopReason, generate, generate_each};
+pub use hinted::{HintedRequest, generate_hinted};
 pub use sampler::Sampling;
 pub use score::{ScoreRequest, TokenScores, score, score_each};
 
