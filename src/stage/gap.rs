@@ -3,12 +3,14 @@
 //! Says how far the targets are from a policy before and after rewriting, by source, before any training is paid for; and
 //! what looks wrong with them. It reads what other stages stored: nothing is sampled, scored or judged here.
 
+mod lift;
 mod warnings;
 
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
 use crate::policy::PolicyHandle;
 use crate::policy::load_policy;
 use crate::stats::gap::{Gather, PolicyGap, Scored};
+use lift::Lift;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Recipe;
 use mindgap_store::table::Row;
@@ -23,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use warnings::{SampleChecks, TargetChecks, Texts};
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,7 +62,15 @@ impl StageParams for Params {
             let rollouts = inputs.rollouts_name(name)?;
             let samples = match judged.remove(rollouts) {
                 Some(samples) => samples,
-                None => Judged { rollouts: inputs.table(rollouts)?, verdicts: Vec::new() },
+                None => {
+                    let drawn = inputs.rollouts(rollouts).ok();
+                    Judged {
+                        rollouts: inputs.table(rollouts)?,
+                        verdicts: Vec::new(),
+                        is_chosen: drawn.is_some_and(|drawn| !drawn.unsolved.is_empty()),
+                        is_adaptive: drawn.is_some_and(|drawn| drawn.until_correct.is_some()),
+                    }
+                }
             };
             let mut verdicts = samples.verdicts;
             verdicts.push(inputs.table(name)?);
@@ -94,6 +104,10 @@ impl StageParams for Params {
 struct Judged {
     rollouts: Table<Rollout>,
     verdicts: Vec<Table<VerdictRow>>,
+    /// They were drawn where others had failed.
+    is_chosen: bool,
+    /// They were drawn until one was right.
+    is_adaptive: bool,
 }
 
 pub struct GapStage {
@@ -132,6 +146,8 @@ impl Stage for GapStage {
             add(&format!("rollouts {index}"), judged.rollouts.contents());
             judged.verdicts.iter().for_each(|verdicts| add(&format!("verdicts {index}"), verdicts.contents()));
         }
+        let drawn = self.judged.iter().map(|judged| format!("drawn {} {}", judged.is_chosen, judged.is_adaptive));
+        key.extend(drawn);
         Ok(vec![Part { span: Span::default(), key, rows: 0, index: 0 }])
     }
 
@@ -149,12 +165,14 @@ impl Stage for GapStage {
             }
         }
         let mut kinds: Vec<PromptKind> = Vec::new();
+        let mut lift = Lift::default();
         for judged in &self.judged {
-            let checks = judged.check(context)?;
+            let checks = judged.check(context, &mut lift)?;
             kinds.extend(checks.prompt_kind);
             let number = kinds.iter().filter(|kind| Some(*kind) == kinds.last()).count();
             warnings.extend(checks.finish(number));
         }
+        warnings.extend(lift.finish());
         gaps.sort_by_key(|row| (row.rewriting, row.source));
         warnings.sort_by_key(|row| (row.warning, row.moment, row.source.clone()));
         context.store(&gaps)?;
@@ -204,7 +222,7 @@ impl GapStage {
 }
 
 impl Judged {
-    fn check(&self, context: &Context) -> Result<SampleChecks> {
+    fn check(&self, context: &Context, lift: &mut Lift) -> Result<SampleChecks> {
         let mut checks = SampleChecks::new(self.verdicts.len());
         for part in self.rollouts.parts() {
             context.check_cancelled()?;
@@ -218,7 +236,12 @@ impl Judged {
                     0 => None,
                     _ => Some(read(self.verdicts[0].overlapping(&part.first, &part.last))?),
                 };
-                checks.add_verdicts(&read(verdicts.part(part))?, first.as_deref());
+                let own = read(verdicts.part(part))?;
+                // Shares of samples that were drawn until one was right say nothing.
+                if let (0, false, Some(kind)) = (index, self.is_adaptive, checks.prompt_kind) {
+                    lift.add(kind, self.is_chosen, &own);
+                }
+                checks.add_verdicts(&own, first.as_deref());
             }
         }
         Ok(checks)

@@ -7,6 +7,7 @@ use mindgap_store::table::Row;
 use mindgap_store::table::judgements::JudgementRow;
 use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::rollouts::Rollout;
+use mindgap_store::table::soft::Soft;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
@@ -39,6 +40,7 @@ fn killed_at_every_write<R: Row + PartialEq + std::fmt::Debug>(file: &str, stage
     let store = folder.join("killed");
     let needs = match stage {
         "logprobs" => "rewrites",
+        "soft" => "rollouts",
         "verdicts" => "rollouts",
         _ => "problems",
     };
@@ -69,6 +71,14 @@ fn a_killed_engine_draws_no_finished_sample_again() {
     let text = SMALL.replace("limit = 24\npart_problems = 8", "limit = 8");
     let file = pipeline(folder.path(), "p.toml", &text);
     killed_at_every_write::<Rollout>(file.to_str().unwrap(), "rollouts", folder.path(), 16);
+}
+
+#[test]
+fn a_killed_teacher_scores_no_finished_text_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let soft = "[stages.soft]\nkind = \"soft\"\nrollouts = \"rollouts\"\npolicy = \"base\"\n";
+    let file = pipeline(folder.path(), "p.toml", &[&SMALL.replace("part_problems = 8", ""), soft].concat());
+    killed_at_every_write::<Soft>(file.to_str().unwrap(), "soft", folder.path(), 48);
 }
 
 #[test]

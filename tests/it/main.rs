@@ -25,6 +25,7 @@ mod hub;
 mod inspect;
 mod interrupted;
 mod judges;
+mod onpolicy;
 mod oracle;
 mod power;
 mod problems;

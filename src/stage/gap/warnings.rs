@@ -46,9 +46,17 @@ pub struct Sample {
 /// And of what a judge said of it.
 #[derive(Deserialize)]
 pub struct Verdict {
-    problem_id: String,
+    pub problem_id: String,
     sample_index: u32,
-    verdict: verdicts::Verdict,
+    pub verdict: verdicts::Verdict,
+}
+
+#[cfg(test)]
+impl Verdict {
+    pub fn new(problem_id: &str, sample_index: u32, correct: bool) -> Verdict {
+        let verdict = if correct { verdicts::Verdict::Correct } else { verdicts::Verdict::Incorrect };
+        Verdict { problem_id: problem_id.to_string(), sample_index, verdict }
+    }
 }
 
 /// The texts behind the targets of some problems.

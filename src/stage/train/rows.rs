@@ -168,14 +168,14 @@ impl Rows {
         Ok(Some(keys.chunk_by(|a, b| a.id == b.id).map(|group| group.len() as u32).collect()))
     }
 
-    /// What rows are chosen by, in table order.
+    /// What rows are chosen by, in order.
     pub fn values(&self) -> Result<Option<Vec<f64>>> {
         let Some(highest) = &self.highest else { return Ok(None) };
         let values = highest.read(self.key())?;
         self.keys()?.iter().map(|row| values.of(&row.id, row.index)).collect::<Result<_>>().map(Some)
     }
 
-    /// The source of every row's problem, in table order, where rows are taken by it.
+    /// The source of every row's problem, in order, where rows are taken by it.
     pub fn problem_sources(&self) -> Result<Option<Vec<String>>> {
         let Some(problems) = &self.per_source else { return Ok(None) };
         let rows: Vec<SourceOf> = problems.select(&["problem_id", "source"])?;
@@ -197,7 +197,7 @@ impl Rows {
         }
     }
 
-    /// The rows that are trained on, in table order: of the sources wanted, and those a teacher says something of where one is
+    /// The rows that are trained on, in order, samples sorted by problem: of the sources wanted, and those a teacher says something of where one is
     /// named.
     fn keys(&self) -> Result<Vec<Keyed>> {
         let mut keys: Vec<Keyed> = match &self.table {
@@ -208,7 +208,8 @@ impl Rows {
                 rows.into_iter().map(keyed).collect()
             }
             Kind::Rollouts(table) => {
-                let rows: Vec<Sample> = table.select(&["problem_id", "sample_index", "prompt_kind"])?;
+                let mut rows: Vec<Sample> = table.select(&["problem_id", "sample_index", "prompt_kind"])?;
+                rows.sort_by(|a, b| (&a.problem_id, a.sample_index).cmp(&(&b.problem_id, b.sample_index)));
                 let keyed = |row: Sample| Keyed {
                     id: row.problem_id,
                     index: Some(row.sample_index),
@@ -235,7 +236,7 @@ impl Rows {
         self.sources.is_empty() || source.is_none_or(|source| self.sources.contains(&source))
     }
 
-    /// The rows that are trained on, in table order.
+    /// The rows that are trained on, in the order of their keys.
     pub fn examples(&self) -> Result<Vec<TrainExample>> {
         let (mut keys, mut examples) = (Vec::new(), Vec::new());
         match &self.table {
@@ -247,7 +248,10 @@ impl Rows {
                 }
             }
             Kind::Rollouts(table) => {
-                for row in table.read_all()? {
+                let mut rows = table.read_all()?;
+                // Parts hold some samples of each problem; those of one problem belong together.
+                rows.sort_by(|a, b| (&a.problem_id, a.sample_index).cmp(&(&b.problem_id, b.sample_index)));
+                for row in rows {
                     let source = source_of(row.prompt_kind);
                     if self.wants(Some(source)) {
                         let name = format!("problem `{}`, sample {}", row.problem_id, row.sample_index);

@@ -62,6 +62,8 @@ words! {
         Undecided = "undecided",
         /// Two judges of the same samples disagree
         JudgesDisagree = "judges_disagree",
+        /// The policy solves no more where it is shown the expert's solution
+        NoLift = "no_lift",
     }
 }
 
