@@ -7,12 +7,13 @@ CARGO ?= cargo
 MINDGAP = $(CARGO) run --quiet --release --bin mindgap --
 STAGES = problems rollouts verdicts guided rewrites logprobs train evals
 
-.PHONY: help demo demo-seeds miniature family smoke real gsm8k base-policy build install wheel test test-slow ci lint fmt golden bench fuzz doc clean clean-store report $(STAGES)
+.PHONY: help demo demo-seeds miniature family beyond smoke real gsm8k base-policy build install wheel test test-slow ci lint fmt golden bench fuzz doc clean clean-store report $(STAGES)
 
 help:
 	@echo "make demo                 the whole method on the embedded world, with a report"
 	@echo "make real FILE=...        all stages on a problem file of your own"
 	@echo "make gsm8k POLICY=..      the paper's comparison with a real policy on GSM8K"
+	@echo "make beyond               self-distillation, teachers, rewards: five seeds of each on the embedded world"
 	@echo "make STAGE PIPELINE=...   one stage and what it needs: $(STAGES) report"
 	@echo "make test lint            what CI runs; test-slow adds what takes minutes"
 	@echo "make wheel                wheels/*.whl: the program and the Python module; needs maturin"
@@ -50,6 +51,16 @@ family-%:
 	$(MINDGAP) run pipelines/family/$*.toml
 	$(MINDGAP) results pipelines/family/$*.toml $(PAIRS_$*) --into docs/results-family.md --section $*
 
+# Self-distillation, teachers, rewards, the rewriting agent and hinted decoding over five seeds; writes docs/results-beyond.md.
+BEYOND = sdft:sft sdft:dr+sft sdft-rounds:sdft sdft-js:sdft sdft-reverse:sdft sdft-all:sdft teacher:sdft grpo:dr+sft chord-mu:grpo \
+	chord-phi:grpo agent+sft:dr+sft hinted+sft:dr+sft
+beyond: data/corpus.parquet
+	$(MINDGAP) run pipelines/beyond.toml
+	$(MINDGAP) results pipelines/beyond.toml $(BEYOND) --into docs/results-beyond.md
+
+data/corpus.parquet: build
+	$(CARGO) run --quiet --release --example world -- --corpus data/corpus.parquet --documents 115200 --seed 0
+
 smoke: build
 	$(MINDGAP) run pipelines/smoke.toml
 	$(MINDGAP) report pipelines/smoke.toml
@@ -75,8 +86,7 @@ report: build
 	$(MINDGAP) report $(PIPELINE)
 
 # Pre-trains the base policy again, from random weights; resumable.
-base-policy: build
-	$(CARGO) run --quiet --release --example world -- --corpus data/corpus.parquet --documents 115200 --seed 0
+base-policy: data/corpus.parquet
 	$(MINDGAP) run pipelines/00-base-policy.toml
 	cp -L data/store/tables/base-policy/train/model.safetensors data/base-policy/model.safetensors
 	$(MINDGAP) report pipelines/00-base-policy.toml

@@ -6,6 +6,7 @@ use crate::support::{by_stage, pipeline};
 use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::rewrites::Source;
 use mindgap_store::table::rollouts::{Rollout, StopReason};
+use mindgap_store::table::soft::Soft;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -98,6 +99,37 @@ fn scores_are_those_of_the_policy() {
     for (a, b) in here.iter().zip(&there) {
         assert_eq!((&a.token_ids, &a.logprob_policy), (&b.token_ids, &b.logprob_policy));
         assert!(!a.entropy.is_empty() && b.entropy.is_empty());
+    }
+}
+
+/// Goal: a teacher on servers of either program says what the same teacher says here, token by token.
+#[test]
+fn a_teacher_on_servers_says_what_it_says_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let soft = r#"
+[stages.soft]
+kind = "soft"
+rewrites = "expert"
+problems = "problems"
+template = "TEMPLATES/world-guided.j2"
+policy = "big"
+k = 5
+"#;
+    let soft = |name: &str, policy: &str| {
+        let store = folder.path().join(name);
+        let text = [CASCADE, soft].concat().replace("POLICY", policy);
+        done(run(&store, &pipeline(folder.path(), &format!("{name}.toml"), &text), &["soft"]));
+        let rows: Vec<Soft> = rows(&store, "soft");
+        let engines: Vec<Option<String>> = rows.iter().map(|row| row.engine.clone()).collect();
+        (rows.into_iter().map(|row| Soft { engine: None, ..row }).collect::<Vec<_>>(), engines)
+    };
+    let (here, engines) = soft("here", "{ path = \"DATA/base-policy\" }");
+    assert!(here.len() == 12 && here.iter().all(|row| row.k == 5) && engines.iter().all(Option::is_none));
+    for (program, engine) in [(Program::Vllm, "vllm 0.99.0"), (Program::Sglang, "sglang 0.9.9")] {
+        let fake = Fake::start(Manner::good(program));
+        let (there, engines) = soft(&format!("{program:?}"), &policy(&[fake.url()], ""));
+        assert_eq!(here, there, "{program:?}");
+        assert!(engines.iter().all(|by| by.as_deref() == Some(engine)));
     }
 }
 

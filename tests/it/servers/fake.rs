@@ -3,7 +3,7 @@
 
 use crate::support::root;
 use mindgap_base::rng::Stream;
-use mindgap_lm::engine::{self, Limits, Request, Sample, Sampling, ScoreRequest, StopReason};
+use mindgap_lm::engine::{self, Limits, Request, Sample, Sampling, ScoreRequest, StopReason, TokenScores};
 use mindgap_lm::model::policy::{Policy, PolicyFiles};
 use mindgap_lm::model::runner::Runner;
 use serde_json::{Value, json};
@@ -277,13 +277,16 @@ impl Shared {
         let mut choice = json!({"index": 0, "text": "never read", "logprobs": null, "prompt_logprobs": null});
         let mut served = None;
         if !body["prompt_logprobs"].is_null() {
-            let scores = self.scores(&ids);
-            let entry = |(token, score): (&u32, &f32)| {
-                let mut entry = serde_json::Map::new();
-                entry.insert(token.to_string(), json!({"logprob": score, "rank": 1, "decoded_token": "x"}));
-                Value::Object(entry)
+            let (scores, top) = self.scores(&ids, body["prompt_logprobs"].as_u64().unwrap() as usize);
+            // The likeliest, and the token itself.
+            let entry = |((token, score), top): ((&u32, &f32), &Vec<(u32, f32)>)| -> Value {
+                let all = top.iter().copied().chain([(*token, *score)]);
+                all.map(|(token, score)| {
+                    (token.to_string(), json!({"logprob": score, "rank": 1, "decoded_token": "x"}))
+                })
+                .collect()
             };
-            let entries = ids[1..].iter().zip(&scores).map(entry);
+            let entries = ids[1..].iter().zip(&scores).zip(&top).map(entry);
             choice["prompt_logprobs"] = [Value::Null].into_iter().chain(entries).collect();
             choice["finish_reason"] = "length".into();
             choice["token_ids"] = json!([5]);
@@ -313,14 +316,15 @@ impl Shared {
         let draw = draw(&ids, params, "max_new_tokens", "sampling_seed");
         let triple = |(token, score): (&u32, Option<f32>)| json!([score, token, null]);
         let from = body["logprob_start_len"].as_i64().unwrap();
-        let input: Vec<Value> = if from < 0 {
-            Vec::new()
-        } else {
-            let from = from as usize;
-            let scores = self.scores(&ids);
+        let top_k = body["top_logprobs_num"].as_u64().unwrap() as usize;
+        let (mut input, mut likeliest) = (Vec::new(), Vec::new());
+        if let Ok(from) = usize::try_from(from) {
+            let (scores, top) = self.scores(&ids, top_k);
             let known = scores[from..].iter().map(|score| Some(*score));
-            ids[from..].iter().zip([None].into_iter().chain(known)).map(triple).collect()
-        };
+            input = ids[from..].iter().zip([None].into_iter().chain(known)).map(triple).collect::<Vec<Value>>();
+            let of_place = |top: &Vec<(u32, f32)>| top.iter().map(|(token, x)| triple((token, Some(*x)))).collect();
+            likeliest = [Value::Null].into_iter().chain(top[from..].iter().map(of_place)).collect();
+        }
         let logprobs = self.logprobs(&draw.sample, params, false);
         let output = draw.sample.token_ids.iter().zip(logprobs.into_iter().map(Some)).map(triple);
         let finish = match draw.sample.stop_reason {
@@ -331,6 +335,7 @@ impl Shared {
         let value = json!({"text": "never read", "meta_info": {
             "finish_reason": finish, "prompt_tokens": ids.len(), "completion_tokens": draw.sample.token_ids.len(),
             "output_token_logprobs": output.collect::<Vec<_>>(), "input_token_logprobs": input,
+            "input_top_logprobs": if top_k > 0 { json!(likeliest) } else { Value::Null },
         }});
         (value, Some(draw))
     }
@@ -355,13 +360,15 @@ impl Shared {
         }
     }
 
-    /// Log-probs of all tokens but the first.
-    fn scores(&self, ids: &[u32]) -> Vec<f32> {
-        let request = ScoreRequest::new(&ids[..1], &ids[1..]);
-        let scores = engine::score(runner(), &[request], &limits(), &|_| ()).unwrap().remove(0).logprob_policy;
+    /// Log-probs of all tokens but the first, and the likeliest in their place.
+    fn scores(&self, ids: &[u32], top_k: usize) -> (Vec<f32>, Vec<Vec<(u32, f32)>>) {
+        let request = ScoreRequest::new(&ids[..1], &ids[1..]).with_top(top_k);
+        let TokenScores { logprob_policy: scores, mut top, .. } =
+            engine::score(runner(), &[request], &limits(), &|_| ()).unwrap().remove(0);
+        top.resize(scores.len(), Vec::new());
         let before = self.seen.lock().unwrap().iter().filter(|seen| !seen.draws()).count();
         let error = if before % 2 == 0 { self.manner.score_error } else { 0.0 };
-        scores.into_iter().map(|score| score - error).collect()
+        (scores.into_iter().map(|score| score - error).collect(), top)
     }
 }
 
