@@ -211,6 +211,11 @@ policy = "here"
 kind = "logprob"
 rewrites = "expert"
 policy = "there"
+[stages.soft]
+kind = "soft"
+matrix.by = ["here", "there"]
+rewrites = "expert"
+policy = "{{by}}"
 """
 
 
@@ -227,6 +232,19 @@ def scores(peers, folder, dtype, held, limit, most):
     # In 16 bits single tokens go far apart, by transformers' own arithmetic too.
     figure = max(differences) if dtype == "float32" else mean
     assert figure < most, figure
+    soft = [peers.rows(store, pipeline, f"soft-{by}", "k", "top_ids", "top_logprobs", "tail") for by in ("here", "there")]
+    same, places, gaps = 0, 0, []
+    for x, y in zip(*soft):
+        of = lambda row: [dict(zip(row["top_ids"][i:i + 20], row["top_logprobs"][i:i + 20])) for i in range(0, len(row["top_ids"]), 20)]
+        assert x["k"] == y["k"] == 20
+        for ours, theirs in zip(of(x), of(y)):
+            places, same = places + 1, same + (ours.keys() == theirs.keys())
+            # What both name, and what is likely enough to matter.
+            gaps += [abs(ours[token] - theirs[token]) for token in ours.keys() & theirs.keys() if ours[token] > -7]
+    tails = [abs(a - b) for x, y in zip(*soft) for a, b in zip(x["tail"], y["tail"])]
+    print(f"    20 likeliest: the same tokens in {same} of {places} places; log-probs above -7 {max(gaps):.2e} apart at most, mean "
+          f"{sum(gaps) / len(gaps):.2e}; tails {max(tails):.2e}")
+    assert dtype != "float32" or max(gaps) < most
 
 
 KILLED = """

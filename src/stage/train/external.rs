@@ -40,17 +40,20 @@ impl External {
         if self.launch.as_ref().is_some_and(|line| line.trim().is_empty()) {
             return Err(Error::usage("`launch` of `trainer` is empty"));
         }
+        if loss.distill().is_some() || loss.scale().is_some() {
+            return Err(Error::usage(format!(
+                "other programs are given rows, and not what loss `{}` goes by",
+                loss.name()
+            ))
+            .hint("leave `trainer` out: mindgap's own trainer knows it; `mindgap export` writes sets for others"));
+        }
         match self.kind {
             ExternalKind::Command if self.launch.is_none() => {
                 Err(Error::usage("`trainer` is a command, and none is given")
                     .hint("trainer = { kind = \"command\", launch = \"torchrun train.py $WORK\" }; docs/trainers.md"))
             }
             ExternalKind::Trl
-                if loss.holds_reference()
-                    || loss.refresh_steps().is_some()
-                    || loss.needs_step_statistics()
-                    || loss.distill().is_some()
-                    || loss.scale().is_some() =>
+                if loss.holds_reference() || loss.refresh_steps().is_some() || loss.needs_step_statistics() =>
             {
                 Err(Error::usage(format!("loss `{}` is not one that TRL is given here", loss.name()))
                     .hint("leave `trainer` out: mindgap's own trainer knows it"))

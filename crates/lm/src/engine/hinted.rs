@@ -74,17 +74,26 @@ struct Counts {
     failed: AtomicBool,
 }
 
-/// A sample being drawn, and what is to be fed to its two sequences: the prompts at first, then the last token.
+/// A sample being drawn.
 struct Active<'a, S> {
     request: usize,
     index: usize,
     plain: S,
     hinted: S,
-    fed: bool,
     limit: usize,
     watch: Option<StopWatch<'a>>,
     sample: Sample,
 }
+
+/// The prompts of one request but for their last tokens, which are fed with everybody's last tokens. Its samples stand on them.
+struct Prompts<P> {
+    request: usize,
+    plain: Option<P>,
+    hinted: Option<P>,
+}
+
+type Sequence<'a, R> = <<R as Inference>::Session<'a> as Session>::Sequence;
+type Prompt<'a, R> = <<R as Inference>::Session<'a> as Session>::Prompt;
 
 impl Job<'_> {
     fn run<R: Inference>(&self, runner: &R, mut take: impl FnMut(Vec<Finished>) -> Result<()>) -> Result<()> {
@@ -130,7 +139,7 @@ impl Job<'_> {
     ) -> Result<()> {
         let mut session = runner.session(0, 0, 0, runner.crew(self.limits.threads))?;
         let mut sampler = Sampler::new(self.sampling);
-        let (mut active, mut logits) = (Vec::new(), Vec::new());
+        let (mut active, mut logits, mut prompts) = (Vec::new(), Vec::new(), None);
         loop {
             self.limits.check_cancel()?;
             if self.counts.failed.load(Ordering::Relaxed) {
@@ -140,7 +149,7 @@ impl Job<'_> {
                 let Some((request, index)) = wanted.get(self.counts.next.fetch_add(1, Ordering::Relaxed)) else {
                     break;
                 };
-                active.push(self.start(runner, &mut session, *request, *index)?);
+                active.push(self.start(runner, &mut session, &mut prompts, (*request, *index))?);
             }
             if active.is_empty() {
                 return Ok(());
@@ -164,29 +173,72 @@ impl Job<'_> {
         }
     }
 
+    /// Requests come in order: once one has begun, those before it have no more samples to start.
     fn start<'a, R: Inference + 'a>(
         &self,
         runner: &R,
         session: &mut R::Session<'a>,
-        request: usize,
-        index: usize,
-    ) -> Result<Active<'_, <R::Session<'a> as Session>::Sequence>> {
+        prompts: &mut Option<Prompts<Prompt<'a, R>>>,
+        (request, index): (usize, usize),
+    ) -> Result<Active<'_, Sequence<'a, R>>> {
         let HintedRequest { prompt_ids, hinted_ids, .. } = &self.requests[request];
         let longest = prompt_ids.len().max(hinted_ids.len());
         let limit = (runner.config().longest_after(longest) - longest).min(self.sampling.max_new_tokens as usize);
+        if prompts.as_ref().is_none_or(|prompts| prompts.request != request) {
+            let done = prompts.take().into_iter().flat_map(|prompts| [prompts.plain, prompts.hinted]);
+            done.flatten().for_each(|prompt| session.release(prompt));
+            let mut prefill = |ids: &[u32]| self.prefill(runner, session, ids, limit);
+            *prompts = Some(Prompts { request, plain: prefill(prompt_ids)?, hinted: prefill(hinted_ids)? });
+        }
+        let Prompts { plain, hinted, .. } = prompts.as_ref().expect("made above");
+        let mut open = |prompt: &Option<Prompt<'a, R>>, ids: &[u32]| match prompt {
+            Some(prompt) => session.open_after(prompt, ids.len() + limit),
+            None => self.open(runner, session, ids, limit),
+        };
         Ok(Active {
             request,
             index,
-            plain: session.open(prompt_ids.len() + limit)?,
-            hinted: session.open(hinted_ids.len() + limit)?,
-            fed: false,
+            plain: open(plain, prompt_ids)?,
+            hinted: open(hinted, hinted_ids)?,
             limit,
             watch: self
                 .tokenizer
                 .filter(|_| !self.sampling.stop.is_empty())
-                .map(|t| StopWatch::new(t, &self.sampling.stop)),
+                .map(|tokenizer| StopWatch::new(tokenizer, &self.sampling.stop)),
             sample: Sample::empty(),
         })
+    }
+
+    /// A prompt for samples to stand on; none where they turn by other frequencies than it would, or there is nothing of it.
+    fn prefill<'a, R: Inference + 'a>(
+        &self,
+        runner: &R,
+        session: &mut R::Session<'a>,
+        ids: &[u32],
+        limit: usize,
+    ) -> Result<Option<Prompt<'a, R>>> {
+        let config = runner.config();
+        if ids.len() < 2 || config.is_long(ids.len()) != config.is_long(ids.len() + limit) {
+            return Ok(None);
+        }
+        let sequence = self.open(runner, session, ids, 0)?;
+        Ok(Some(session.freeze(sequence)))
+    }
+
+    /// A sequence with all of a prompt but its last token, and room for so many more.
+    fn open<'a, R: Inference + 'a>(
+        &self,
+        runner: &R,
+        session: &mut R::Session<'a>,
+        ids: &[u32],
+        limit: usize,
+    ) -> Result<Sequence<'a, R>> {
+        let mut sequence = session.open(ids.len() + limit)?;
+        for piece in ids[..ids.len() - 1].chunks(runner.call_rows()) {
+            self.limits.check_cancel()?;
+            session.logits(&mut [Feed { sequence: &mut sequence, token_ids: piece, want: 0 }], &mut Vec::new())?;
+        }
+        Ok(sequence)
     }
 
     /// A token of every sample.
@@ -194,21 +246,11 @@ impl Job<'_> {
         &self,
         runner: &R,
         session: &mut R::Session<'a>,
-        active: &mut [Active<'_, <R::Session<'a> as Session>::Sequence>],
+        active: &mut [Active<'_, Sequence<'a, R>>],
         sampler: &mut Sampler,
         logits: &mut Vec<f32>,
     ) -> Result<Vec<Draw>> {
         let (vocabulary, requests) = (runner.config().vocab_size, self.requests);
-        // Prompts are fed piece by piece, but for the last token: that is fed with everybody's last tokens.
-        for one in active.iter_mut().filter(|one| !one.fed) {
-            let HintedRequest { prompt_ids, hinted_ids, .. } = &requests[one.request];
-            for (sequence, ids) in [(&mut one.plain, prompt_ids), (&mut one.hinted, hinted_ids)] {
-                for piece in ids[..ids.len() - 1].chunks(runner.call_rows()) {
-                    session.logits(&mut [Feed { sequence, token_ids: piece, want: 0 }], logits)?;
-                }
-            }
-            one.fed = true;
-        }
         let mut last_tokens = Vec::with_capacity(2 * active.len());
         for one in active.iter() {
             let HintedRequest { prompt_ids, hinted_ids, .. } = &requests[one.request];
