@@ -107,6 +107,7 @@ macro_rules! kinds {
         /// Typed parameters of a stage, one variant per kind.
         #[derive(Clone, Debug, Serialize)]
         #[serde(untagged)]
+        #[expect(clippy::large_enum_variant, reason = "a pipeline has some hundred, and they stay where they are made")]
         pub enum Params {
             $($variant($module::Params),)+
         }

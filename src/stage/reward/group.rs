@@ -42,7 +42,7 @@ mod tests {
     #[test]
     fn what_is_unlike_the_others_adds_to_them() {
         let [a, b] = [vec![1.0, 0.0], vec![0.0, 1.0]];
-        assert_eq!(diversities(&[a.clone()]), [0.0]);
+        assert_eq!(diversities(std::slice::from_ref(&a)), [0.0]);
         assert_eq!(diversities(&[a.clone(), b.clone()]), [0.5, 0.5]);
         let three = diversities(&[a.clone(), a.clone(), b]);
         assert!(three[2] > 0.3 && three[0] == 0.0 && three[1] == 0.0, "{three:?}");
