@@ -16,7 +16,7 @@ pub mod stage;
 pub mod report;
 // policies that run elsewhere: requests in, samples out
 pub mod server;
-// targets in other trainers' layouts
+// targets, prompts and soft targets in other trainers' layouts
 pub mod export;
 // numbers from tables
 pub mod stats;

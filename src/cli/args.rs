@@ -70,7 +70,7 @@ pub enum Command {
     Report(Report),
     /// Print the accuracies of a study over replications, with intervals and paired differences, as Markdown.
     Results(Results),
-    /// Write a rewrite stage's training targets as data for another trainer.
+    /// Write training targets, prompts or a teacher's distributions as data for another trainer.
     Export(Export),
     /// Judge final answers: JSON lines {"id","gold","response"} in, {"id","verdict","extracted","method"} out.
     Judge(Judge),

@@ -1,12 +1,13 @@
-//! export: a rewrite stage's training targets as files for another trainer.
+//! export: training targets, prompts and soft targets as files for another trainer.
 
 use super::pipelines::load;
 use super::{args, render};
-use crate::export::{self, Drift, Export, Format, Lineage, Options, Rejected};
+use crate::export::{self, Content, Drift, Export, Format, Lineage, Options, Rejected, Rows};
 use crate::pipeline::Pipeline;
-use crate::stage::Params;
-use crate::study::{self, Made, Targets};
+use crate::stage::{Params, rewrite};
+use crate::study::{self, Made, Prompts, Targets, TaughtTexts};
 use mindgap_base::error::{Error, Result};
+use mindgap_lm::model::policy::Policy;
 use mindgap_store::{Store, fs};
 use serde_json::json;
 use std::collections::HashMap;
@@ -15,18 +16,11 @@ use std::path::{Path, PathBuf};
 pub fn export(store: &Path, args: args::Export) -> Result<()> {
     let pipeline = load(&args.stage.pipeline)?;
     let stage = args.stage.stage.as_str();
-    let Params::Rewrite(params) = &pipeline.stage(stage)?.params else {
-        return Err(wrong_kind(&pipeline, stage)?);
-    };
+    let params = &pipeline.stage(stage)?.params;
+    check_kind(&pipeline, stage, args.format.content())?;
     let store = Store::look(store)?;
     let made = Made::new(&store, &pipeline, &[stage.to_string()])?;
     let manifest = made.finished(stage)?;
-    let incorrect = match (args.format, args.rejected) {
-        (Format::Preference, Rejected::Incorrect) if params.self_aligned.is_empty() => return Err(no_samples()),
-        (Format::Preference, Rejected::Incorrect) => study::incorrect_samples(&made, &params.self_aligned)?,
-        _ => HashMap::new(),
-    };
-    let targets = Targets::new(&made, stage, &params.problems, incorrect)?;
     let (fingerprint, address) = (manifest.recipe.fingerprint(), manifest.content());
     let lineage = Lineage {
         pipeline: &pipeline.name,
@@ -36,16 +30,30 @@ pub fn export(store: &Path, args: args::Export) -> Result<()> {
         stale: made.stale(stage),
     };
     let options = Options { weights: args.weights.into_iter().collect(), rejected: args.rejected };
-    let drift = match args.format {
-        Format::Pretokenized => Some(Drift::default()),
-        _ => study::speaker(&made, &params.policy)?
-            .filter(|policy| policy.chat().is_some())
-            .map(|policy| targets.drift(&policy))
-            .transpose()?,
+    let lay_out =
+        |rows: Rows, drift: &Option<Drift>| export::export(args.format, rows, &options, drift.as_ref(), &lineage);
+    let (export, rows, drift, policy) = match params {
+        Params::Soft(params) if args.format.content() == Content::Soft => {
+            let (texts, drift) = (TaughtTexts::new(&made, stage, params)?, Some(Drift::default()));
+            (lay_out(Rows::Soft(texts.list()), &drift)?, texts.count(), drift, params.policy.as_str())
+        }
+        Params::Rewrite(params) if args.format.content() == Content::Targets => {
+            let incorrect = incorrect(&made, params, args.format, args.rejected)?;
+            let targets = Targets::new(&made, stage, &params.problems, incorrect)?;
+            let drift = match args.format {
+                Format::Pretokenized => Some(Drift::default()),
+                _ => drift(&made, &params.policy, |policy| targets.drift(policy))?,
+            };
+            (lay_out(Rows::Targets(targets.list()?), &drift)?, targets.rewrites.len(), drift, params.policy.as_str())
+        }
+        _ => {
+            let prompts = Prompts::new(&made, stage)?;
+            let drift = drift(&made, prompts.policy, |policy| prompts.drift(policy))?;
+            (lay_out(Rows::Prompts(prompts.list()), &drift)?, prompts.count(), drift, prompts.policy)
+        }
     };
-    let export = export::export(args.format, &targets.list()?, &options, drift.as_ref(), &lineage)?;
     let files = write(&args.to, &export)?;
-    let left_out = targets.rewrites.len() - export.rows;
+    let left_out = rows - export.rows;
     render::notes(&made.notes([stage]));
     if args.json {
         return render::json(&json!({"files": files, "rows": export.rows, "left_out_rows": left_out,
@@ -54,20 +62,47 @@ pub fn export(store: &Path, args: args::Export) -> Result<()> {
             "lengthened_rows": drift.as_ref().map(|drift| drift.lengthened),
             "asks_for_date": drift.as_ref().map(|drift| drift.dated), "stale": lineage.stale}));
     }
-    render::note(&format!("{} rows of {}", export.rows, targets.rewrites.len()));
+    render::note(&format!("{} rows of {rows}", export.rows));
     if left_out > 0 {
-        let why = if args.format == Format::Preference { "make no pair" } else { "have weight 0" };
-        render::note(&format!("left out are {left_out} rows that {why}"));
+        render::note(&format!("left out are {left_out} rows that {}", why_left_out(args.format)));
     }
     match drift {
         Some(drift) => drift.notes().iter().for_each(|note| render::note(note)),
         None => render::note(&format!(
-            "tokenizer and chat template of policy `{}` are not on this machine: it was not counted how many rows come out as \
-             other tokens",
-            params.policy
+            "tokenizer and chat template of policy `{policy}` are not on this machine: it was not counted how many rows come \
+             out as other tokens"
         )),
     }
     files.iter().try_for_each(|file| render::out(&file.display().to_string()))
+}
+
+/// What becomes of the tokens elsewhere, where the policy's tokenizer and chat template are here.
+fn drift(made: &Made, policy: &str, of: impl FnOnce(&Policy) -> Result<Drift>) -> Result<Option<Drift>> {
+    let policy = study::speaker(made, policy)?.filter(|policy| policy.chat().is_some());
+    policy.map(|policy| of(&policy)).transpose()
+}
+
+/// What `preference` may reject, by problem.
+fn incorrect(
+    made: &Made,
+    params: &rewrite::Params,
+    format: Format,
+    rejected: Rejected,
+) -> Result<HashMap<String, String>> {
+    match (format, rejected) {
+        (Format::Preference, Rejected::Incorrect) if params.self_aligned.is_empty() => Err(no_samples()),
+        (Format::Preference, Rejected::Incorrect) => study::incorrect_samples(made, &params.self_aligned),
+        _ => Ok(HashMap::new()),
+    }
+}
+
+fn why_left_out(format: Format) -> &'static str {
+    match (format, format.content()) {
+        (Format::Preference, _) => "make no pair",
+        (_, Content::Targets) => "have weight 0",
+        (_, Content::Prompts) => "have no solution to show a teacher",
+        (_, Content::Soft) => "have no token",
+    }
 }
 
 fn no_samples() -> Error {
@@ -75,12 +110,21 @@ fn no_samples() -> Error {
         .hint("--rejected expert pairs with the expert's solution")
 }
 
-fn wrong_kind(pipeline: &Pipeline, stage: &str) -> Result<Error> {
+/// Error where a stage of this kind does not make what the format is of.
+fn check_kind(pipeline: &Pipeline, stage: &str, content: Content) -> Result<()> {
+    let (what, kinds): (_, &[&str]) = match content {
+        Content::Targets => ("training targets are in a `rewrite` stage", &["rewrite"]),
+        Content::Prompts => ("prompts are in a `rewrite`, `rollout` or `soft` stage", &["rewrite", "rollout", "soft"]),
+        Content::Soft => ("a teacher's distributions are in a `soft` stage", &["soft"]),
+    };
     let kind = pipeline.stage(stage)?.params.kind();
-    let rewrites = pipeline.stages.iter().filter(|stage| matches!(stage.params, Params::Rewrite(_)));
-    let names: Vec<String> = rewrites.map(|stage| format!("`{}`", stage.name)).collect();
-    let error = Error::usage(format!("stage `{stage}` is a `{kind}` stage; training targets are in a `rewrite` stage"));
-    Ok(match (kind, names.is_empty()) {
+    if kinds.contains(&kind) {
+        return Ok(());
+    }
+    let fitting = pipeline.stages.iter().filter(|stage| kinds.contains(&stage.params.kind()));
+    let names: Vec<String> = fitting.map(|stage| format!("`{}`", stage.name)).collect();
+    let error = Error::usage(format!("stage `{stage}` is a `{kind}` stage; {what}"));
+    Err(match (kind, names.is_empty()) {
         ("train", _) => error.hint(format!("for the policy's folder: mindgap path {} {stage}", pipeline.source.path)),
         (_, true) => error.hint("the pipeline has none"),
         _ => error.hint(format!("this pipeline has {}", names.join(", "))),

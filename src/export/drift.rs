@@ -20,7 +20,7 @@ impl Drift {
         if self.retokenized > 0 {
             notes.push(format!(
                 "{} rows come out as other tokens than these, once the policy's chat template is applied to their text; \
-                 `--format pretokenized` keeps the tokens",
+                 `--format pretokenized` keeps the tokens of targets",
                 self.retokenized
             ));
         }

@@ -23,14 +23,13 @@ impl<'a> Turn<'a> {
         Turn { role: "assistant", content, loss_scale: None }
     }
 
+    pub fn of(message: &'a Message) -> Turn<'a> {
+        Turn { role: &message.role, content: Cow::Borrowed(&message.content), loss_scale: None }
+    }
+
     /// The turns in front of a target.
     pub fn before(target: &Target<'a>) -> Vec<Turn<'a>> {
-        let turn = |message: &'a Message| Turn {
-            role: &message.role,
-            content: Cow::Borrowed(&message.content),
-            loss_scale: None,
-        };
-        target.shown.messages.iter().map(turn).collect()
+        target.shown.messages.iter().map(Turn::of).collect()
     }
 
     /// The turns with the target.

@@ -1,4 +1,5 @@
-//! Training targets in the layouts other trainers read. Values in, file contents out: reading and writing are elsewhere.
+//! Training targets, prompts and a teacher's distributions in the layouts other trainers read. Values in, file contents out:
+//! reading and writing are elsewhere.
 //!
 //! Text layouts leave the chat template and the end-of-sequence token to the trainer; only `pretokenized` carries the very
 //! tokens.
@@ -7,12 +8,16 @@ mod card;
 mod drift;
 mod messages;
 mod preference;
+mod prompts;
+mod soft;
 mod tokens;
 mod verl;
 
 pub use card::Lineage;
 pub use drift::Drift;
 pub use preference::Rejected;
+pub use prompts::Prompt;
+pub use soft::Taught;
 pub use tokens::IGNORED;
 
 use arrow::array::RecordBatch;
@@ -50,6 +55,29 @@ pub enum Format {
     Pretokenized,
     /// Pairs of a target and a worse answer
     Preference,
+    /// TRL's SDFT: a prompt, and what the teacher is shown besides
+    TrlSdft,
+    /// TRL's GRPO: a prompt and the answer
+    TrlGrpo,
+    /// verl's GRPO: a prompt and the answer
+    VerlGrpo,
+    /// ms-swift's OPSD: a prompt, the teacher's prompt and the answer
+    SwiftOpsd,
+    /// ms-swift's GRPO: a prompt and the answer
+    SwiftGrpo,
+    /// axolotl's distillation: the very tokens, and the teacher's likeliest in the place of each
+    AxolotlKd,
+}
+
+/// What the rows of a layout are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// What a rewrite stage chose.
+    Targets,
+    /// What the policy is shown for each problem, by a rewrite, rollout or soft stage.
+    Prompts,
+    /// What a soft stage's teacher said of each text.
+    Soft,
 }
 
 impl Format {
@@ -59,12 +87,63 @@ impl Format {
         value.get_name().to_string()
     }
 
+    pub fn content(self) -> Content {
+        match self {
+            Format::TrlSdft | Format::TrlGrpo | Format::VerlGrpo | Format::SwiftOpsd | Format::SwiftGrpo => {
+                Content::Prompts
+            }
+            Format::AxolotlKd => Content::Soft,
+            _ => Content::Targets,
+        }
+    }
+
     /// The file of the rows.
     fn file(self) -> &'static str {
         match self {
-            Format::Verl | Format::VerlPaper | Format::Pretokenized => "train.parquet",
+            Format::Verl | Format::VerlPaper | Format::VerlGrpo | Format::Pretokenized | Format::AxolotlKd => {
+                "train.parquet"
+            }
             _ => "train.jsonl",
         }
+    }
+}
+
+/// What an export is made of.
+#[derive(Clone, Debug)]
+pub enum Rows<'a> {
+    Targets(Vec<Target<'a>>),
+    Prompts(Vec<Prompt<'a>>),
+    Soft(Vec<Taught<'a>>),
+}
+
+impl<'a> Rows<'a> {
+    fn len(&self) -> usize {
+        match self {
+            Rows::Targets(targets) => targets.len(),
+            Rows::Prompts(prompts) => prompts.len(),
+            Rows::Soft(texts) => texts.len(),
+        }
+    }
+
+    /// What the policy is shown, where the layout has it as messages.
+    fn shown(&self) -> Vec<&'a Conversation> {
+        match self {
+            Rows::Targets(targets) => targets.iter().map(|target| target.shown).collect(),
+            Rows::Prompts(prompts) => prompts.iter().map(|prompt| prompt.shown).collect(),
+            Rows::Soft(_) => Vec::new(),
+        }
+    }
+
+    /// Those that the layout takes.
+    fn kept(self, format: Format, options: &Options) -> Result<Rows<'a>> {
+        Ok(match self {
+            Rows::Targets(targets) if format == Format::Preference => {
+                Rows::Targets(preference::pairable(&targets, options.rejected))
+            }
+            Rows::Targets(targets) => Rows::Targets(messages::weighted(&targets, &options.weights)),
+            Rows::Prompts(prompts) => Rows::Prompts(prompts::usable(format, &prompts)?),
+            Rows::Soft(texts) => Rows::Soft(texts.into_iter().filter(|text| !text.soft.token_ids.is_empty()).collect()),
+        })
     }
 }
 
@@ -118,11 +197,11 @@ pub struct Export {
     pub rows: usize,
 }
 
-/// Lays the targets out. `drift` is what becomes of their tokens elsewhere, where that is known. Errors if there is nothing to
-/// write, or an option the layout cannot carry.
+/// Lays the rows out, which are of the format's [`Content`]. `drift` is what becomes of their tokens elsewhere, where that is
+/// known. Errors if there is nothing to write, or something the layout cannot carry.
 pub fn export(
     format: Format,
-    targets: &[Target],
+    rows: Rows,
     options: &Options,
     drift: Option<&Drift>,
     lineage: &Lineage,
@@ -131,42 +210,53 @@ pub fn export(
         let error = Error::usage(format!("`{}` has no row weights", format.name()));
         return Err(error.hint("`--weight` is for `--format swift`, which carries it as `loss_scale`"));
     }
-    let kept = match format {
-        Format::Preference => preference::pairable(targets, options.rejected),
-        _ => messages::weighted(targets, &options.weights),
-    };
-    if kept.is_empty() {
+    let kept = rows.kept(format, options)?;
+    if kept.len() == 0 {
         return Err(Error::input("there is no row to export").at(format!("stage `{}`", lineage.stage)));
     }
-    let rows = rows(format, &kept, options, lineage)?;
+    let rows = encoded(format, &kept, options, lineage)?;
     let card = card::card(format, &kept, options, drift, lineage, &Address::of(&rows));
     let mut files = vec![File { name: format.file(), bytes: rows }];
-    match format {
-        Format::LlamaFactory => {
-            files.push(File { name: "dataset_info.json", bytes: messages::dataset_info(&kept, lineage).into_bytes() })
-        }
-        Format::Pretokenized => files.push(File { name: "rows.jsonl", bytes: tokens::origins(&kept).into_bytes() }),
-        _ => {}
-    }
+    files.extend(beside(format, &kept, lineage).map(|(name, text)| File { name, bytes: text.into_bytes() }));
     files.push(File { name: "README.md", bytes: card.into_bytes() });
     Ok(Export { files, rows: kept.len() })
 }
 
 /// The bytes of the rows' file.
-fn rows(format: Format, targets: &[Target], options: &Options, lineage: &Lineage) -> Result<Vec<u8>> {
+fn encoded(format: Format, rows: &Rows, options: &Options, lineage: &Lineage) -> Result<Vec<u8>> {
     let table =
         |batch: RecordBatch| encode_foreign(&batch, &Footer { stage: lineage.stage, fingerprint: lineage.fingerprint });
-    Ok(match format {
-        Format::Trl => messages::trl(targets).into_bytes(),
-        Format::Axolotl => messages::axolotl(targets).into_bytes(),
-        Format::Swift => messages::swift(targets, &options.weights).into_bytes(),
-        Format::OpenRlhf => messages::openrlhf(targets).into_bytes(),
-        Format::LlamaFactory => messages::llamafactory(targets).into_bytes(),
-        Format::Preference => preference::pairs(targets, options.rejected).into_bytes(),
-        Format::Verl => table(verl::current(targets)?)?,
-        Format::VerlPaper => table(verl::paper(targets)?)?,
-        Format::Pretokenized => table(tokens::pretokenized(targets)?)?,
+    use Rows::{Prompts, Soft, Targets};
+    Ok(match (format, rows) {
+        (Format::Trl, Targets(targets)) => messages::trl(targets).into_bytes(),
+        (Format::Axolotl, Targets(targets)) => messages::axolotl(targets).into_bytes(),
+        (Format::Swift, Targets(targets)) => messages::swift(targets, &options.weights).into_bytes(),
+        (Format::OpenRlhf, Targets(targets)) => messages::openrlhf(targets).into_bytes(),
+        (Format::LlamaFactory, Targets(targets)) => messages::llamafactory(targets).into_bytes(),
+        (Format::Preference, Targets(targets)) => preference::pairs(targets, options.rejected).into_bytes(),
+        (Format::Verl, Targets(targets)) => table(verl::current(targets)?)?,
+        (Format::VerlPaper, Targets(targets)) => table(verl::paper(targets)?)?,
+        (Format::Pretokenized, Targets(targets)) => table(tokens::pretokenized(targets)?)?,
+        (Format::TrlSdft, Prompts(prompts)) => prompts::trl_sdft(prompts)?.into_bytes(),
+        (Format::TrlGrpo, Prompts(prompts)) => prompts::trl_grpo(prompts).into_bytes(),
+        (Format::SwiftOpsd, Prompts(prompts)) => prompts::swift_opsd(prompts)?.into_bytes(),
+        (Format::SwiftGrpo, Prompts(prompts)) => prompts::swift_grpo(prompts).into_bytes(),
+        (Format::VerlGrpo, Prompts(prompts)) => table(verl::grpo(prompts)?)?,
+        (Format::AxolotlKd, Soft(texts)) => table(soft::distilled(texts)?)?,
+        _ => return Err(Error::internal(format!("`{}` is not made of these rows", format.name()))),
     })
+}
+
+/// The file that lies beside the rows: what a trainer finds them by, or where they came from.
+fn beside(format: Format, rows: &Rows, lineage: &Lineage) -> Option<(&'static str, String)> {
+    match rows {
+        Rows::Targets(targets) if format == Format::LlamaFactory => {
+            Some(("dataset_info.json", messages::dataset_info(targets, lineage)))
+        }
+        Rows::Targets(targets) if format == Format::Pretokenized => Some(("rows.jsonl", tokens::origins(targets))),
+        Rows::Soft(texts) => Some(("rows.jsonl", soft::origins(texts))),
+        _ => None,
+    }
 }
 
 /// Which row of the store a row came from; extra columns that every reader of JSON lines here leaves alone.
@@ -185,9 +275,9 @@ impl<'a> Origin<'a> {
 }
 
 /// JSON lines.
-fn lines<T: Serialize>(rows: impl Iterator<Item = T>) -> String {
+fn lines<T: Serialize>(rows: impl IntoIterator<Item = T>) -> String {
     let line = |row: T| serde_json::to_string(&row).expect("rows are plain data") + "\n";
-    rows.map(line).collect()
+    rows.into_iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -259,7 +349,16 @@ pub(crate) mod testing {
             .zip(incorrect)
             .map(|(((rewrite, problem), shown), incorrect)| Target { rewrite, problem, shown, incorrect })
             .collect();
-        Ok(export(format, &targets, options, None, &lineage())?.files)
+        Ok(export(format, Rows::Targets(targets), options, None, &lineage())?.files)
+    }
+
+    /// Nothing, of the kind that a layout is made of.
+    pub fn nothing(format: Format) -> Rows<'static> {
+        match format.content() {
+            Content::Targets => Rows::Targets(Vec::new()),
+            Content::Prompts => Rows::Prompts(Vec::new()),
+            Content::Soft => Rows::Soft(Vec::new()),
+        }
     }
 
     pub fn text(file: &File) -> String {
@@ -289,14 +388,16 @@ mod tests {
     #[test]
     fn weights_are_refused_where_they_would_be_lost() {
         let options = weighted([(Source::Expert, 0.5)]);
-        let error = export(Format::Trl, &[], &options, None, &testing::lineage()).unwrap_err();
+        let error = export(Format::Trl, testing::nothing(Format::Trl), &options, None, &testing::lineage());
+        let error = error.unwrap_err();
         assert_eq!(error.what(), "`trl` has no row weights");
     }
 
     #[test]
     fn nothing_to_write_is_an_error() {
         for format in Format::value_variants() {
-            let error = export(*format, &[], &Options::default(), None, &testing::lineage()).unwrap_err();
+            let nothing = testing::nothing(*format);
+            let error = export(*format, nothing, &Options::default(), None, &testing::lineage()).unwrap_err();
             assert_eq!(error.what(), "there is no row to export");
         }
     }

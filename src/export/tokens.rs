@@ -10,9 +10,10 @@ use std::sync::Arc;
 /// A label that counts in no loss.
 pub const IGNORED: i64 = -100;
 
+/// A row.
 #[derive(Serialize)]
-struct Tokens {
-    input_ids: Vec<u32>,
+pub(super) struct Tokens {
+    pub input_ids: Vec<u32>,
     attention_mask: Vec<i8>,
     labels: Vec<i64>,
 }
@@ -20,24 +21,34 @@ struct Tokens {
 /// Exactly the three columns axolotl asks for; TRL reads two of them. Labels are not shifted: `labels[i]` is `input_ids[i]`
 /// or ignored.
 pub fn pretokenized(targets: &[Target]) -> Result<RecordBatch> {
+    let tokens = |target: &Target| Tokens::of(&target.rewrite.prompt_ids, &target.rewrite.token_ids);
     let rows: Vec<Tokens> = targets.iter().map(tokens).collect();
-    let list = |name: &str, item: DataType| -> FieldRef {
-        Arc::new(Field::new(name, DataType::List(Arc::new(Field::new("item", item, false))), false))
-    };
-    let fields =
-        [list("input_ids", DataType::Int64), list("attention_mask", DataType::Int8), list("labels", DataType::Int64)];
-    serde_arrow::to_record_batch(&fields, &rows)
-        .map_err(|e| Error::internal("tokens do not fit their schema").source(e))
+    batch(&Tokens::fields(), &rows)
 }
 
-fn tokens(target: &Target) -> Tokens {
-    let (prompt_ids, token_ids) = (&target.rewrite.prompt_ids, &target.rewrite.token_ids);
-    let input_ids: Vec<u32> = prompt_ids.iter().chain(token_ids).copied().collect();
-    // Nothing predicts the first token, so it is never a target.
-    let first_target = prompt_ids.len().max(1);
-    let label = |(index, id): (usize, &u32)| if index < first_target { IGNORED } else { i64::from(*id) };
-    let labels = input_ids.iter().enumerate().map(label).collect();
-    Tokens { attention_mask: vec![1; input_ids.len()], labels, input_ids }
+impl Tokens {
+    pub fn of(prompt_ids: &[u32], token_ids: &[u32]) -> Tokens {
+        let input_ids: Vec<u32> = prompt_ids.iter().chain(token_ids).copied().collect();
+        // Nothing predicts the first token, so it is never a target.
+        let first_target = prompt_ids.len().max(1);
+        let label = |(index, id): (usize, &u32)| if index < first_target { IGNORED } else { i64::from(*id) };
+        let labels = input_ids.iter().enumerate().map(label).collect();
+        Tokens { attention_mask: vec![1; input_ids.len()], labels, input_ids }
+    }
+
+    pub fn fields() -> Vec<FieldRef> {
+        let columns = [("input_ids", DataType::Int64), ("attention_mask", DataType::Int8), ("labels", DataType::Int64)];
+        columns.into_iter().map(|(name, item)| list(name, item)).collect()
+    }
+}
+
+/// A column of lists.
+pub(super) fn list(name: &str, item: DataType) -> FieldRef {
+    Arc::new(Field::new(name, DataType::List(Arc::new(Field::new("item", item, false))), false))
+}
+
+pub(super) fn batch<T: Serialize>(fields: &[FieldRef], rows: &[T]) -> Result<RecordBatch> {
+    serde_arrow::to_record_batch(fields, &rows).map_err(|e| Error::internal("tokens do not fit their schema").source(e))
 }
 
 #[derive(Serialize)]
@@ -74,10 +85,7 @@ mod tests {
 
     #[test]
     fn the_first_token_is_never_a_target() {
-        let (problem, mut rewrite) = (problems().remove(0), rewrites().remove(0));
-        rewrite.prompt_ids.clear();
-        let target = Target { rewrite: &rewrite, problem: &problem, shown: &shown(false)[0], incorrect: None };
-        assert_eq!(tokens(&target).labels, [IGNORED, 8, 1]);
+        assert_eq!(Tokens::of(&[], &[7, 8, 1]).labels, [IGNORED, 8, 1]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! verl: Parquet with nested messages. The layout of its current trainer, and that of the paper's fork.
+//! verl: Parquet with nested messages. The layouts of its current trainers, and that of the paper's fork.
 
 use super::messages::Turn;
-use super::{Origin, Target};
+use super::{Origin, Prompt, Target};
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use mindgap_base::error::{Error, Result};
+use mindgap_store::table::problems::Problem;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -40,13 +41,31 @@ fn current_row<'a>(target: &Target<'a>) -> Current<'a> {
     }
 }
 
+/// What reinforcement learning reads.
 #[derive(Serialize)]
-struct Paper<'a> {
+struct Prompted<'a, E> {
     data_source: &'a str,
     prompt: Vec<Turn<'a>>,
     ability: &'static str,
     reward_model: RewardModel<'a>,
-    extra_info: ExtraInfo<'a>,
+    extra_info: E,
+}
+
+impl<'a, E> Prompted<'a, E> {
+    fn of(problem: &'a Problem, prompt: Vec<Turn<'a>>, extra_info: E) -> Prompted<'a, E> {
+        let reward_model = RewardModel { style: "rule", ground_truth: &problem.answer };
+        Prompted { data_source: &problem.source, prompt, ability: "math", reward_model, extra_info }
+    }
+
+    fn fields<const N: usize>(extra: [FieldRef; N]) -> [FieldRef; 5] {
+        [
+            text("data_source"),
+            turns("prompt"),
+            text("ability"),
+            record("reward_model", [text("style"), text("ground_truth")]),
+            record("extra_info", extra),
+        ]
+    }
 }
 
 #[derive(Serialize)]
@@ -79,33 +98,41 @@ pub fn paper(targets: &[Target]) -> Result<RecordBatch> {
         text("problem_id"),
         text("source"),
     ];
-    let fields = [
-        text("data_source"),
-        turns("prompt"),
-        text("ability"),
-        record("reward_model", [text("style"), text("ground_truth")]),
-        record("extra_info", extra),
-    ];
-    let rows: Vec<Paper> = targets.iter().enumerate().map(|(index, target)| paper_row(index, target)).collect();
-    batch(&fields, &rows)
+    let rows: Vec<Prompted<ExtraInfo>> = targets.iter().enumerate().map(paper_row).collect();
+    batch(&Prompted::<ExtraInfo>::fields(extra), &rows)
 }
 
-fn paper_row<'a>(index: usize, target: &Target<'a>) -> Paper<'a> {
+fn paper_row<'a>((index, target): (usize, &Target<'a>)) -> Prompted<'a, ExtraInfo<'a>> {
     let Target { rewrite, problem, .. } = *target;
-    Paper {
-        data_source: &problem.source,
-        prompt: Turn::before(target),
-        ability: "math",
-        reward_model: RewardModel { style: "rule", ground_truth: &problem.answer },
-        extra_info: ExtraInfo {
-            split: "train",
-            index: index as i64,
-            answer: target.answer(&rewrite.completion),
-            question: &rewrite.prompt,
-            problem_id: &rewrite.problem_id,
-            source: rewrite.source.as_str(),
-        },
-    }
+    let extra_info = ExtraInfo {
+        split: "train",
+        index: index as i64,
+        answer: target.answer(&rewrite.completion),
+        question: &rewrite.prompt,
+        problem_id: &rewrite.problem_id,
+        source: rewrite.source.as_str(),
+    };
+    Prompted::of(problem, Turn::before(target), extra_info)
+}
+
+#[derive(Serialize)]
+struct Numbered<'a> {
+    split: &'static str,
+    index: i64,
+    problem_id: &'a str,
+}
+
+/// Problems for reinforcement learning.
+pub fn grpo(prompts: &[Prompt]) -> Result<RecordBatch> {
+    let rows: Vec<Prompted<Numbered>> = prompts.iter().enumerate().map(grpo_row).collect();
+    let extra = [text("split"), field("index", DataType::Int64), text("problem_id")];
+    batch(&Prompted::<Numbered>::fields(extra), &rows)
+}
+
+fn grpo_row<'a>((index, prompt): (usize, &Prompt<'a>)) -> Prompted<'a, Numbered<'a>> {
+    let problem = prompt.problem;
+    let extra_info = Numbered { split: "train", index: index as i64, problem_id: &problem.problem_id };
+    Prompted::of(problem, prompt.turns(), extra_info)
 }
 
 fn field(name: &str, kind: DataType) -> FieldRef {
@@ -130,8 +157,8 @@ fn batch<T: Serialize>(fields: &[FieldRef], rows: &[T]) -> Result<RecordBatch> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{files_of, table_of};
-    use super::super::{Format, Options};
+    use super::super::testing::{files_of, problems, shown, table_of};
+    use super::super::{Format, Options, Prompt};
     use arrow::array::RecordBatch;
     use serde_json::{Value, json};
 
@@ -173,5 +200,17 @@ mod tests {
                 "problem_id": "0a", "source": "self"},
         });
         assert_eq!(rows(&table_of(Format::VerlPaper, false))[0], golden);
+    }
+
+    #[test]
+    fn grpo() {
+        let (problems, shown) = (problems(), shown(true));
+        let prompt = Prompt { problem: &problems[1], shown: &shown[1], taught: None };
+        let row = rows(&super::grpo(&[prompt]).unwrap()).remove(0);
+        assert_eq!(row["prompt"].as_array().unwrap().len(), 4);
+        assert_eq!(row["prompt"][3], json!({"role": "user", "content": "2 + 2?\nSay."}));
+        assert_eq!(row["reward_model"], json!({"style": "rule", "ground_truth": "4"}));
+        assert_eq!(row["extra_info"], json!({"split": "train", "index": 0, "problem_id": "0b"}));
+        assert_eq!((&row["data_source"], &row["ability"]), (&json!("world"), &json!("math")));
     }
 }

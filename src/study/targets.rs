@@ -26,13 +26,11 @@ pub struct Targets {
 impl Targets {
     /// The targets of `stage`, with the problems of `problems`. `incorrect` are completions by problem.
     pub fn new(made: &Made, stage: &str, problems: &str, incorrect: HashMap<String, String>) -> Result<Targets> {
-        made.finished(problems)?;
-        let problems = made.table::<Problem>(problems)?.read_all()?.into_iter();
         let rewrites = made.table::<Rewrite>(stage)?.read_all()?;
         Ok(Targets {
             shown: rewrites.iter().map(shown).collect::<Result<_>>()?,
             rewrites,
-            problems: problems.map(|problem| (problem.problem_id.clone(), problem)).collect(),
+            problems: problems_of(made, problems)?,
             incorrect,
         })
     }
@@ -45,10 +43,7 @@ impl Targets {
 
     fn target<'a>(&'a self, rewrite: &'a Rewrite, shown: &'a Conversation) -> Result<Target<'a>> {
         let id = &rewrite.problem_id;
-        let problem = self.problems.get(id).ok_or_else(|| {
-            Error::input(format!("the problem `{id}` of a target is no longer among the problems"))
-                .hint("the problems were changed after the targets were made: run the stage again")
-        })?;
+        let problem = self.problems.get(id).ok_or_else(|| no_longer_there(id))?;
         Ok(Target { rewrite, problem, shown, incorrect: self.incorrect.get(id).map(String::as_str) })
     }
 
@@ -78,8 +73,20 @@ impl Targets {
     }
 }
 
+/// The problems of a stage that must have run, by id.
+pub(super) fn problems_of(made: &Made, stage: &str) -> Result<HashMap<String, Problem>> {
+    made.finished(stage)?;
+    let problems = made.table::<Problem>(stage)?.read_all()?.into_iter();
+    Ok(problems.map(|problem| (problem.problem_id.clone(), problem)).collect())
+}
+
+pub(super) fn no_longer_there(problem_id: &str) -> Error {
+    Error::input(format!("the problem `{problem_id}` of a row is no longer among the problems"))
+        .hint("the problems were changed after the stage had run: run it again")
+}
+
 /// What the policy is shown in the training prompt of a row.
-fn shown(row: &Rewrite) -> Result<Conversation> {
+pub(super) fn shown(row: &Rewrite) -> Result<Conversation> {
     match &row.conversation {
         None => Ok(Conversation::user(&row.prompt)),
         Some(text) => serde_json::from_str(text).map_err(|e| {

@@ -8,7 +8,7 @@ use mindgap_lm::model::policy::PolicyFiles;
 use mindgap_store::parquet::decode_batches;
 use polars::prelude::*;
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 /// The small pipeline, run; the folder holds store and exports.
@@ -94,6 +94,111 @@ fn every_layout_is_written_whole() {
         let card = std::fs::read_to_string(to.join("README.md")).unwrap();
         assert!(card.contains(stage["address"].as_str().unwrap()), "{card}");
     }
+}
+
+/// What a teacher says of the samples when it is shown the solutions.
+const SOFT: &str = r#"
+[stages.soft]
+kind = "soft"
+rollouts = "rollouts"
+policy = "base"
+problems = "problems"
+template = "TEMPLATES/world-guided.j2"
+k = 5
+"#;
+
+/// The small pipeline with soft targets and without a training, run.
+fn with_soft() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let head = SMALL.split("[stages.logprobs]").next().unwrap();
+    let file = pipeline(folder.path(), "small.toml", &format!("{head}{SOFT}")).display().to_string();
+    ok(&folder.path().join("store"), &["run", &file]);
+    (folder, file)
+}
+
+/// Exports a stage whole, and returns the folder.
+fn written(folder: &Path, file: &str, stage: &str, format: &str, rows: usize) -> PathBuf {
+    let to = folder.join(format!("{stage}-{format}"));
+    let args = ["export", file, stage, "--format", format, "--to", to.to_str().unwrap(), "--json"];
+    let said = json(&ok(&folder.join("store"), &args));
+    assert_eq!(said["rows"], rows, "{format}: {said}");
+    for key in ["left_out_rows", "retokenized_rows"] {
+        assert_eq!(said[key], 0, "{format}: {said}");
+    }
+    let card = std::fs::read_to_string(to.join("README.md")).unwrap();
+    assert!(card.contains(said["address"].as_str().unwrap()) && card.contains(&format!("`{format}`")), "{card}");
+    to
+}
+
+/// Goal: prompts are those of the stage that is named, one for each problem, with the answer and what the teacher is shown.
+#[test]
+fn prompts_are_those_of_the_stage() {
+    let (folder, file) = with_soft();
+    let lines = |stage: &str, format: &str| -> Vec<Value> {
+        let to = written(folder.path(), &file, stage, format, 24);
+        std::fs::read_to_string(to.join("train.jsonl")).unwrap().lines().map(json).collect()
+    };
+    let problems = stored(folder.path(), "problems");
+    let of_problems = |column: &str| -> Vec<String> {
+        problems.column(column).unwrap().str().unwrap().iter().flatten().map(str::to_string).collect()
+    };
+    let [ids, questions, answers, solutions] = ["problem_id", "question", "answer", "solution"].map(of_problems);
+
+    for (stage, format) in [("rollouts", "trl-grpo"), ("rewrites", "trl-grpo"), ("rollouts", "swift-grpo")] {
+        for (index, row) in lines(stage, format).iter().enumerate() {
+            let turns = if format == "trl-grpo" { &row["prompt"] } else { &row["messages"] };
+            assert_eq!(*turns, serde_json::json!([{"role": "user", "content": questions[index]}]));
+            assert_eq!([&row["solution"], &row["problem_id"]], [&answers[index], &ids[index]]);
+            assert!(row.get("teacher_prompt").is_none());
+        }
+    }
+    let behind = |index: usize| format!("\nReference solution: {}\nRewrite this in your own words.", solutions[index]);
+    for (index, row) in lines("rewrites", "trl-sdft").iter().enumerate() {
+        assert_eq!(row["privileged_context"], solutions[index]);
+    }
+    for (index, row) in lines("soft", "trl-sdft").iter().enumerate() {
+        assert_eq!(row["privileged_context"], behind(index));
+    }
+    for (index, row) in lines("soft", "swift-opsd").iter().enumerate() {
+        assert_eq!(row["teacher_prompt"], [&questions[index][..], &behind(index)].concat());
+    }
+    let table = std::fs::read(written(folder.path(), &file, "rollouts", "verl-grpo", 24).join("train.parquet"));
+    let batches = decode_batches(table.unwrap()).unwrap();
+    let schema = batches[0].schema();
+    let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    assert_eq!(columns, ["data_source", "prompt", "ability", "reward_model", "extra_info"]);
+}
+
+/// Goal: a teacher's distributions are those of its table, in the place of the token before the one that they are of, and sum to one.
+#[test]
+fn soft_targets_stand_where_logits_do() {
+    #[derive(serde::Deserialize)]
+    struct Distilled {
+        input_ids: Vec<i64>,
+        target_token_ids: Vec<Vec<i64>>,
+        target_logprobs: Vec<Vec<f32>>,
+    }
+    let (folder, file) = with_soft();
+    let to = written(folder.path(), &file, "soft", "axolotl-kd", 48);
+    let batches = decode_batches(std::fs::read(to.join("train.parquet")).unwrap()).unwrap();
+    let rows: Vec<Distilled> = serde_arrow::from_record_batch(&batches[0]).unwrap();
+    let (rollouts, soft) = (stored(folder.path(), "rollouts"), stored(folder.path(), "soft"));
+    let (prompts, samples) = (integers(&rollouts, "prompt_ids"), integers(&soft, "token_ids"));
+    let (top_ids, top_logprobs) = (integers(&soft, "top_ids"), floats(&soft, "top_logprobs"));
+    for (index, row) in rows.iter().enumerate() {
+        assert_eq!(row.input_ids, [&prompts[index][..], &samples[index]].concat());
+        assert_eq!([row.target_token_ids.len(), row.target_logprobs.len()], [row.input_ids.len(); 2]);
+        let first = prompts[index].len() - 1;
+        let (before, places) = row.target_token_ids.split_at(first);
+        assert!(before.iter().chain(places.last()).all(Vec::is_empty));
+        assert_eq!(places.concat(), top_ids[index]);
+        for (place, told) in row.target_logprobs[first..].iter().zip(top_logprobs[index].chunks(5)) {
+            let total: f32 = told.iter().map(|x| x.exp()).sum();
+            let near = place.iter().zip(told).all(|(x, told)| (x.exp() - told.exp() / total).abs() < 1e-5);
+            assert!(near && place.len() == 5, "{place:?} {told:?}");
+        }
+    }
+    assert_eq!(std::fs::read_to_string(to.join("rows.jsonl")).unwrap().lines().count(), 48);
 }
 
 /// Goal: loaders that keep what they read by the card's configuration name meet a new name with new rows, and the same name with the
@@ -197,6 +302,25 @@ fn pretokenized_rows_are_what_the_trainer_sees() {
     assert!((mean - nll).abs() < 1e-5, "{mean} and {nll}");
 }
 
+/// Goal: a teacher that is shown solutions needs some, and a reward does not.
+#[test]
+fn self_distillation_needs_solutions() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let rows = "{\"question\": \"What is 1 + 1?\", \"answer\": \"2\"}\n{\"question\": \"What is 2 + 2?\", \"answer\": \"4\"}\n";
+    std::fs::write(folder.path().join("bare.jsonl"), rows).unwrap();
+    let head = SMALL.split("[stages.verdicts]").next().unwrap();
+    let text = head.replace("DATA/world/train-0.parquet", "bare.jsonl");
+    let file = pipeline(folder.path(), "small.toml", &text).display().to_string();
+    ok(&store, &["run", &file]);
+    let to = folder.path().join("out").display().to_string();
+    let error = fails(&store, &["export", &file, "rollouts", "--format", "trl-sdft", "--to", &to], 3);
+    for word in ["`trl-sdft` needs problems with solutions, and none has one", "hint: the ingest stage's `fields`"] {
+        assert!(error.contains(word), "{error}");
+    }
+    ok(&store, &["export", &file, "rollouts", "--format", "trl-grpo", "--to", &to]);
+}
+
 /// Goal: what cannot be exported is said with a remedy, and nothing is overwritten.
 #[test]
 fn refuses_clearly() {
@@ -216,6 +340,11 @@ fn refuses_clearly() {
     let wrong = ["stage `verdicts` is a `judge` stage", "hint: this pipeline has `rewrites`"];
     refused(export("verdicts", &["--format", "trl"]), 2, &wrong);
     refused(export("train", &["--format", "trl"]), 2, &["`train` stage", "mindgap path"]);
+    let wrong = ["`verdicts` is a `judge` stage; prompts are in", "this pipeline has `rollouts`, `rewrites`"];
+    refused(export("verdicts", &["--format", "trl-grpo"]), 2, &wrong);
+    let wrong =
+        ["`rewrites` is a `rewrite` stage; a teacher's distributions are in a `soft` stage", "the pipeline has none"];
+    refused(export("rewrites", &["--format", "axolotl-kd"]), 2, &wrong);
     refused(export("rewrite", &["--format", "trl"]), 2, &["no stage `rewrite`", "did you mean `rewrites`"]);
     refused(
         export("rewrites", &["--format", "vrl"]),
