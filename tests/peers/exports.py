@@ -4,7 +4,7 @@
     python tests/peers/exports.py [--mindgap target/release/mindgap] [--store data/store]
 
 Needs: pip install trl datasets. The binary and the smoke pipeline's tables must be there. Prints what it found; ends with
-an assertion error where an export is not what its trainer expects.
+an assertion error where an export is not what its trainer expects. `onpolicy.py` has the trainers read prompts and soft targets.
 """
 
 import argparse
@@ -26,6 +26,11 @@ COLUMNS = {
     "openrlhf": ["input", "output"] + ORIGIN,
     "pretokenized": ["input_ids", "attention_mask", "labels"],
     "preference": ["prompt", "chosen", "rejected"] + ORIGIN,
+    "trl-sdft": ["prompt", "privileged_context", "problem_id"],
+    "trl-grpo": ["prompt", "solution", "problem_id"],
+    "verl-grpo": ["data_source", "prompt", "ability", "reward_model", "extra_info"],
+    "swift-opsd": ["messages", "teacher_prompt", "solution", "problem_id"],
+    "swift-grpo": ["messages", "solution", "problem_id"],
 }
 
 

@@ -209,7 +209,8 @@ TRAINERS = {
     "llamafactory": ("3.11", [["llamafactory==0.9.5"]], "llamafactory", [
         ("llamafactory", llamafactory), ("llamafactory", llamafactory_registered), ("pretokenized", llamafactory_tokenized),
     ]),
-    "swift": ("3.11", [["ms-swift==4.6.0"]], "ms-swift", [("swift", swift), ("swift-weights", swift_weights)]),
+    # Its trainers that sample, and their reward for mathematics, ask for two more.
+    "swift": ("3.11", [["ms-swift==4.6.0", "msgspec", "math-verify"]], "ms-swift", [("swift", swift), ("swift-weights", swift_weights)]),
     "axolotl": ("3.12", [["axolotl==0.21.0"]], "axolotl", [("axolotl", axolotl), ("pretokenized", axolotl_tokenized)]),
     "verl": ("3.11", [["verl==0.9.1"]], "verl", [("verl", verl), ("verl-paper", verl_rl)]),
     "verl-old": ("3.11", [["verl==0.7.0", *OLD]], "verl", [("verl-paper", verl_paper)]),
