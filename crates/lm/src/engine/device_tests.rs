@@ -3,8 +3,9 @@
 use super::tests::{Bench, GO, request, sampling, small};
 use super::*;
 use crate::model::runner::Runner;
-use crate::model::runner::device::DeviceRunner;
-use candle_core::{DType, Device};
+use crate::model::runner::device::{DeviceRunner, draw};
+use candle_core::{DType, Device, Tensor};
+use mindgap_base::rng::Stream;
 
 /// The same policy, and its weights in this type on a device.
 fn on(device: &Device, dtype: DType) -> (Bench, Runner) {
@@ -84,6 +85,106 @@ fn samples_have_the_log_probs_of_scoring() {
     }
 }
 
+/// Tokens drawn where the logits are, are those that the host draws by the same numbers, but where one falls within rounding of a
+/// border between two.
+fn draws_are_those_of_the_host(device: &Device) {
+    let uniforms = Stream::at(4, &[b"uniforms"]);
+    for vocabulary in [441, 640, 151_936] {
+        let rows = 40;
+        let mut cursor = Stream::at(2, &[b"logits"]).cursor();
+        // A few peaks above a floor, as a policy gives.
+        let values: Vec<f32> = (0..rows * vocabulary).map(|_| (cursor.normal() * 3.0) as f32).collect();
+        let logits = Tensor::new(&values[..], device).unwrap().reshape((rows, vocabulary)).unwrap();
+        // Several tokens of a row, and none of another.
+        let numbers: Vec<(usize, f64)> = (0..120).map(|i| (i % (rows - 1), uniforms.uniform(i as u64))).collect();
+        for temperature in [1.0, 0.7, 1.6, 0.0] {
+            let sampling = Sampling { temperature, ..Sampling::plain(1, &[]) };
+            let mut sampler = sampler::Sampler::new(&sampling);
+            let draws = draw(&logits, temperature, &numbers).unwrap();
+            assert_eq!(draws.len(), numbers.len());
+            let mut moved = 0;
+            for (found, (row, uniform)) in draws.into_iter().zip(&numbers) {
+                let (found, row) = (found.unwrap(), &values[row * vocabulary..][..vocabulary]);
+                let expected = sampler.draw(row, *uniform).unwrap();
+                if found.token_id != expected.token_id {
+                    moved += 1;
+                    continue;
+                }
+                let gaps = [
+                    found.logprob_policy - expected.logprob_policy,
+                    found.logprob_behavior - expected.logprob_behavior,
+                ];
+                assert!(gaps.iter().all(|gap| gap.abs() < 2e-5), "{found:?} {expected:?}");
+            }
+            assert!(moved <= usize::from(temperature > 0.0), "{vocabulary}, {temperature}: {moved} are others");
+        }
+    }
+}
+
+#[test]
+fn draws_on_a_device_are_those_of_the_host() {
+    draws_are_those_of_the_host(&Device::Cpu);
+}
+
+#[test]
+fn draws_on_a_gpu_are_those_of_the_host() {
+    if let Some(device) = crate::model::device::for_tests() {
+        draws_are_those_of_the_host(&device);
+    }
+}
+
+#[test]
+fn the_lowest_id_of_equals_is_the_likeliest() {
+    let mut values = vec![0.0f32; 300];
+    [70, 71, 250].into_iter().for_each(|id| values[id] = 2.0);
+    let logits = Tensor::new(&values[..], &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let drawn = draw(&logits, 0.0, &[(0, 0.99)]).unwrap().remove(0).unwrap();
+    assert_eq!((drawn.token_id, drawn.logprob_behavior), (70, 0.0));
+}
+
+/// A row that holds no numbers fails alone, at any temperature.
+#[test]
+fn rows_that_are_not_finite_are_errors() {
+    let broken = [[0.0f32, f32::NAN, 1.0], [1.0, 2.0, 3.0], [0.0, f32::INFINITY, 1.0]];
+    let logits = Tensor::new(&broken, &Device::Cpu).unwrap();
+    for temperature in [1.0, 0.7, 0.0] {
+        let draws = draw(&logits, temperature, &[(0, 0.5), (1, 0.5), (2, 0.5)]).unwrap();
+        assert_eq!(draws.iter().map(|draw| draw.is_ok()).collect::<Vec<_>>(), [false, true, false], "{temperature}");
+    }
+}
+
+/// What is sampled on a device are the CPU's samples, whether it draws there or, where something is cut off, on the host.
+fn samples_are_the_same(device: &Device) {
+    let (bench, runner) = on(device, DType::F32);
+    let requests: Vec<Request> = (0..14).map(|i| request(i, 1 + i as usize % 4)).collect();
+    for (temperature, top_p) in [(1.0, 1.0), (0.7, 1.0), (0.7, 0.9)] {
+        let sampling = Sampling { temperature, top_p, ..sampling(40) };
+        let expected = bench.run(&requests, &sampling, 16, 1);
+        for slots in [64, 5] {
+            let found = run(&bench, &runner, &requests, &sampling, slots);
+            let pairs = || found.iter().flatten().zip(expected.iter().flatten());
+            let same: Vec<_> = pairs().filter(|(found, expected)| found.token_ids == expected.token_ids).collect();
+            assert!(same.len() + 1 >= pairs().count(), "{} of {}", same.len(), pairs().count());
+            for of in [|s: &Sample| s.logprob_policy.clone(), |s: &Sample| s.logprob_behavior.clone()] {
+                let gaps = largest_gap(same.iter().flat_map(|(a, _)| of(a)), same.iter().flat_map(|(_, b)| of(b)));
+                assert!(gaps < 1e-4, "{temperature} {top_p}: {gaps}");
+            }
+        }
+    }
+}
+
+#[test]
+fn samples_of_a_device_are_those_of_the_cpu() {
+    samples_are_the_same(&Device::Cpu);
+}
+
+#[test]
+fn samples_of_a_gpu_are_those_of_the_cpu() {
+    if let Some(device) = crate::model::device::for_tests() {
+        samples_are_the_same(&device);
+    }
+}
+
 /// A budget for two slots is kept: the same completions, two at a time.
 #[test]
 fn a_small_budget_is_kept() {
@@ -106,7 +207,7 @@ fn a_small_budget_is_kept() {
 fn a_broken_policy_is_an_error() {
     let bench = small();
     let mut tensors = crate::model::testing::tiny_tensors(bench.policy.config(), 7);
-    let nan = candle_core::Tensor::new(&[f32::NAN; 24], &Device::Cpu).unwrap();
+    let nan = Tensor::new(&[f32::NAN; 24], &Device::Cpu).unwrap();
     tensors.insert("model.norm.weight".into(), nan);
     let broken =
         crate::model::transformer::Transformer::from_tensors(bench.policy.config(), tensors, DType::F32, &Device::Cpu);

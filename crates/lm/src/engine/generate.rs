@@ -3,20 +3,22 @@
 
 use super::deliver::{Outbox, deliver};
 use super::queue::Queue;
-use super::sampler::{Draw, Run, Sampler, Sampling, draw_runs};
+use super::sampler::{Run, Sampler, Sampling, draw_runs};
 use super::speculate::{Draft, Speculation, Tail};
 use super::stem::Stem;
 use super::{Limits, Progress, locate};
 use crate::model::config::Config;
-use crate::model::runner::{Feed, Inference, Runner, Session};
+use crate::model::runner::{Draw, Feed, Inference, Runner, Session};
 use crate::model::tokenizer::{StopWatch, Tokenizer};
 use crate::model::transformer::check_token_ids;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::rng::Stream;
 use std::collections::VecDeque;
+use std::iter::Zip;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::vec::IntoIter;
 
 /// A prompt and the streams of the samples wanted of it. The token at position t of a completion is drawn with
 /// `stream.uniform(t)`.
@@ -161,10 +163,9 @@ pub type Finished = (usize, usize, Sample);
 /// A prefilled prompt with samples still to start.
 struct Prompt<P> {
     request: usize,
-    waiting: Range<usize>,
+    /// Their indices and first tokens.
+    waiting: Zip<Range<usize>, IntoIter<Draw>>,
     prefix: P,
-    /// Of the first token of every sample.
-    logits: Vec<f32>,
 }
 
 /// A sample being drawn.
@@ -248,7 +249,7 @@ impl<'a, R: Inference> Worker<'a, R> {
                 }
                 continue;
             };
-            let Some(index) = prompt.waiting.next() else {
+            let Some((index, draw)) = prompt.waiting.next() else {
                 let done = self.prompts.pop_front().expect("the first one was looked at");
                 self.session.release(done.prefix);
                 continue;
@@ -266,9 +267,6 @@ impl<'a, R: Inference> Worker<'a, R> {
                 limit: positions.min(self.job.sampling.max_new_tokens as usize),
                 sample: Sample::empty(),
             };
-            let draw = self.samplers[0]
-                .draw(&prompt.logits, request.samples[index].uniform(0))
-                .map_err(|e| locate(e, &request.name, active.request))?;
             self.take(active, &Draft::default(), &[draw])?;
         }
         Ok(())
@@ -289,30 +287,35 @@ impl<'a, R: Inference> Worker<'a, R> {
         if units.is_empty() {
             return Ok(false);
         }
-        let mut logits: VecDeque<Vec<f32>> = VecDeque::new();
+        let mut first_tokens: VecDeque<Draw> = VecDeque::new();
         while units.iter().any(|(unit, fed, _)| *fed < self.job.requests[unit.request].prompt_ids.len()) {
             self.job.limits.check_cancel()?;
             let mut room = call_rows;
-            let mut feeds = Vec::new();
+            let (mut feeds, mut runs, mut row) = (Vec::new(), Vec::new(), 0);
             for (unit, fed, sequence) in &mut units {
-                let prompt = &self.job.requests[unit.request].prompt_ids;
-                let end = prompt.len().min(*fed + room);
+                let Request { prompt_ids, samples, .. } = &self.job.requests[unit.request];
+                let end = prompt_ids.len().min(*fed + room);
                 if end > *fed {
-                    let want = usize::from(end == prompt.len());
-                    feeds.push(Feed { sequence, token_ids: &prompt[*fed..end], want });
+                    let want = usize::from(end == prompt_ids.len());
+                    feeds.push(Feed { sequence, token_ids: &prompt_ids[*fed..end], want });
+                    if want == 1 {
+                        let run = |stream| Run { request: unit.request, row, guesses: &[], stream, position: 0 };
+                        runs.extend(samples[unit.samples.clone()].iter().map(run));
+                        row += 1;
+                    }
                     room -= end - *fed;
                     *fed = end;
                 }
             }
-            self.session.logits(&mut feeds, &mut self.logits)?;
-            logits.extend(self.logits.chunks_exact(self.job.runner.config().vocab_size).map(<[f32]>::to_vec));
+            first_tokens.extend(self.draw(&mut feeds, &runs)?.into_iter().flatten());
             self.job.queue.prompt_tokens.fetch_add(call_rows - room, Ordering::Relaxed);
         }
         // Units finish in order: each call feeds the first unfinished ones first.
-        for ((unit, _, sequence), logits) in units.into_iter().zip(logits) {
-            let (request, waiting) = (unit.request, unit.samples.clone());
+        for (unit, _, sequence) in units {
+            let drawn: Vec<Draw> = first_tokens.drain(..unit.samples.len()).collect();
+            let waiting = unit.samples.clone().zip(drawn);
             let prefix = self.session.freeze(sequence);
-            self.prompts.push_back(Prompt { request, waiting, prefix, logits });
+            self.prompts.push_back(Prompt { request: unit.request, waiting, prefix });
         }
         let (prompts, active) = (&self.prompts, &self.active);
         self.speculation.keep(|request| {
@@ -346,24 +349,37 @@ impl<'a, R: Inference> Worker<'a, R> {
             self.speculation.draft(active.request, active.tail, drawn[drawn.len() - 1], samples, room)
         };
         let drafts: Vec<Draft> = self.active.iter().map(draft).collect();
-        let mut feeds = Vec::with_capacity(samples);
-        for (active, draft) in self.active.iter_mut().zip(&drafts) {
-            let token_ids = &draft.token_ids;
+        let mut active = std::mem::take(&mut self.active);
+        let (mut feeds, mut runs, mut row) = (Vec::with_capacity(samples), Vec::with_capacity(samples), 0);
+        for (active, draft) in active.iter_mut().zip(&drafts) {
+            let (token_ids, request) = (&draft.token_ids, active.request);
+            let stream = &self.job.requests[request].samples[active.index];
+            runs.push(Run { request, row, guesses: draft.guesses(), stream, position: active.sample.token_ids.len() });
             feeds.push(Feed { sequence: &mut active.sequence, token_ids, want: token_ids.len() });
+            row += token_ids.len();
         }
-        self.session.logits(&mut feeds, &mut self.logits)?;
-        let (mut runs, mut rest) = (Vec::with_capacity(samples), &self.logits[..]);
-        for (active, draft) in self.active.iter().zip(&drafts) {
-            let (logits, others) = rest.split_at(draft.token_ids.len() * self.job.runner.config().vocab_size);
-            rest = others;
-            let stream = &self.job.requests[active.request].samples[active.index];
-            runs.push(Run { logits, guesses: draft.guesses(), stream, position: active.sample.token_ids.len() });
-        }
-        let draws = draw_runs(&mut self.samplers, &runs)?;
-        for ((active, draft), draws) in std::mem::take(&mut self.active).into_iter().zip(&drafts).zip(&draws) {
+        let draws = self.draw(&mut feeds, &runs)?;
+        for ((active, draft), draws) in active.into_iter().zip(&drafts).zip(&draws) {
             self.take(active, draft, draws)?;
         }
         Ok(())
+    }
+
+    /// Feeds tokens, and draws from the wanted rows what comes out of each run.
+    fn draw(&mut self, feeds: &mut [Feed<Sequence<'a, R>>], runs: &[Run]) -> Result<Vec<Vec<Draw>>> {
+        let Job { runner, requests, sampling, .. } = *self.job;
+        let draws = if runner.draws() && !sampling.truncates() {
+            let numbers: Vec<(usize, f64)> =
+                runs.iter().map(|run| (run.row, run.stream.uniform(run.position as u64))).collect();
+            let draws = self.session.draw(feeds, sampling.temperature, &numbers)?;
+            draws.into_iter().map(|draw| draw.map(|draw| vec![draw])).collect()
+        } else {
+            self.session.logits(feeds, &mut self.logits)?;
+            draw_runs(&mut self.samplers, &self.logits, runner.config().vocab_size, runs)
+        };
+        let located =
+            |(draws, run): (Result<_>, &Run)| draws.map_err(|e| locate(e, &requests[run.request].name, run.request));
+        draws.into_iter().zip(runs).map(located).collect()
     }
 
     /// Appends what was drawn to a sample. It goes on, or is complete.

@@ -6,11 +6,13 @@
 //! beginning of those whose share of their sum reaches p; `min_p` keeps those at least min_p times as likely as the
 //! first. This is the order of Hugging Face's warpers.
 
-use crate::model::ops::sampling::{BLOCK, block_sums, max, softmax_weights, tally};
+use crate::model::ops::sampling::{BLOCK, block_sums, max, passing, softmax_weights, tally};
 use crate::model::runner::not_finite;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::rng::Stream;
 use rayon::prelude::*;
+
+pub use crate::model::runner::Draw;
 
 /// How to draw tokens, and when to stop.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,14 +78,6 @@ impl Sampling {
     }
 }
 
-/// A drawn token.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Draw {
-    pub token_id: u32,
-    pub logprob_behavior: f32,
-    pub logprob_policy: f32,
-}
-
 /// Draws tokens; keeps its buffers between draws.
 pub struct Sampler<'a> {
     sampling: &'a Sampling,
@@ -94,8 +88,10 @@ pub struct Sampler<'a> {
 
 /// The rows of one sample in a step: behind its last token, and behind each token that was guessed to come after that.
 pub struct Run<'a> {
-    /// `[1 + guesses, vocab_size]`.
-    pub logits: &'a [f32],
+    /// Whose sample it is.
+    pub request: usize,
+    /// The first of its `1 + guesses` rows.
+    pub row: usize,
     pub guesses: &'a [u32],
     pub stream: &'a Stream,
     /// Of the first row's token in its completion.
@@ -105,18 +101,19 @@ pub struct Run<'a> {
 /// Runs that are worth waking a thread for.
 const SHARE: usize = 4;
 
-/// Draws from the rows of each run until a token is not the one guessed, or the completion's last. The samplers share the runs and
-/// work side by side. What is drawn does not depend on how many there are, nor on the guesses, but for where a run ends.
-pub fn draw_runs(samplers: &mut [Sampler], runs: &[Run]) -> Result<Vec<Vec<Draw>>> {
-    let draw = |sampler: &mut Sampler, runs: &[Run]| -> Result<Vec<Vec<Draw>>> {
-        runs.iter().map(|run| sampler.draw_run(run)).collect()
+/// Draws from the rows of each run until a token is not the one guessed, or the completion's last. `logits` are `[rows, size]`.
+/// The samplers share the runs and work side by side. What is drawn does not depend on how many there are, nor on the guesses,
+/// but for where a run ends. Errors: a run's logits are not finite.
+pub fn draw_runs(samplers: &mut [Sampler], logits: &[f32], size: usize, runs: &[Run]) -> Vec<Result<Vec<Draw>>> {
+    let draw = |sampler: &mut Sampler, runs: &[Run]| -> Vec<Result<Vec<Draw>>> {
+        let of = |run: &Run| sampler.draw_run(logits[run.row * size..].chunks_exact(size), run);
+        runs.iter().map(of).collect()
     };
     let share = runs.len().div_ceil(samplers.len()).max(SHARE);
     if runs.len() <= share {
         return draw(&mut samplers[0], runs);
     }
-    let draws = runs.par_chunks(share).zip(samplers).map(|(runs, sampler)| draw(sampler, runs));
-    Ok(draws.collect::<Result<Vec<_>>>()?.concat())
+    runs.par_chunks(share).zip(samplers).flat_map_iter(|(runs, sampler)| draw(sampler, runs)).collect()
 }
 
 /// Tokens sorted at first when cutting off a tail; most distributions need fewer.
@@ -127,10 +124,9 @@ impl<'a> Sampler<'a> {
         Sampler { sampling, weights: Vec::new(), sums: Vec::new(), order: Vec::new() }
     }
 
-    fn draw_run(&mut self, run: &Run) -> Result<Vec<Draw>> {
-        let rows = run.logits.chunks_exact(run.logits.len() / (1 + run.guesses.len()));
-        let mut draws: Vec<Draw> = Vec::with_capacity(rows.len());
-        for (row, logits) in rows.enumerate() {
+    fn draw_run<'l>(&mut self, rows: impl Iterator<Item = &'l [f32]>, run: &Run) -> Result<Vec<Draw>> {
+        let mut draws = Vec::with_capacity(1 + run.guesses.len());
+        for (row, logits) in rows.take(1 + run.guesses.len()).enumerate() {
             let draw = self.draw(logits, run.stream.uniform((run.position + row) as u64))?;
             draws.push(draw);
             if run.guesses.get(row) != Some(&draw.token_id) || self.sampling.eos.contains(&draw.token_id) {
@@ -171,32 +167,9 @@ impl<'a> Sampler<'a> {
 
     /// The token at which the running sum of weights passes `target`.
     fn invert(&self, target: f64) -> usize {
-        let mut before = 0.0;
-        let mut last = 0;
-        for (block, sum) in self.sums.iter().enumerate() {
-            if *sum == 0.0 {
-                continue;
-            }
-            let after = before + f64::from(*sum);
-            last = block;
-            if after > target {
-                break;
-            }
-            before = after;
-        }
-        // Inside a block the running sum may end a rounding error below the block's own sum; the last token with any weight
-        // takes what is left.
-        let mut token = last * BLOCK;
-        for (offset, weight) in self.weights[last * BLOCK..].iter().take(BLOCK).enumerate() {
-            if *weight > 0.0 {
-                token = last * BLOCK + offset;
-                before += f64::from(*weight);
-                if before > target {
-                    break;
-                }
-            }
-        }
-        token
+        let (block, before) = passing(&self.sums, 0.0, target);
+        let (first, end) = (block * BLOCK, self.weights.len().min((block + 1) * BLOCK));
+        first + passing(&self.weights[first..end], before, target).0
     }
 
     /// Sets the weights of all tokens that are cut off to 0.

@@ -47,6 +47,11 @@ pub trait Inference: Sync {
     /// per step.
     fn free_rows(&self) -> usize;
 
+    /// Whether sessions draw tokens that nothing is cut off from themselves, where the logits are: [`Session::draw`].
+    fn draws(&self) -> bool {
+        false
+    }
+
     /// An empty cache with so many slots, each with room for a prompt and a completion of at most these lengths. The slots'
     /// memory is taken here. A crew of so many threads shares its steps.
     fn session(&self, slots: usize, prompt: usize, completion: usize, crew: usize) -> Result<Self::Session<'_>>;
@@ -90,6 +95,18 @@ pub trait Session {
     /// room.
     fn logits(&mut self, feeds: &mut [Feed<Self::Sequence>], out: &mut Vec<f32>) -> Result<()>;
 
+    /// The same; draws tokens from the whole distribution of the wanted rows at a temperature (0 takes the likeliest, the lowest
+    /// id of equals) in place of their logits. `numbers` says for each token the number of its row, counted from 0 in feed order,
+    /// and a uniform number in [0, 1). A token is an error if the logits of its row are not finite.
+    fn draw(
+        &mut self,
+        _feeds: &mut [Feed<Self::Sequence>],
+        _temperature: f32,
+        _numbers: &[(usize, f64)],
+    ) -> Result<Vec<Result<Draw>>> {
+        Err(Error::internal("this runner's logits are drawn from on the host"))
+    }
+
     /// The same; of each wanted row what is known of its target, and the `top_k` likeliest tokens. The logits of all rows never
     /// exist. Errors also if logits are not finite.
     fn scores(&mut self, feeds: &mut [Feed<Self::Sequence>], targets: &[u32], top_k: usize) -> Result<Vec<Score>>;
@@ -124,6 +141,15 @@ pub struct Feed<'a, S> {
     pub token_ids: &'a [u32],
     /// The last so many of these tokens are wanted rows.
     pub want: usize,
+}
+
+/// A drawn token: its log-probs under the distribution it was drawn from, and under the policy itself (temperature 1, nothing cut
+/// off).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draw {
+    pub token_id: u32,
+    pub logprob_behavior: f32,
+    pub logprob_policy: f32,
 }
 
 /// A policy ready to sample from and to score with.

@@ -221,11 +221,11 @@ fn runs_are_drawn_alike_by_any_number_of_samplers() {
     let sampling = Sampling { top_p: 0.9, ..Sampling::plain(1, &[]) };
     let logits: Vec<f32> = (0..21 * 50).map(|i| (i as f32 * 1.3).sin() * 4.0).collect();
     let streams: Vec<Stream> = (0..21u32).map(|i| Stream::at(3, &[&i.to_le_bytes()])).collect();
-    let rows = logits.chunks(50).zip(&streams);
-    let runs: Vec<Run> = rows.map(|(logits, stream)| Run { logits, guesses: &[], stream, position: 2 }).collect();
+    let run = |(row, stream)| Run { request: 0, row, guesses: &[], stream, position: 2 };
+    let runs: Vec<Run> = streams.iter().enumerate().map(run).collect();
     let draws = |count: usize| {
         let mut samplers: Vec<Sampler> = (0..count).map(|_| Sampler::new(&sampling)).collect();
-        draw_runs(&mut samplers, &runs).unwrap()
+        draw_runs(&mut samplers, &logits, 50, &runs).into_iter().collect::<Result<Vec<_>>>().unwrap()
     };
     assert_eq!(draws(1).len(), 21);
     assert!([2, 3, 5, 40].into_iter().all(|count| draws(count) == draws(1)));
@@ -238,8 +238,8 @@ fn a_run_goes_on_while_guesses_are_right() {
     let stream = Stream::at(3, &[]);
     let plain = Sampling::plain(1, &[]);
     let drawn = |sampling: &Sampling, guesses: &[u32]| -> Vec<Draw> {
-        let run = Run { logits: &logits[..50 * (1 + guesses.len())], guesses, stream: &stream, position: 7 };
-        draw_runs(&mut [Sampler::new(sampling)], &[run]).unwrap().concat()
+        let run = Run { request: 0, row: 0, guesses, stream: &stream, position: 7 };
+        draw_runs(&mut [Sampler::new(sampling)], &logits, 50, &[run]).remove(0).unwrap()
     };
     let mut sampler = Sampler::new(&plain);
     let rows = logits.chunks(50).zip(7..);

@@ -44,6 +44,20 @@ vectorised! {
     }
 }
 
+/// The entry at which the running sum of weights passes `target`, and the sum of those before it, which begins with `before`.
+/// Where rounding keeps the sum below, the last one with any weight takes what is left.
+pub fn passing(weights: &[f32], before: f64, target: f64) -> (usize, f64) {
+    let (mut found, mut sum) = ((0, before), before);
+    for (index, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+        found = (index, sum);
+        sum += f64::from(*weight);
+        if sum > target {
+            break;
+        }
+    }
+    found
+}
+
 #[inline(always)]
 fn block_sum(weights: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -63,6 +77,21 @@ fn block_sum(weights: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sums_pass_their_target_at_an_entry_with_weight() {
+        let weights = [0.0, 1.0, 0.0, 2.0, 0.0];
+        for (before, target, found) in [
+            (0.0, 0.0, (1, 0.0)),
+            (0.0, 0.9, (1, 0.0)),
+            (0.0, 1.0, (3, 1.0)),
+            (4.0, 4.5, (1, 4.0)),
+            (0.0, 3.0, (3, 1.0)),
+            (0.0, 9.0, (3, 1.0)),
+        ] {
+            assert_eq!(passing(&weights, before, target), found, "{before} {target}");
+        }
+    }
 
     #[test]
     fn weights_and_their_sums() {

@@ -7,8 +7,10 @@
 
 mod blocks;
 mod cache;
+mod draw;
 mod session;
 
+pub use draw::draw;
 pub use session::DeviceSession;
 
 use super::layer::{Form, Layer, Load};
@@ -172,6 +174,10 @@ impl Inference for DeviceRunner {
 
     fn free_rows(&self) -> usize {
         0
+    }
+
+    fn draws(&self) -> bool {
+        true
     }
 
     fn session(&self, slots: usize, prompt: usize, completion: usize, _crew: usize) -> Result<DeviceSession<'_>> {

@@ -1,10 +1,10 @@
 //! A worker's sequences on a device. The slots in use are always the first ones, so that a step of all samples is a step of a
 //! dense batch: when a sample in the middle leaves and none takes its place, the last one moves there.
 
-use super::super::{Score, Session, check_feed};
+use super::super::{Draw, Score, Session, check_feed};
 use super::blocks::{Cached, Call};
 use super::cache::{KeyValues, Own, Slots, capacity};
-use super::{DeviceRunner, scaled};
+use super::{DeviceRunner, draw, scaled};
 use crate::model::ops::reference;
 use crate::model::ops::top::Top;
 use crate::model::tensor_error;
@@ -200,6 +200,12 @@ impl Session for DeviceSession<'_> {
             *out = logits.and_then(|logits| logits.flatten_all()?.to_vec1()).map_err(tensor_error)?;
         }
         Ok(())
+    }
+
+    fn draw(&mut self, feeds: &mut [Feed], temperature: f32, numbers: &[(usize, f64)]) -> Result<Vec<Result<Draw>>> {
+        let Some(hidden) = self.step(feeds)? else { return Ok(Vec::new()) };
+        let logits = reference::logits(&hidden, &self.runner.head);
+        logits.and_then(|logits| draw(&logits, temperature, numbers)).map_err(tensor_error)
     }
 
     fn scores(&mut self, feeds: &mut [Feed], targets: &[u32], top_k: usize) -> Result<Vec<Score>> {
