@@ -2,7 +2,7 @@
 
 use crate::model::ops::{self, tape::AddTo, wide};
 use crate::model::tensor_error;
-use candle_core::{CpuStorage, DType, Storage, Tensor, TensorId, Var};
+use candle_core::{CpuStorage, D, DType, Storage, Tensor, TensorId, Var};
 use mindgap_base::error::{Error, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -64,28 +64,45 @@ impl Gradients {
         Ok(())
     }
 
-    /// L2 norm over all tensors; summed in f64 in name order.
+    /// L2 norm over all tensors; summed in f64 in name order. A device hands over the sums of all its tensors at once.
     pub fn norm(&self) -> Result<f64> {
-        let mut sum = 0.0;
+        let (mut sum, mut elsewhere) = (0.0, Vec::new());
         for gradient in self.0.values() {
-            sum += square_sum(gradient).map_err(tensor_error)?;
+            match square_sum(gradient).map_err(tensor_error)? {
+                SquareSum::Here(own) => sum += own,
+                SquareSum::There(own) => elsewhere.push(own),
+            }
+        }
+        if !elsewhere.is_empty() {
+            let sums = Tensor::stack(&elsewhere, 0).and_then(|sums| sums.to_vec1::<f32>()).map_err(tensor_error)?;
+            sum += sums.into_iter().map(f64::from).sum::<f64>();
         }
         Ok(sum.sqrt())
     }
 }
 
+/// A sum of squares, on the host or not yet.
+enum SquareSum {
+    Here(f64),
+    There(Tensor),
+}
+
 /// Elements that are summed by themselves: threads share what is larger.
 const BLOCK: usize = 1 << 22;
 
-fn square_sum(x: &Tensor) -> candle_core::Result<f64> {
+fn square_sum(x: &Tensor) -> candle_core::Result<SquareSum> {
     let (storage, layout) = x.storage_and_layout();
     if let (Storage::Cpu(CpuStorage::F32(data)), Some((start, end))) = (&*storage, layout.contiguous_offsets()) {
         let mut sums: Vec<(&[f32], f64)> = data[start..end].chunks(BLOCK).map(|block| (block, 0.0)).collect();
         wide::share_rows(&mut sums, 1, BLOCK, |_, sums| sums.iter_mut().for_each(|(x, sum)| *sum = squares(x)));
-        return Ok(sums.iter().map(|(_, sum)| sum).sum());
+        return Ok(SquareSum::Here(sums.iter().map(|(_, sum)| sum).sum()));
     }
     drop(storage);
-    Ok(f64::from(x.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?))
+    // Row by row at first: a sum to one number is read by one block of a GPU. (No sum of a single number: candle asks CUDA for no
+    // bytes then, which is an error.)
+    let squares = x.to_dtype(DType::F32)?.sqr()?;
+    let sums = if x.rank() > 1 { squares.sum(D::Minus1)? } else { squares };
+    Ok(SquareSum::There(sums.sum_all()?))
 }
 
 /// Lanes let the compiler vectorise; their number is fixed.
@@ -97,4 +114,24 @@ fn squares(x: &[f32]) -> f64 {
         }
     }
     lanes.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    /// By kernel, and by composition as on a device: that of a tensor that does not lie in one piece.
+    #[test]
+    fn the_norm_is_over_all_tensors() {
+        let numbers: Vec<f32> = (0..600).map(|i| (i as f32 * 0.7).sin()).collect();
+        let exact = 2.0 * numbers.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() + 9.0;
+        let matrix = Tensor::from_vec(numbers, (20, 30), &Device::Cpu).unwrap();
+        let vector = Tensor::new(&[-3.0f32], &Device::Cpu).unwrap();
+        for other in [matrix.clone(), matrix.t().unwrap()] {
+            let named = [("a", matrix.clone()), ("b", other), ("c", vector.clone())];
+            let gradients = Gradients(named.map(|(name, tensor)| (name.to_string(), tensor)).into());
+            assert!((gradients.norm().unwrap() / exact.sqrt() - 1.0).abs() < 1e-6);
+        }
+    }
 }

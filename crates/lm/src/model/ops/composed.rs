@@ -98,7 +98,8 @@ impl<F: Fn(&[Tensor], Range<usize>) -> Result<Tensor>> Backward for Composition<
             let leaves: Vec<Tensor> = shared.iter().enumerate().map(cut).collect::<Result<_>>()?;
             let output = (self.forward)(&leaves, piece.clone())?;
             let slope = gradient.narrow(0, piece.start, piece.len())?;
-            let mut gradients = (output * slope)?.sum_all()?.backward()?;
+            // candle starts from ones of any shape; a sum to one number would be read by one block of a GPU.
+            let mut gradients = (output * slope)?.backward()?;
             for (index, leaf) in leaves.iter().enumerate().filter(|(index, _)| wanted[*index]) {
                 let Some(own) = gradients.remove(leaf) else {
                     bail!("a composition cuts the gradient of input {index}")
