@@ -19,17 +19,35 @@ pub fn open(name: &str) -> Result<Device> {
             "build with `cargo build --release --features cuda` (needs the CUDA toolkit), or use `--device cpu`",
         ));
     }
-    Device::new_cuda(number).map_err(|e| {
+    // One stream, whichever thread uses the device: what one thread loads, another samples from.
+    let device = Device::new_cuda_with_stream(number).map_err(|e| {
         Error::environment(format!("cannot open GPU {number}"))
             .hint("`nvidia-smi` lists the GPUs that the driver sees; `CUDA_VISIBLE_DEVICES` hides the others")
             .source(e)
-    })
+    })?;
+    without_events(&device);
+    Ok(device)
 }
 
-/// Bytes of memory that nothing has taken yet; `None` on the CPU, where that is not ours to say.
+/// Stops a GPU's driver layer from making two events for every tensor, by which several streams would wait for each other.
+#[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "candle leaves it to the caller that streams do not share tensors")]
+fn without_events(device: &Device) {
+    if let Device::Cuda(cuda) = device {
+        // SAFETY: all work of this device is enqueued on its one stream, and done in that order; tensors are freed there too.
+        unsafe { cuda.disable_event_tracking() }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn without_events(_device: &Device) {}
+
+/// Bytes of memory that nothing has taken yet; `None` on the CPU, where that is not ours to say. Waits for the device: what was
+/// freed is given back to the driver only then.
 #[cfg(feature = "cuda")]
 pub fn free_bytes(device: &Device) -> Result<Option<usize>> {
     let Device::Cuda(cuda) = device else { return Ok(None) };
+    device.synchronize().map_err(super::tensor_error)?;
     let stream = cuda.cuda_stream();
     match stream.context().mem_get_info() {
         Ok((free, _)) => Ok(Some(free)),
