@@ -14,7 +14,7 @@ use mindgap::policy::{PolicyHandle, load_policy};
 use mindgap_base::rng::Stream;
 use mindgap_lm::model::policy::{Policy, PolicyFiles};
 use mindgap_lm::train::{
-    Accumulation, AdamWParams, Loss, PackingParams, Schedule, TooLong, TrainExample, Trainer, TrainerParams,
+    Accumulation, AdamWParams, Loss, PackingParams, Rounding, Schedule, TooLong, TrainExample, Trainer, TrainerParams,
 };
 use mindgap_store::parquet::decode_batches;
 use mindgap_store::table::from_batches;
@@ -72,7 +72,7 @@ fn trainer(policy: &Policy, packing: PackingParams) -> Result<Trainer, Failure> 
         eos_token_ids: policy.eos_token_ids().to_vec(),
         skip_limit: 1,
         dtype: DType::F32,
-        master_weights: true,
+        rounding: Rounding::Kept,
         lora: None,
         seed: 0,
         gradient_checkpointing: std::env::var_os("CHECKPOINTING").is_some(),

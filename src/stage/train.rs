@@ -20,7 +20,7 @@ use data::Data;
 use mindgap_base::address::Address;
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Recipe;
-use mindgap_lm::train::{PlannedStep, Trainer, init};
+use mindgap_lm::train::{PlannedStep, Rounding, Trainer, init};
 use mindgap_store::table::Row;
 use mindgap_store::table::train_steps::{BatchPlan, TrainEval, TrainStep};
 use mindgap_store::{PartRecord, Span, Store};
@@ -113,6 +113,9 @@ impl Stage for TrainStage {
         }
         if p.dtype != Dtype::default() {
             recipe = recipe.with("dtype", (p.dtype, p.has_master_weights()));
+        }
+        if p.rounding() == Rounding::Stochastic && p.trainer.other().is_none() {
+            recipe = recipe.with("rounding", "stochastic");
         }
         recipe
     }

@@ -12,7 +12,8 @@ use mindgap_lm::model::runner::device::DeviceRunner;
 use mindgap_lm::model::transformer::Transformer;
 use mindgap_lm::model::weights::{Checkpoint, Shard};
 use mindgap_lm::train::{
-    Accumulation, AdamWParams, LoraParams, Loss, PackingParams, Schedule, TrainExample, Trainer, TrainerParams,
+    Accumulation, AdamWParams, LoraParams, Loss, PackingParams, Rounding, Schedule, TrainExample, Trainer,
+    TrainerParams,
 };
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -117,7 +118,7 @@ impl Fixture {
             eos_token_ids: vec![2],
             skip_limit: 1,
             dtype: DType::F32,
-            master_weights: true,
+            rounding: Rounding::Kept,
             lora,
             seed: 1,
             gradient_checkpointing,

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use mindgap_lm::model::policy::{Policy, PolicyFiles};
 use mindgap_lm::model::tensors::{self, TensorFile};
 use mindgap_lm::model::weights;
-use mindgap_lm::train::{Accumulation, Loss, PackingParams, Schedule, TrainExample, Trainer, TrainerParams};
+use mindgap_lm::train::{Accumulation, Loss, PackingParams, Rounding, Schedule, TrainExample, Trainer, TrainerParams};
 use mindgap_store::Store;
 use mindgap_store::parquet::decode_batches;
 use mindgap_store::table::train_steps::TrainStep;
@@ -40,7 +40,7 @@ fn as_a_program() {
         accumulation: Accumulation::TokenMean,
         skip_limit: 1,
         dtype: DType::F32,
-        master_weights: true,
+        rounding: Rounding::Kept,
         lora: None,
         seed: 0,
         gradient_checkpointing: false,

@@ -25,11 +25,15 @@ impl Stream {
         Stream { key: [word(0), word(1)], nonce: [word(2), word(3)] }
     }
 
-    /// 64 random bits at `position`.
+    /// 128 random bits at `position`.
+    pub fn words(&self, position: u64) -> [u32; 4] {
+        philox4x32_10([position as u32, (position >> 32) as u32, self.nonce[0], self.nonce[1]], self.key)
+    }
+
+    /// 64 random bits at `position`: the first two of its words.
     pub fn bits(&self, position: u64) -> u64 {
-        let counter = [position as u32, (position >> 32) as u32, self.nonce[0], self.nonce[1]];
-        let out = philox4x32_10(counter, self.key);
-        u64::from(out[0]) | u64::from(out[1]) << 32
+        let [low, high, ..] = self.words(position);
+        u64::from(low) | u64::from(high) << 32
     }
 
     /// Uniform in [0, 1) with 53 bits, at `position`.

@@ -8,8 +8,8 @@ use super::mix::{self, DataOf, Highest, Portion};
 use candle_core::DType;
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::train::{
-    Accumulation, AdamWParams, Decay, LoraParams, Loss, PackingParams, PlanLength, PlanParams, PlannedStep, Schedule,
-    Stratum, TooLong, TrainerParams, plan,
+    Accumulation, AdamWParams, Decay, LoraParams, Loss, PackingParams, PlanLength, PlanParams, PlannedStep, Rounding,
+    Schedule, Stratum, TooLong, TrainerParams, plan,
 };
 use mindgap_store::table::rewrites::Source;
 use serde::{Deserialize, Serialize};
@@ -115,7 +115,7 @@ pub enum Dtype {
     F32,
     /// The weights that are trained are held in f32, unless `reference_quirks`.
     Bf16,
-    /// They are rounded after every step: small steps are lost.
+    /// They are rounded after every step: stochastically, so that small steps add up, or with `reference_quirks` to the nearest.
     PureBf16,
 }
 
@@ -332,13 +332,18 @@ impl Params {
         }
     }
 
+    pub(super) fn rounding(&self) -> Rounding {
+        match self.dtype {
+            Dtype::F32 => Rounding::Kept,
+            Dtype::Bf16 | Dtype::PureBf16 if self.reference_quirks => Rounding::Nearest,
+            Dtype::Bf16 => Rounding::Kept,
+            Dtype::PureBf16 => Rounding::Stochastic,
+        }
+    }
+
     /// Trained weights are held in f32.
     pub(super) fn has_master_weights(&self) -> bool {
-        match self.dtype {
-            Dtype::F32 => true,
-            Dtype::Bf16 => !self.reference_quirks,
-            Dtype::PureBf16 => false,
-        }
+        self.rounding() == Rounding::Kept
     }
 
     /// Bytes that a training cannot do without, for each weight: itself, and its gradient's sum and two moments in f32 unless it is
@@ -460,7 +465,7 @@ impl Params {
             eos_token_ids: eos_token_ids.to_vec(),
             skip_limit: 10,
             dtype: self.dtype.into(),
-            master_weights: self.has_master_weights(),
+            rounding: self.rounding(),
             lora: self.lora.clone(),
             seed: self.seed,
             gradient_checkpointing: self.gradient_checkpointing,

@@ -3,6 +3,7 @@
 //! With g the clipped gradient: `m = m + (1 - b1)(g - m)`, `v = b2 v + (1 - b2) g^2`,
 //! `w = w (1 - lr decay) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)`. Matrices decay, vectors (norms, biases) do not.
 
+use super::rounding::StochasticRounding;
 use crate::model::ops::{self, wide};
 use crate::model::tensor_error;
 use crate::model::tensors::TensorFile;
@@ -55,6 +56,8 @@ struct Moments {
 /// The optimizer: moments by tensor name, and the number of updates made.
 pub struct AdamW {
     params: AdamWParams,
+    /// Seed of stochastic rounding to bf16, where weights are rounded so.
+    rounding: Option<u64>,
     updates: u32,
     moments: BTreeMap<String, Moments>,
 }
@@ -66,7 +69,12 @@ impl AdamW {
         let zeros = |var: &Var| Tensor::zeros(var.shape(), DType::F32, var.device()).map_err(tensor_error);
         let moments =
             vars.iter().map(|(name, var)| Ok((name.clone(), Moments { first: zeros(var)?, second: zeros(var)? })));
-        Ok(AdamW { params, updates: 0, moments: moments.collect::<Result<_>>()? })
+        Ok(AdamW { params, rounding: None, updates: 0, moments: moments.collect::<Result<_>>()? })
+    }
+
+    /// The same; weights are rounded to bf16 by chances of this seed.
+    pub fn rounding(self, seed: Option<u64>) -> AdamW {
+        AdamW { rounding: seed, ..self }
     }
 
     /// Updates made so far.
@@ -100,6 +108,7 @@ impl AdamW {
                 rate: learning_rate / first_correction,
                 root_correction: second_correction.sqrt(),
                 epsilon: p.epsilon,
+                rounding: self.rounding.map(|seed| StochasticRounding::new(seed, self.updates, name)),
             };
             descent.apply(var, &moments.first, &moments.second).map_err(tensor_error)?;
         }
@@ -207,16 +216,23 @@ struct Descent {
     rate: f64,
     root_correction: f64,
     epsilon: f64,
+    rounding: Option<StochasticRounding>,
 }
 
 impl Descent {
     fn apply(&self, var: &Var, first: &Tensor, second: &Tensor) -> candle_core::Result<()> {
         if ops::has_kernels(&[var, first, second]) {
-            return var.inplace_op3(first, second, self);
+            var.inplace_op3(first, second, self)?;
+            return match &self.rounding {
+                Some(rounding) => rounding.apply(var).map(drop),
+                None => Ok(()),
+            };
         }
         let root = ((second.sqrt()? / self.root_correction)? + self.epsilon)?;
         let old = (var.as_detached_tensor().to_dtype(DType::F32)? * self.keep)?;
-        var.set(&(old - ((first / root)? * self.rate)?)?.to_dtype(var.dtype())?)
+        let new = (old - ((first / root)? * self.rate)?)?;
+        let new = if let Some(rounding) = &self.rounding { rounding.apply(&new)? } else { new };
+        var.set(&new.to_dtype(var.dtype())?)
     }
 }
 
@@ -297,6 +313,42 @@ mod tests {
         let want = [1.0 * 0.999 + 0.01, -2.0 * 0.999 - 0.01, 0.5 * 0.999 + 0.01, -0.01, 1.0, 1.01];
         for (got, want) in values(&vars).iter().zip(want) {
             assert!((got - want).abs() < 1e-6, "{got} instead of {want}");
+        }
+    }
+
+    /// How far the mean of weights of a usual size moves in 100 equal updates, each a fraction of most weights' last digit in bf16:
+    /// as a share of the learning rate's sum.
+    fn drift(dtype: DType, rounding: Option<u64>, nearest: bool) -> f64 {
+        let mut cursor = mindgap_base::rng::Stream::at(1, &[b"weights"]).cursor();
+        let weights: Vec<f32> =
+            (0..8192).map(|_| half::bf16::from_f32((cursor.normal() * 0.02) as f32).to_f32()).collect();
+        let start = Tensor::new(&weights[..], &Device::Cpu).unwrap();
+        let var = Var::from_tensor(&start.to_dtype(dtype).unwrap()).unwrap();
+        let vars = BTreeMap::from([("w".to_string(), var)]);
+        let gradients = BTreeMap::from([("w".to_string(), start.ones_like().unwrap())]);
+        let mut optimizer = AdamW::new(PARAMS, &vars).unwrap().rounding(rounding);
+        let rate = 1.5e-5;
+        for _ in 0..100 {
+            optimizer.update(&vars, &gradients, 1.0, rate).unwrap();
+            if nearest {
+                let rounded = vars["w"].as_detached_tensor().to_dtype(DType::BF16).unwrap();
+                vars["w"].set(&rounded.to_dtype(dtype).unwrap()).unwrap();
+            }
+        }
+        let moved = (start - vars["w"].as_detached_tensor().to_dtype(DType::F32).unwrap()).unwrap();
+        f64::from(moved.mean_all().unwrap().to_scalar::<f32>().unwrap()) / (100.0 * rate)
+    }
+
+    /// With kernels, and by composition on weights of either type, as on a device.
+    #[test]
+    fn small_updates_add_up_under_stochastic_rounding() {
+        let f32s = drift(DType::F32, None, false);
+        let (lost, kept) = (drift(DType::F32, None, true), drift(DType::F32, Some(3), false));
+        assert!((f32s - 1.0).abs() < 1e-3 && lost < 0.3, "f32 {f32s}, to the nearest {lost}");
+        let composed = crate::model::ops::without_kernels(|| drift(DType::F32, Some(3), false));
+        let narrow = drift(DType::BF16, Some(3), false);
+        for share in [kept, composed, narrow] {
+            assert!((share - 1.0).abs() < 0.02, "{share}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Speed of a training step on this machine. Plain numbers out; the clock comes from the caller.
 
-use super::{Accumulation, AdamWParams, Loss, PackingParams, Schedule, TrainExample, Trainer, TrainerParams};
+use super::{Accumulation, AdamWParams, Loss, PackingParams, Rounding, Schedule, TrainExample, Trainer, TrainerParams};
 use crate::model::config::Config;
 use crate::model::tensor_error;
 use candle_core::{DType, Device, Tensor};
@@ -50,7 +50,7 @@ pub fn bench(
         eos_token_ids: Vec::new(),
         skip_limit: 1,
         dtype,
-        master_weights: true,
+        rounding: Rounding::Kept,
         lora: None,
         seed: 0,
         gradient_checkpointing: false,

@@ -25,6 +25,17 @@ pub enum Accumulation {
     MicroBatchSum { ranks: u32 },
 }
 
+/// What becomes of an update's digits that the policy's type does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// Trained weights keep them: they are held in f32, whatever the type (master weights).
+    Kept,
+    /// They are rounded away, up or down as a chance has it that is the more likely the nearer that is: right in the mean.
+    Stochastic,
+    /// They are rounded away: an update of less than half a last digit is lost.
+    Nearest,
+}
+
 /// What a trainer depends on besides its initial weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainerParams {
@@ -42,11 +53,11 @@ pub struct TrainerParams {
     /// Of the factors of products, of frozen weights, and of the policy that comes out; on a device of activations too. Sums,
     /// gradients' sums and moments are always f32.
     pub dtype: DType,
-    /// Trained weights are held in f32, whatever `dtype` says; else an update is computed in f32 and rounded to `dtype`.
-    pub master_weights: bool,
+    /// Of updates, which are computed in f32, to `dtype`.
+    pub rounding: Rounding,
     /// Train adapters, and leave the weights as they are.
     pub lora: Option<LoraParams>,
-    /// Of what the trainer draws itself: the adapters' first values.
+    /// Of what the trainer draws itself: the adapters' first values, and how updates are rounded.
     pub seed: u64,
     /// Hold only the inputs of the blocks on the way forward, and compute the rest again on the way back. Same gradients.
     pub gradient_checkpointing: bool,
@@ -69,7 +80,7 @@ impl TrainerParams {
 
     /// What weights are held in that are trained. On the CPU it is f32: where there are no master weights, their values are rounded.
     pub(super) fn trained_type(&self, device: &Device) -> DType {
-        if self.master_weights || device.is_cpu() { DType::F32 } else { self.dtype }
+        if self.rounding == Rounding::Kept || device.is_cpu() { DType::F32 } else { self.dtype }
     }
 
     /// What a trainer wants to be given the weights in.
@@ -79,7 +90,12 @@ impl TrainerParams {
 
     /// Trained weights are rounded in f32.
     pub(super) fn rounds(&self, device: &Device) -> bool {
-        !self.master_weights && self.dtype != self.trained_type(device)
+        self.rounding != Rounding::Kept && self.dtype != self.trained_type(device)
+    }
+
+    /// Trained weights end as numbers of bf16 by stochastic rounding, wherever they are.
+    pub(super) fn rounds_stochastically(&self) -> bool {
+        self.rounding == Rounding::Stochastic && self.dtype == DType::BF16
     }
 
     /// The paper's released trainer, quirks included: on each of its two GPUs accumulated gradients are not divided,
@@ -87,7 +103,7 @@ impl TrainerParams {
     pub fn with_reference_quirks(mut self) -> TrainerParams {
         self.accumulation = Accumulation::MicroBatchSum { ranks: 2 };
         self.optimizer.bf16_moments = true;
-        self.master_weights = false;
+        self.rounding = Rounding::Nearest;
         self.packing = PackingParams {
             micro_batch_tokens: usize::MAX,
             micro_batch_rows: 4,

@@ -82,7 +82,7 @@ impl Fixture {
             eos_token_ids: vec![2],
             skip_limit: 1,
             dtype: DType::F32,
-            master_weights: true,
+            rounding: Rounding::Kept,
             lora: None,
             seed: 0,
             gradient_checkpointing: false,

@@ -93,7 +93,8 @@ impl Trainer {
         };
         Ok(Trainer {
             config: config.clone(),
-            optimizer: AdamW::new(params.optimizer, &vars)?,
+            optimizer: AdamW::new(params.optimizer, &vars)?
+                .rounding(params.rounds_stochastically().then_some(params.seed)),
             params,
             frozen,
             vars,
@@ -328,7 +329,7 @@ impl Trainer {
         metrics.clipped = self.params.clip_norm > 0.0 && metrics.grad_norm > self.params.clip_norm;
         let scale = if metrics.clipped { self.params.clip_norm / (metrics.grad_norm + 1e-6) } else { 1.0 };
         self.optimizer.update(&self.vars, gradients.tensors(), scale, metrics.learning_rate)?;
-        if self.params.rounds(&self.device) {
+        if self.params.rounds(&self.device) && !self.params.rounds_stochastically() {
             round(&self.vars, self.params.dtype)?;
         }
         self.skipped_in_a_row = 0;

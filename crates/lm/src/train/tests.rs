@@ -20,7 +20,7 @@ fn params(loss: &str) -> TrainerParams {
         eos_token_ids: vec![2],
         skip_limit: 3,
         dtype: DType::F32,
-        master_weights: true,
+        rounding: Rounding::Kept,
         lora: None,
         seed: 0,
         gradient_checkpointing: false,
@@ -106,34 +106,39 @@ fn training_lowers_the_loss() {
 #[test]
 fn thread_count_changes_no_bit() {
     let rows = examples(15);
-    let in_pool = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
-            let mut trainer = trainer(&tiny_config(), params("dft"));
-            let metrics = run(&mut trainer, &rows, 0..4);
-            (bits(&trainer.weights().unwrap()), metrics)
-        })
-    };
-    let one = in_pool(1);
-    assert_eq!(one, in_pool(2));
-    assert_eq!(one, in_pool(5));
+    let [.., stochastic] = in_bf16("dft");
+    for params in [params("dft"), stochastic] {
+        let in_pool = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut trainer = trainer(&tiny_config(), params.clone());
+                let metrics = run(&mut trainer, &rows, 0..4);
+                (bits(&trainer.weights().unwrap()), metrics)
+            })
+        };
+        let one = in_pool(1);
+        assert_eq!(one, in_pool(2));
+        assert_eq!(one, in_pool(5));
+    }
 }
 
 #[test]
 fn a_saved_state_goes_on_to_the_bit() {
     let rows = examples(15);
-    for loss in ["dft", "psft", "asft", "gift"] {
-        let mut straight = trainer(&tiny_config(), params(loss));
+    let [.., stochastic] = in_bf16("dft");
+    for params in ["dft", "psft", "asft", "gift"].map(params).into_iter().chain([stochastic]) {
+        let trainer = || trainer(&tiny_config(), params.clone());
+        let mut straight = trainer();
         let metrics = run(&mut straight, &rows, 0..12);
-        let mut first = trainer(&tiny_config(), params(loss));
+        let mut first = trainer();
         run(&mut first, &rows, 0..5);
         let state = saved(&first);
         run(&mut first, &rows, 5..7);
-        let mut second = trainer(&tiny_config(), params(loss));
+        let mut second = trainer();
         restore(&mut second, &state).unwrap();
         assert_eq!(second.steps_done(), 5);
-        assert_eq!(run(&mut second, &rows, 5..12), metrics[5..], "{loss}");
-        assert_eq!(bits(&second.weights().unwrap()), bits(&straight.weights().unwrap()), "{loss}");
+        assert_eq!(run(&mut second, &rows, 5..12), metrics[5..], "{params:?}");
+        assert_eq!(bits(&second.weights().unwrap()), bits(&straight.weights().unwrap()), "{params:?}");
     }
 }
 
@@ -349,12 +354,13 @@ fn a_gpu_trains_as_the_cpu_does() {
     }
 }
 
-/// What bf16 is trained with: with master weights and without, weights and adapters.
-fn in_bf16(loss: &str) -> [TrainerParams; 3] {
+/// What bf16 is trained with: adapters, and weights, with master weights and rounded either way.
+fn in_bf16(loss: &str) -> [TrainerParams; 4] {
     let lora = LoraParams { rank: 3, alpha: 6.0, targets: vec!["q_proj".to_string(), "down_proj".to_string()] };
     let narrow = TrainerParams { dtype: DType::BF16, ..params(loss) };
-    let rounded = TrainerParams { master_weights: false, ..narrow.clone() };
-    [TrainerParams { lora: Some(lora), ..narrow.clone() }, narrow, rounded]
+    let rounded = |rounding| TrainerParams { rounding, ..narrow.clone() };
+    let [nearest, stochastic] = [Rounding::Nearest, Rounding::Stochastic].map(rounded);
+    [TrainerParams { lora: Some(lora), ..narrow.clone() }, narrow, nearest, stochastic]
 }
 
 /// Products in bf16 with f32 moments follow f32 as closely as bf16 can: by kernels, and by composition as on a device.
@@ -377,11 +383,12 @@ fn trains_in_bf16() {
     }
 }
 
-/// Steps far smaller than a weight's last digit in bf16 add up in master weights; without them they are lost.
+/// Steps far smaller than a weight's last digit in bf16 add up in master weights; rounded to the nearest they are lost. (What
+/// stochastic rounding keeps of them: `adamw.rs`.)
 #[test]
-fn small_steps_are_lost_without_master_weights() {
+fn small_steps_are_lost_where_they_are_rounded_to_the_nearest() {
     let rows = examples(5);
-    let [_, masters, rounded] =
+    let [_, masters, rounded, _] =
         in_bf16("sft").map(|params| TrainerParams { schedule: Schedule::constant(1e-6, 20), ..params });
     let up = |trainer: &Trainer| {
         trainer.weights().unwrap()["model.layers.0.mlp.up_proj.weight"].to_dtype(DType::F32).unwrap()

@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::testing::{every_shape, tiny_config, tiny_tensors};
 use crate::train::tests::{restore, saved};
-use crate::train::{Accumulation, AdamWParams, Loss, PackingParams, Schedule, StepMetrics};
+use crate::train::{Accumulation, AdamWParams, Loss, PackingParams, Rounding, Schedule, StepMetrics};
 use crate::train::{TrainExample, Trainer, TrainerParams};
 
 fn lora() -> LoraParams {
@@ -21,7 +21,7 @@ fn params(loss: &str, lora: Option<LoraParams>) -> TrainerParams {
         eos_token_ids: vec![2],
         skip_limit: 1,
         dtype: DType::F32,
-        master_weights: true,
+        rounding: Rounding::Kept,
         lora,
         seed: 4,
         gradient_checkpointing: false,
