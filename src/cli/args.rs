@@ -409,8 +409,11 @@ pub struct Generate {
 #[derive(ClapArgs)]
 pub struct Bench {
     /// Folder in Hugging Face layout, a GGUF file, or `hub:org/name[@revision]`.
-    #[arg(long)]
-    pub policy: String,
+    #[arg(long, required_unless_present = "config")]
+    pub policy: Option<String>,
+    /// A policy's config.json alone: a policy of that shape with random weights in bf16.
+    #[arg(long, conflicts_with = "policy")]
+    pub config: Option<PathBuf>,
     #[command(flatten)]
     pub holding: Holding,
     #[command(flatten)]

@@ -21,6 +21,8 @@ pub struct Plan {
     pub new_tokens: usize,
     /// Sequences side by side; each is measured with prompts of their own and with one shared prompt.
     pub batches: Vec<usize>,
+    /// Sequences side by side that end with so many tokens each, the prompt they share included.
+    pub long: Option<(usize, usize)>,
     /// Sequences scored, each of `score_tokens` tokens.
     pub score_sequences: usize,
     pub score_tokens: usize,
@@ -28,7 +30,33 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Plan {
-        Plan { prompt_tokens: 64, new_tokens: 64, batches: vec![1, 16, 64], score_sequences: 8, score_tokens: 256 }
+        Plan {
+            prompt_tokens: 64,
+            new_tokens: 64,
+            batches: vec![1, 16, 64],
+            long: None,
+            score_sequences: 8,
+            score_tokens: 256,
+        }
+    }
+}
+
+impl Plan {
+    /// What suits this device: a GPU is also given as many rows as it is by default, and long ones.
+    pub fn on(device: &Device) -> Plan {
+        match device {
+            Device::Cpu => Plan::default(),
+            _ => Plan { batches: vec![1, 16, 64, 256], long: Some((256, 2048)), ..Plan::default() },
+        }
+    }
+
+    /// Sequences side by side, whether they share a prompt, and how long prompts are.
+    fn cases(&self, positions: usize) -> Vec<(usize, bool, usize)> {
+        let both =
+            self.batches.iter().flat_map(|batch| [false, true].map(|shared| (*batch, shared, self.prompt_tokens)));
+        let long =
+            self.long.map(|(batch, tokens)| (batch, true, tokens.min(positions).saturating_sub(self.new_tokens)));
+        both.chain(long.filter(|(.., prompt_tokens)| *prompt_tokens > 0)).collect()
     }
 }
 
@@ -39,6 +67,8 @@ pub struct Measured {
     pub what: &'static str,
     pub batch: usize,
     pub shared_prompt: bool,
+    /// Of each prompt; 0 where nothing is generated.
+    pub prompt_tokens: usize,
     /// Tokens drawn, scored (prompt included) or trained on.
     pub tokens: usize,
     pub seconds: f64,
@@ -66,30 +96,36 @@ pub fn bench(runner: &Runner, plan: &Plan, limits: &Limits, clock: &dyn Fn() -> 
     if let Runner::Device(_) = runner {
         // The first use of an operator loads its kernel.
         let sampling = Sampling::plain(2, &[]);
-        generate(runner, None, &requests(runner, plan, 2, false), &sampling, &Limits { slots: 2, ..*limits }, &quiet)?;
+        generate(
+            runner,
+            None,
+            &requests(runner, plan.prompt_tokens, 2, false),
+            &sampling,
+            &Limits { slots: 2, ..*limits },
+            &quiet,
+        )?;
     }
-    for &batch in &plan.batches {
-        for shared_prompt in [false, true] {
-            let requests = requests(runner, plan, batch, shared_prompt);
-            let sampling = Sampling::plain(plan.new_tokens as u32, &[]);
-            let workers = runner.workers(limits.threads).clamp(1, batch);
-            let threads = workers * runner.crew(limits.threads);
-            let limits = Limits { slots: batch.div_ceil(threads), ..*limits };
-            let start = clock();
-            let samples = generate(runner, None, &requests, &sampling, &limits, &quiet)?;
-            let seconds = clock() - start;
-            let tokens = samples.iter().flatten().map(|s| s.token_ids.len()).sum();
-            let prompts: usize = requests.iter().map(|r| r.prompt_ids.len()).sum();
-            // The last token of a sample is drawn and not fed; the prompts' last rows alone reach the head.
-            let fed = prompts + tokens - batch;
-            let config = runner.config();
-            let logits = tokens + requests.len() - batch;
-            let flops = fed as f64 * config.block_flops() + logits as f64 * config.head_flops();
-            // Two operations with each weight. The first token of a sample comes with its prompt.
-            let weights = (config.block_flops() + config.head_flops()) / 2.0;
-            let bytes = weights * runner.weight_bytes() * (workers * plan.new_tokens) as f64;
-            all.push(Measured { what: "generate", batch, shared_prompt, tokens, seconds, flops, bytes, threads });
-        }
+    for (batch, shared_prompt, prompt_tokens) in plan.cases(runner.config().max_positions) {
+        let requests = requests(runner, prompt_tokens, batch, shared_prompt);
+        let sampling = Sampling::plain(plan.new_tokens as u32, &[]);
+        let workers = runner.workers(limits.threads).clamp(1, batch);
+        let threads = workers * runner.crew(limits.threads);
+        let limits = Limits { slots: batch.div_ceil(threads), ..*limits };
+        let start = clock();
+        let samples = generate(runner, None, &requests, &sampling, &limits, &quiet)?;
+        let seconds = clock() - start;
+        let tokens = samples.iter().flatten().map(|s| s.token_ids.len()).sum();
+        let prompts: usize = requests.iter().map(|r| r.prompt_ids.len()).sum();
+        // The last token of a sample is drawn and not fed; the prompts' last rows alone reach the head.
+        let fed = prompts + tokens - batch;
+        let config = runner.config();
+        let logits = tokens + requests.len() - batch;
+        let flops = fed as f64 * config.block_flops() + logits as f64 * config.head_flops();
+        // Two operations with each weight. The first token of a sample comes with its prompt.
+        let weights = (config.block_flops() + config.head_flops()) / 2.0;
+        let bytes = weights * runner.weight_bytes() * (workers * plan.new_tokens) as f64;
+        let what = "generate";
+        all.push(Measured { what, batch, shared_prompt, prompt_tokens, tokens, seconds, flops, bytes, threads });
     }
     if plan.score_sequences > 0 {
         let to_score: Vec<ScoreRequest> = (0..plan.score_sequences)
@@ -101,14 +137,15 @@ pub fn bench(runner: &Runner, plan: &Plan, limits: &Limits, clock: &dyn Fn() -> 
         let flops = tokens as f64 * (runner.config().block_flops() + runner.config().head_flops());
         let batch = plan.score_sequences;
         let threads = runner.scoring_workers(limits.threads).clamp(1, batch);
-        all.push(Measured { what: "score", batch, shared_prompt: false, tokens, seconds, flops, bytes: 0.0, threads });
+        let (what, shared_prompt, prompt_tokens, bytes) = ("score", false, 0, 0.0);
+        all.push(Measured { what, batch, shared_prompt, prompt_tokens, tokens, seconds, flops, bytes, threads });
     }
     Ok(all)
 }
 
-fn requests(runner: &Runner, plan: &Plan, batch: usize, shared_prompt: bool) -> Vec<Request> {
+fn requests(runner: &Runner, prompt_tokens: usize, batch: usize, shared_prompt: bool) -> Vec<Request> {
     let stream = |i: usize| Stream::at(0, &[b"bench", &i.to_le_bytes()]);
-    let prompt = |i| random_ids(runner, i, plan.prompt_tokens);
+    let prompt = |i| random_ids(runner, i, prompt_tokens);
     if shared_prompt {
         return vec![Request::new(prompt(0), (0..batch).map(stream).collect())];
     }
@@ -122,6 +159,17 @@ fn random_ids(runner: &Runner, index: usize, count: usize) -> Arc<[u32]> {
 
 /// Numbers that are copied and the side of the square matrices multiplied, large enough for a GPU.
 pub const DEVICE_CEILINGS: (usize, usize) = (128 << 20, 8192);
+
+/// Random numbers, which a GPU multiplies more slowly than zeros: normal ones of this spread, some million of them over and over.
+pub fn random_tensor(shape: &[usize], spread: f64, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+    let count = shape.iter().product::<usize>();
+    let mut cursor = Stream::at(2, &[b"bench"]).cursor();
+    let numbers: Vec<f32> = (0..count.min(PATTERN)).map(|_| (cursor.normal() * spread) as f32).collect();
+    let pattern = Tensor::new(&numbers[..], device)?.to_dtype(dtype)?;
+    pattern.repeat(count.div_ceil(PATTERN).max(1))?.narrow(0, 0, count)?.contiguous()?.reshape(shape)
+}
+
+const PATTERN: usize = 1 << 20;
 
 /// What a device reaches: copies so many numbers of this type, counted as read and written, and multiplies square matrices.
 pub fn device_ceilings(
@@ -142,8 +190,8 @@ pub fn device_ceilings(
         Ok(best.max(1e-9))
     };
     let measure = || -> candle_core::Result<Ceilings> {
-        let numbers = Tensor::zeros(count, dtype, device)?;
-        let matrix = Tensor::zeros((side, side), dtype, device)?;
+        let numbers = random_tensor(&[count], 1.0, dtype, device)?;
+        let matrix = random_tensor(&[side, side], 1.0, dtype, device)?;
         Ok(Ceilings {
             read_bytes_per_second: (2 * count * dtype.size_in_bytes()) as f64 / timed(&|| numbers.copy())?,
             gemm_flops_per_second: 2.0 * (side as f64).powi(3) / timed(&|| matrix.matmul(&matrix))?,

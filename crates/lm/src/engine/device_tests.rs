@@ -228,8 +228,14 @@ fn greedy_completions_on_a_gpu_are_those_of_the_cpu() {
 #[test]
 fn bench_measures_a_device_as_it_does_the_cpu() {
     let (_, runner) = on(&Device::Cpu, DType::BF16);
-    let plan =
-        bench::Plan { prompt_tokens: 5, new_tokens: 4, batches: vec![1, 3], score_sequences: 2, score_tokens: 6 };
+    let plan = bench::Plan {
+        prompt_tokens: 5,
+        new_tokens: 4,
+        batches: vec![1, 3],
+        long: Some((2, 90)),
+        score_sequences: 2,
+        score_tokens: 6,
+    };
     let ticks = std::cell::Cell::new(0.0);
     let clock = || {
         ticks.set(ticks.get() + 1.0);
@@ -237,7 +243,7 @@ fn bench_measures_a_device_as_it_does_the_cpu() {
     };
     let measured = bench::bench(&runner, &plan, &limits(1, 2), &clock).unwrap();
     let tokens: Vec<usize> = measured.iter().map(|m| m.tokens).collect();
-    assert_eq!(tokens, [4, 4, 12, 12, 12]);
+    assert_eq!(tokens, [4, 4, 12, 12, 8, 12]);
     // One batch whatever the threads, and two bytes for every weight.
     assert!(measured.iter().all(|m| m.threads == 1 && m.seconds == 1.0));
     let weights = (runner.config().block_flops() + runner.config().head_flops()) / 2.0;

@@ -244,8 +244,14 @@ fn a_policy_with_nan_is_an_error() {
 #[test]
 fn bench_counts_what_it_ran() {
     let bench = small();
-    let plan =
-        bench::Plan { prompt_tokens: 5, new_tokens: 4, batches: vec![1, 3], score_sequences: 2, score_tokens: 6 };
+    let plan = bench::Plan {
+        prompt_tokens: 5,
+        new_tokens: 4,
+        batches: vec![1, 3],
+        long: Some((2, 90)),
+        score_sequences: 2,
+        score_tokens: 6,
+    };
     let limits = Limits { slots: 1, kv_budget_bytes: 1 << 28, threads: 1, cancel: &GO };
     let ticks = std::cell::Cell::new(0.0);
     let clock = || {
@@ -254,7 +260,7 @@ fn bench_counts_what_it_ran() {
     };
     let measured = bench::bench(&bench.runner, &plan, &limits, &clock).unwrap();
     let tokens: Vec<usize> = measured.iter().map(|m| m.tokens).collect();
-    assert_eq!(tokens, [4, 4, 12, 12, 12]);
+    assert_eq!(tokens, [4, 4, 12, 12, 8, 12]);
     assert!(measured.iter().all(|m| m.seconds == 1.0 && m.flops > 0.0));
     // One prompt instead of three.
     assert!(measured[3].flops < measured[2].flops);

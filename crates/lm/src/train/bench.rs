@@ -1,6 +1,10 @@
 //! Speed of a training step on this machine. Plain numbers out; the clock comes from the caller.
 
-use super::{Accumulation, AdamWParams, Loss, PackingParams, Rounding, Schedule, TrainExample, Trainer, TrainerParams};
+use super::lora::every_projection;
+use super::{
+    Accumulation, AdamWParams, LoraParams, Loss, PackingParams, Rounding, Schedule, TrainExample, Trainer,
+    TrainerParams,
+};
 use crate::model::config::Config;
 use crate::model::tensor_error;
 use candle_core::{DType, Device, Tensor};
@@ -15,8 +19,16 @@ pub struct TimedStep {
     /// Inputs of all rows; each has a target.
     pub tokens: usize,
     pub seconds: f64,
-    /// Floating-point operations in weight products: forward, and twice that backward.
+    /// Floating-point operations in weight products: forward, and twice that backward, or once where weights are frozen.
     pub flops: f64,
+}
+
+/// What is trained in a timed step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trained {
+    Weights,
+    /// Of rank 16 beside all projections, over frozen weights.
+    Adapters,
 }
 
 /// Tokens of a row.
@@ -25,17 +37,18 @@ const ROWS: usize = 16;
 /// Work of a step beyond which it has fewer rows: some seconds on one core.
 const FLOPS: f64 = 1e12;
 
-/// Rows of the step that is timed: 16 for small policies, fewer for large ones.
-pub fn rows(config: &Config) -> usize {
+/// Rows of the step that is timed: 16 for small policies and on a device, fewer for large ones.
+pub fn rows(config: &Config, device: &Device) -> usize {
     let of_row = 3.0 * LENGTH as f64 * (config.block_flops() + config.head_flops());
-    ((FLOPS / of_row) as usize).clamp(1, ROWS)
+    if device.is_cpu() { ((FLOPS / of_row) as usize).clamp(1, ROWS) } else { ROWS }
 }
 
 /// Times a step of plain cross-entropy with AdamW on random tokens, after one that warms up. `clock` gives seconds; only
-/// differences are used. Needs memory for the weights, and for gradients and two moments in f32.
+/// differences are used. Needs memory for the weights, and for gradients and two moments in f32 of what is trained.
 pub fn bench(
     config: &Config,
     tensors: HashMap<String, Tensor>,
+    trained: Trained,
     dtype: DType,
     device: &Device,
     clock: &dyn Fn() -> f64,
@@ -51,12 +64,12 @@ pub fn bench(
         skip_limit: 1,
         dtype,
         rounding: Rounding::Kept,
-        lora: None,
+        lora: (trained == Trained::Adapters).then(|| LoraParams { rank: 16, alpha: 32.0, targets: every_projection() }),
         seed: 0,
         gradient_checkpointing: false,
     };
     let mut trainer = Trainer::new(config, tensors, params, device)?;
-    let rows = rows(config);
+    let rows = rows(config, device);
     let length = LENGTH.min(config.max_positions);
     let example = |row: usize| {
         let mut cursor = Stream::at(2, &[b"bench", &row.to_le_bytes()]).cursor();
@@ -71,7 +84,8 @@ pub fn bench(
     step()?;
     let seconds = clock() - start;
     let tokens = rows * length;
-    let flops = 3.0 * tokens as f64 * (config.block_flops() + config.head_flops());
+    let passes = if trained == Trained::Weights { 3.0 } else { 2.0 };
+    let flops = passes * tokens as f64 * (config.block_flops() + config.head_flops());
     Ok(TimedStep { rows, tokens, seconds, flops })
 }
 
@@ -88,11 +102,13 @@ mod tests {
             ticks.set(ticks.get() + 1.0);
             ticks.get()
         };
-        let step = bench(&config, tiny_tensors(&config, 1), DType::F32, &Device::Cpu, &clock).unwrap();
-        assert_eq!((step.rows, step.tokens, step.seconds), (16, 16 * 96, 1.0));
-        assert!(step.flops > 0.0);
+        let step =
+            |trained| bench(&config, tiny_tensors(&config, 1), trained, DType::F32, &Device::Cpu, &clock).unwrap();
+        let (weights, adapters) = (step(Trained::Weights), step(Trained::Adapters));
+        assert_eq!((weights.rows, weights.tokens, weights.seconds), (16, 16 * 96, 1.0));
+        assert!(weights.flops > adapters.flops && adapters.flops > 0.0);
         let large =
             Config { hidden_size: 896, intermediate_size: 4864, layer_count: 24, vocab_size: 151_936, ..config };
-        assert_eq!(rows(&large), 1);
+        assert_eq!(rows(&large, &Device::Cpu), 1);
     }
 }

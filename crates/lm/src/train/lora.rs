@@ -28,7 +28,7 @@ fn short(projection: &str) -> &str {
     projection.split_once('.').map_or(projection, |(_, name)| name)
 }
 
-fn every_projection() -> Vec<String> {
+pub(super) fn every_projection() -> Vec<String> {
     PROJECTIONS.iter().map(|name| short(name).to_string()).collect()
 }
 
