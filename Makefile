@@ -7,7 +7,7 @@ CARGO ?= cargo
 MINDGAP = $(CARGO) run --quiet --release --bin mindgap --
 STAGES = problems rollouts verdicts guided rewrites logprobs train evals
 
-.PHONY: help demo demo-seeds miniature family beyond smoke real gsm8k base-policy build install wheel test test-slow ci lint fmt golden bench fuzz doc clean clean-store report $(STAGES)
+.PHONY: help demo demo-seeds miniature family beyond smoke real gsm8k base-policy build install wheel test test-slow test-cuda-emulated ci lint fmt golden bench fuzz doc clean clean-store report $(STAGES)
 
 help:
 	@echo "make demo                 the whole method on the embedded world, with a report"
@@ -16,6 +16,7 @@ help:
 	@echo "make beyond               self-distillation, teachers, rewards: five seeds of each on the embedded world"
 	@echo "make STAGE PIPELINE=...   one stage and what it needs: $(STAGES) report"
 	@echo "make test lint            what CI runs; test-slow adds what takes minutes"
+	@echo "make test-cuda-emulated   the build with CUDA, on an emulated driver"
 	@echo "make wheel                wheels/*.whl: the program and the Python module; needs maturin"
 	@echo "make bench fuzz doc       speed of the embedded policy; fuzzing the verifier; API pages"
 	@echo "make clean                build outputs; clean-store deletes the computed tables too"
@@ -100,6 +101,10 @@ test:
 # What takes minutes: the long kill loop.
 test-slow:
 	MINDGAP_SLOW_TESTS=1 $(CARGO) test --release --workspace
+
+# The program with CUDA on an emulated driver; needs g++ and no GPU. A build of its own, in target/cuda-emulated.
+test-cuda-emulated:
+	CARGO="$(CARGO)" tests/cuda-emulated/run.sh
 
 golden:
 	UPDATE_GOLDEN=1 $(CARGO) test --release -p mindgap-math --test goldens
