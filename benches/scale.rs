@@ -236,6 +236,7 @@ fn sample(row: &Asked, index: u32) -> Rollout {
         seed: 0,
         prefill: None,
         engine: None,
+        failure: None,
     }
 }
 

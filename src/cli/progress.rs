@@ -5,7 +5,7 @@ use crate::net::hub::Transfer;
 use crate::pipeline::Event;
 use crate::stage::Tick;
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
-use mindgap_store::fs;
+use mindgap_store::{Failures, fs};
 use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -127,6 +127,11 @@ impl Progress {
                     let (rows, table) = (left_out.rows, left_out.table);
                     note(&format!("  {rows} more are in `{table}`: {}", left_out.why()));
                     note(&format!("  mindgap show PIPELINE {} --table {table} shows them", outcome.name));
+                }
+                if let Some(failures) = &outcome.failures {
+                    let Failures { rows, table, .. } = failures;
+                    note(&format!("  {rows} rows of `{table}` are empty: servers failed their requests every time"));
+                    failures.lines().iter().for_each(|line| note(&format!("  {line}")));
                 }
             }
             Event::Repairing { address } => {

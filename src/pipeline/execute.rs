@@ -302,6 +302,7 @@ impl<'a> Runner<'a, '_> {
             rows: manifest.rows(),
             counts: manifest.main_counts(),
             left_out: manifest.left_out(),
+            failures: store.failures(&manifest)?,
             parts: manifest.parts.len(),
             computed_parts: *computed,
             seconds: started.elapsed().as_secs_f64(),

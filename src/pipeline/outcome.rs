@@ -9,7 +9,7 @@ use candle_core::Device;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
 use mindgap_base::fingerprint::Fingerprint;
-use mindgap_store::LeftOut;
+use mindgap_store::{Failures, LeftOut};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -62,6 +62,9 @@ pub struct Outcome {
     /// Rows of the input that became none of the main table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_out: Option<LeftOut>,
+    /// Rows that servers failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failures: Option<Failures>,
     pub parts: usize,
     pub computed_parts: usize,
     pub seconds: f64,
@@ -115,6 +118,7 @@ impl Outcome {
             rows,
             counts: BTreeMap::new(),
             left_out: None,
+            failures: None,
             parts: bound.parts.len(),
             computed_parts,
             seconds: started.elapsed().as_secs_f64(),

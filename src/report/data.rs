@@ -3,6 +3,7 @@
 use super::tokens::Tokens;
 use crate::stats::agreement::Agreement;
 use crate::stats::metrics::{mean, standard_error};
+use mindgap_store::Failures;
 use mindgap_store::table::evals::{Eval, Forgetting};
 use mindgap_store::table::gaps::{Gap, GapWarning};
 use mindgap_store::table::train_steps::TrainStep;
@@ -44,6 +45,8 @@ pub struct StageState {
     pub path: String,
     /// Why the pipeline file asks for something else now; empty where it asks for this.
     pub stale: Vec<String>,
+    /// Rows that servers failed.
+    pub failures: Option<Failures>,
 }
 
 /// Self, guided, expert: where the targets of one rewrite stage come from.
@@ -346,6 +349,11 @@ impl Report {
     /// Stages whose results the pipeline file no longer asks for.
     pub fn stale(&self) -> impl Iterator<Item = &StageState> {
         self.stages.iter().filter(|stage| !stage.stale.is_empty())
+    }
+
+    /// Stages with rows that servers failed.
+    pub fn failed(&self) -> impl Iterator<Item = (&StageState, &Failures)> {
+        self.stages.iter().filter_map(|stage| Some((stage, stage.failures.as_ref()?)))
     }
 
     pub fn warnings_raised(&self) -> usize {

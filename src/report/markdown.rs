@@ -1,7 +1,8 @@
 //! The report as Markdown: the figures of the page, without charts and rows.
 
-use super::data::{Cascade, GapTable, Report};
+use super::data::{Cascade, GapTable, Report, StageState};
 use crate::stats::agreement::Agreement;
+use mindgap_store::Failures;
 use mindgap_store::table::gaps::Gap;
 
 /// The whole report.
@@ -9,6 +10,7 @@ pub fn markdown(report: &Report) -> String {
     let mut text = format!("# {}\n", cell(&report.pipeline));
     text += &missing(report);
     text += &stale(report);
+    text += &failed(report);
     text += &cascades(report);
     text += &judges(report);
     text += &gaps(report);
@@ -48,6 +50,15 @@ fn stale(report: &Report) -> String {
         text += &format!("{start}- `{}` is stale: {}\n", cell(&stage.name), cell(&stage.stale.join("; ")));
     }
     text
+}
+
+/// What servers failed, and what they said.
+fn failed(report: &Report) -> String {
+    let line = |(stage, failures): (&StageState, &Failures)| {
+        let (name, rows, said) = (cell(&stage.name), failures.rows, cell(&failures.lines().join("; ")));
+        format!("\n- `{name}` has {rows} empty rows, since servers failed their requests every time: {said}\n")
+    };
+    report.failed().map(line).collect()
 }
 
 fn cascades(report: &Report) -> String {

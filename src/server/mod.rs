@@ -5,6 +5,7 @@
 //! on how many were asked for together. The servers' prefix caches make the repeated prompt cheap. Whether a seed gives the same
 //! sample again is up to the server: what was drawn is kept, and that is the record.
 
+mod aside;
 mod devices;
 mod launch;
 mod pool;
@@ -14,9 +15,11 @@ mod vllm;
 mod wire;
 mod workers;
 
+pub use aside::Answer;
 pub use launch::{Launcher, Running, engine_at_hand};
 
 use crate::policy::{Api, Served};
+use aside::Unanswered;
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::engine::{Progress, Sample, Sampling, ScoreRequest, TokenScores};
 use mindgap_lm::model::policy::Policy;
@@ -25,7 +28,7 @@ use probe::{Expected, Facts};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use wire::{Completion, Draw, Scoring};
+use wire::{Completion, Draw, Fault, Scoring};
 
 /// One sample wanted.
 #[derive(Clone, Debug)]
@@ -67,35 +70,46 @@ impl Servers {
     ///
     /// Log-probs mean what they mean in the engine. Of servers that give them before the temperature, `logprob_behavior` can be
     /// told at temperature 1 with nothing cut off, where it is the same, and at temperature 0, where it is 0. Of servers that
-    /// give them after it, `logprob_policy` is scored in a second request wherever the two differ. Errors: a distribution whose
-    /// log-probs the server cannot tell, a context too short, a token outside the vocabulary, and all that [`Pool::ask`] gives up on.
+    /// give them after it, `logprob_policy` is scored in a second request wherever the two differ. What servers fail in a few
+    /// requests alone, a context too short for them say, is the answer there. Errors: a distribution whose log-probs the server
+    /// cannot tell, a token outside the vocabulary, too many such requests, and all that [`Pool::ask`] gives up on.
     pub fn generate(
         &self,
         requests: Vec<Request>,
         sampling: &Sampling,
         watch: &Watch,
-        take: impl FnMut(Vec<(usize, By<Sample>)>) -> Result<()>,
+        take: impl FnMut(Vec<(usize, Answer<By<Sample>>)>) -> Result<()>,
     ) -> Result<()> {
         sampling.check()?;
         let (pool, sampling, count) = (self.pool.clone(), sampling.clone(), requests.len());
         let work = move |stop: &AtomicBool, index: usize| {
             let request: &Request = &requests[index];
-            draw(&pool, stop, request, &sampling).map_err(|e| e.at(&request.name))
+            let drawn = draw(&pool, stop, request, &sampling);
+            let control = || {
+                let prompt_ids = pool.expected.token_ids.as_slice().into();
+                let control = Request { prompt_ids, room: CONTROL_TOKENS, ..request.clone() };
+                draw(&pool, stop, &control, &sampling)
+            };
+            pool.aside.settle(&request.name, drawn, control).map_err(|e| e.at(&request.name))
         };
         self.each(count, watch, work, |sample| sample.token_ids.len(), take)
     }
 
-    /// Scores each request; `take` gets the scores at temperature 1 by index, as they come. Servers do not tell entropies.
+    /// Scores each request; `take` gets the scores at temperature 1 by index, as they come, as [`Servers::generate`] gives
+    /// samples. Servers do not tell entropies.
     pub fn score(
         &self,
         requests: Vec<ScoreRequest>,
         watch: &Watch,
-        take: impl FnMut(Vec<(usize, By<TokenScores>)>) -> Result<()>,
+        take: impl FnMut(Vec<(usize, Answer<By<TokenScores>>)>) -> Result<()>,
     ) -> Result<()> {
         let (pool, count) = (self.pool.clone(), requests.len());
         let work = move |stop: &AtomicBool, index: usize| {
             let ScoreRequest { name, prompt_ids, token_ids, top_k } = &requests[index];
-            score(&pool, stop, prompt_ids, token_ids, *top_k).map_err(|e| e.at(name))
+            let (before, behind) = pool.expected.token_ids.split_at(1);
+            let scored = score(&pool, stop, prompt_ids, token_ids, *top_k);
+            let settled = pool.aside.settle(name, scored, || score(&pool, stop, before, behind, *top_k));
+            settled.map_err(|e| e.at(name))
         };
         self.each(count, watch, work, |scores| scores.logprob_policy.len(), take)
     }
@@ -105,15 +119,15 @@ impl Servers {
         &self,
         count: usize,
         watch: &Watch,
-        work: impl Fn(&AtomicBool, usize) -> Result<By<T>> + Send + Sync + 'static,
+        work: impl Fn(&AtomicBool, usize) -> Result<Answer<By<T>>> + Send + Sync + 'static,
         tokens: impl Fn(&T) -> usize,
-        mut take: impl FnMut(Vec<(usize, By<T>)>) -> Result<()>,
+        mut take: impl FnMut(Vec<(usize, Answer<By<T>>)>) -> Result<()>,
     ) -> Result<()> {
         let progress = Cell::new(Progress { total: count, ..Progress::default() });
         let tell = || (watch.on_progress)(progress.get(), &self.pool.note());
-        let taken = |pieces: Vec<(usize, By<T>)>| {
+        let taken = |pieces: Vec<(usize, Answer<By<T>>)>| {
             let Progress { done, new_tokens, .. } = progress.get();
-            let new = pieces.iter().map(|(_, piece)| tokens(&piece.what)).sum::<usize>();
+            let new = pieces.iter().filter_map(|(_, piece)| Some(tokens(&piece.as_ref().ok()?.what))).sum::<usize>();
             progress.set(Progress { done: done + pieces.len(), new_tokens: new_tokens + new, ..progress.get() });
             tell();
             take(pieces)
@@ -130,7 +144,10 @@ pub struct By<T> {
     pub engine: Arc<str>,
 }
 
-fn draw(pool: &Pool, stop: &AtomicBool, request: &Request, sampling: &Sampling) -> Result<By<Sample>> {
+/// Tokens that are drawn to see whether a request fails for its prompt.
+const CONTROL_TOKENS: u32 = 8;
+
+fn draw(pool: &Pool, stop: &AtomicBool, request: &Request, sampling: &Sampling) -> Result<By<Sample>, Unanswered> {
     let draw = Draw {
         prompt_ids: &request.prompt_ids,
         sampling,
@@ -141,8 +158,9 @@ fn draw(pool: &Pool, stop: &AtomicBool, request: &Request, sampling: &Sampling) 
     let (greedy, plain) = (sampling.temperature == 0.0, sampling.temperature == 1.0 && !sampling.truncates());
     let rescored = !greedy && !plain;
     let call = |facts: &Facts| {
-        check_meaning(facts, sampling, rescored)?;
-        check_context(facts, draw.prompt_ids.len(), draw.max_tokens + u32::from(rescored))?;
+        check_meaning(facts, sampling, rescored).map_err(Fault::Lasting)?;
+        let tokens = draw.max_tokens + u32::from(rescored);
+        check_context(facts, draw.prompt_ids.len(), tokens).map_err(Fault::Refused)?;
         Ok(facts.api.draw(&pool.served.model, &draw))
     };
     let read = |facts: &Facts, body: &[u8]| Ok((facts.api.read_completion(&draw, body)?, facts.engine.clone()));
@@ -166,11 +184,10 @@ fn score(
     prompt_ids: &[u32],
     token_ids: &[u32],
     top_k: usize,
-) -> Result<By<TokenScores>> {
+) -> Result<By<TokenScores>, Unanswered> {
     if prompt_ids.is_empty() {
-        return Err(
-            Error::input("prompt is empty").hint("the first token of a text has no log-prob without one before it")
-        );
+        let error = Error::input("prompt is empty");
+        return Err(error.hint("the first token of a text has no log-prob without one before it").into());
     }
     if token_ids.is_empty() {
         return Ok(By { what: TokenScores::default(), engine: "".into() });
@@ -178,7 +195,7 @@ fn score(
     let (all, salt) = ([prompt_ids, token_ids].concat(), pool.salt());
     let scoring = Scoring { token_ids: &all, from: prompt_ids.len(), top_k, salt: &salt };
     let call = |facts: &Facts| {
-        check_context(facts, all.len(), 1)?;
+        check_context(facts, all.len(), 1).map_err(Fault::Refused)?;
         Ok(facts.api.score(&pool.served.model, &scoring))
     };
     // A prompt's tokens are read much faster than new ones are drawn.

@@ -4,6 +4,7 @@
 //! Three failures in a row give it up for a time that grows; then the probe is what finds out whether it is back, so no
 //! request waits for a server that only seems alive.
 
+use super::aside::{Aside, Unanswered};
 use super::launch::{Running, State as Life};
 use super::probe::{self, Expected, Facts};
 use super::wire::{Blame, Call, Fault};
@@ -38,6 +39,7 @@ pub struct Pool {
     running: Option<Arc<Running>>,
     state: Mutex<State>,
     changed: Condvar,
+    pub aside: Aside,
     salt: String,
     count: AtomicU64,
 }
@@ -66,6 +68,8 @@ struct Server {
     /// What went wrong first since it last answered well, and last.
     first: String,
     last: String,
+    /// It answered its last probe, and badly.
+    fails_probes: bool,
     /// What it said when it had too much to do, and until when it asked to be left alone.
     busy: Option<(String, Instant)>,
 }
@@ -119,6 +123,7 @@ impl Pool {
             running,
             state: Mutex::new(State { servers, progress: Instant::now(), reached: false }),
             changed: Condvar::new(),
+            aside: Aside::default(),
             salt: blake3::hash(format!("{now} {}", std::process::id()).as_bytes()).to_hex()[..16].to_string(),
             count: AtomicU64::new(0),
         })
@@ -172,15 +177,15 @@ impl Pool {
     }
 
     /// Asks one server after another until an answer can be read. `call` makes the request for a server, `read` takes the
-    /// answer. Errors: what no server would answer better, a request all of them answer badly, no answer from anyone for
-    /// as long as patience lasts (and half a minute), `stop`.
+    /// answer. Errors: what no server would answer better, a request they refuse or answer badly again and again, no answer
+    /// from anyone for as long as patience lasts (and half a minute), `stop`.
     pub fn ask<T>(
         &self,
         stop: &AtomicBool,
         timeout: Duration,
-        call: impl Fn(&Facts) -> Result<Call>,
+        call: impl Fn(&Facts) -> Result<Call, Fault>,
         read: impl Fn(&Facts, &[u8]) -> Result<T, Fault>,
-    ) -> Result<T> {
+    ) -> Result<T, Unanswered> {
         let (mut tries, mut attempts, mut avoid) = (0, 0, None);
         loop {
             let turn = self.acquire(stop, timeout, avoid)?;
@@ -189,14 +194,14 @@ impl Pool {
             let at = |error: Error| error.at(format!("{} of policy served as `{}`", turn.root, self.served.model));
             let (what, after, blame) = match outcome {
                 Ok(value) => return Ok(value),
-                Err(Fault::Lasting(error)) => return Err(at(error)),
+                Err(Fault::Lasting(error)) => return Err(Unanswered::Ends(at(error))),
+                Err(Fault::Refused(error)) => return Err(Unanswered::Failed(at(error))),
                 Err(Fault::Passing { what, after, blame }) => (what, after, blame),
             };
             tries += u32::from(blame == Blame::Request);
             if tries == TRIES {
-                return Err(at(
-                    Error::environment(format!("a request failed {TRIES} times, last with {what}")).hint(KEPT)
-                ));
+                let error = Error::environment(format!("a request failed {TRIES} times, last with {what}"));
+                return Err(Unanswered::Failed(at(error.hint(KEPT))));
             }
             avoid = Some(turn.index);
             self.pause(stop, self.asked(after).max(jitter(backoff(attempts))))?;
@@ -214,7 +219,7 @@ impl Pool {
         &self,
         turn: &Turn,
         timeout: Duration,
-        call: &impl Fn(&Facts) -> Result<Call>,
+        call: &impl Fn(&Facts) -> Result<Call, Fault>,
         read: &impl Fn(&Facts, &[u8]) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let facts = match &turn.facts {
@@ -225,12 +230,13 @@ impl Pool {
                 state.reached |= found.is_ok();
                 let server = &mut state.servers[turn.index];
                 server.probing = false;
+                server.fails_probes = matches!(found, Err(Fault::Passing { blame: Blame::Request, .. }));
                 let facts = Arc::new(found.map_err(Fault::of_server)?);
                 (server.facts, server.failures, server.until) = (Some(facts.clone()), 0, None);
                 facts
             }
         };
-        let body = self.post(&turn.root, &call(&facts).map_err(Fault::Lasting)?, timeout)?;
+        let body = self.post(&turn.root, &call(&facts)?, timeout)?;
         read(&facts, &body)
     }
 
@@ -330,9 +336,14 @@ impl Pool {
         }
         let each: Vec<String> =
             state.servers.iter().map(|server| format!("{}: {}", server.root, server.trouble())).collect();
-        Err(Error::environment(format!("no server of `{}` answers", self.served.model))
-            .at(each.join("; "))
-            .hint("start them first (docs/servers.md), and check the URLs in `server`"))
+        let (model, is_there) = (&self.served.model, state.servers.iter().any(|server| server.fails_probes));
+        let error = match is_there {
+            true => Error::environment(format!("the servers of `{model}` answer and fail every probe"))
+                .hint("their logs say why; docs/servers.md says what a probe asks, and which versions were met"),
+            false => Error::environment(format!("no server of `{model}` answers"))
+                .hint("start them first (docs/servers.md), and check the URLs in `server`"),
+        };
+        Err(error.at(each.join("; ")))
     }
 
     fn check_progress(&self, state: &State, timeout: Duration) -> Result<()> {
@@ -382,10 +393,10 @@ impl Pool {
                 "check `model` and `server`: a base URL is `http://host:8000/v1`",
             ),
             300..=399 => lasting(format!("the server sends elsewhere: {what}"), "name the final URL in `server`"),
-            _ => lasting(
-                format!("the server refuses a request: {what}"),
-                "docs/servers.md names the versions that were met",
-            ),
+            _ => Err(Fault::Refused(
+                Error::environment(format!("the server refuses a request: {what}"))
+                    .hint("docs/servers.md names the versions that were met"),
+            )),
         }
     }
 

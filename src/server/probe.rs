@@ -17,7 +17,7 @@ use std::time::Duration;
 pub struct Expected {
     /// A conversation as the chat template writes it, and its tokens.
     text: String,
-    token_ids: Vec<u32>,
+    pub token_ids: Vec<u32>,
     eos: Vec<u32>,
     /// Tokens the policy has.
     pub vocab_size: usize,

@@ -43,7 +43,7 @@ fn sampling(stop: &[&str]) -> Sampling {
 fn fault<T: std::fmt::Debug>(outcome: Result<T, Fault>) -> (bool, String) {
     match outcome.unwrap_err() {
         Fault::Passing { what, .. } => (false, what),
-        Fault::Lasting(error) => (true, error.to_string()),
+        Fault::Lasting(error) | Fault::Refused(error) => (true, error.to_string()),
     }
 }
 

@@ -73,6 +73,8 @@ pub enum Fault {
     },
     /// No other try will do better.
     Lasting(Error),
+    /// The same, and it may lie in this request alone.
+    Refused(Error),
 }
 
 /// What a fault counts against.
@@ -96,7 +98,7 @@ impl Fault {
     pub fn of_server(self) -> Fault {
         match self {
             Fault::Passing { what, after, .. } => Fault::Passing { what, after, blame: Blame::Server },
-            lasting => lasting,
+            Fault::Lasting(error) | Fault::Refused(error) => Fault::Lasting(error),
         }
     }
 }
@@ -202,7 +204,7 @@ pub fn completion(draw: &Draw, token_ids: Vec<u32>, logprobs: Vec<f32>, ending: 
             return Err(Fault::garbled(format!("a completion that ended with `{reason}`")));
         }
         Ending::Other(reason) => {
-            return Err(Fault::Lasting(Error::environment(format!("the server ended a completion with `{reason}`"))));
+            return Err(Fault::Refused(Error::environment(format!("the server ended a completion with `{reason}`"))));
         }
         _ if ended => StopReason::Eos,
         Ending::Length if count == limit => StopReason::MaxTokens,

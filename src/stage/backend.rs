@@ -8,6 +8,7 @@ use mindgap_base::rng::Stream;
 use mindgap_lm::engine::{self, HintedRequest, Progress, Request, Sample, Sampling, ScoreRequest, TokenScores};
 use mindgap_lm::model::policy::Policy;
 use mindgap_lm::model::runner::Runner;
+use mindgap_store::PartRecord;
 use std::sync::{Arc, OnceLock};
 
 /// A policy that is loaded when it is first used, once.
@@ -21,6 +22,24 @@ impl Lazy {
         }
         let loaded = Arc::new(Loaded::new(handle, context)?);
         Ok(self.0.get_or_init(|| loaded).clone())
+    }
+}
+
+/// Error where servers failed more rows of a part than they made, of it and of parts before it: then it lies in no single request.
+/// `failures` says of every row why it failed, if it did.
+pub fn few_failed<'r>(
+    failures: impl Iterator<Item = Option<&'r String>>,
+    earlier: &[PartRecord],
+    table: &str,
+) -> Result<()> {
+    let (failed, made): (Vec<_>, Vec<_>) = failures.partition(Option::is_some);
+    let before: u64 =
+        earlier.iter().filter_map(|record| record.tables.get(table)).flatten().map(|part| part.rows).sum();
+    match failed.first().copied().flatten().filter(|_| failed.len() as u64 > made.len() as u64 + before) {
+        None => Ok(()),
+        Some(why) => Err(Error::environment(why.clone())
+            .at(format!("{} rows of a part failed, {} did not", failed.len(), made.len()))
+            .hint("what is finished is kept: run the same command again to go on")),
     }
 }
 
@@ -38,6 +57,9 @@ pub struct Loaded {
     positions: usize,
 }
 
+/// What was made; or what servers said that failed its request every time, and answered others.
+pub type Answer<T> = Result<By<T>, String>;
+
 /// What was made, and the server program that made it; none where this process did.
 pub struct By<T> {
     pub what: T,
@@ -49,8 +71,8 @@ impl<T> By<T> {
         By { what, engine: None }
     }
 
-    fn server(made: server::By<T>) -> By<T> {
-        By { what: made.what, engine: Some(made.engine.to_string()) }
+    fn server(made: server::Answer<server::By<T>>) -> Answer<T> {
+        made.map(|made| By { what: made.what, engine: Some(made.engine.to_string()) })
     }
 }
 
@@ -104,7 +126,7 @@ impl Loaded {
         context: &Context,
         requests: Vec<Request>,
         sampling: &Sampling,
-        mut take: impl FnMut(Vec<((usize, usize), By<Sample>)>) -> Result<()>,
+        mut take: impl FnMut(Vec<((usize, usize), Answer<Sample>)>) -> Result<()>,
     ) -> Result<()> {
         let longest = sampling.max_new_tokens;
         match &self.backend {
@@ -112,7 +134,7 @@ impl Loaded {
                 let on_progress = |progress: Progress| (context.tick)(drawn(progress, longest, &guesses(progress)));
                 let (tokenizer, limits) = (Some(self.policy.tokenizer()), context.limits()?);
                 engine::generate_each(runner, tokenizer, &requests, sampling, &limits, &on_progress, |finished| {
-                    let place = |(request, index, sample)| ((request, index), By::here(sample));
+                    let place = |(request, index, sample)| ((request, index), Ok(By::here(sample)));
                     take(finished.into_iter().map(place).collect())
                 })
             }
@@ -145,7 +167,7 @@ impl Loaded {
         requests: Vec<HintedRequest>,
         sampling: &Sampling,
         beta: f32,
-        mut take: impl FnMut(Vec<((usize, usize), By<Sample>)>) -> Result<()>,
+        mut take: impl FnMut(Vec<((usize, usize), Answer<Sample>)>) -> Result<()>,
     ) -> Result<()> {
         let Backend::Engine(runner) = &self.backend else {
             return Err(Error::internal("servers draw from one prompt"));
@@ -153,7 +175,7 @@ impl Loaded {
         let on_progress = |progress: Progress| (context.tick)(drawn(progress, sampling.max_new_tokens, ""));
         let (tokenizer, limits) = (Some(self.policy.tokenizer()), context.limits()?);
         engine::generate_hinted(runner, tokenizer, &requests, sampling, beta, &limits, &on_progress, |finished| {
-            let place = |(request, index, sample)| ((request, index), By::here(sample));
+            let place = |(request, index, sample)| ((request, index), Ok(By::here(sample)));
             take(finished.into_iter().map(place).collect())
         })
     }
@@ -164,14 +186,14 @@ impl Loaded {
         &self,
         context: &Context,
         requests: Vec<ScoreRequest>,
-        mut take: impl FnMut(Vec<(usize, By<TokenScores>)>) -> Result<()>,
+        mut take: impl FnMut(Vec<(usize, Answer<TokenScores>)>) -> Result<()>,
     ) -> Result<()> {
         let expected = requests.iter().map(|request| request.token_ids.len() as u64).sum();
         match &self.backend {
             Backend::Engine(runner) => {
                 let on_progress = |progress: Progress| (context.tick)(tick(progress, expected, ""));
                 engine::score_each(runner, &requests, &context.limits()?, &on_progress, |scores| {
-                    take(scores.into_iter().map(|(index, scores)| (index, By::here(scores))).collect())
+                    take(scores.into_iter().map(|(index, scores)| (index, Ok(By::here(scores)))).collect())
                 })
             }
             Backend::Servers(servers) => {

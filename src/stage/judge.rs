@@ -11,6 +11,7 @@ mod unfinished;
 pub use bench::{Bench, Known};
 pub use model::Said;
 
+use super::backend::few_failed;
 use super::{Context, Cost, Footprint, Inputs, Part, Reference, Stage, StageParams, Tick, Wants};
 use crate::judge::{JudgeKind, JudgeSpec, Setting};
 use mindgap_base::error::{Error, Result};
@@ -189,13 +190,14 @@ impl Stage for JudgeStage {
         self.bench.judges.default.model().map_or(Ok(None), |model| model.cost(rows))
     }
 
-    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
+    fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<()> {
         let rollouts = self.rollouts.read(&self.rollouts.parts()[part.index])?;
         let problems = self.problems.overlapping(&part.span.first, &part.span.last);
         let problems: Vec<Known> = problems.select(&self.bench.columns())?;
         let problems: HashMap<&str, &Known> = problems.iter().map(|known| (known.id(), known)).collect();
         self.bench.check_machine()?;
         let said = self.bench.ask(context, &rollouts, &problems)?;
+        few_failed(said.values().map(|row| row.failure.as_ref()), earlier, JudgementRow::TABLE)?;
         // What commands have said is kept as they go: they are slow. A journal holds rows of one table, those of policies where some judge.
         let is_kept = self.bench.is_command() && !self.bench.has_models();
         let mut rows: Vec<VerdictRow> = if is_kept { context.journal.read()? } else { Vec::new() };

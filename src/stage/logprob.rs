@@ -1,7 +1,7 @@
 //! logprob: rewrites or rollouts + policy -> logprobs.  Teacher-forced, per token: targets given the plain training prompt, samples
 //! given the prompt they were drawn with.
 
-use super::backend::{By, Lazy, abreast};
+use super::backend::{By, Lazy, abreast, few_failed};
 use super::cost::{Cost, Footprint, tokens};
 use super::texts::{Text, Texts};
 use super::{Context, Inputs, Part, Reference, Stage, StageParams, Wants};
@@ -90,7 +90,7 @@ impl Stage for LogprobStage {
         tokens.map(|tokens| Cost::new(&self.policy, tokens, false)).transpose()
     }
 
-    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
+    fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<()> {
         let texts = self.texts.read(&self.texts.parts()[part.index])?;
         if let Some(text) = texts.iter().find(|text| text.prompt_ids.is_empty()) {
             return Err(Error::input("imported samples were drawn with a prompt that is not known")
@@ -114,11 +114,22 @@ impl Stage for LogprobStage {
         let request = |row: &&Text| {
             ScoreRequest::new(row.prompt_ids.as_slice(), &row.token_ids[..scored(row)]).named(self.texts.place(row))
         };
+        let mut failed = Vec::new();
         loaded.score(context, wanted.iter().map(request).collect(), |scores| {
             let first = rows.len();
-            rows.extend(scores.into_iter().map(|(index, scores)| row(wanted[index], scores)));
-            context.journal.append(context.encode(&rows[first..])?)
+            for (index, scores) in scores {
+                match scores {
+                    Ok(scores) => rows.push(row(wanted[index], scores)),
+                    Err(why) => {
+                        let row = row(wanted[index], By { what: TokenScores::default(), engine: None });
+                        failed.push(Logprob { failure: Some(why), ..row });
+                    }
+                }
+            }
+            context.keep(&rows[first..])
         })?;
+        rows.append(&mut failed);
+        few_failed(rows.iter().map(|row| row.failure.as_ref()), earlier, Logprob::TABLE)?;
         rows.sort_by(|a, b| (&a.problem_id, a.choice_index).cmp(&(&b.problem_id, b.choice_index)));
         context.store(&rows)
     }
@@ -138,5 +149,6 @@ fn row(text: &Text, scored: By<TokenScores>) -> Logprob {
         logprob_behavior: behavior,
         entropy: scores.entropy,
         engine,
+        failure: None,
     }
 }

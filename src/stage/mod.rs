@@ -168,6 +168,14 @@ impl Context<'_> {
         Encoded::new(rows, &self.footer)
     }
 
+    /// Journals rows of this part, for a run that goes on after this one. Rows that servers failed are not kept: it asks again.
+    pub fn keep<R: Row>(&self, rows: &[R]) -> Result<()> {
+        match rows {
+            [] => Ok(()),
+            rows => self.journal.append(self.encode(rows)?),
+        }
+    }
+
     /// Stores rows as a part of their table.
     pub fn store<R: Row>(&self, rows: &[R]) -> Result<()> {
         self.sink.put_table(self.encode(rows)?)

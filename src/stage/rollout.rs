@@ -7,7 +7,7 @@ mod adaptive;
 mod draw;
 mod work;
 
-use super::backend::{Lazy, abreast};
+use super::backend::{Lazy, abreast, few_failed};
 use super::buckets::{at_least_one, count, group, slices};
 use super::cost::{Cost, Footprint, tokens};
 use super::spec::Origin;
@@ -344,6 +344,7 @@ impl Stage for RolloutStage {
             }
             Some(adaptive) => self.draw_in_waves(adaptive, context, &loaded, &mut known, &tasks, &part.span)?,
         };
+        few_failed(rows.iter().map(|row| row.failure.as_ref()), earlier, Rollout::TABLE)?;
         rows.sort_by(|a, b| (&a.problem_id, a.sample_index).cmp(&(&b.problem_id, b.sample_index)));
         context.store(&rows)
     }

@@ -173,11 +173,13 @@ impl Stage for SoftStage {
         });
         loaded.score(context, requests.collect(), |scores| {
             let first = rows.len();
-            rows.extend(scores.into_iter().map(|(index, scores)| {
+            for (index, scores) in scores {
                 let (text, prompt_ids, count) = &wanted[index];
-                row(text, prompt_ids.len(), *count, scores)
-            }));
-            context.journal.append(context.encode(&rows[first..])?)
+                // A text without soft targets is none to train on: that is no row.
+                let scores = scores.map_err(|why| Error::environment(why).at(self.texts.place(text)))?;
+                rows.push(row(text, prompt_ids.len(), *count, scores));
+            }
+            context.keep(&rows[first..])
         })?;
         rows.sort_by(|a, b| (&a.problem_id, a.choice_index).cmp(&(&b.problem_id, b.choice_index)));
         context.store(&rows)

@@ -98,6 +98,7 @@ fn state(made: &Made, spec: &StageSpec) -> Result<StageState> {
             (Some(_), false) => format!("{folder}/*.parquet"),
         },
         stale: made.stale(&spec.name).to_vec(),
+        failures: manifest.map(|manifest| made.store.failures(manifest)).transpose()?.flatten(),
     })
 }
 

@@ -3,6 +3,7 @@
 //! Layout, write order and promises: docs/design/store.md. The only module that touches files.
 
 mod check;
+mod failures;
 pub mod fault;
 pub mod fs;
 mod gc;
@@ -22,6 +23,7 @@ mod version;
 mod view;
 
 pub use check::{Checked, Finding, Problem};
+pub use failures::{Failure, Failures};
 pub use gc::{Garbage, Rules};
 pub use handle::{Parts, Table};
 pub use journal::{Journal, Snapshot};

@@ -9,6 +9,7 @@ use crate::stage::Context;
 use crate::stage::spec::{Inputs, Origin};
 use mindgap_base::error::Result;
 use mindgap_base::fingerprint::Recipe;
+use mindgap_math::Judgement;
 use mindgap_store::table::Row;
 use mindgap_store::table::judgements::JudgementRow;
 use mindgap_store::table::problems::Problem;
@@ -132,7 +133,10 @@ impl Bench {
         }
         let by_sample = |row: JudgementRow| ((row.problem_id.clone(), row.sample_index), row);
         let mut known: Said = context.journal.read()?.into_iter().map(by_sample).collect();
-        let pair = |sample: &'a Rollout| problems.get(sample.problem_id.as_str()).map(|known| (sample, *known));
+        let pair = |sample: &'a Rollout| {
+            let known = problems.get(sample.problem_id.as_str()).filter(|_| sample.failure.is_none())?;
+            Some((sample, *known))
+        };
         for named in self.judges.all() {
             let Some(model) = named.model() else { continue };
             let is_its = |(_, known): &(&Rollout, &Known)| std::ptr::eq(self.judges.judge(&known.source), named);
@@ -148,6 +152,7 @@ impl Bench {
     pub fn verdict(&self, rollout: &Rollout, known: &Known, said: &Said) -> Result<VerdictRow> {
         let named = self.judges.judge(&known.source);
         let judgement = match &named.judge {
+            _ if rollout.failure.is_some() => nothing_to_judge(),
             Ready::Judge(judge) => judge.judge(&known.case(rollout, &rollout.said()))?,
             Ready::Model(_) => {
                 let row = said.get(&(rollout.problem_id.clone(), rollout.sample_index));
@@ -167,6 +172,11 @@ impl Bench {
             judge_version: named.name.clone(),
         })
     }
+}
+
+/// On a sample that servers failed to draw: no judge is asked.
+fn nothing_to_judge() -> Judgement {
+    Judgement { verdict: mindgap_math::Verdict::NoAnswer, extracted: None, method: "failed".to_string() }
 }
 
 /// What the verifier says, as the table says it.

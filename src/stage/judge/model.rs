@@ -50,6 +50,11 @@ impl Question<'_> {
         format!("problem `{}`, sample {}", self.sample.problem_id, self.sample.sample_index)
     }
 
+    /// A row that says why it says nothing.
+    fn failed(&self, judge: &str, why: String) -> JudgementRow {
+        JudgementRow { stop_reason: Some(StopReason::Failed), failure: Some(why), ..self.row(judge) }
+    }
+
     /// A row that says nothing yet.
     fn row(&self, judge: &str) -> JudgementRow {
         JudgementRow {
@@ -64,6 +69,7 @@ impl Question<'_> {
             logprob_no: None,
             judge_version: judge.to_string(),
             engine: None,
+            failure: None,
         }
     }
 }
@@ -123,7 +129,10 @@ impl ModelJudge {
         for (sample, problem) in samples {
             let question = self.question(&loaded, sample, problem)?;
             let answered = known.remove(&(sample.problem_id.clone(), sample.sample_index));
-            match answered.filter(|row| row.judge_version == judge && row.prompt_ids == question.prompt.ids) {
+            let is_answer = |row: &JudgementRow| {
+                row.judge_version == judge && row.prompt_ids == question.prompt.ids && row.failure.is_none()
+            };
+            match answered.filter(is_answer) {
                 Some(row) => rows.push(row),
                 None if self.has_room(&loaded, &question) => open.push(question),
                 None => {
@@ -177,11 +186,17 @@ impl ModelJudge {
             let stream = Stream::at(seed, &[b"judge", problem_id.as_bytes(), &sample_index.to_le_bytes()]);
             Request::new(question.prompt.ids.as_slice(), vec![stream]).named(question.place())
         };
-        let mut rows: Vec<JudgementRow> = Vec::new();
+        let (mut rows, mut failed) = (Vec::new(), Vec::new());
         loaded.generate(context, questions.iter().map(request).collect(), &sampling, |samples| {
             let first = rows.len();
             for ((index, _), drawn) in samples {
-                let By { what: drawn, engine } = drawn;
+                let By { what: drawn, engine } = match drawn {
+                    Ok(drawn) => drawn,
+                    Err(why) => {
+                        failed.push(questions[index].failed(judge, why));
+                        continue;
+                    }
+                };
                 let is_ended = drawn.stop_reason == engine::StopReason::Eos;
                 let inside = &drawn.token_ids[..drawn.token_ids.len() - usize::from(is_ended)];
                 rows.push(JudgementRow {
@@ -193,8 +208,9 @@ impl ModelJudge {
                     ..questions[index].row(judge)
                 });
             }
-            context.journal.append(context.encode(&rows[first..])?)
+            context.keep(&rows[first..])
         })?;
+        rows.append(&mut failed);
         Ok(rows)
     }
 }
@@ -208,22 +224,27 @@ fn score(context: &Context, loaded: &Loaded, judge: &str, questions: &[Question]
         question.words.each_ref().map(request)
     });
     let mut halves: Vec<[Option<f32>; 2]> = vec![[None; 2]; questions.len()];
-    let mut rows: Vec<JudgementRow> = Vec::new();
+    let (mut rows, mut failed) = (Vec::new(), BTreeMap::new());
     loaded.score(context, requests.collect(), |scores| {
         let first = rows.len();
         for (index, scores) in scores {
             let (question, word) = (index / WORDS.len(), index % WORDS.len());
+            let scores = match scores {
+                Ok(scores) => scores,
+                Err(why) => {
+                    failed.insert(question, questions[question].failed(judge, why));
+                    continue;
+                }
+            };
             halves[question][word] = Some(scores.what.logprob_policy.iter().sum());
             if let [Some(yes), Some(no)] = halves[question] {
                 let row = questions[question].row(judge);
                 rows.push(JudgementRow { logprob_yes: Some(yes), logprob_no: Some(no), engine: scores.engine, ..row });
             }
         }
-        match rows.len() > first {
-            true => context.journal.append(context.encode(&rows[first..])?),
-            false => Ok(()),
-        }
+        context.keep(&rows[first..])
     })?;
+    rows.extend(failed.into_values());
     Ok(rows)
 }
 
@@ -234,6 +255,7 @@ pub fn judgement(said: &JudgementRow) -> Judgement {
         (Some(yes), Some(no), _) => (decided(yes > no), "yes_no"),
         (_, _, Some(StopReason::PromptTooLong)) => (Verdict::BudgetExceeded, "prompt_too_long"),
         (_, _, Some(StopReason::MaxTokens)) => (Verdict::BudgetExceeded, "cut_off"),
+        (_, _, Some(StopReason::Failed)) => (Verdict::Unparsed, "failed"),
         _ => {
             verdict(&said.completion).map_or((Verdict::Unparsed, "no_verdict"), |is_right| (decided(is_right), "text"))
         }
@@ -264,6 +286,7 @@ mod tests {
             logprob_no: words.map(|(_, no)| no),
             judge_version: "model-v1".to_string(),
             engine: None,
+            failure: None,
         }
     }
 
@@ -276,6 +299,7 @@ mod tests {
             (row("It is right.", Some(StopReason::Eos), None), Unparsed, "model/no_verdict"),
             (row("Verdict: YES", Some(StopReason::MaxTokens), None), BudgetExceeded, "model/cut_off"),
             (row("", Some(StopReason::PromptTooLong), None), BudgetExceeded, "model/prompt_too_long"),
+            (row("", Some(StopReason::Failed), None), Unparsed, "model/failed"),
             (row("", None, Some((-0.1, -3.0))), Correct, "model/yes_no"),
             (row("", None, Some((-3.0, -0.1))), Incorrect, "model/yes_no"),
             (row("", None, Some((-1.0, -1.0))), Incorrect, "model/yes_no"),

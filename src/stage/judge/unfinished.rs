@@ -77,6 +77,7 @@ mod tests {
             seed: 0,
             prefill: None,
             engine: None,
+            failure: None,
         };
         let judgement = Judge::of("math", []).unwrap().judge("12", text);
         let judgement = Unfinished { asks_for_box }.judged(&rollout, judgement);

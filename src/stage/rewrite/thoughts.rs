@@ -139,6 +139,7 @@ mod tests {
             seed: 0,
             prefill: None,
             engine: None,
+            failure: None,
         }
     }
 

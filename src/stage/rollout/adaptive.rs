@@ -12,7 +12,7 @@ use crate::stage::{Context, Inputs, Params as StageParams, Tick};
 use mindgap_base::error::{Error, Result};
 use mindgap_store::Span;
 use mindgap_store::table::rollouts::Rollout;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -152,7 +152,10 @@ impl RolloutStage {
                 let is_fit = adaptive.bench.verdict(row, known, &judge::Said::new())?.may_be_chosen();
                 *correct.entry(known.id()).or_default() += u32::from(is_fit);
             }
+            let failed: BTreeSet<String> =
+                drawn.iter().filter(|row| row.failure.is_some()).map(|row| row.problem_id.clone()).collect();
             rows.extend(drawn);
+            open.retain(|task| !failed.contains(&task.problem_id));
             open.retain(|task| correct.get(task.problem_id.as_str()).is_none_or(|n| *n < adaptive.until_correct));
         }
         Ok(rows)

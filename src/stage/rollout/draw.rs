@@ -2,7 +2,7 @@
 
 use super::{Known, RolloutStage, Task, stop_reason};
 use crate::stage::Context;
-use crate::stage::backend::{By, Loaded};
+use crate::stage::backend::{Answer, By, Loaded};
 use mindgap_base::error::Result;
 use mindgap_base::rng::Stream;
 use mindgap_lm::engine::{self, HintedRequest, Request, Sample};
@@ -25,8 +25,10 @@ impl RolloutStage {
             let mut missing = Vec::new();
             for sample in samples.clone() {
                 match known.remove(&(task.problem_id.clone(), sample)) {
-                    Some(row) if row.prompt_ids == prompt_ids => rows.push(row),
-                    _ if loaded.room(&prompt_ids) == 0 => rows.push(self.too_long(task, sample, &prompt_ids)),
+                    Some(row) if row.prompt_ids == prompt_ids && row.failure.is_none() => rows.push(row),
+                    _ if loaded.room(&prompt_ids) == 0 => {
+                        rows.push(self.nothing(task, sample, &prompt_ids, StopReason::PromptTooLong));
+                    }
                     _ => missing.push(sample),
                 }
             }
@@ -56,16 +58,24 @@ impl RolloutStage {
             })
             .collect();
         let sampling = p.sampling(loaded.policy.eos_token_ids());
-        let mut rows = Vec::new();
-        let take = |samples: Vec<((usize, usize), By<Sample>)>| {
+        let (mut rows, mut failed) = (Vec::new(), Vec::new());
+        let take = |samples: Vec<((usize, usize), Answer<Sample>)>| {
             let first = rows.len();
             for ((task, sample), drawn) in samples {
                 let (task, prompt_ids, missing) = &wanted[task];
                 let (index, place) = (missing[sample], task.place());
-                let row = self.row(loaded, task, index, prompt_ids, drawn);
-                rows.push(row.map_err(|e| e.at(format!("{place}, sample {index}")))?);
+                match drawn {
+                    Ok(drawn) => {
+                        let row = self.row(loaded, task, index, prompt_ids, drawn);
+                        rows.push(row.map_err(|e| e.at(format!("{place}, sample {index}")))?);
+                    }
+                    Err(why) => {
+                        let nothing = self.nothing(task, index, prompt_ids, StopReason::Failed);
+                        failed.push(Rollout { failure: Some(why), ..nothing });
+                    }
+                }
             }
-            context.journal.append(context.encode(&rows[first..])?)
+            context.keep(&rows[first..])
         };
         match &p.hint {
             None => loaded.generate(context, requests, &sampling, take)?,
@@ -79,6 +89,7 @@ impl RolloutStage {
                 loaded.generate_hinted(context, requests, &sampling, hint.beta, take)?;
             }
         }
+        rows.append(&mut failed);
         Ok(rows)
     }
 
@@ -101,11 +112,12 @@ impl RolloutStage {
             seed: self.params.seed,
             prefill: task.prefill(),
             engine,
+            failure: None,
         })
     }
 
-    /// A prompt that leaves no room to answer gives an empty sample that says so.
-    fn too_long(&self, task: &Task, index: u32, prompt_ids: &[u32]) -> Rollout {
+    /// An empty sample that says why it is one.
+    fn nothing(&self, task: &Task, index: u32, prompt_ids: &[u32], stop_reason: StopReason) -> Rollout {
         Rollout {
             problem_id: task.problem_id.clone(),
             sample_index: index,
@@ -115,11 +127,12 @@ impl RolloutStage {
             token_ids: Vec::new(),
             logprob_behavior: Some(Vec::new()),
             logprob_policy: Some(Vec::new()),
-            stop_reason: StopReason::PromptTooLong,
+            stop_reason,
             special_count: 0,
             seed: self.params.seed,
             prefill: task.prefill(),
             engine: None,
+            failure: None,
         }
     }
 }

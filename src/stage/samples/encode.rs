@@ -93,6 +93,7 @@ impl Encoded {
             seed: 0,
             prefill: None,
             engine: None,
+            failure: None,
         }
     }
 }

@@ -112,18 +112,20 @@ fn tokens_outside_the_vocabulary_are_refused() {
     }
 }
 
-/// Goal: a request that every server fails is given up, and so are servers that give no answer at all. What came before is kept.
+/// Goal: servers that fail most requests are given up, and so are those that give no answer at all. What came before is kept.
 #[test]
 fn hopeless_requests_and_servers_are_given_up() {
     let folder = tempfile::tempdir().unwrap();
     let poison = |seen: &Seen| {
-        let first =
-            seen.body["stop"].is_array() && seen.number > 0 && seen.body["seed"].as_u64().unwrap().is_multiple_of(4);
-        (seen.draws() && first).then_some(Fault::Instead("500 Internal Server Error", "", "CUDA error"))
+        (seen.draws() && seen.number > 0).then_some(Fault::Instead("500 Internal Server Error", "", "CUDA error"))
     };
     let silent = |seen: &Seen| seen.draws().then_some(Fault::Silence);
     let cases: [(Box<Misbehave>, &str, &[&str]); 2] = [
-        (Box::new(poison), "", &["a request failed 6 times", "CUDA error", "what is finished is kept"]),
+        (
+            Box::new(poison),
+            "",
+            &["a request failed 6 times", "CUDA error", "8 may be set aside", "what is finished is kept"],
+        ),
         (
             Box::new(silent),
             ", timeout_seconds = 1, patience_seconds = 1",
@@ -133,8 +135,11 @@ fn hopeless_requests_and_servers_are_given_up() {
     for (index, (misbehave, more, says)) in cases.into_iter().enumerate() {
         let fake = Fake::start(Manner { misbehave, ..Manner::good(Program::Vllm) });
         let file = cascade(folder.path(), "hopeless.toml", &policy(&[fake.url()], more));
+        // One part: a small one may be through before.
+        let whole = std::fs::read_to_string(&file).unwrap().replace("part_problems = 6", "part_problems = 100");
+        std::fs::write(&file, whole).unwrap();
         let store = folder.path().join(format!("store-{index}"));
-        refused(run(&store, &file, &["rollouts"]), 4, says);
-        assert_eq!(journals(&store).is_empty(), fake.served().is_empty());
+        let said = refused(run(&store, &file, &["rollouts"]), 4, says);
+        assert_eq!(journals(&store).is_empty(), fake.served().is_empty(), "{said}");
     }
 }

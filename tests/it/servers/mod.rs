@@ -2,6 +2,7 @@
 //! 127.0.0.1.
 
 mod abreast;
+mod aside;
 mod cascade;
 pub mod fake;
 mod faults;

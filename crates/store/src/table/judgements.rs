@@ -1,8 +1,8 @@
 //! judgements: what policies that judge said of samples: the texts or the log-probs that verdicts were read off.
 
-use super::named;
 use super::rollouts::StopReason;
 use super::row::row;
+use super::{failed, named};
 use mindgap_base::error::Error;
 
 row! {
@@ -30,8 +30,10 @@ row! {
         judge_version: String,
         /// The server program that the policy ran on, and its version as far as it says; null where it ran in this process
         engine: Option<String>,
+        /// What the servers said where they failed every request for it; null of all others
+        failure: Option<String>,
     }
-    optional [engine]
+    optional [engine, failure]
     check(self) {
         match self.token_ids.len() == self.logprob_policy.len() {
             true => Ok(()),
@@ -39,5 +41,9 @@ row! {
                 .at(format!("problem `{}`, sample {}", self.problem_id, self.sample_index))),
         }
     }
-    counts(rows) { named("tokens", rows.iter().map(|row| row.token_ids.len()).sum::<usize>()) }
+    counts(rows) {
+        let mut counts = named("tokens", rows.iter().map(|row| row.token_ids.len()).sum::<usize>());
+        counts.extend(failed(rows.iter().map(|row| &row.failure)));
+        counts
+    }
 }

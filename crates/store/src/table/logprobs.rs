@@ -1,5 +1,6 @@
 //! logprobs: teacher-forced log-probs of every training target under a policy, given the plain training prompt.
 
+use super::failed;
 use super::rewrites::Source;
 use super::row::row;
 use mindgap_base::error::Error;
@@ -25,8 +26,10 @@ row! {
         entropy: Vec<f32>,
         /// The server program that scored it, and its version as far as it says; null of targets scored in this process
         engine: Option<String>,
+        /// What the servers said where they failed every request for it, and no token has a log-prob; null of all others
+        failure: Option<String>,
     }
-    optional [engine]
+    optional [engine, failure]
     check(self) {
         let n = self.token_ids.len();
         let behavior = self.logprob_behavior.as_ref().map_or(n, Vec::len);
@@ -36,4 +39,5 @@ row! {
         }
         Err(Error::internal("log-prob count does not match token count").at(format!("problem `{}`", self.problem_id)))
     }
+    counts(rows) { failed(rows.iter().map(|row| &row.failure)) }
 }

@@ -58,6 +58,17 @@ fn named(name: &str, count: usize) -> BTreeMap<String, u64> {
     BTreeMap::from([(name.to_string(), count as u64)])
 }
 
+/// The count of rows that servers failed.
+pub const FAILED: &str = "failed";
+
+/// How many rows servers failed; nothing where there is none.
+fn failed<'r>(failures: impl Iterator<Item = &'r Option<String>>) -> BTreeMap<String, u64> {
+    match failures.flatten().count() {
+        0 => BTreeMap::new(),
+        count => named(FAILED, count),
+    }
+}
+
 /// A table as its row type declares it: what a file that calls itself one must look like.
 pub struct Declared {
     pub name: &'static str,

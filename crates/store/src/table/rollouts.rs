@@ -1,8 +1,8 @@
 //! rollouts: completions, those that were sampled here with the log-probs of every token.
 
-use super::named;
 use super::row::row;
 use super::words::words;
+use super::{failed, named};
 use mindgap_base::error::Error;
 use std::borrow::Cow;
 
@@ -29,6 +29,8 @@ words! {
         StopString = "stop_string",
         /// Before its first token: the prompt left no room to answer
         PromptTooLong = "prompt_too_long",
+        /// Before its first token: servers failed its request every time, and answered others
+        Failed = "failed",
     }
 }
 
@@ -61,8 +63,10 @@ row! {
         prefill: Option<String>,
         /// The server program that drew it, and its version as far as it says; null of samples drawn in this process
         engine: Option<String>,
+        /// What the servers said where they failed it; null of all others
+        failure: Option<String>,
     }
-    optional [prefill, engine]
+    optional [prefill, engine, failure]
     seldom_null [logprob_behavior, logprob_policy]
     check(self) {
         let n = self.token_ids.len();
@@ -84,7 +88,11 @@ row! {
         }
         Ok(())
     }
-    counts(rows) { named("tokens", rows.iter().map(|row| row.token_ids.len()).sum::<usize>()) }
+    counts(rows) {
+        let mut counts = named("tokens", rows.iter().map(|row| row.token_ids.len()).sum::<usize>());
+        counts.extend(failed(rows.iter().map(|row| &row.failure)));
+        counts
+    }
 }
 
 impl Rollout {

@@ -291,6 +291,7 @@ mod tests {
             seed: 7,
             prefill: None,
             engine: None,
+            failure: None,
         };
         let older = |row: &Rollout| before::Rollout {
             problem_id: row.problem_id.clone(),
