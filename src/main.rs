@@ -1,4 +1,13 @@
+use mindgap_base::memory::Bounded;
 use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: Bounded = Bounded::new(too_large);
+
+/// What a stranger's file asks for is more than it may have.
+fn too_large(what: &str) -> ! {
+    std::process::exit(mindgap::cli::too_large(what).into())
+}
 
 fn main() -> ExitCode {
     keep_memory();

@@ -49,6 +49,13 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Says of work that a stranger's file asks for that it wants too much memory; the exit code is that of bad input.
+pub fn too_large(what: &str) -> u8 {
+    let error = Error::input(what).hint("what is finished is kept; nothing in earnest comes near the limit");
+    render::error(&error);
+    error.kind().exit_code()
+}
+
 fn dispatch(args: Args) -> Result<()> {
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     rayon::ThreadPoolBuilder::new()

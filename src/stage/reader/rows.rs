@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Int64Type, UInt64Type};
 use arrow::util::display::array_value_to_string;
 use flate2::read::MultiGzDecoder;
 use mindgap_base::error::{Error, Result};
+use mindgap_base::memory::within;
 use mindgap_store::{
     Store,
     fs::{self, File},
@@ -27,6 +28,10 @@ const LINE_BYTES_MAX: usize = 64 << 20;
 const EXCERPT_CHARS: usize = 120;
 const DAMAGED: &str = "the Parquet file is damaged or of an unknown kind";
 const PARQUET_BATCH_ROWS: usize = 1024;
+/// Largest cell of a Parquet file.
+const CELL_BYTES_MAX: usize = 64 << 20;
+/// Memory that reading so many rows may take, and one row as what it is read into.
+const BATCH_BYTES_MAX: usize = 2 << 30;
 const READ_BYTES: usize = 1 << 17;
 
 /// A row as it stands in its file. To make an object of it is most of the work, and can be done on any thread.
@@ -37,6 +42,8 @@ pub enum Row {
     LongLine(Vec<u8>),
     /// A row of a Parquet file.
     Cells(Map<String, Value>),
+    /// The first column of a row whose cell is too large.
+    LargeCell(String),
 }
 
 impl Row {
@@ -45,6 +52,7 @@ impl Row {
         match self {
             Row::Line(text) => parse(text).map(Cow::Owned),
             Row::LongLine(_) => Err("the line is longer than 64 MiB".to_string()),
+            Row::LargeCell(column) => Err(format!("column `{column}` is larger than 64 MiB")),
             Row::Cells(cells) => Ok(Cow::Borrowed(cells)),
         }
     }
@@ -54,6 +62,7 @@ impl Row {
         match self {
             Row::Line(text) | Row::LongLine(text) => text.len(),
             Row::Cells(cells) => cells.values().filter_map(Value::as_str).map(str::len).sum(),
+            Row::LargeCell(column) => column.len(),
         }
     }
 
@@ -62,6 +71,7 @@ impl Row {
         let text = match self {
             Row::Line(text) | Row::LongLine(text) => String::from_utf8_lossy(start(text)).into_owned(),
             Row::Cells(cells) => serde_json::to_string(cells).expect("a row is plain data"),
+            Row::LargeCell(column) => column.clone(),
         };
         text.chars().take(EXCERPT_CHARS).collect()
     }
@@ -187,19 +197,55 @@ fn parquet(input: &Content, file: File, visit: &mut Visitor) -> Result<()> {
             .at(input.file)
             .hint("write it again with zstd, snappy, gzip, brotli or lz4"));
     }
-    let reader = builder.with_batch_size(PARQUET_BATCH_ROWS).build().map_err(|e| damaged(e.into()))?;
+    let mut reader = builder.with_batch_size(PARQUET_BATCH_ROWS).build().map_err(|e| damaged(e.into()))?;
     let mut line = 0;
-    for batch in reader {
+    let what = |rows: &str| format!("{rows} of `{}` take more than 2 GiB of memory", input.file);
+    loop {
+        let rows = what(&format!("rows {} to {}", line + 1, line + PARQUET_BATCH_ROWS as u64));
+        let Some(batch) = within(BATCH_BYTES_MAX, &rows, || reader.next()) else { return Ok(()) };
         let batch = batch.map_err(|e| damaged(e.into()))?;
         let schema = batch.schema();
+        let columns = || schema.fields().iter().map(|field| field.name()).zip(batch.columns());
+        // A cell is no larger than its column.
+        let large: Vec<(&String, &ArrayRef)> =
+            columns().filter(|(_, column)| column.get_array_memory_size() > CELL_BYTES_MAX).collect();
         for index in 0..batch.num_rows() {
             line += 1;
-            let cells = schema.fields().iter().zip(batch.columns());
-            let object = cells.map(|(field, column)| (field.name().clone(), cell(column, index))).collect();
-            visit(line, Row::Cells(object))?;
+            let row = match large.iter().find(|(_, column)| size(column, index) > CELL_BYTES_MAX) {
+                Some((name, _)) => Row::LargeCell(name.to_string()),
+                None => within(BATCH_BYTES_MAX, &what(&format!("row {line}")), || {
+                    Row::Cells(columns().map(|(name, column)| (name.clone(), cell(column, index))).collect())
+                }),
+            };
+            visit(line, row)?;
         }
     }
-    Ok(())
+}
+
+/// Bytes of one cell, those below it counted in.
+fn size(array: &ArrayRef, index: usize) -> usize {
+    let of_all = |items: ArrayRef| -> usize { (0..items.len()).map(|i| size(&items, i)).sum() };
+    if array.is_null(index) {
+        return 0;
+    }
+    match array.data_type() {
+        DataType::Utf8 => array.as_string::<i32>().value_length(index) as usize,
+        DataType::LargeUtf8 => array.as_string::<i64>().value_length(index) as usize,
+        DataType::Utf8View => array.as_string_view().value(index).len(),
+        DataType::Binary => array.as_binary::<i32>().value_length(index) as usize,
+        DataType::LargeBinary => array.as_binary::<i64>().value_length(index) as usize,
+        DataType::BinaryView => array.as_binary_view().value(index).len(),
+        DataType::FixedSizeBinary(width) => *width as usize,
+        DataType::List(_) => of_all(array.as_list::<i32>().value(index)),
+        DataType::LargeList(_) => of_all(array.as_list::<i64>().value(index)),
+        DataType::FixedSizeList(_, _) => of_all(array.as_fixed_size_list().value(index)),
+        DataType::Struct(_) => array.as_struct().columns().iter().map(|column| size(column, index)).sum(),
+        DataType::Map(_, _) => array.as_map().value(index).columns().iter().map(|column| of_all(column.clone())).sum(),
+        DataType::Dictionary(_, values) => {
+            cast(&array.slice(index, 1), values).map_or(0, |one| if one.is_valid(0) { size(&one, 0) } else { 0 })
+        }
+        _ => 8,
+    }
 }
 
 /// One cell as JSON. What JSON has no word for (NaN, dates, decimals) becomes text, and so do bytes that are UTF-8.

@@ -2,9 +2,16 @@
 
 use super::Ends::{Saying, Somehow, Well};
 use super::{Case, Ends, run, strings, write};
+use arrow::array::{ArrayRef, DictionaryArray, RecordBatch, StringArray};
+use arrow::datatypes::Int32Type;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 const PIPELINE: &str = "name = \"h\"\n[stages.problems]\nkind = \"ingest\"\nfiles = [\"FILE\"]\n";
 
@@ -15,6 +22,24 @@ fn ingest(name: &'static str, ends: Ends, file: &'static str, bytes: impl Fn() -
         write(folder, "p.toml", PIPELINE.replace("FILE", file));
         strings(["run", "p.toml"])
     })
+}
+
+/// A Parquet file of questions and answers; a text that comes again is a number in it.
+fn cells(questions: &[String]) -> Vec<u8> {
+    let answers = StringArray::from(vec!["1"; questions.len()]);
+    let questions = questions.iter().map(String::as_str).collect::<DictionaryArray<Int32Type>>();
+    let batch = RecordBatch::try_from_iter([
+        ("question", Arc::new(questions) as ArrayRef),
+        ("answer", Arc::new(answers) as ArrayRef),
+    ]);
+    let compression = Compression::ZSTD(ZstdLevel::default());
+    let how = WriterProperties::builder().set_compression(compression).set_dictionary_page_size_limit(1 << 30).build();
+    // Without Arrow's schema the texts are read as texts.
+    let how = ArrowWriterOptions::new().with_properties(how).with_skip_arrow_metadata(true);
+    let batch = batch.unwrap();
+    let mut writer = ArrowWriter::try_new_with_options(Vec::new(), batch.schema(), how).unwrap();
+    writer.write(&batch).unwrap();
+    writer.into_inner().unwrap()
 }
 
 fn nested(depth: usize, open: &str, close: &str) -> String {
@@ -58,6 +83,12 @@ fn problem_files() {
         }),
         ingest("Parquet of zeros", Saying("Parquet"), "a.parquet", || {
             [b"PAR1", &[0; 100][..], &[100, 0, 0, 0], b"PAR1"].concat()
+        }),
+        ingest("a large cell", Saying("column `question` is larger than 64 MiB"), "a.parquet", || {
+            cells(&["x".repeat(65 << 20)])
+        }),
+        ingest("a thousand cells of 8 MB, written once", Saying("take more than 2 GiB of memory"), "a.parquet", || {
+            cells(&vec!["x".repeat(8 << 20); 1000])
         }),
         ingest("good", Well, "a.jsonl", move || row.as_bytes().to_vec()),
     ];

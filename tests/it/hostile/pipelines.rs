@@ -169,12 +169,39 @@ fn templates() {
         ("bytes", "{{ question }}\u{1b}]0;x\u{7}".to_string()),
         ("half a megabyte", "{{ question }}".to_string() + &"y".repeat(500_000)),
     ];
+    // What fills the memory in few steps: what is made costs fuel, and where it does not, memory is bounded.
+    const FUEL: &str = "ran out of fuel";
+    let doubled = |twice: &str| {
+        let twice = format!(
+            "{{% set n = namespace(v=VALUE) %}}{{% for a in range(60) %}}{{% set n.v = {twice} %}}{{% endfor %}}"
+        );
+        twice + "{{ question }}{{ n.v|length }}"
+    };
+    let large = "{% set n = namespace(v='x' * 60000000) %}{{ question }}";
+    let floods = [
+        ("a doubled text", doubled("n.v ~ n.v").replace("VALUE", "'xy'"), FUEL),
+        ("a text added to itself", doubled("n.v + n.v").replace("VALUE", "'xy'"), FUEL),
+        ("a doubled text in a list", doubled("[n.v ~ n.v]|join").replace("VALUE", "'xy'"), FUEL),
+        (
+            "a list of long texts",
+            format!("{large}{{{{ [n.v, n.v, n.v, n.v, n.v]|join|length }}}}"),
+            "takes more than 256 MiB of memory",
+        ),
+        (
+            "long texts made again and again",
+            format!("{large}{{% for a in range(90000) %}}{{% if n.v|upper == 1 %}}{{% endif %}}{{% endfor %}}"),
+            FUEL,
+        ),
+        ("replacements", format!("{large}{{{{ n.v|replace('x', 'xxxxxxxxxx')|length }}}}"), FUEL),
+    ];
     let rollouts = "name = \"t\"\n[policies]\np = { path = \"policy\" }\n[stages.problems]\nkind = \"ingest\"\nfiles = [\"a.jsonl\"]\n\
         [stages.rollouts]\nkind = \"rollout\"\nproblems = \"problems\"\npolicy = \"p\"\ntemplate = \"t.j2\"\nsamples = 1\nmax_new_tokens = 1\n";
     let mut cases = Vec::new();
-    for (name, template) in bombs {
+    let bombs = bombs.map(|(name, template)| (name, template, Somehow));
+    let floods = floods.map(|(name, template, says)| (name, template, Saying(says)));
+    for (name, template, ends) in floods.into_iter().chain(bombs) {
         let text = template.clone();
-        cases.push(Case::new(format!("a prompt template of {name}"), Somehow, move |folder| {
+        cases.push(Case::new(format!("a prompt template of {name}"), ends.clone(), move |folder| {
             super::policy(folder);
             write(folder, "a.jsonl", r#"{"question":"1+1?","answer":"2","solution":"It is 2."}"#);
             write(folder, "t.j2", &text);
@@ -182,7 +209,7 @@ fn templates() {
             strings(["run", "p.toml"])
         }));
         let text = template.replace("question", "messages[0].content");
-        cases.push(Case::new(format!("a chat template of {name}"), Somehow, move |folder| {
+        cases.push(Case::new(format!("a chat template of {name}"), ends, move |folder| {
             let policy = super::policy(folder);
             std::fs::write(policy.join("chat_template.jinja"), &text).unwrap();
             write(folder, "prompts.jsonl", "{\"id\":\"1\",\"prompt\":\"a\"}\n");

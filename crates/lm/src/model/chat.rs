@@ -99,6 +99,8 @@ const NAME: &str = "chat template";
 impl ChatTemplate {
     /// Compiles a template. `specials` become variables of the same names. Errors are syntax errors, with their line.
     pub fn new(source: &str, specials: BTreeMap<String, String>) -> Result<ChatTemplate> {
+        // Before it is looked through, which takes time.
+        bounds::check_length(source)?;
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.expect("the usual delimiters do not clash"));

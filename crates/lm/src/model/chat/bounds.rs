@@ -1,7 +1,9 @@
-//! Templates are programs of strangers: they get so many steps, so much text, and a stack that is deep enough for what they nest.
+//! Templates are programs of strangers: they get so many steps, so much text and memory, and a stack that is deep enough for what
+//! they nest. Most of what they make costs steps, 64 bytes one; for the rest there is [`mindgap_base::memory`].
 
 use mindgap_base::error::{Error, Result};
 use mindgap_base::guard::guarded;
+use mindgap_base::memory::within;
 use minijinja::{Environment, Template, Value};
 use std::io::{self, Write};
 
@@ -11,6 +13,8 @@ const FUEL: u64 = 1_000_000;
 const SOURCE_BYTES: usize = 256 << 10;
 /// Bytes of what is rendered.
 const TEXT_BYTES: usize = 16 << 20;
+/// Bytes that a rendering may hold beside its variables.
+const MEMORY: usize = 256 << 20;
 
 /// Compiles a template with bounds on what it may do.
 ///
@@ -21,20 +25,27 @@ pub fn add(
     source: String,
     failed: impl Fn(minijinja::Error) -> Error + Send,
 ) -> Result<()> {
-    if source.len() > SOURCE_BYTES {
-        let what = format!("the template has {} bytes, more than the {SOURCE_BYTES} that are read", source.len());
-        return Err(Error::input(what).hint("a template is a text of some thousand bytes; is this another file?"));
-    }
+    check_length(&source)?;
     environment.set_fuel(Some(FUEL));
     guarded("the template", || environment.add_template_owned(name.to_string(), source).map_err(failed))
 }
 
+/// Error: too long a source.
+pub fn check_length(source: &str) -> Result<()> {
+    if source.len() > SOURCE_BYTES {
+        let what = format!("the template has {} bytes, more than the {SOURCE_BYTES} that are read", source.len());
+        return Err(Error::input(what).hint("a template is a text of some thousand bytes; is this another file?"));
+    }
+    Ok(())
+}
+
 /// What a template makes of its variables; an error where it does not come to an end, or to too much.
 pub fn render(template: &Template, values: Value) -> Result<String, minijinja::Error> {
+    let what = format!("template `{}` takes more than {} MiB of memory", template.name(), MEMORY >> 20);
     let text = || {
         let mut text = Limited { bytes: Vec::new(), is_full: false };
-        match template.render_captured_to(values, &mut text) {
-            Ok(_) => Ok(String::from_utf8_lossy(&text.bytes).into_owned()),
+        match within(MEMORY, &what, || template.render_captured_to(values, &mut text).map(drop)) {
+            Ok(()) => Ok(String::from_utf8_lossy(&text.bytes).into_owned()),
             Err(_) if text.is_full => Err(refused(format!("its text is longer than {TEXT_BYTES} bytes"))),
             Err(error) => Err(error),
         }
