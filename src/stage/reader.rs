@@ -250,7 +250,7 @@ fn unknown_field(file: &str, name: &str, columns: &BTreeSet<String>) -> Error {
 
 /// A file in which nothing is called as the field may be.
 fn no_field(file: &str, what: &str, columns: &BTreeSet<String>) -> Error {
-    let hint = format!("name it in the pipeline (`{what} = \"...\"`); {}", known(columns));
+    let hint = format!("name it in the pipeline (`fields.{what} = \"...\"`); {}", known(columns));
     Error::input(format!("no field looks like the {what}")).at(file).hint(hint)
 }
 

@@ -353,7 +353,7 @@ fn a_file_of_another_schema_is_an_error() {
     );
     let (what, hint) = whole(br#"{"text":"Q"}"#, Format::Jsonl, &Mapping::default());
     assert_eq!(what, "no field looks like the question");
-    assert_eq!(hint, "name it in the pipeline (`question = \"...\"`); its fields are `text`");
+    assert_eq!(hint, "name it in the pipeline (`fields.question = \"...\"`); its fields are `text`");
     assert_eq!(whole(line, Format::Jsonl, &Mapping::default()).0, "no field looks like the answer");
     let column: ArrayRef = Arc::new(StringArray::from(vec!["Q"]));
     let bytes = parquet_bytes(vec![("text", column)]);
