@@ -131,7 +131,7 @@ pub fn lines(axes: &Axes, lines: &[Line]) -> String {
         for (index, (x, y)) in points.iter().enumerate() {
             let _ = write!(path, "{}{x:.1} {y:.1}", if index == 0 { "M" } else { "L" });
         }
-        let (class, name, title) = (&line.class, escape(&line.label), escape(&line.title));
+        let (class, name, title) = (escape(&line.class), escape(&line.label), escape(&line.title));
         if axes.filled {
             let base = HEIGHT - BOTTOM;
             let _ =
@@ -242,7 +242,7 @@ pub fn dots(title: &str, dots: &[Dot]) -> String {
     }
     for (index, dot) in dots.iter().enumerate() {
         let y = 13.0 + ROW * index as f64;
-        let (name, class) = (escape(&dot.label), &dot.class);
+        let (name, class) = (escape(&dot.label), escape(&dot.class));
         let _ = write!(svg, "<text class=\"label\" x=\"0\" y=\"{:.1}\">{name}</text>", y + 4.0);
         if let Some((low, high)) = dot.range {
             let _ = write!(svg, "<path class=\"whisker {class}\" d=\"M{:.1} {y}H{:.1}\"/>", x(low), x(high));

@@ -24,8 +24,8 @@
 
   if (!$("browser")) return;
 
-  const SOURCES = { self: "self", guided: "guided", teacher: "teacher", expert: "expert", "": "no target" };
-  const VERDICTS = { correct: "✓ correct", incorrect: "✗ incorrect", no_answer: "no answer", unparsed: "not readable", budget_exceeded: "judge gave up" };
+  const SOURCES = { __proto__: null, self: "self", guided: "guided", teacher: "teacher", expert: "expert", "": "no target" };
+  const VERDICTS = { __proto__: null, correct: "✓ correct", incorrect: "✗ incorrect", no_answer: "no answer", unparsed: "not readable", budget_exceeded: "judge gave up" };
   const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
   const ROW = 64;
   const problems = data.problems;
@@ -154,7 +154,7 @@
     const cls = sample.v === "correct" ? "ok" : sample.v === "incorrect" ? "bad" : "odd";
     return el("span", "v " + cls, VERDICTS[sample.v] || sample.v || "not judged");
   };
-  const METHODS = { string: "the same text", rational: "compared as exact fractions", numeric: "compared as numbers", algebra: "compared by algebra", identity: "tested at random points" };
+  const METHODS = { __proto__: null, string: "the same text", rational: "compared as exact fractions", numeric: "compared as numbers", algebra: "compared by algebra", identity: "tested at random points" };
   const method = (name) => {
     const [where, how] = name.split("/");
     return how ? (where === "boxed" ? "read from the box, " : "read from the " + where + ", ") + (METHODS[how] || how) : name;
@@ -231,7 +231,7 @@
     draw();
     if (open && problem) {
       $("browser").classList.add("open");
-      history.replaceState(null, "", "#problem=" + problem.id);
+      history.replaceState(null, "", "#problem=" + encodeURIComponent(problem.id));
       if (matchMedia("(max-width: 760px)").matches) $("browser").scrollIntoView();
     }
   };
@@ -263,8 +263,9 @@
     refresh();
     $("problems").scrollIntoView();
   });
+  const decoded = (text) => { try { return decodeURIComponent(text); } catch { return text; } };
   const byHash = () => {
-    const id = decodeURIComponent((location.hash.match(/^#problem=(.*)/) || [])[1] || "");
+    const id = decoded((location.hash.match(/^#problem=(.*)/) || [])[1] || "");
     const problem = id && problems.find((candidate) => candidate.id === id);
     if (!problem) return;
     Object.assign(state, { query: "", source: null, verdict: "", cascade: null });
