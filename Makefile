@@ -7,7 +7,7 @@ CARGO ?= cargo
 MINDGAP = $(CARGO) run --quiet --release --bin mindgap --
 STAGES = problems rollouts verdicts guided rewrites logprobs train evals
 
-.PHONY: help demo demo-seeds miniature family beyond smoke real gsm8k base-policy build install wheel test test-slow test-cuda-emulated ci lint fmt golden bench fuzz doc clean clean-store report $(STAGES)
+.PHONY: help demo demo-seeds miniature family beyond smoke real gsm8k base-policy build install wheel test test-slow test-cuda-emulated ci lint fmt golden bench fuzz deny reproducible doc clean clean-store report $(STAGES)
 
 help:
 	@echo "make demo                 the whole method on the embedded world, with a report"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-cuda-emulated   the build with CUDA, on an emulated driver"
 	@echo "make wheel                wheels/*.whl: the program and the Python module; needs maturin"
 	@echo "make bench fuzz doc       speed of the embedded policy; fuzzing the verifier; API pages"
+	@echo "make deny reproducible    what dependencies may be; the same bytes from two builds"
 	@echo "make clean                build outputs; clean-store deletes the computed tables too"
 
 demo: build
@@ -121,8 +122,20 @@ bench: build
 	$(MINDGAP) bench --policy data/base-policy
 
 # Needs a nightly toolchain and cargo-fuzz.
+FUZZ = $(CARGO) +nightly fuzz run -s none --no-trace-compares
+FUZZ_SECONDS ?= 60
 fuzz:
-	cd crates/math/fuzz && for target in extract parse compare; do $(CARGO) +nightly fuzz run $$target -- -max_total_time=60 || exit 1; done
+	cd crates/math/fuzz && for target in extract parse compare; do $(FUZZ) $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+	cd fuzz && for target in pipelines templates records parquet answers; do \
+	    mkdir -p corpus/$$target && $(FUZZ) $$target corpus/$$target $$(cat seeds/$$target.from 2>/dev/null || echo seeds/$$target) -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+
+# Licences, advisories and sources of what this is built of; needs cargo-deny, and the network for advisories.
+deny:
+	for lock in Cargo.toml crates/python/Cargo.toml; do $(CARGO) deny --manifest-path $$lock check --config deny.toml $(CHECKS) || exit 1; done
+
+# Builds the program twice from the last commit, with nothing shared, and compares the bytes: an hour on two cores.
+reproducible:
+	tests/reproducible.sh
 
 doc:
 	$(CARGO) doc --workspace --no-deps

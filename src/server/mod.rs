@@ -7,6 +7,8 @@
 
 mod aside;
 mod devices;
+#[doc(hidden)]
+pub mod fuzzed;
 mod launch;
 mod pool;
 mod probe;

@@ -10,7 +10,8 @@ pub mod documents;
 pub mod evaluate;
 pub mod gap;
 pub mod ingest;
-mod reader;
+#[doc(hidden)]
+pub mod reader;
 pub mod judge;
 pub mod logprob;
 pub mod reward;

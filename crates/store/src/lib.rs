@@ -4,6 +4,8 @@
 
 mod check;
 mod failures;
+#[doc(hidden)]
+pub mod fuzzed;
 pub mod fault;
 pub mod fs;
 mod gc;
