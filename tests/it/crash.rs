@@ -107,7 +107,7 @@ fn killed_at_random_moments(file: &Path, kills: usize, slices: f64) {
     let (expected, all) = addresses(&folder.path().join("whole"), file);
     let whole = started.elapsed().as_secs_f64();
     let mut moments = mindgap_base::rng::Stream::at(1, &[b"kill"]).cursor();
-    let (mut killed, mut stores, mut saved) = (0, 0, 0);
+    let (mut killed, mut stores, mut saved, mut inside) = (0, 0, 0, 0);
     while killed < kills {
         stores += 1;
         let store = folder.path().join(format!("killed-{stores}"));
@@ -120,6 +120,8 @@ fn killed_at_random_moments(file: &Path, kills: usize, slices: f64) {
             }
             killed += 1;
             saved += parts(&store);
+            let journals = std::fs::read_dir(store.join("journals"));
+            inside += usize::from(journals.is_ok_and(|mut journals| journals.next().is_some()));
         }
         let before = parts(&store);
         let (found, computed) = addresses(&store, file);
@@ -129,8 +131,9 @@ fn killed_at_random_moments(file: &Path, kills: usize, slices: f64) {
         ok(&store, &["check"]);
     }
     eprintln!(
-        "{killed} kills over {stores} runs of {all} parts: {saved} finished parts met after a kill, 0 computed again; \
-         a whole run took {whole:.1} s, the loop {:.1} s",
+        "{}: {killed} kills over {stores} runs of {all} parts, {inside} of them left a journal of a part begun: {saved} finished \
+         parts met after a kill, 0 computed again; a whole run took {whole:.1} s, the loop {:.1} s",
+        Path::new(file).file_name().unwrap().display(),
         started.elapsed().as_secs_f64()
     );
 }
@@ -147,6 +150,43 @@ fn killed_inside_a_loop_of_rounds() {
     let folder = tempfile::tempdir().unwrap();
     let file = pipeline(folder.path(), "rounds.toml", &ROUNDS.replace("rounds = 2", "rounds = 3"));
     killed_at_random_moments(&file, 8, 2.0);
+}
+
+/// A training in long parts, behind targets that take no sampling.
+const TRAINING: &str = "steps = 60\ncheckpoint_steps = 15";
+
+/// Rollouts of one long part.
+const ROLLOUT: &str = r#"
+name = "rollout"
+[policies]
+base = { path = "DATA/base-policy" }
+[stages.problems]
+kind = "ingest"
+files = [{ path = "DATA/world/train-0.parquet", source = "world" }]
+limit = 200
+[stages.rollouts]
+kind = "rollout"
+problems = "problems"
+policy = "base"
+samples = 8
+max_new_tokens = 96
+part_problems = 1000
+part_tokens = 1000000
+"#;
+
+/// Goal: 200 kills over every kind of stage, inside trainings and inside a part of samples: nothing is lost that was published, and
+/// every address is that of a run nobody killed.
+#[test]
+fn killed_two_hundred_times() {
+    if !slow("200 kills over smoke, a training and a rollout inside a part") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let training = pipeline(folder.path(), "training.toml", &TINY.replace("steps = 2\ncheckpoint_steps = 1", TRAINING));
+    let rollout = pipeline(folder.path(), "rollout.toml", ROLLOUT);
+    killed_at_random_moments(&root().join("pipelines/smoke.toml"), 100, 6.0);
+    killed_at_random_moments(&training, 50, 3.0);
+    killed_at_random_moments(&rollout, 50, 2.0);
 }
 
 #[test]
