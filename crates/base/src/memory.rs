@@ -126,7 +126,7 @@ mod tests {
         assert!(over(usize::MAX, 1));
         counted(&bounded, 1 << 40);
         std::thread::scope(|scope| {
-            within(1000, "one", || drop(scope.spawn(|| counted(&bounded, 5000)).join().unwrap()));
+            within(1000, "one", || scope.spawn(|| counted(&bounded, 5000)).join().unwrap());
         });
         within(1000, "outer", || within(1 << 40, "inner", || assert!(LEFT.get() < 1000, "the outer bound holds")));
     }
