@@ -54,8 +54,8 @@ family-%:
 	$(MINDGAP) results pipelines/family/$*.toml $(PAIRS_$*) --into docs/results-family.md --section $*
 
 # Self-distillation, teachers, rewards, the rewriting agent and hinted decoding over five seeds; writes docs/results-beyond.md.
-BEYOND = sdft:sft sdft:dr+sft sdft-rounds:sdft sdft-js:sdft sdft-reverse:sdft sdft-all:sdft teacher:sdft grpo:dr+sft chord-mu:grpo \
-	chord-phi:grpo agent+sft:dr+sft hinted+sft:dr+sft
+BEYOND = sdft:base sdft:sft sdft-js:sdft sdft-reverse:sdft sdft-all:sdft sdft-rounds:sdft taught:base taught:teacher grpo:base \
+	chord-mu:sft chord-mu:grpo chord-phi:grpo agent+sft:dr+sft dr+dft:agent+sft hinted+sft:sft hinted+sft:dr+sft
 beyond: data/corpus.parquet
 	$(MINDGAP) run pipelines/beyond.toml
 	$(MINDGAP) results pipelines/beyond.toml $(BEYOND) --into docs/results-beyond.md

@@ -40,9 +40,13 @@ const SOMETIMES: &[(&str, &str, &str)] = &[
     ("rollout", "max_samples", "only `until_correct` goes so far"),
     ("rollout", "part_samples", "samples in waves are one part"),
     ("rollout", "until_correct", "only with the judge it asks"),
+    ("soft", "rollouts", "either rewrites are scored or rollouts"),
+    ("soft", "template", "it is filled from `problems`"),
     ("train", "eval_steps", "nothing is evaluated without `eval_data`"),
     ("train", "logprobs", "they are of rewrites, and documents have none; portions have their own"),
+    ("train", "rewards", "portions have their own"),
     ("train", "row_weights", "portions have their own"),
+    ("train", "soft", "they are of samples and targets, and documents have none; portions have their own"),
 ];
 
 /// Kind and parameter that cannot be changed alone everywhere: the rest would contradict it.
@@ -83,6 +87,8 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("rollout", "until_correct", "[1, 2]"),
     ("rollout", "max_samples", "[16]"),
     ("rollout", "judge", r#"["verdicts", "exact_verdicts"]"#),
+    ("rollout", "hint", r#"[{ "beta": 0.7 }]"#),
+    ("rollout", "hint.template", r#"["templates/boxed.j2", "templates/guided.j2"]"#),
     ("samples", "problems", r#"["problems", "benchmarks"]"#),
     ("samples", "policy", r#"["other"]"#),
     ("samples", "files.path", r#"["../data/world/test-long.parquet"]"#),
@@ -118,6 +124,17 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("logprob", "rewrites", r#"["rewrites", "expert"]"#),
     ("logprob", "rollouts", r#"["rollouts", "eval_rollouts-sft"]"#),
     ("logprob", "policy", r#"["other"]"#),
+    ("soft", "rollouts", r#"["rollouts", "guided"]"#),
+    ("soft", "rewrites", r#"["rewrites", "expert"]"#),
+    ("soft", "policy", r#"["other"]"#),
+    ("soft", "template", r#"["templates/boxed.j2", "templates/guided.j2"]"#),
+    ("soft", "problems", r#"["problems", "benchmarks"]"#),
+    ("reward", "verdicts", r#"["verdicts", "guided_verdicts"]"#),
+    ("reward", "formula", r#"["correct", "eligible"]"#),
+    ("reward", "logprobs", r#"["soft_samples", "logprobs-expert"]"#),
+    ("reward", "diversity", r#"["base", "other"]"#),
+    ("reward", "columns.score.from", r#"["logprobs-expert", "logprobs-rewrites"]"#),
+    ("reward", "columns.score.column", r#"["entropy"]"#),
     ("gap", "problems", r#"["benchmarks"]"#),
     ("gap", "before", r#"["logprobs-rewrites"]"#),
     ("gap", "after", r#"["logprobs-expert"]"#),
@@ -130,6 +147,14 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("train", "row_weights", r#"[{ "file": "smoke.toml", "column": "weight" }]"#),
     ("train", "row_weights.file", r#"["demo.toml"]"#),
     ("train", "row_weights.from", r#"["logprobs-rewrites"]"#),
+    ("train", "soft", r#"["soft_targets", "soft_samples"]"#),
+    ("train", "rewards", r#"[{ "from": "logprobs-expert", "column": "prompt_token_count" }]"#),
+    ("train", "rewards.from", r#"["logprobs-rewrites"]"#),
+    ("train", "rewards.column", r#"["entropy"]"#),
+    ("train", "data.soft", r#"["soft_targets", "soft_samples"]"#),
+    ("train", "data.rewards", r#"[{ "from": "logprobs-expert", "column": "prompt_token_count" }]"#),
+    ("train", "data.rewards.from", r#"["logprobs-rewrites"]"#),
+    ("train", "data.rewards.column", r#"["entropy"]"#),
     ("train", "data.from", r#"["expert"]"#),
     ("train", "data.share", "[0.25]"),
     ("train", "data.rows", "[7]"),
@@ -174,8 +199,8 @@ const WORDS: &[(&str, &str, &str)] = &[
     ("samples", "reasoning", "left_out in_tags"),
     ("train", "dtype", "f32 bf16 pure_bf16"),
     ("train", "keep_checkpoints", "all last"),
-    ("train", "loss", "sft dft importance iw-sft psft idft eaft chord-phi talr asft power gift"),
-    ("train", "normalise", "tokens longest_of_problem"),
+    ("train", "loss", "sft dft importance iw-sft psft idft eaft chord-phi talr asft power gift distill grpo chord"),
+    ("train", "normalise", "tokens longest_of_problem rows max_length"),
     ("train", "publish", "last best"),
     ("train", "schedule", "cosine constant wsd"),
     ("train", "sources", "self guided teacher expert"),
@@ -195,7 +220,9 @@ const PINNED: &[(&str, &str, &str)] = &[
     ("difficulty", "middling", "c3272004f71f"),
     ("rewrite", "rewrites", "056026e4623c"),
     ("logprob", "logprobs-rewrites", "cdcd2c3484eb"),
-    ("gap", "gap", "328075ac26a4"),
+    ("soft", "soft_samples", "74ec9ab1d9ba"),
+    ("reward", "rewards", "e3948bca5460"),
+    ("gap", "gap", "f8083333bde7"),
     ("train", "pretrain", "0204603ab109"),
     ("evaluate", "evals", "17e7456ec6b1"),
 ];
@@ -354,7 +381,7 @@ fn variants(kind: &str, written: Value) -> Vec<Value> {
         }
         params
     };
-    let none = [("sources", "[]"), ("row_weights", "null"), ("logprobs", "null")];
+    let none = [("sources", "[]"), ("row_weights", "null"), ("logprobs", "null"), ("soft", "null"), ("rewards", "null")];
     let portion = |size: &str, weights: &str| {
         format!(
             r#"[{{ "from": "rewrites", {size}, "highest": {{ "from": "logprobs-rewrites", "column": "prompt_token_count" }}, "weight": 0.5,
@@ -374,6 +401,10 @@ fn variants(kind: &str, written: Value) -> Vec<Value> {
             let drawn = model(r#""text", "temperature": 0.5, "max_new_tokens": 8, "seed": 1"#);
             variants.extend([&drawn, &model("\"yes_no\"")].map(|judge| with(&[("judge", judge.as_str())])));
         }
+        "reward" => variants.push(with(&[(
+            "columns",
+            r#"{ "score": { "from": "logprobs-rewrites", "column": "prompt_token_count" } }"#,
+        )])),
         "evaluate" => variants.push(with(&[
             ("base", "\"base\""),
             ("untouched", "[\"facts\"]"),

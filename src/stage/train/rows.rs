@@ -109,11 +109,6 @@ impl Rows {
             _ => Kind::Examples(inputs.table(name)?),
         };
         let is_of_problems = !matches!(table, Kind::Examples(_));
-        if !is_of_problems && (portion.soft.is_some() || portion.rewards.is_some()) {
-            return Err(Error::usage(format!(
-                "`soft` and `rewards` are of samples or targets, and `{name}` is a documents stage"
-            )));
-        }
         let column = |name: &str, column: &str| WeightsOf::stage(name, column, inputs);
         let table_of = |name: &Option<String>| name.as_ref().filter(|_| is_of_problems).cloned();
         Ok(Rows {
