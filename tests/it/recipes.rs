@@ -381,7 +381,8 @@ fn variants(kind: &str, written: Value) -> Vec<Value> {
         }
         params
     };
-    let none = [("sources", "[]"), ("row_weights", "null"), ("logprobs", "null"), ("soft", "null"), ("rewards", "null")];
+    let none =
+        [("sources", "[]"), ("row_weights", "null"), ("logprobs", "null"), ("soft", "null"), ("rewards", "null")];
     let portion = |size: &str, weights: &str| {
         format!(
             r#"[{{ "from": "rewrites", {size}, "highest": {{ "from": "logprobs-rewrites", "column": "prompt_token_count" }}, "weight": 0.5,

@@ -44,9 +44,11 @@ fn smoke_runs_every_stage_once() {
         "ingest",
         "judge",
         "logprob",
+        "reward",
         "rewrite",
         "rollout",
         "samples",
+        "soft",
         "train",
     ];
     assert_eq!(kinds.iter().map(String::as_str).collect::<Vec<_>>(), all);
