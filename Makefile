@@ -131,7 +131,7 @@ fuzz:
 
 # Licences, advisories and sources of what this is built of; needs cargo-deny, and the network for advisories.
 deny:
-	for lock in Cargo.toml crates/python/Cargo.toml; do $(CARGO) deny --manifest-path $$lock check --config deny.toml $(CHECKS) || exit 1; done
+	for lock in Cargo.toml crates/python/Cargo.toml; do $(CARGO) deny --manifest-path $$lock --config deny.toml check $(CHECKS) || exit 1; done
 
 # Builds the program twice from the last commit, with nothing shared, and compares the bytes: an hour on two cores.
 reproducible:
