@@ -79,6 +79,16 @@ pub fn open<R: ChunkReader + Send + 'static>(file: R, damaged: &str) -> Result<P
     guarded("the Parquet file", || {
         let failed = |e| Error::input(damaged).source(e);
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
+        // The reader takes for granted that no column lies before the file.
+        let mut columns = builder.metadata().row_groups().iter().flat_map(|group| group.columns());
+        let lies_before = |place: i64| place < 0;
+        if columns.any(|column| {
+            let starts =
+                [Some(column.data_page_offset()), column.dictionary_page_offset(), Some(column.compressed_size())];
+            starts.into_iter().flatten().any(lies_before)
+        }) {
+            return Err(Error::input(damaged));
+        }
         // Dropped here where it is too deep: that recurses, too.
         match builder.schema().fields().iter().map(|field| depth(field.data_type())).max() {
             Some(depth) if depth > MOST_DEPTH => {
