@@ -1,10 +1,12 @@
 //! Texts of problems that a policy scores: targets, or samples.
 
 use super::Inputs;
+use mindgap_base::address::Address;
 use mindgap_base::error::Result;
 use mindgap_store::table::rewrites::{Rewrite, Source};
 use mindgap_store::table::rollouts::{PromptKind, Rollout};
 use mindgap_store::{PartRef, Table};
+use serde::Deserialize;
 
 /// What is scored.
 pub enum Texts {
@@ -26,6 +28,27 @@ pub struct Text {
     pub logprob_behavior: Option<Vec<f32>>,
 }
 
+/// Which text of which problem, and what it counts as.
+pub struct TextKey {
+    pub problem_id: String,
+    pub index: u32,
+    pub source: Source,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    problem_id: String,
+    choice_index: u32,
+    source: Source,
+}
+
+#[derive(Deserialize)]
+struct Sample {
+    problem_id: String,
+    sample_index: u32,
+    prompt_kind: PromptKind,
+}
+
 impl Texts {
     /// Those of one of two stages: the first if there is one.
     pub fn of(rewrites: Option<&str>, rollouts: Option<&str>, inputs: &Inputs) -> Result<Texts> {
@@ -40,6 +63,34 @@ impl Texts {
             Texts::Rewrites(table) => table.parts(),
             Texts::Rollouts(table) => table.parts(),
         }
+    }
+
+    /// Content addresses of all parts.
+    pub fn contents(&self) -> Vec<&Address> {
+        self.parts().iter().map(|part| &part.content).collect()
+    }
+
+    pub fn row_count(&self) -> u64 {
+        self.parts().iter().map(|part| part.rows).sum()
+    }
+
+    /// The keys of all texts, those of one problem together: parts hold some samples of each.
+    pub fn keys(&self) -> Result<Vec<TextKey>> {
+        let mut keys: Vec<TextKey> = match self {
+            Texts::Rewrites(table) => {
+                let rows: Vec<Target> = table.select(&["problem_id", "choice_index", "source"])?;
+                let key = |r: Target| TextKey { problem_id: r.problem_id, index: r.choice_index, source: r.source };
+                rows.into_iter().map(key).collect()
+            }
+            Texts::Rollouts(table) => {
+                let rows: Vec<Sample> = table.select(&["problem_id", "sample_index", "prompt_kind"])?;
+                let source = |row: &Sample| source_of(row.prompt_kind);
+                let key = |r: Sample| TextKey { source: source(&r), problem_id: r.problem_id, index: r.sample_index };
+                rows.into_iter().map(key).collect()
+            }
+        };
+        keys.sort_by(|a, b| (&a.problem_id, a.index).cmp(&(&b.problem_id, b.index)));
+        Ok(keys)
     }
 
     pub fn word(&self) -> &'static str {
@@ -58,7 +109,11 @@ impl Texts {
 
     /// Where a text is, for errors.
     pub fn place(&self, text: &Text) -> String {
-        format!("problem `{}`, {} {}", text.problem_id, self.word(), text.index)
+        self.place_of(&text.problem_id, text.index)
+    }
+
+    pub fn place_of(&self, problem_id: &str, index: u32) -> String {
+        format!("problem `{problem_id}`, {} {index}", self.word())
     }
 }
 
@@ -89,7 +144,7 @@ impl Text {
 }
 
 /// What a sample counts as where sources are told apart.
-pub fn source_of(prompt_kind: PromptKind) -> Source {
+fn source_of(prompt_kind: PromptKind) -> Source {
     match prompt_kind {
         PromptKind::Plain => Source::SelfAligned,
         PromptKind::Guided => Source::Guided,

@@ -2,16 +2,20 @@
 //! in a checkpoint; the batch plan is fixed before the first step.
 
 mod data;
+mod dtype;
 mod external;
+mod fits;
+mod laid;
 mod mix;
 mod params;
 mod rows;
 mod run;
 mod weights;
 
+pub use dtype::Dtype;
 pub use external::{External, TrainedBy};
 pub use mix::{DataOf, Highest, Portion};
-pub use params::{Dtype, Keep, Normalise, Params, Publish, RowWeights};
+pub use params::{Keep, Normalise, Params, Publish, RowWeights};
 
 use super::{Context, Cost, Inputs, Part, Stage, Tick};
 use crate::policy::{PolicyHandle, described, left_out, load_policy};
@@ -272,8 +276,8 @@ impl TrainStage {
             None => policy.checkpoint()?.tensors(policy.config(), params.initial_type(device), device)?,
         };
         Ok(Run {
-            examples: self.data.examples()?,
-            held_out: self.held_out.as_ref().map(|data| data.examples()).transpose()?,
+            examples: self.data.examples(&self.store)?,
+            held_out: self.held_out.as_ref().map(|data| data.examples(&self.store)?.all()).transpose()?,
             trainer: Trainer::new(policy.config(), tensors, params, device)?,
             best: None,
         })

@@ -7,6 +7,7 @@ mod failures;
 #[doc(hidden)]
 pub mod fuzzed;
 pub mod fault;
+mod flat;
 pub mod fs;
 mod gc;
 mod handle;
@@ -26,6 +27,7 @@ mod view;
 
 pub use check::{Checked, Finding, Problem};
 pub use failures::{Failure, Failures};
+pub use flat::{Flat, Place};
 pub use gc::{Garbage, Rules};
 pub use handle::{Parts, Table};
 pub use journal::{Journal, Snapshot};

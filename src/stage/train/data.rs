@@ -2,12 +2,36 @@
 
 use super::super::Inputs;
 use super::Params;
+use super::laid::Laid;
 use super::mix::{DataOf, Portion, picked, picked_of_each, sizes};
 use super::rows::{Needs, Rows};
 use super::weights::WeightsOf;
 use mindgap_base::error::Result;
 use mindgap_lm::train::{Stratum, TrainExample};
+use mindgap_store::Store;
 use serde_json::{Value, json};
+
+/// The rows of a training, read when a step takes them.
+pub struct Examples {
+    portions: Vec<Laid>,
+    /// Portion and row of each.
+    taken: Vec<(usize, usize)>,
+}
+
+impl Examples {
+    /// The rows of one step.
+    pub fn rows(&self, indices: &[u32]) -> Result<Vec<TrainExample>> {
+        let row = |index: &u32| {
+            let (portion, row) = self.taken[*index as usize];
+            self.portions[portion].example(row)
+        };
+        indices.iter().map(row).collect()
+    }
+
+    pub fn all(&self) -> Result<Vec<TrainExample>> {
+        self.taken.iter().map(|(portion, row)| self.portions[*portion].example(*row)).collect()
+    }
+}
 
 /// What a policy is trained or evaluated on.
 pub struct Data {
@@ -41,7 +65,7 @@ impl Data {
                 "share": portion.share,
                 "rows": portion.rows,
                 "weight": of.weight,
-                "sources": of.sources(),
+                "sources": of.sources,
                 "row_weights": of.weights.as_ref().map(WeightsOf::named),
                 "highest": of.highest.as_ref().map(WeightsOf::named),
                 "logprobs": of.reference_contents(),
@@ -70,22 +94,25 @@ impl Data {
         [reference, weights, soft, rewards].into_iter().flatten().collect()
     }
 
-    /// The rows, in table order, one portion after the other.
-    pub fn examples(&self) -> Result<Vec<TrainExample>> {
-        let found = self.portions.iter().map(Rows::examples).collect::<Result<Vec<_>>>()?;
-        let Some(mixed) = &self.mixed else { return Ok(found.into_iter().flatten().collect()) };
-        let sizes = sizes(mixed, &found.iter().map(Vec::len).collect::<Vec<_>>());
-        let mut examples = Vec::new();
-        for ((of, found), size) in self.portions.iter().zip(&found).zip(sizes) {
-            let names: Vec<String> = found.iter().map(|example| example.name.clone()).collect();
+    /// The rows, in table order, one portion after the other. What memory should not hold of them lies in the store's folder.
+    pub fn examples(&self, store: &Store) -> Result<Examples> {
+        let portions = self.portions.iter().map(|rows| Laid::of(rows, store)).collect::<Result<Vec<_>>>()?;
+        let available: Vec<usize> = portions.iter().map(Laid::len).collect();
+        let mut taken = Vec::new();
+        let Some(mixed) = &self.mixed else {
+            taken.extend((0..available[0]).map(|row| (0, row)));
+            return Ok(Examples { portions, taken });
+        };
+        for (portion, size) in sizes(mixed, &available).into_iter().enumerate() {
+            let (of, names) = (&self.portions[portion], portions[portion].names());
             let values = of.values()?;
-            let taken = match of.problem_sources()? {
+            let rows = match of.problem_sources()? {
                 Some(groups) => picked_of_each(&groups, &names, values.as_deref(), size, self.seed),
                 None => picked(&names, values.as_deref(), size, self.seed),
             };
-            examples.extend(taken.into_iter().map(|index| found[index].clone()));
+            taken.extend(rows.into_iter().map(|row| (portion, row)));
         }
-        Ok(examples)
+        Ok(Examples { portions, taken })
     }
 
     /// How many rows each portion gives.

@@ -3,6 +3,7 @@
 use super::super::buckets::{at_least_one, count};
 use super::super::{Footprint, Holds, Inputs, Reference, Stage, StageParams, Wants};
 use super::TrainStage;
+use super::dtype::Dtype;
 use super::external::TrainedBy;
 use super::mix::{self, DataOf, Highest, Portion};
 use candle_core::DType;
@@ -105,49 +106,6 @@ pub struct Params {
     /// Hold less on the way forward and compute it again on the way back: slower, less memory, the same result.
     #[serde(default)]
     pub gradient_checkpointing: bool,
-}
-
-/// Type of factors of products. Sums and moments are f32 with each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Dtype {
-    #[default]
-    F32,
-    /// The weights that are trained are held in f32, unless `reference_quirks`.
-    Bf16,
-    /// They are rounded after every step: stochastically, so that small steps add up, or with `reference_quirks` to the nearest.
-    PureBf16,
-}
-
-impl Dtype {
-    /// A `config.json` that names this type where it named one: loaders go by it, whatever the weights are stored in.
-    pub(super) fn named_in(self, config: &[u8]) -> Vec<u8> {
-        let name = match self {
-            Dtype::F32 => "float32",
-            Dtype::Bf16 | Dtype::PureBf16 => "bfloat16",
-        };
-        let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(config) else { return config.to_vec() };
-        let mut changed = false;
-        for key in ["dtype", "torch_dtype"] {
-            if let Some(named) = value.get_mut(key).filter(|named| *named != name) {
-                *named = name.into();
-                changed = true;
-            }
-        }
-        match changed {
-            true => serde_json::to_vec_pretty(&value).expect("a JSON value is plain data"),
-            false => config.to_vec(),
-        }
-    }
-}
-
-impl From<Dtype> for DType {
-    fn from(dtype: Dtype) -> DType {
-        match dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::Bf16 | Dtype::PureBf16 => DType::BF16,
-        }
-    }
 }
 
 /// What a step's loss is a mean over.
@@ -382,58 +340,6 @@ impl Params {
         })
     }
 
-    /// Errors: a loss without what it goes by, or beside what it does not.
-    fn check_beside(&self, loss: &Loss) -> Result<()> {
-        let portions = self.portions();
-        let without = |is_there: fn(&Portion) -> bool| portions.iter().filter(|portion| !is_there(portion)).count();
-        let (unsoft, unrewarded) = (without(|p| p.soft.is_some()), without(|p| p.rewards.is_some()));
-        let wrong = |what: String, hint: &str| Err(Error::usage(what).hint(hint.to_string()));
-        let name = loss.name();
-        match loss {
-            Loss::Distill(_) if unsoft > 0 => wrong(
-                format!("loss `{name}` goes by a teacher's distributions"),
-                "name the soft stage over the data in `soft`",
-            ),
-            Loss::Grpo(_) if unrewarded > 0 => wrong(
-                format!("loss `{name}` compares samples by their rewards"),
-                "rewards = { from = \"STAGE\", column = \"reward\" }",
-            ),
-            Loss::Chord(_) if unrewarded != 1 || portions.len() != 2 || portions[0].rewards.is_none() => wrong(
-                format!("loss `{name}` is of two portions: samples with rewards, and then targets without"),
-                "data = [{ from = \"rollouts\", rewards = { from = \"rewards\", column = \"reward\" } }, { from = \"rewrites\" }]",
-            ),
-            Loss::Chord(_) if self.reference_quirks => wrong(
-                format!("loss `{name}` is a sum of two means"),
-                "remove `reference_quirks`, which decides what is divided by",
-            ),
-            Loss::Distill(_) | Loss::Grpo(_) | Loss::Chord(_) => Ok(()),
-            _ if unsoft < portions.len() => wrong(format!("loss `{name}` has no use for `soft`"), "loss = \"distill\""),
-            _ if unrewarded < portions.len() => {
-                wrong(format!("loss `{name}` has no use for `rewards`"), "loss = \"grpo\"")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Errors: what only this program's own trainer does, where another is to train.
-    fn check_external(&self, loss: &Loss) -> Result<()> {
-        let Some(trainer) = self.trainer.other() else { return Ok(()) };
-        let own = [
-            ("publish", self.publish == Publish::Best),
-            ("init_seed", self.init_seed.is_some()),
-            ("reference_quirks", self.reference_quirks),
-            ("bf16_moments", self.optimizer.bf16_moments),
-        ];
-        if let Some((name, _)) = own.iter().find(|(_, is_set)| *is_set) {
-            return Err(Error::usage(format!(
-                "`{name}` is for mindgap's own trainer, and `{}` is to train",
-                trainer.name()
-            ))
-            .hint(format!("remove `{name}`, or `trainer`")));
-        }
-        trainer.check(loss)
-    }
-
     /// What the trainer is told, for a plan of so many steps.
     pub(super) fn trainer_params(&self, total_steps: u32, eos_token_ids: &[u32]) -> Result<TrainerParams> {
         let params = TrainerParams {
@@ -471,20 +377,5 @@ impl Params {
             gradient_checkpointing: self.gradient_checkpointing,
         };
         Ok(if self.reference_quirks { params.with_reference_quirks() } else { params })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_config_names_the_type_of_the_weights() {
-        let config = br#"{"vocab_size": 7, "torch_dtype": "bfloat16", "tie": true}"#;
-        assert_eq!(Dtype::Bf16.named_in(config), config);
-        let changed = String::from_utf8(Dtype::F32.named_in(config)).unwrap();
-        let words: String = changed.split_whitespace().collect();
-        assert_eq!(words, r#"{"vocab_size":7,"torch_dtype":"float32","tie":true}"#);
-        assert_eq!(Dtype::Bf16.named_in(b"{}"), b"{}");
     }
 }

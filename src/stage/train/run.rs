@@ -1,5 +1,6 @@
 //! A training under way: steps, evaluations, the best weights so far, and the checkpoint that holds it all.
 
+use super::data::Examples;
 use crate::stage::Context;
 use candle_core::{Device, Tensor};
 use mindgap_base::error::{Error, Result};
@@ -17,7 +18,7 @@ use std::collections::BTreeMap;
 /// The trainer, its rows, and what the stage remembers beside it.
 pub struct Run {
     pub trainer: Trainer,
-    pub examples: Vec<TrainExample>,
+    pub examples: Examples,
     pub held_out: Option<Vec<TrainExample>>,
     pub best: Option<Best>,
 }
@@ -61,8 +62,8 @@ impl Run {
     }
 
     pub fn step(&mut self, planned: &PlannedStep) -> Result<StepMetrics> {
-        let batch: Vec<&TrainExample> = planned.rows.iter().map(|row| &self.examples[*row as usize]).collect();
-        self.trainer.step(&batch)
+        let rows = self.examples.rows(&planned.rows)?;
+        self.trainer.step(&rows.iter().collect::<Vec<_>>())
     }
 
     /// Measures held-out rows where there are some, and keeps the weights if they are the best so far.

@@ -36,13 +36,12 @@ impl TrainStage {
     pub(super) fn prepare(&self, external: &External, folder: &Path) -> Result<steps::Plan> {
         let policy = crate::policy::load_speaker(&self.policy)?;
         let params = self.params.trainer_params(self.steps.len() as u32, policy.eos_token_ids())?;
-        let examples = self.data.examples()?;
+        let examples = self.data.examples(&self.store)?;
         let taken = &self.steps[..self.steps_taken()];
         let mut rows = Vec::with_capacity(taken.len() * self.params.batch_size as usize);
         let mut plan = steps::Plan { steps: Vec::new(), clip_norm: params.clip_norm };
         for (step, planned) in taken.iter().enumerate() {
-            let batch: Vec<&TrainExample> = planned.rows.iter().map(|row| &examples[*row as usize]).collect();
-            let made = step_rows(step as u32, &batch, &params)?;
+            let made = step_rows(step as u32, &examples.rows(&planned.rows)?, &params)?;
             plan.steps.push(steps::Planned {
                 learning_rate: params.schedule.learning_rate(step as u32),
                 target_tokens: made.iter().flat_map(|row| &row.labels).filter(|label| **label != IGNORED).count()
@@ -67,8 +66,7 @@ impl TrainStage {
         fs::publish_link(&folder.join("policy"), &self.policy.folder()?)?;
         fs::publish(&folder.join("train.parquet"), &parquet(&rows)?, "work")?;
         if let Some(held_out) = &self.held_out {
-            let examples = held_out.examples()?;
-            let rows = step_rows(0, &examples.iter().collect::<Vec<_>>(), &params)?;
+            let rows = step_rows(0, &held_out.examples(&self.store)?.all()?, &params)?;
             fs::publish(&folder.join("eval.parquet"), &parquet(&rows)?, "work")?;
         }
         // The last: it says that the rest is there.
@@ -100,7 +98,7 @@ impl TrainStage {
 }
 
 /// The rows of one step, with their shares in its loss.
-fn step_rows(step: u32, batch: &[&TrainExample], params: &TrainerParams) -> Result<Vec<Row>> {
+fn step_rows(step: u32, batch: &[TrainExample], params: &TrainerParams) -> Result<Vec<Row>> {
     let longest = params.packing.max_length;
     let mut rows = Vec::with_capacity(batch.len());
     let mut total = 0.0;
