@@ -101,6 +101,7 @@ mod tests {
             top_logprobs: [0.5f32, 0.125, 0.5, 0.25].map(f32::ln).to_vec(),
             tail: vec![0.375, 0.25],
             engine: None,
+            failure: None,
         }
     }
 

@@ -5,7 +5,7 @@
 //! it, say (self-distillation, arXiv 2601.19897). A table is made once, and serves every loss, seed and round. Some 8 k bytes a
 //! token before compression.
 
-use super::backend::{By, Lazy, Loaded, abreast};
+use super::backend::{By, Lazy, Loaded, abreast, few_failed};
 use super::cost::{Cost, Footprint, tokens};
 use super::template::Template;
 use super::texts::{Text, Texts};
@@ -141,7 +141,7 @@ impl Stage for SoftStage {
     }
 
     /// Texts of problems without the solution that the template shows have no teacher, and no row.
-    fn run_part(&self, context: &Context, part: &Part, _earlier: &[PartRecord]) -> Result<()> {
+    fn run_part(&self, context: &Context, part: &Part, earlier: &[PartRecord]) -> Result<()> {
         let loaded = self.loaded.get(&self.policy, context)?;
         let mut known: BTreeMap<(String, u32), Soft> = BTreeMap::new();
         for row in context.journal.read::<Soft>()? {
@@ -171,16 +171,23 @@ impl Stage for SoftStage {
             let request = ScoreRequest::new(prompt_ids.as_slice(), &text.token_ids[..*count]);
             request.named(self.texts.place(text)).with_top(self.k as usize)
         });
+        let mut failed = Vec::new();
         loaded.score(context, requests.collect(), |scores| {
             let first = rows.len();
             for (index, scores) in scores {
                 let (text, prompt_ids, count) = &wanted[index];
-                // A text without soft targets is none to train on: that is no row.
-                let scores = scores.map_err(|why| Error::environment(why).at(self.texts.place(text)))?;
-                rows.push(row(text, prompt_ids.len(), *count, scores));
+                match scores {
+                    Ok(scores) => rows.push(row(text, prompt_ids.len(), *count, scores)),
+                    Err(why) => {
+                        let untold = By { what: TokenScores::default(), engine: None };
+                        failed.push(Soft { failure: Some(why), ..row(text, prompt_ids.len(), 0, untold) });
+                    }
+                }
             }
             context.keep(&rows[first..])
         })?;
+        rows.append(&mut failed);
+        few_failed(rows.iter().map(|row| row.failure.as_ref()), earlier, Soft::TABLE)?;
         rows.sort_by(|a, b| (&a.problem_id, a.choice_index).cmp(&(&b.problem_id, b.choice_index)));
         context.store(&rows)
     }
@@ -238,5 +245,6 @@ fn row(text: &Text, prompt_token_count: usize, count: usize, scored: By<TokenSco
         top_logprobs: scores.top.iter().flatten().map(|(_, value)| *value).collect(),
         tail: scores.top.iter().map(tail).collect(),
         engine,
+        failure: None,
     }
 }

@@ -5,6 +5,7 @@ use super::manifest::{Manifest, PartRef};
 use super::table::judgements::JudgementRow;
 use super::table::logprobs::Logprob;
 use super::table::rollouts::Rollout;
+use super::table::soft::Soft;
 use super::table::{FAILED, Row};
 use mindgap_base::error::Result;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,7 @@ impl Store {
             self.failed::<Rollout>(manifest)?,
             self.failed::<Logprob>(manifest)?,
             self.failed::<JudgementRow>(manifest)?,
+            self.failed::<Soft>(manifest)?,
         ];
         Ok(found.into_iter().flatten().next())
     }

@@ -2,10 +2,12 @@
 
 use super::fake::{Fake, Fault, Manner, Misbehave, Program, Seen, direct};
 use super::{cascade, done, expected, journals, policy, refused, rollouts_of, rows, run};
-use crate::support::by_stage;
+use crate::support::{by_stage, pipeline};
 use mindgap_store::table::logprobs::Logprob;
 use mindgap_store::table::rewrites::Rewrite;
 use mindgap_store::table::rollouts::{Rollout, StopReason};
+use mindgap_store::table::soft::Soft;
+use mindgap_store::table::train_steps::BatchPlan;
 use mindgap_store::table::verdicts::{Verdict, VerdictRow};
 use serde_json::Value;
 use std::path::Path;
@@ -139,4 +141,67 @@ fn a_probe_that_fails_is_no_missing_server() {
     let says = ["answer and fail every probe", "status 500", "out of memory", "their logs say why"];
     let stderr = refused(run(&folder.path().join("store"), &file, &["rollouts"]), 4, &says);
     assert!(!stderr.contains("start them first"), "{stderr}");
+}
+
+const TAUGHT: &str = r#"
+name = "cascade"
+[policies]
+base = { path = "DATA/base-policy" }
+big = POLICY
+[stages.problems]
+kind = "ingest"
+files = [{ path = "DATA/world/train-0.parquet", source = "world" }]
+limit = 12
+[stages.expert]
+kind = "rewrite"
+problems = "problems"
+policy = "base"
+[stages.soft]
+kind = "soft"
+rewrites = "expert"
+problems = "problems"
+template = "TEMPLATES/world-guided.j2"
+policy = "big"
+k = 5
+[stages.train]
+kind = "train"
+policy = "base"
+data = "expert"
+soft = "soft"
+loss = "distill"
+learning_rate = 1e-4
+batch_size = 4
+epochs = 1
+"#;
+
+/// Goal: a text that a teacher on a server never tells anything of is a row that says why, and is not trained on.
+#[test]
+fn texts_that_a_teacher_always_fails_are_not_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let file = |policy: &str| pipeline(folder.path(), "taught.toml", &TAUGHT.replace("POLICY", policy));
+    done(run(&store, &file("{ path = \"DATA/base-policy\" }"), &["expert"]));
+    let targets: Vec<Rewrite> = rows(&store, "expert");
+    let refused = targets[3].clone();
+    let about = move |seen: &Seen| {
+        let ids: Vec<u32> = serde_json::from_value(seen.body["prompt"].clone()).unwrap_or_default();
+        ids.windows(refused.token_ids.len()).any(|ids| ids == refused.token_ids)
+    };
+    let misbehave = move |seen: &Seen| about(seen).then_some(Fault::Instead("400 Bad Request", "", FILTERED));
+    let fake = Fake::start(Manner { misbehave: Box::new(misbehave), ..Manner::good(Program::Vllm) });
+    let output = run(&store, &file(&policy(&[fake.url()], "")), &[]);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    done(output);
+    for said in ["soft: 12 rows (failed 1", &targets[3].problem_id, "status 400"] {
+        assert!(stderr.contains(said), "`{said}` is not in:\n{stderr}");
+    }
+    let soft: Vec<Soft> = rows(&store, "soft");
+    for (row, target) in soft.iter().zip(&targets) {
+        let is_told = target.problem_id != targets[3].problem_id;
+        assert_eq!((row.failure.is_none(), row.k > 0), (is_told, is_told), "{row:?}");
+        assert_eq!(row.token_ids, if is_told { &target.token_ids[..] } else { &[] });
+    }
+    let steps: Vec<BatchPlan> = rows(&store, "train");
+    let planned: usize = steps.iter().map(|step| step.rows.len()).sum();
+    assert_eq!(planned, targets.len() - 1);
 }

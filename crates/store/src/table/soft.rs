@@ -1,7 +1,7 @@
 //! soft: what a teacher would have said in place of every token of a text.
 
-use super::named;
 use super::row::row;
+use super::{failed, named};
 use mindgap_base::error::Error;
 
 row! {
@@ -27,8 +27,10 @@ row! {
         tail: Vec<f32>,
         /// The server program that scored it, and its version as far as it says; null of texts scored in this process
         engine: Option<String>,
+        /// What the servers said where they failed every request for it, and nothing is told of any token; null of all others
+        failure: Option<String>,
     }
-    optional [engine]
+    optional [engine, failure]
     check(self) {
         let (n, k) = (self.token_ids.len(), self.k as usize);
         let of_tokens = [self.logprob_teacher.len(), self.tail.len()].iter().all(|len| *len == n);
@@ -37,5 +39,9 @@ row! {
             false => Err(Error::internal("columns do not match the tokens").at(format!("problem `{}`", self.problem_id))),
         }
     }
-    counts(rows) { named("tokens", rows.iter().map(|row| row.token_ids.len()).sum::<usize>()) }
+    counts(rows) {
+        let mut counts = named("tokens", rows.iter().map(|row| row.token_ids.len()).sum::<usize>());
+        counts.extend(failed(rows.iter().map(|row| &row.failure)));
+        counts
+    }
 }
