@@ -31,7 +31,7 @@ const PARQUET_BATCH_ROWS: usize = 1024;
 /// Largest cell of a Parquet file.
 const CELL_BYTES_MAX: usize = 64 << 20;
 /// Memory that reading so many rows may take, and one row as what it is read into.
-const BATCH_BYTES_MAX: usize = 2 << 30;
+const BATCH_BYTES_MAX: usize = 1 << 30;
 const READ_BYTES: usize = 1 << 17;
 
 /// A row as it stands in its file. To make an object of it is most of the work, and can be done on any thread.
@@ -199,7 +199,7 @@ fn parquet(input: &Content, file: File, visit: &mut Visitor) -> Result<()> {
     }
     let mut reader = builder.with_batch_size(PARQUET_BATCH_ROWS).build().map_err(|e| damaged(e.into()))?;
     let mut line = 0;
-    let what = |rows: &str| format!("{rows} of `{}` take more than 2 GiB of memory", input.file);
+    let what = |rows: &str| format!("{rows} of `{}` take more than 1 GiB of memory", input.file);
     loop {
         let rows = what(&format!("rows {} to {}", line + 1, line + PARQUET_BATCH_ROWS as u64));
         let Some(batch) = within(BATCH_BYTES_MAX, &rows, || reader.next()) else { return Ok(()) };

@@ -87,7 +87,7 @@ fn problem_files() {
         ingest("a large cell", Saying("column `question` is larger than 64 MiB"), "a.parquet", || {
             cells(&["x".repeat(65 << 20)])
         }),
-        ingest("a thousand cells of 8 MB, written once", Saying("take more than 2 GiB of memory"), "a.parquet", || {
+        ingest("a thousand cells of 8 MB, written once", Saying("take more than 1 GiB of memory"), "a.parquet", || {
             cells(&vec!["x".repeat(8 << 20); 1000])
         }),
         ingest("good", Well, "a.jsonl", move || row.as_bytes().to_vec()),

@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Address space, stack and time of a case.
-const MEMORY_KIB: u64 = 3 << 20;
+const MEMORY_KIB: u64 = 2 << 20;
 const STACK_KIB: u64 = 1 << 10;
 const TIME: Duration = Duration::from_secs(20);
 
