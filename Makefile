@@ -55,7 +55,7 @@ family-%:
 
 # Self-distillation, teachers, rewards, the rewriting agent and hinted decoding over five seeds; writes docs/results-beyond.md.
 BEYOND = sdft:base sdft:sft sdft-js:sdft sdft-reverse:sdft sdft-all:sdft sdft-rounds:sdft taught:base taught:teacher grpo:base \
-	chord-mu:sft chord-mu:grpo chord-phi:grpo agent+sft:dr+sft dr+dft:agent+sft hinted+sft:sft hinted+sft:dr+sft
+	grpo-rounds:grpo chord-mu:sft chord-mu:grpo chord-phi:grpo agent+sft:dr+sft dr+dft:agent+sft hinted+sft:sft hinted+sft:dr+sft
 beyond: data/corpus.parquet
 	$(MINDGAP) run pipelines/beyond.toml
 	$(MINDGAP) results pipelines/beyond.toml $(BEYOND) --into docs/results-beyond.md
