@@ -22,16 +22,17 @@ source_of() {
 candle=$(source_of candle-kernels)/src
 cudarc=$(source_of cudarc)/src
 
-# candle's kernels for tensors, one file at a time; a namespace keeps what their headers define apart.
+# Kernels for tensors, candle's and our own, one file at a time; a namespace keeps what their headers define apart.
 compile="g++ -std=c++17 -O2 -fno-strict-aliasing -fPIC -w -I $here -I $work/headers -I $candle"
-for name in affine binary cast fill indexing reduce ternary unary; do
-    object=$work/kernels/$name.o
-    [ "$object" -nt "$here/device.h" ] && [ "$object" -nt "$candle/$name.cu" ] && continue
-    names=$($compile -x c++ -include device.h -E -P "$candle/$name.cu" | grep -oE 'extern "C" +void +[A-Za-z0-9_]+' | awk '{print $4}' | sort -u)
+for name in affine binary cast fill indexing reduce ternary unary kernels; do
+    object=$work/kernels/$name.o source=$candle/$name.cu
+    [ $name = kernels ] && source=$PWD/crates/lm/src/model/runner/device/kernels.cu
+    [ "$object" -nt "$here/device.h" ] && [ "$object" -nt "$source" ] && continue
+    names=$($compile -x c++ -include device.h -E -P "$source" | grep -oE 'extern "C" +void +[A-Za-z0-9_]+' | awk '{print $4}' | sort -u)
     {
         echo '#include "device.h"'
         echo "namespace { extern \"C++\" {"
-        echo "#include \"$candle/$name.cu\""
+        echo "#include \"$source\""
         for kernel in $names; do echo "KernelOf kernel_$kernel(\"$kernel\", $kernel);"; done
         echo "} }"
     } > "$work/kernels/$name.cpp"

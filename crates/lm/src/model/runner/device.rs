@@ -8,6 +8,8 @@
 mod blocks;
 mod cache;
 mod draw;
+#[cfg_attr(not(feature = "cuda"), path = "device/unfused.rs")]
+mod fused;
 mod session;
 
 pub use draw::draw;
@@ -22,6 +24,7 @@ use crate::model::transformer::Transformer;
 use crate::model::weights::Checkpoint;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::ops::rms_norm;
+use fused::Kernels;
 use mindgap_base::error::Result;
 
 /// Weights as tensors of one device and type.
@@ -49,9 +52,14 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// x `[rows, in]` -> `[rows, out]`.
+    /// x `[rows, in]` -> `[rows, out]`, without the bias.
+    fn product(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        x.matmul(&self.transposed)
+    }
+
+    /// The same with it.
     fn apply(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let y = x.matmul(&self.transposed)?;
+        let y = self.product(x)?;
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),
@@ -79,6 +87,8 @@ pub struct DeviceRunner {
     norm: Tensor,
     /// Its weight is the embedding itself when tied.
     head: Head,
+    /// Where there are some for this model and device.
+    kernels: Option<Kernels>,
 }
 
 impl DeviceRunner {
@@ -109,10 +119,12 @@ impl DeviceRunner {
             true => embedding.clone(),
             false => load.vector("lm_head.weight")?,
         };
+        let layers = (0..config.layer_count).map(|i| load.layer(i)).collect::<Result<Vec<_>>>()?;
         Ok(DeviceRunner {
+            kernels: Kernels::of(config, &layers, dtype, device).map_err(tensor_error)?,
             rotary: Rotary::of(config),
             embedding,
-            layers: (0..config.layer_count).map(|i| load.layer(i)).collect::<Result<_>>()?,
+            layers,
             norm: load.norm("model.norm")?,
             head: Head { weight: head, softcap: config.logit_softcap, products: dtype },
             config: config.clone(),

@@ -39,13 +39,21 @@ struct Angles {
 enum Attention {
     /// Row i is the next token of slot i. All slots are looked at up to the longest one's end.
     Slots {
-        /// Where each number of the new keys goes, `[rows, key heads, 1, head_dim]`.
-        index: Tensor,
-        mask: Mask,
-        tokens: usize,
+        /// Where each row's new key goes, and the last that it sees: `[rows]`.
+        at: Tensor,
+        /// Where no kernel goes by that.
+        look: Option<Look>,
     },
     /// The tiles of each feed's rows.
     Own(Vec<Vec<Tile>>),
+}
+
+/// One look at all slots.
+struct Look {
+    /// Where each number of the new keys goes, `[rows, key heads, 1, head_dim]`.
+    index: Tensor,
+    mask: Mask,
+    tokens: usize,
 }
 
 /// Some query rows of one sequence, and the keys that they see.
@@ -100,9 +108,14 @@ impl Call {
         let (count, config) = (rows.len(), &runner.config);
         let positions: Vec<u32> = rows.iter().map(|(position, _)| *position).collect();
         let at = Tensor::new(&positions[..], &runner.device)?;
-        let index = at.reshape((count, 1, 1, 1))?.broadcast_as((count, config.kv_head_count, 1, config.head_dim))?;
-        let mask = Mask::new(config, &at, tokens, &[count, 1, 1, tokens])?;
-        Call::new(runner, rows, Attention::Slots { index: index.contiguous()?, mask, tokens })
+        let look = || {
+            let index =
+                at.reshape((count, 1, 1, 1))?.broadcast_as((count, config.kv_head_count, 1, config.head_dim))?;
+            let mask = Mask::new(config, &at, tokens, &[count, 1, 1, tokens])?;
+            candle_core::Result::Ok(Look { index: index.contiguous()?, mask, tokens })
+        };
+        let look = if runner.kernels.is_none() { Some(look()?) } else { None };
+        Call::new(runner, rows, Attention::Slots { at, look })
     }
 
     /// Any number of tokens for each sequence: how many it holds, how many are added, and whether its text is a long one.
@@ -135,6 +148,21 @@ pub struct Cached<'a, 'f, 's> {
     pub slots: &'a Slots,
     pub call: Call,
     pub feeds: &'f mut [Feed<'s>],
+    /// What was added last under the norm that comes next, where it is there already.
+    normed: Option<Tensor>,
+    /// The layer at work.
+    layer: usize,
+}
+
+impl<'a, 'f, 's> Cached<'a, 'f, 's> {
+    pub fn new(
+        runner: &'a DeviceRunner,
+        slots: &'a Slots,
+        call: Call,
+        feeds: &'f mut [Feed<'s>],
+    ) -> Cached<'a, 'f, 's> {
+        Cached { runner, slots, call, feeds, normed: None, layer: 0 }
+    }
 }
 
 impl Cached<'_, '_, '_> {
@@ -146,10 +174,22 @@ impl Cached<'_, '_, '_> {
         }
     }
 
-    /// `x + scale * norm(y)`.
-    fn add(&self, x: &Tensor, y: Tensor, norm: Option<&Tensor>) -> Result<Tensor> {
-        let y = self.norm(&y, norm)?;
-        scaled(y, self.runner.config.residual_scale).and_then(|y| x + y).map_err(tensor_error)
+    /// The same of what was added last.
+    fn norm_of_sum(&mut self, x: &Tensor, weight: Option<&Tensor>) -> Result<Tensor> {
+        self.normed.take().map_or_else(|| self.norm(x, weight), Ok)
+    }
+
+    /// `x + scale * norm(y)`, and with it the norm that comes next, where a kernel does both.
+    fn add(&mut self, x: &Tensor, y: Tensor, norm: Option<&Tensor>, next: Option<&Tensor>) -> Result<Tensor> {
+        let (y, scale) = (self.norm(&y, norm)?, self.runner.config.residual_scale);
+        let sum = match (&self.runner.kernels, next) {
+            (Some(kernels), Some(next)) => kernels.add_norm(x, &y, scale, next).map(|(sum, normed)| {
+                self.normed = Some(normed);
+                sum
+            }),
+            _ => scaled(y, scale).and_then(|y| x + y),
+        };
+        sum.map_err(tensor_error)
     }
 
     /// Some heads of the joint projection, normed and turned: `[rows, heads, 1, head_dim]`, f32.
@@ -178,6 +218,12 @@ impl Cached<'_, '_, '_> {
 
     fn attend(&mut self, x: &Tensor, layer: &Layer<TensorForm>, index: usize) -> candle_core::Result<Tensor> {
         let config = &self.runner.config;
+        if let (Some(kernels), Attention::Slots { at, .. }) = (&self.runner.kernels, &self.call.attention) {
+            let (slots, qkv) = (self.slots.layer(index), layer.qkv.product(x)?);
+            let angles = layer.rope.map(|rope| &self.call.angles[rope].keys).map(|angles| (&angles.cos, &angles.sin));
+            let q = kernels.turn(&qkv, layer.qkv.bias.as_ref(), angles, at, slots, (index, layer.heads))?;
+            return kernels.attend(&q, at, slots, layer.heads);
+        }
         let (query, kv) = (config.query_width(), config.kv_width());
         let qkv = layer.qkv.apply(x)?;
         let (q_norm, k_norm) = layer.qk_norms.as_ref().map(|(q, k)| (q, k)).unzip();
@@ -199,7 +245,7 @@ impl Cached<'_, '_, '_> {
 
     /// All slots at once. The query heads of a key head are rows of one product, so keys are read once and never repeated.
     fn attend_slots(&self, q: &Tensor, new: &KeyValues, (layer, kind): (usize, Heads)) -> candle_core::Result<Tensor> {
-        let Attention::Slots { index, mask, tokens } = &self.call.attention else {
+        let Attention::Slots { look: Some(Look { index, mask, tokens }), .. } = &self.call.attention else {
             candle_core::bail!("a call of slots has no mask for slots");
         };
         let (rows, heads, _, head_dim) = q.dims4()?;
@@ -259,25 +305,29 @@ impl Backend for Cached<'_, '_, '_> {
     type Layer = Layer<TensorForm>;
 
     fn attention_norm(&mut self, x: &Tensor, layer: &Self::Layer) -> Result<Tensor> {
-        self.norm(x, layer.attention_input.as_ref())
+        self.norm_of_sum(x, layer.attention_input.as_ref())
     }
 
     fn attention(&mut self, x: Tensor, layer: &Self::Layer, layer_index: usize) -> Result<Tensor> {
+        self.layer = layer_index;
         self.attend(&x, layer, layer_index).map_err(tensor_error)
     }
 
     fn add_attention(&mut self, x: Tensor, y: Tensor, layer: &Self::Layer) -> Result<Tensor> {
         let y = layer.o.apply(&y).map_err(tensor_error)?;
-        self.add(&x, y, layer.attention_output.as_ref())
+        self.add(&x, y, layer.attention_output.as_ref(), layer.feed_forward_input.as_ref())
     }
 
     fn feed_forward_norm(&mut self, x: &Tensor, layer: &Self::Layer) -> Result<Tensor> {
-        self.norm(x, layer.feed_forward_input.as_ref())
+        self.norm_of_sum(x, layer.feed_forward_input.as_ref())
     }
 
     fn feed_forward(&mut self, x: Tensor, layer: &Self::Layer) -> Result<Tensor> {
         let gated = || {
             let both = layer.gate_up.apply(&x)?;
+            if let Some(kernels) = &self.runner.kernels {
+                return kernels.gate(&both, self.runner.config.activation);
+            }
             let width = both.dim(1)? / 2;
             let gate = both.narrow(1, 0, width)?;
             let gate = match self.runner.config.activation {
@@ -291,6 +341,8 @@ impl Backend for Cached<'_, '_, '_> {
 
     fn add_feed_forward(&mut self, x: Tensor, y: Tensor, layer: &Self::Layer) -> Result<Tensor> {
         let y = layer.down.apply(&y).map_err(tensor_error)?;
-        self.add(&x, y, layer.feed_forward_output.as_ref())
+        let runner = self.runner;
+        let next = runner.layers.get(self.layer + 1).and_then(|layer| layer.attention_input.as_ref());
+        self.add(&x, y, layer.feed_forward_output.as_ref(), next)
     }
 }

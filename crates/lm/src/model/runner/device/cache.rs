@@ -46,6 +46,11 @@ impl Slots {
         self.capacity
     }
 
+    /// All of one layer.
+    pub fn layer(&self, layer: usize) -> &KeyValues {
+        &self.layers[layer]
+    }
+
     /// Keys and values of one layer, as the first `count` slots hold them up to `tokens`: views.
     pub fn view(&self, layer: usize, count: usize, tokens: usize) -> Result<KeyValues> {
         let view = |t: &Tensor| t.narrow(0, 0, count)?.narrow(2, 0, tokens);

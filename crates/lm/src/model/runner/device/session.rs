@@ -86,7 +86,7 @@ impl<'a> DeviceSession<'a> {
             }
         };
         let (call, x) = call.and_then(|call| Ok((call, self.embed(&ids)?))).map_err(tensor_error)?;
-        let mut cached = Cached { runner: self.runner, slots: &self.slots, call, feeds };
+        let mut cached = Cached::new(self.runner, &self.slots, call, feeds);
         let x = blocks(&mut cached, &self.runner.layers, x)?;
         let wanted = wanted_rows(feeds, &order);
         for feed in feeds.iter_mut() {

@@ -198,3 +198,86 @@ fn impossible_feeds_are_errors() {
     let mut feeds = [Feed { sequence: &mut first, token_ids: &[1], want: 1 }];
     assert!(session.logits(&mut feeds, &mut Vec::new()).unwrap_err().what().contains("every slot in use"));
 }
+
+/// Kernels of our own against candle's operators on the same GPU, and against the CPU, for every kind of model and type.
+#[test]
+fn kernels_of_a_gpu_are_close_to_operators() {
+    let Some(gpu) = crate::model::device::for_tests() else { return };
+    for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::BF16, 0.3), (DType::F16, 0.04)] {
+        for config in every_shape() {
+            let (cpu, _) = build(&config, dtype);
+            let there = || {
+                let tensors = tiny_tensors(&config, 5).into_iter();
+                let tensors = tensors.map(|(name, tensor)| (name, tensor.to_device(&gpu).unwrap())).collect();
+                let transformer = Transformer::from_tensors(&config, tensors, dtype, &gpu).unwrap();
+                DeviceRunner::from_transformer(&transformer).unwrap()
+            };
+            let (fused, mut plain) = (there(), there());
+            let of_heads = fused.layers[0].qk_norms.as_ref().is_none_or(|(q, _)| q.dims() == [config.head_dim]);
+            assert_eq!(fused.kernels.is_some(), of_heads, "{:?}", config.architecture);
+            plain.kernels = None;
+            let found = script(&mut fused.session(4, 40, 12, 1).unwrap());
+            for expected in
+                [script(&mut plain.session(4, 40, 12, 1).unwrap()), script(&mut cpu.session(4, 40, 12, 1).unwrap())]
+            {
+                let gap = largest_gap(&found, &expected);
+                assert!(gap < tolerance, "{:?} {dtype:?}: {gap}", config.architecture);
+            }
+        }
+    }
+}
+
+/// Attention by hand over heads of every size, groups that take several blocks, windows and bounds, rows of any length.
+#[test]
+#[cfg(feature = "cuda")]
+fn attention_of_a_gpu_is_that_of_a_loop() {
+    let Some(gpu) = crate::model::device::for_tests() else { return };
+    let (rows, key_heads, capacity) = (3, 2, 192);
+    let numbers = |count: usize, seed: usize| -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + seed * 104729) % 1009) as f32 / 504.5 - 1.0).collect()
+    };
+    for (dim, group, window, softcap) in [
+        (8, 1, None, None),
+        (40, 3, Some(5), None),
+        (64, 4, None, Some(2.0)),
+        (128, 7, Some(70), None),
+        (256, 5, None, None),
+    ] {
+        let config = Config { head_dim: dim, kv_head_count: key_heads, head_count: group * key_heads, ..tiny_config() };
+        let kernels = Kernels::of(&config, &[], DType::F32, &gpu).unwrap().unwrap();
+        let heads = group * key_heads;
+        let (q, positions) = (numbers(rows * heads * dim, 1), [0u32, 131, 190]);
+        let (keys, values) =
+            (numbers(rows * key_heads * capacity * dim, 2), numbers(rows * key_heads * capacity * dim, 3));
+        let shape = (rows, key_heads, capacity, dim);
+        let slots = cache::KeyValues {
+            keys: Tensor::from_slice(&keys, shape, &gpu).unwrap(),
+            values: Tensor::from_slice(&values, shape, &gpu).unwrap(),
+        };
+        let kind = crate::model::ops::Heads { dim, scale: None, softcap, window };
+        let (q_there, at) = (Tensor::from_slice(&q, (rows, heads, dim), &gpu), Tensor::new(&positions, &gpu));
+        let found = kernels.attend(&q_there.unwrap(), &at.unwrap(), &slots, kind).unwrap().to_vec2::<f32>().unwrap();
+        for (row, position) in positions.iter().enumerate() {
+            for head in 0..heads {
+                let slot = (row * key_heads + head / group) * capacity;
+                let query = &q[(row * heads + head) * dim..][..dim];
+                let of = |all: &'_ [f32], token: usize, i: usize| f64::from(all[(slot + token) * dim + i]);
+                let seen = kind.first_seen(*position as usize)..*position as usize + 1;
+                let score = |token: usize| {
+                    let dot: f64 = (0..dim).map(|i| f64::from(query[i]) * of(&keys, token, i)).sum();
+                    softcap.map_or(dot, |cap| f64::from(cap) * (dot / f64::from(cap)).tanh())
+                };
+                let scores: Vec<f64> = seen.clone().map(score).collect();
+                let most = scores.iter().copied().fold(f64::MIN, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for i in 0..dim {
+                    let sum: f64 =
+                        seen.clone().zip(&weights).map(|(token, weight)| weight * of(&values, token, i)).sum();
+                    let gap = (f64::from(found[row][head * dim + i]) - sum / total).abs();
+                    assert!(gap < 1e-5, "dim {dim}, row {row}, head {head}, feature {i}: {gap}");
+                }
+            }
+        }
+    }
+}
