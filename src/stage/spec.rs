@@ -32,6 +32,8 @@ pub enum Wants {
     Scores,
     /// Rewrites, samples, or examples of pre-training documents.
     Trainable,
+    /// Rewrites or samples: texts of problems.
+    Texts,
     /// Any stage: a column of one of its tables is meant.
     Table,
 }
@@ -49,6 +51,7 @@ impl Wants {
             Wants::Soft => &["soft"],
             Wants::Scores => &["logprob", "soft"],
             Wants::Trainable => &["rewrite", "rollout", "documents"],
+            Wants::Texts => &["rewrite", "rollout"],
             Wants::Table => KINDS,
         }
     }

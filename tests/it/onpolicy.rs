@@ -221,6 +221,13 @@ fn check_groups(made: &Made, rollouts: &[Rollout]) {
     }
 }
 
+const DOCUMENTS: &str = r#"
+[stages.documents]
+kind = "documents"
+files = ["DATA/world/corpus-sample.parquet"]
+policy = "base"
+"#;
+
 /// Goal: what is written wrong is told by `plan`, with what to write instead.
 #[test]
 fn what_does_not_fit_is_told_before_anything_runs() {
@@ -240,11 +247,12 @@ fn what_does_not_fit_is_told_before_anything_runs() {
         ("diversity = \"base\"", "diversity = \"soft\"", "soft"),
         ("soft = \"soft\"\nloss", "soft = \"rewards\"\nloss", "rewards"),
         (", { from = \"expert\" }]", "]", "is of two portions"),
+        ("data = \"rollouts\"\nsoft", "data = \"documents\"\nsoft", "documents"),
     ];
     for (from, to, what) in cases {
         let dir = tempfile::tempdir().unwrap();
         assert!(ONPOLICY.contains(from), "{from}");
-        let file = pipeline(dir.path(), "onpolicy.toml", &ONPOLICY.replacen(from, to, 1));
+        let file = pipeline(dir.path(), "onpolicy.toml", &[&ONPOLICY.replacen(from, to, 1), DOCUMENTS].concat());
         let error = fails(&dir.path().join("store"), &["plan", file.to_str().unwrap()], 2);
         assert!(error.contains(what), "{from} -> {to}: {error}");
     }

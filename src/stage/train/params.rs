@@ -243,7 +243,9 @@ impl StageParams for Params {
     fn references(&self) -> Vec<Reference> {
         let mut references = vec![Reference::new("policy", &self.policy, Wants::Policy)];
         for portion in self.portions() {
-            references.push(Reference::new("data", &portion.from, Wants::Trainable));
+            let is_of_texts = portion.soft.is_some() || portion.rewards.is_some();
+            let wants = if is_of_texts { Wants::Texts } else { Wants::Trainable };
+            references.push(Reference::new("data", &portion.from, wants));
             references.extend(portion.logprobs.iter().map(|name| Reference::new("logprobs", name, Wants::Logprobs)));
             references.extend(portion.soft.iter().map(|name| Reference::new("soft", name, Wants::Soft)));
             references.extend(portion.rewards.iter().map(|of| Reference::new("rewards", &of.from, Wants::Table)));

@@ -93,11 +93,6 @@ impl Rows {
             _ => Kind::Documents(inputs.table(name)?),
         };
         let is_of_problems = matches!(table, Kind::Texts(_));
-        let beside = [("soft", portion.soft.is_some()), ("rewards", portion.rewards.is_some())];
-        if let Some((key, _)) = beside.iter().find(|(_, is_there)| *is_there && !is_of_problems) {
-            return Err(Error::usage(format!("`{key}` is of texts of problems, and `{name}` makes documents"))
-                .hint("name a rollout or rewrite stage in `data`"));
-        }
         let logprobs = portion.logprobs.as_ref().filter(|_| is_of_problems);
         let column = |name: &str, column: &str| WeightsOf::stage(name, column, inputs);
         Ok(Rows {
