@@ -37,7 +37,7 @@ struct Angles {
 }
 
 enum Attention {
-    /// Row i is the next token of slot i. All slots are looked at up to the longest one's end.
+    /// Row i is the next token of slot i.
     Slots {
         /// Where each row's new key goes, and the last that it sees: `[rows]`.
         at: Tensor,
@@ -48,7 +48,7 @@ enum Attention {
     Own(Vec<Vec<Tile>>),
 }
 
-/// One look at all slots.
+/// One look at all slots, up to the longest one's end.
 struct Look {
     /// Where each number of the new keys goes, `[rows, key heads, 1, head_dim]`.
     index: Tensor,
