@@ -12,9 +12,10 @@ const GRACE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Does `count` numbered pieces of work on as many threads as the servers take requests. What is done is handed to `take`, by
-/// this thread, all that is there at a time. The first error ends the work; so does `cancel`. What was under way then has a
-/// moment to end and is taken too. Where nothing comes for a while, `idle` may say so. Threads still waiting for an answer after that are left to themselves: nobody listens to
-/// them any more.
+/// this thread, all that is there at a time. While it takes (writes a journal, say), the threads go on until as many pieces as
+/// there are threads wait for it: of what was not taken yet, at most twice their number is lost by a kill. The first error ends
+/// the work; so does `cancel`. What was under way then has a moment to end and is taken too. Where nothing comes for a while,
+/// `idle` may say so. Threads still waiting for an answer after that are left to themselves: nobody listens to them any more.
 pub fn each<T: Send + 'static>(
     pool: &Arc<Pool>,
     count: usize,
@@ -25,8 +26,9 @@ pub fn each<T: Send + 'static>(
 ) -> Result<()> {
     pool.begin();
     let shared = Arc::new((AtomicBool::new(false), AtomicUsize::new(0), work));
-    let (sender, receiver) = mpsc::channel();
-    for _ in 0..pool.width().min(count) {
+    let width = pool.width().min(count);
+    let (sender, receiver) = mpsc::sync_channel(width);
+    for _ in 0..width {
         let (shared, sender) = (shared.clone(), sender.clone());
         let body = move || {
             let (stop, next, work) = &*shared;

@@ -27,11 +27,11 @@ fn killed_runs_ask_for_no_sample_twice() {
             bytes.extend(b"half a frame");
             std::fs::write(&path, bytes).unwrap();
         }
-        // One request may have been under way.
+        // Of one thread, one request was under way at most, and one answer waited for the journal.
         let before = fake.served().len();
         assert_eq!(rollouts_of(&done(run(&store, &file, &["rollouts"]))), expected);
         let asked = fake.served().len();
-        assert!((24..=25).contains(&asked), "{asked} samples were served, {before} before the kill");
+        assert!((24..=26).contains(&asked), "{asked} samples were served, {before} before the kill");
         assert!(journals(&store).is_empty(), "a published part needs no journal");
     }
 }

@@ -193,7 +193,8 @@ fn a_killed_run_leaves_no_server() {
     }
     assert_eq!(rollouts_of(&done(launched(folder.path(), &store, &file, &["rollouts"]))), expected);
     let drawn = lines(folder.path().join("drawn")).len();
-    assert!((24..=25).contains(&drawn), "{drawn} samples were drawn");
+    // Of one thread, one request was under way at most, and one answer waited for the journal.
+    assert!((24..=26).contains(&drawn), "{drawn} samples were drawn");
 }
 
 /// A policy that is trained, and one that is not: each is scored by a server and by this process.
