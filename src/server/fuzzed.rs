@@ -8,7 +8,7 @@ use mindgap_lm::engine::Sampling;
 pub fn answer(body: &[u8]) {
     let sampling = Sampling::plain(4, &[7]);
     let draw = Draw { prompt_ids: &[11, 12], sampling: &sampling, max_tokens: 4, seed: Some(1), vocab_size: 100 };
-    let scoring = Scoring { token_ids: &[11, 12, 13, 7], from: 2, top_k: 2, salt: "s" };
+    let scoring = Scoring { token_ids: &[11, 12, 13, 7], from: 2, top_k: 2, salt: "s", vocab_size: 100 };
     for api in [Api::Vllm, Api::Sglang] {
         if let Ok(completion) = api.read_completion(&draw, body) {
             assert_eq!(completion.token_ids.len(), completion.logprobs.len());

@@ -195,7 +195,8 @@ fn score(
         return Ok(By { what: TokenScores::default(), engine: "".into() });
     }
     let (all, salt) = ([prompt_ids, token_ids].concat(), pool.salt());
-    let scoring = Scoring { token_ids: &all, from: prompt_ids.len(), top_k, salt: &salt };
+    let vocab_size = pool.expected.vocab_size;
+    let scoring = Scoring { token_ids: &all, from: prompt_ids.len(), top_k, salt: &salt, vocab_size };
     let call = |facts: &Facts| {
         check_context(facts, all.len(), 1).map_err(Fault::Refused)?;
         Ok(facts.api.score(&pool.served.model, &scoring))

@@ -54,6 +54,8 @@ pub struct Facts {
 const NAMED: usize = 20;
 /// Tokens drawn to compare log-probs.
 const TOKENS: u32 = 8;
+/// Samples at a temperature of 2: one alone may end at once, or be of tokens that are likely at any temperature.
+const HOT: u32 = 4;
 /// Mean difference of log-probs that rounding may explain: samples and prompts go through other kernels, in 16 bits.
 const ROUNDING: f32 = 0.25;
 /// Mean difference that a temperature of 2 makes at least. What lies between counts as none, which is the safe side: then
@@ -66,10 +68,13 @@ pub fn probe(pool: &Pool, root: &str, expected: &Expected) -> Result<Facts, Faul
     let (api, max_model_len) = probe.model()?;
     probe.tokens()?;
     let drawer = Drawer { probe, api };
-    let greedy = drawer.draw(&Sampling { temperature: 0.0, ..drawer.sampling() })?;
-    let hot = drawer.draw(&Sampling { temperature: 2.0, ..drawer.sampling() })?;
-    let cut = drawer.draw(&Sampling { temperature: 2.0, top_k: 1, ..drawer.sampling() })?;
-    let drawn = [&greedy, &hot, &cut];
+    let greedy = drawer.draw(&Sampling { temperature: 0.0, ..drawer.sampling() }, 1)?;
+    let cut = drawer.draw(&Sampling { temperature: 2.0, top_k: 1, ..drawer.sampling() }, 1)?;
+    let hot = Sampling { temperature: 2.0, ..drawer.sampling() };
+    let mut drawn = vec![greedy, cut];
+    for seed in 1..=HOT {
+        drawn.push(drawer.draw(&hot, seed)?);
+    }
     let scores = drawn.iter().map(|sample| drawer.score(&sample.0)).collect::<Result<Vec<_>, _>>()?;
     // The other way round: a cached prefix must not change a score.
     for (sample, first) in drawn.iter().zip(&scores).rev() {
@@ -82,13 +87,14 @@ pub fn probe(pool: &Pool, root: &str, expected: &Expected) -> Result<Facts, Faul
             )));
         }
     }
-    if difference(&greedy.1, &scores[0]) > ROUNDING {
-        let error = contradiction("tokens get other log-probs when sampled than when scored", &greedy.1, &scores[0]);
+    let told: Vec<&[f32]> = drawn.iter().map(|sample| &sample.1[..]).collect();
+    if difference(told[0], &scores[0]) > ROUNDING {
+        let error = contradiction("tokens get other log-probs when sampled than when scored", told[0], &scores[0]);
         return Err(Fault::Lasting(error));
     }
-    let tempered = difference(&hot.1, &scores[1]) > TEMPERED;
+    let tempered = difference(&told[2..].concat(), &scores[2..].concat()) > TEMPERED;
     // The one token that is left has probability 1; without the cut it has less at this temperature, however sure the model is.
-    let truncated = tempered && cut.1.iter().all(|value| *value > -1e-3);
+    let truncated = tempered && told[1].iter().all(|value| *value > -1e-3);
     let engine = drawer.probe.engine(api).into();
     Ok(Facts { api, max_model_len, tempered, truncated, engine })
 }
@@ -199,10 +205,10 @@ impl Drawer<'_> {
     }
 
     /// Tokens and log-probs.
-    fn draw(&self, sampling: &Sampling) -> Result<(Vec<u32>, Vec<f32>), Fault> {
+    fn draw(&self, sampling: &Sampling, seed: u32) -> Result<(Vec<u32>, Vec<f32>), Fault> {
         let prompt_ids = &self.probe.expected.token_ids;
         let vocab_size = self.probe.expected.vocab_size;
-        let seed = self.probe.pool.served.seed.then_some(1);
+        let seed = self.probe.pool.served.seed.then_some(seed);
         let draw = Draw { prompt_ids, sampling, max_tokens: TOKENS, seed, vocab_size };
         let answer =
             self.probe.pool.post(self.probe.root, &self.api.draw(self.probe.model, &draw), self.probe.timeout)?;
@@ -213,7 +219,8 @@ impl Drawer<'_> {
     fn score(&self, token_ids: &[u32]) -> Result<Vec<f32>, Fault> {
         let prompt_ids = &self.probe.expected.token_ids;
         let (all, salt) = ([prompt_ids, token_ids].concat(), self.probe.pool.salt());
-        let scoring = Scoring { token_ids: &all, from: prompt_ids.len(), top_k: 0, salt: &salt };
+        let vocab_size = self.probe.expected.vocab_size;
+        let scoring = Scoring { token_ids: &all, from: prompt_ids.len(), top_k: 0, salt: &salt, vocab_size };
         let answer =
             self.probe.pool.post(self.probe.root, &self.api.score(self.probe.model, &scoring), self.probe.timeout)?;
         Ok(self.api.read_scores(&scoring, &answer)?.logprob_policy)

@@ -138,7 +138,7 @@ fn tokens_outside_the_vocabulary_are_refused() {
 #[test]
 fn scores_are_of_the_tokens_sent() {
     let token_ids = [11, 12, 220, EOS];
-    let scoring = Scoring { token_ids: &token_ids, from: 2, top_k: 0, salt: "s" };
+    let scoring = Scoring { token_ids: &token_ids, from: 2, top_k: 0, salt: "s", vocab_size: 151936 };
     let scores = |api: Api, body: &[u8]| api.read_scores(&scoring, body).map(|scores| scores.logprob_policy);
     let entry = |token: u32, value: f32, rank: u32| json!({token.to_string(): {"logprob": value, "rank": rank, "decoded_token": "x"}});
     let mut unlikely = entry(220, -3.5, 4);
@@ -157,11 +157,28 @@ fn scores_are_of_the_tokens_sent() {
     assert!(fault(scores(Api::Sglang, &sglang(&meta))).1.contains("other tokens"));
 }
 
+/// Goal: SGLang names the last token of the vocabulary 0 where it tells of a prompt; no other.
+#[test]
+fn the_last_token_of_the_vocabulary_by_another_name() {
+    let read = |sent: u32, told: u32| {
+        let token_ids = [11, 12, sent];
+        let scoring = Scoring { token_ids: &token_ids, from: 2, top_k: 0, salt: "s", vocab_size: 441 };
+        let mut meta = sglang_meta();
+        meta["input_token_logprobs"] = json!([[null, 12, null], [-3.5, told, null]]);
+        Api::Sglang.read_scores(&scoring, &sglang(&meta)).map(|scores| scores.logprob_policy)
+    };
+    assert_eq!(read(440, 0).unwrap(), [-3.5]);
+    assert_eq!(read(440, 440).unwrap(), [-3.5]);
+    for (sent, told) in [(439, 0), (440, 439), (0, 440)] {
+        assert!(fault(read(sent, told)).1.contains("other tokens"), "{sent} told as {told}");
+    }
+}
+
 /// Goal: the likeliest tokens in each place come in falling order, whether or not the scored one is among them; too few are an error.
 #[test]
 fn the_likeliest_tokens_of_every_place() {
     let token_ids = [11, 12, 220, EOS];
-    let scoring = Scoring { token_ids: &token_ids, from: 2, top_k: 2, salt: "s" };
+    let scoring = Scoring { token_ids: &token_ids, from: 2, top_k: 2, salt: "s", vocab_size: 151936 };
     let entry = |tokens: &[(u32, f32)]| -> serde_json::Value {
         tokens.iter().map(|(token, value)| (token.to_string(), json!({"logprob": value}))).collect()
     };

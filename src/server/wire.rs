@@ -30,6 +30,7 @@ pub struct Scoring<'a> {
     pub top_k: usize,
     /// Differs between any two requests, so that no prefix cache has a part in the answer.
     pub salt: &'a str,
+    pub vocab_size: usize,
 }
 
 /// A request: where on a server, and the JSON.

@@ -14,6 +14,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+/// Of the embedded policy's vocabulary.
+const LAST_TOKEN: u32 = 440;
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Program {
     Vllm,
@@ -321,7 +324,9 @@ impl Shared {
         if let Ok(from) = usize::try_from(from) {
             let (scores, top) = self.scores(&ids, top_k);
             let known = scores[from..].iter().map(|score| Some(*score));
-            input = ids[from..].iter().zip([None].into_iter().chain(known)).map(triple).collect::<Vec<Value>>();
+            // As 0.5.23 does.
+            let named: Vec<u32> = ids[from..].iter().map(|id| if *id < LAST_TOKEN { *id } else { 0 }).collect();
+            input = named.iter().zip([None].into_iter().chain(known)).map(triple).collect::<Vec<Value>>();
             let of_place = |top: &Vec<(u32, f32)>| top.iter().map(|(token, x)| triple((token, Some(*x)))).collect();
             likeliest = [Value::Null].into_iter().chain(top[from..].iter().map(of_place)).collect();
         }
