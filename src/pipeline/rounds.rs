@@ -12,7 +12,13 @@
 //! `{round}` is the round's name, `{last}` that of the round before, `{loop.last}` (anywhere in the file) that of the last one.
 
 use super::matrix::{self, Variables};
+use std::fmt::Display;
 use toml::{Table, Value};
+
+/// Rounds that a loop may have.
+const MOST_ROUNDS: usize = 1000;
+/// Values, and bytes of text in them, that all rounds together may bind: lists of what was before grow with every round.
+const MOST_BOUND: usize = 10_000_000;
 
 /// Keys of `[loop]`.
 pub const KEYS: [&str; 3] = ["rounds", "vars", "stages"];
@@ -29,6 +35,8 @@ pub struct Round {
 pub fn rounds(table: &Table, variables: &Variables) -> Result<Vec<Round>, String> {
     let written = table.get("rounds").ok_or("`loop` says no `rounds`")?;
     let entries = match matrix::substitute(written, variables)? {
+        Value::Integer(count) if count > MOST_ROUNDS as i64 => return Err(too_many(count)),
+        Value::Array(entries) if entries.len() > MOST_ROUNDS => return Err(too_many(entries.len())),
         Value::Integer(count) if count > 0 => (0..count).map(Value::Integer).collect(),
         Value::Array(entries) if !entries.is_empty() => entries,
         _ => return Err("`rounds` is neither a number of rounds nor a list of them".to_string()),
@@ -39,7 +47,7 @@ pub fn rounds(table: &Table, variables: &Variables) -> Result<Vec<Round>, String
         Some(Value::Table(vars)) => vars.clone(),
         Some(_) => return Err("`vars` of `loop` is not a table".to_string()),
     };
-    let mut rounds: Vec<Round> = Vec::new();
+    let (mut rounds, mut size): (Vec<Round>, usize) = (Vec::new(), 0);
     for (number, (name, entry)) in named.iter().enumerate() {
         let mut bound = bind("round", name, entry);
         bound.insert("round.number".to_string(), Value::Integer(number as i64));
@@ -49,12 +57,31 @@ pub fn rounds(table: &Table, variables: &Variables) -> Result<Vec<Round>, String
         let mut own = Variables::new();
         for (key, value) in &vars {
             let var = Var::read(value).map_err(|wrong| format!("`{key}` of `loop.vars` {wrong}"))?;
-            own.insert(key.clone(), var.of(number, &bound, &rounds));
+            let value = var.of(number, &bound, &rounds);
+            size += size_of(&value);
+            if size > MOST_BOUND {
+                return Err(format!("`{key}` of `loop.vars` grows without bound: round {number} is too large"));
+            }
+            own.insert(key.clone(), value);
         }
         bound.extend(own);
         rounds.push(Round { name: name.clone(), number, variables: bound });
     }
     Ok(rounds)
+}
+
+fn too_many(count: impl Display) -> String {
+    format!("`rounds` makes {count} rounds, more than {MOST_ROUNDS}")
+}
+
+/// Values in a value, and bytes of text.
+fn size_of(value: &Value) -> usize {
+    match value {
+        Value::String(text) => 1 + text.len(),
+        Value::Array(items) => 1 + items.iter().map(size_of).sum::<usize>(),
+        Value::Table(table) => 1 + table.iter().map(|(key, value)| key.len() + size_of(value)).sum::<usize>(),
+        _ => 1,
+    }
 }
 
 /// A name without what is bound by it.
@@ -149,6 +176,9 @@ mod tests {
             ("rounds = '{cuont}'", "unknown placeholder `{cuont}`"),
             ("rounds = 1\nvars.policy = 'base'", "`policy` of `loop.vars` is neither"),
             ("rounds = 1\nvars.policy = { first = 'base', than = 'x' }", "`policy` of `loop.vars` is neither"),
+            ("rounds = 42949672953", "makes 42949672953 rounds, more than 1000"),
+            // Each round's list holds the lists of all before: twice as much as the last.
+            ("rounds = 64\nvars.all = { earlier = '{all}' }", "`all` of `loop.vars` grows without bound: round 2"),
         ] {
             let error = read(text).err().unwrap();
             assert!(error.contains(wrong), "{text}: {error}");

@@ -64,6 +64,8 @@ pub struct Pipeline {
     pub source: Source,
 }
 
+/// Stages that a pipeline may have, each of a matrix and of every round counted.
+const MOST_STAGES: usize = 50_000;
 const TOP_KEYS: [&str; 5] = ["name", "vars", "policies", "stages", "loop"];
 
 impl Pipeline {
@@ -325,6 +327,9 @@ impl Reader<'_> {
                 }
                 let (is_looped, written) = (written.round.is_some(), written.name.to_string());
                 raw.push(Raw { name, written, entries, is_looped, kind: kind.clone(), body });
+            }
+            if raw.len() > MOST_STAGES {
+                return Err(fail(format!("with it the pipeline has {} stages, more than {MOST_STAGES}", raw.len())));
             }
         }
         let names: Vec<String> = raw.iter().map(|stage| stage.name.clone()).collect();

@@ -57,6 +57,28 @@ fn pipelines() {
             format!("samples = 2\nmatrix.a = [{0}]\nmatrix.b = [{0}]", hundred.join(",")),
         ),
         spoiled(
+            "rounds without end",
+            Saying("makes 42949672953 rounds, more than 1000"),
+            "[stages.problems]",
+            "[loop]\nrounds = 42949672953\n[stages.problems]",
+        ),
+        spoiled(
+            "lists of lists in every round",
+            Saying("grows without bound"),
+            "[stages.problems]",
+            "[loop]\nrounds = 64\nvars.all = { earlier = \"{all}\" }\n[stages.problems]",
+        ),
+        spoiled(
+            "a matrix in every round",
+            Saying("stages, more than 50000"),
+            "[stages.problems]",
+            format!(
+                "[loop]\nrounds = 1000\n[loop.stages.more]\nkind = \"rewrite\"\nproblems = \"problems\"\n\
+                 matrix.a = [{0}]\npolicy = \"base\"\n[stages.problems]",
+                hundred.join(",")
+            ),
+        ),
+        spoiled(
             "samples without end",
             Saying("`samples` is 4294967295, more than"),
             "samples = 2",
