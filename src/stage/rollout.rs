@@ -206,7 +206,7 @@ impl Stage for RolloutStage {
             let value = recommended.get(name)?.as_f64()?;
             ((value - used).abs() > 1e-6).then(|| match used == neutral {
                 true => format!("{name} {value}"),
-                false => format!("{name} {value} (here {used})"),
+                false => format!("{name} {value} (here {})", used as f32),
             })
         });
         let differing: Vec<String> = differing.collect();
