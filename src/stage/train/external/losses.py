@@ -9,16 +9,21 @@ import math
 import torch
 
 
-def token_facts(logits, labels, k=None):
+def target_facts(logprob, labels):
     """What weights may depend on, at every token `[B, T]`; 0 where there is no target.
 
-    `logits` `[B, T, V]` are the model's, `labels` `[B, T]` the targets, not shifted, -100 where there is none.
+    `logprob` `[B, T]` is of the token after each place, `labels` `[B, T]` the targets, not shifted, -100 where there is none.
     """
     targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
     is_target = targets != -100
+    return {"is_target": is_target, "targets": targets, "logprob": torch.where(is_target, logprob, 0.0)}
+
+
+def token_facts(logits, labels, k=None):
+    """The same of the model's `logits` `[B, T, V]`, with the entropy of every place, and that of its `k` likeliest tokens."""
     log_probs = logits.float().log_softmax(-1)
-    logprob = log_probs.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-    facts = {"is_target": is_target, "targets": targets, "logprob": torch.where(is_target, logprob, 0.0)}
+    following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100).clamp(min=0)
+    facts = target_facts(log_probs.gather(-1, following[..., None])[..., 0], labels)
     with torch.no_grad():
         facts["entropy"] = -(log_probs.exp() * log_probs).sum(-1)
         if k is not None:

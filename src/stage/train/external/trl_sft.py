@@ -3,22 +3,17 @@
 What the work folder holds, and what is left in it: docs/trainers.md. Started by mindgap; `accelerate launch` may stand in front.
 """
 
-import json
-import pathlib
 import sys
 
 import losses
 import pyarrow.parquet as parquet
+import recipe as recipes
 import torch
+import trained
 from datasets import Dataset
-from torch.optim.lr_scheduler import LambdaLR
+from step_sums import append, source_number, summary, sums_of
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
-
-SOURCES = ["self", "guided", "expert", "teacher"]
-LOW_WEIGHT = 0.05
-# Sums of a step, in the order in which they are kept.
-SUMS = ["loss", "tokens", "nll", "weight", "weight_square", "low", "eos", "eos_probability"]
 
 
 class Collator:
@@ -35,7 +30,7 @@ class Collator:
             "labels": column("labels", -100, torch.long),
             "attention_mask": torch.tensor([[1] * len(r["input_ids"]) + [0] * (longest - len(r["input_ids"])) for r in rows]),
             "factor": torch.tensor([row["factor"] for row in rows], dtype=torch.float32),
-            "source": torch.tensor([SOURCES.index(row["source"]) if row["source"] in SOURCES else -1 for row in rows]),
+            "source": torch.tensor([source_number(row["source"]) for row in rows]),
         }
         for name in ("logprob_behavior", "logprob_reference"):
             batch[name] = column(name, 0.0, torch.float32)
@@ -54,19 +49,11 @@ class Trainer(SFTTrainer):
 
     def create_optimizer(self, model=None):
         if self.optimizer is None:
-            own, adamw = [p for p in self.model.parameters() if p.requires_grad], self.recipe["optimizer"]
-            groups = [
-                {"params": [p for p in own if p.dim() > 1], "weight_decay": adamw["weight_decay"]},
-                {"params": [p for p in own if p.dim() < 2], "weight_decay": 0.0},
-            ]
-            self.optimizer = torch.optim.AdamW(
-                groups, lr=1.0, betas=(adamw["beta1"], adamw["beta2"]), eps=adamw["epsilon"]
-            )
+            self.optimizer = recipes.optimizer(self.model.parameters(), self.recipe)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        rates = self.recipe["learning_rates"]
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: rates[min(step, len(rates) - 1)])
+        self.lr_scheduler = recipes.scheduler(optimizer or self.optimizer, self.recipe)
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -105,17 +92,8 @@ class Trainer(SFTTrainer):
         if self.accelerator.is_main_process:
             append(self.recipe["work"] / "evals.jsonl", line)
 
-    @torch.no_grad()
     def note(self, value, facts, weights, inputs):
-        targets = facts["is_target"]
-        weights, nll = weights[targets].double(), -facts["logprob"][targets].double()
-        is_eos = torch.isin(facts["targets"][targets], torch.tensor(self.recipe["eos_token_ids"], device=nll.device))
-        source = inputs["source"][:, None].expand_as(targets)[targets]
-        own = [value.double(), nll.numel(), nll.sum(), weights.sum(), (weights**2).sum(), (weights < LOW_WEIGHT).sum()]
-        own += [is_eos.sum(), (-nll[is_eos]).exp().sum()]
-        for number in range(len(SOURCES)):
-            own += [(source == number).sum(), nll[source == number].sum()]
-        sums = torch.stack([torch.as_tensor(x, dtype=torch.float64, device=nll.device) for x in own])
+        sums = sums_of(value, facts, weights, inputs["source"], self.recipe["eos_token_ids"])
         self.sums = sums if self.sums is None else self.sums + sums
 
     def log(self, logs, *args, **kwargs):
@@ -131,34 +109,6 @@ class Trainer(SFTTrainer):
             line |= {"grad_norm": float(logs["grad_norm"]), "clipped": 0 < clip < float(logs["grad_norm"])}
         if self.accelerator.is_main_process:
             append(self.recipe["work"] / "steps.jsonl", line)
-
-
-def summary(sums):
-    """What the sums of a step, or of the held-out rows, say."""
-    own = dict(zip(SUMS, sums))
-    n = max(own["tokens"], 1.0)
-    mean = own["weight"] / n
-    line = {
-        "loss": own["loss"],
-        "nll": own["nll"] / n,
-        "token_count": int(own["tokens"]),
-        "weight_mean": mean,
-        "weight_var": max(own["weight_square"] / n - mean**2, 0.0),
-        "ess": own["weight"] ** 2 / own["weight_square"] if own["weight_square"] > 0 else 0.0,
-        "low_weight_share": own["low"] / n,
-    }
-    if own["eos"] > 0:
-        line["eos_probability"] = own["eos_probability"] / own["eos"]
-    for number, name in enumerate(SOURCES):
-        count, nll = sums[len(SUMS) + 2 * number :][:2]
-        if count > 0:
-            line[f"nll_{name}"] = nll / count
-    return line
-
-
-def append(path, line):
-    with open(path, "a") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 class Watch(TrainerCallback):
@@ -201,20 +151,11 @@ def last_checkpoint(folder):
 
 
 def main():
-    work = pathlib.Path(sys.argv[1])
-    recipe = json.loads((work / "recipe.json").read_text())
-    recipe["work"] = work
+    recipe = recipes.read(sys.argv[1])
+    work = recipe["work"]
     rows = Dataset(parquet.read_table(work / "train.parquet"))
     dtype = torch.bfloat16 if recipe["dtype"] == "pure_bf16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(work / "policy", dtype=dtype)
-    if recipe["lora"] is not None:
-        from peft import LoraConfig, get_peft_model
-
-        lora = recipe["lora"]
-        config = LoraConfig(
-            r=lora["rank"], lora_alpha=lora["alpha"], target_modules=lora["targets"], lora_dropout=0.0, task_type="CAUSAL_LM"
-        )
-        model = get_peft_model(model, config)
+    model = trained.with_adapters(AutoModelForCausalLM.from_pretrained(work / "policy", dtype=dtype), recipe)
     longest = max(len(ids) for ids in rows["input_ids"])
     arguments = dict(
         output_dir=str(work / "checkpoints"),
@@ -256,11 +197,10 @@ def main():
     if recipe["eval_steps"] is not None:
         trainer.held_out = Dataset(parquet.read_table(work / "eval.parquet"))
     trainer.train(resume_from_checkpoint=last_checkpoint(work / "checkpoints"))
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if trainer.accelerator.is_main_process:
+        trained.leave(recipe, state)
     trainer.accelerator.wait_for_everyone()
-    if recipe["lora"] is None:
-        trainer.save_model(str(work / "out"))
-    elif trainer.accelerator.is_main_process:
-        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(work / "out")
 
 
 if __name__ == "__main__":

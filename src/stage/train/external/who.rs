@@ -18,7 +18,7 @@ pub enum TrainedBy {
 #[derive(Clone, Debug, PartialEq)]
 pub struct External {
     pub kind: ExternalKind,
-    /// A command line for a shell: `$WORK` is the work folder, `$SCRIPT` the script that was put there for TRL.
+    /// A command line for a shell: `$WORK` is the work folder, `$SCRIPT` the script that was put there for TRL or verl.
     pub launch: Option<String>,
 }
 
@@ -27,6 +27,8 @@ pub struct External {
 pub enum ExternalKind {
     /// TRL, by a script that comes with this program.
     Trl,
+    /// verl, likewise.
+    Verl,
     /// Any program.
     Command,
 }
@@ -44,6 +46,7 @@ enum Written {
 enum Kind {
     Mindgap,
     Trl,
+    Verl,
     Command,
 }
 
@@ -85,11 +88,13 @@ impl From<Written> for TrainedBy {
             Written::Kind(kind) => Whole { kind, launch: None },
             Written::Whole(whole) => whole,
         };
-        match kind {
-            Kind::Mindgap => TrainedBy::Mindgap,
-            Kind::Trl => TrainedBy::Other(Box::new(External { kind: ExternalKind::Trl, launch })),
-            Kind::Command => TrainedBy::Other(Box::new(External { kind: ExternalKind::Command, launch })),
-        }
+        let kind = match kind {
+            Kind::Mindgap => return TrainedBy::Mindgap,
+            Kind::Trl => ExternalKind::Trl,
+            Kind::Verl => ExternalKind::Verl,
+            Kind::Command => ExternalKind::Command,
+        };
+        TrainedBy::Other(Box::new(External { kind, launch }))
     }
 }
 
@@ -99,6 +104,7 @@ impl From<TrainedBy> for Written {
         let External { kind, launch } = *external;
         let kind = match kind {
             ExternalKind::Trl => Kind::Trl,
+            ExternalKind::Verl => Kind::Verl,
             ExternalKind::Command => Kind::Command,
         };
         if launch.is_none() { Written::Kind(kind) } else { Written::Whole(Whole { kind, launch }) }

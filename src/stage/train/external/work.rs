@@ -2,7 +2,7 @@
 //! they are trained on.
 
 use super::super::TrainStage;
-use super::{External, SCRIPTS, steps};
+use super::{External, steps};
 use crate::export::IGNORED;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use mindgap_base::error::{Error, Result};
@@ -60,7 +60,7 @@ impl TrainStage {
             return Ok(plan);
         }
         fs::create_dir(folder)?;
-        for (name, script) in SCRIPTS.iter().filter(|_| external.kind == super::ExternalKind::Trl) {
+        for (name, script) in external.kind.shipped().into_iter().flat_map(|shipped| shipped.files()) {
             fs::publish(&folder.join(name), script.as_bytes(), "work")?;
         }
         fs::publish_link(&folder.join("policy"), &self.policy.folder()?)?;
