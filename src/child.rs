@@ -102,9 +102,18 @@ pub fn last_lines(log: &Path, count: usize) -> Vec<String> {
     lines[lines.len().saturating_sub(count)..].to_vec()
 }
 
-/// The last line of a log that names an error, as Python's programs do: what they say behind it is about their own end.
-pub fn last_error(log: &Path) -> Option<String> {
-    lines_at_end(log, 256 << 10).into_iter().rfind(|line| line.contains("Error: "))
+/// The end of a log: its last lines, and above them the last error that is named further up, as Python's programs do. What they
+/// say behind it is about their own end.
+pub fn end_of_log(log: &Path) -> String {
+    /// Lines that are told.
+    const TOLD: usize = 15;
+    /// Errors that only say of another that it was.
+    const OF_OTHERS: [&str; 2] = ["EngineDeadError", "ChildFailedError"];
+    let is_cause = |line: &&String| line.contains("Error: ") && !OF_OTHERS.iter().any(|other| line.contains(other));
+    let last = last_lines(log, TOLD);
+    let error = lines_at_end(log, 256 << 10).iter().rfind(is_cause).filter(|error| !last.contains(error)).cloned();
+    let above = error.into_iter().flat_map(|error| [error, "..".to_string()]);
+    above.chain(last).map(|line| format!("\n    {line}")).collect()
 }
 
 /// Lines that say something, in so many bytes of a log's end.
@@ -160,4 +169,24 @@ impl Program {
 #[cfg(not(unix))]
 pub fn enter(_plan: &str) -> (u8, String) {
     (2, "a command as judge needs Linux or another Unix".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: of an engine whose worker died, the worker's error is told, though much was said behind it.
+    #[test]
+    fn the_end_of_a_log_names_the_cause() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let cause = "(Worker) RuntimeError: no kernel for heads of 16";
+        let rest: String = (0..20).map(|i| format!("INFO shutdown {i}\n")).collect();
+        std::fs::write(&log, format!("begun\n{cause}\n(API) EngineDeadError: see above\n{rest}")).unwrap();
+        let told = end_of_log(&log);
+        assert!(told.starts_with(&format!("\n    {cause}\n    ..\n    INFO shutdown 5\n")), "{told}");
+        // One that is among the last lines is told once.
+        std::fs::write(&log, format!("begun\n{cause}\nended\n")).unwrap();
+        assert_eq!(end_of_log(&log), format!("\n    begun\n    {cause}\n    ended"));
+    }
 }

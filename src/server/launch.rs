@@ -2,7 +2,7 @@
 //! another policy's turn comes and with the run.
 
 use super::devices;
-use crate::child::{Program, is_program, last_error, last_lines};
+use crate::child::{Program, end_of_log, is_program, last_lines};
 use crate::net::http::{Http, free_port};
 use crate::policy::{Api, Launched, PolicyHandle, Served};
 use mindgap_base::error::{Error, Result};
@@ -19,8 +19,6 @@ const CRASHES: u32 = 3;
 /// How often a program that starts is asked whether it serves.
 const LOOK: Duration = Duration::from_millis(200);
 const HEALTH: Duration = Duration::from_secs(5);
-/// Lines of its log that an error quotes.
-const QUOTED: usize = 12;
 
 /// Starts servers for one run, one at a time.
 pub struct Launcher {
@@ -173,10 +171,8 @@ impl Running {
     pub fn over(&self) -> Option<Error> {
         let State::Over(why) = self.state() else { return None };
         let Shared { name, log, .. } = &*self.shared;
-        let lines = last_lines(log, QUOTED).join("\n    ");
-        let said = last_error(log).map(|line| format!("\n    {line}\n    ..")).unwrap_or_default();
         Some(
-            Error::environment(format!("{name} {why}; the end of its log:{said}\n    {lines}"))
+            Error::environment(format!("{name} {why}; the end of its log:{}", end_of_log(log)))
                 .at(log.display().to_string())
                 .hint("mend `args` or `launch` of the policy; what is finished is kept, so the same command goes on"),
         )

@@ -11,7 +11,7 @@ mod work;
 pub use who::{External, ExternalKind, TrainedBy};
 
 use super::TrainStage;
-use crate::child::{Program, is_program, last_lines};
+use crate::child::{Program, end_of_log, is_program, last_lines};
 use crate::stage::{Context, Tick};
 use candle_core::Device;
 use mindgap_base::error::{Error, Kind, Result};
@@ -23,8 +23,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const LOOK: Duration = Duration::from_millis(200);
-/// Lines of its log that an error quotes.
-const QUOTED: usize = 15;
 /// Where the program leaves the policy, in the work folder.
 const OUT: &str = "out";
 /// Says that the program ended well.
@@ -142,12 +140,10 @@ impl TrainStage {
                 if how.success() {
                     return Ok(());
                 }
-                let lines = last_lines(&log, QUOTED).join("\n    ");
-                return Err(Error::environment(format!(
-                    "the trainer ended with {how}; the end of its log:\n    {lines}"
-                ))
-                .at(log.display().to_string())
-                .hint("its checkpoints are kept: run the same command again to go on"));
+                let said = format!("the trainer ended with {how}; the end of its log:{}", end_of_log(&log));
+                return Err(Error::environment(said)
+                    .at(log.display().to_string())
+                    .hint("its checkpoints are kept: run the same command again to go on"));
             }
             let (last, said) = (steps::last(folder), last_lines(&log, 1));
             (context.tick)(self.tick(plan, last, said.into_iter().next()));

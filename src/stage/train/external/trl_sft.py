@@ -12,6 +12,7 @@ import torch
 import trained
 from datasets import Dataset
 from step_sums import append, source_number, summary, sums_of
+from torch.distributed.elastic.multiprocessing.errors import record
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -150,6 +151,8 @@ def last_checkpoint(folder):
     return max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
 
+# An error is told at the end of the log, with where it came from.
+@record
 def main():
     recipe = recipes.read(sys.argv[1])
     work = recipe["work"]
