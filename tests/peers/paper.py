@@ -4,7 +4,7 @@
 
 `--real` is a folder of a Qwen2 model, whose tokenizer and configuration are taken: two layers of 64 features are made of it, at random.
 Beside the sizes only what a machine without GPUs lacks is set otherwise: `--data-parallel-size 8` is left out, and two processes share
-the weights where there are eight (tests/peers/accelerate_cpu.py). Virtual environments are those of tests/peers/engines.py.
+the weights where there are eight (tests/peers/on_cpu/accelerate_fsdp.py). Virtual environments are those of tests/peers/engines.py.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main():
     parser.add_argument("--python-trl", default="python3.11")
     parser.add_argument("--real", required=True)
     args = parser.parse_args()
-    args.only, args.sglang = [], ""
+    args.only = []
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
         peers = Peers(args, scratch)
@@ -65,7 +65,7 @@ def main():
         pipeline = ROOT / "pipelines/paper-qwen2.5-math-7b.toml"
         written = pipeline.read_text().split('launch = """')[1].split('"""')[0].replace("\\\n", " ")
         launch = f"{peers.trl.parent}/{written}".replace("--num_processes 8", "--num_processes 2")
-        launch = launch.replace('"$SCRIPT"', f'{ROOT}/tests/peers/accelerate_cpu.py "$SCRIPT"')
+        launch = launch.replace('"$SCRIPT"', f'{ROOT}/tests/peers/on_cpu/accelerate_fsdp.py "$SCRIPT"')
         settings = {"policy": policy, "engine_args": json.dumps(VLLM), "in_flight": 64, "launch": launch, "batch": 8, "samples": 2}
         settings |= {"max_new_tokens": 16, "eval_samples": 1, "eval_max_new_tokens": 16}
         settings |= {name: scratch / f"{name}.jsonl" for name in SETS}

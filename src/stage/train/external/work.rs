@@ -31,6 +31,23 @@ struct Row {
     logprob_reference: Vec<f32>,
 }
 
+impl Row {
+    /// One of this step without a target, as short as can be.
+    fn filler(&self) -> Row {
+        let length = self.input_ids.len().min(2);
+        let column = |values: &[f32]| values[..length].to_vec();
+        Row {
+            step: self.step,
+            input_ids: self.input_ids[..length].to_vec(),
+            labels: vec![IGNORED; length],
+            factor: 0.0,
+            source: self.source,
+            logprob_behavior: column(&self.logprob_behavior),
+            logprob_reference: column(&self.logprob_reference),
+        }
+    }
+}
+
 impl TrainStage {
     /// Makes the folder ready, or finds it so: what another start of this training left there stays.
     pub(super) fn prepare(&self, external: &External, folder: &Path) -> Result<steps::Plan> {
@@ -48,8 +65,8 @@ impl TrainStage {
                     as u64,
                 input_tokens: made.iter().map(|row| row.input_ids.len() as u64).sum(),
             });
-            let filler = Row { labels: vec![IGNORED; made[0].input_ids.len()], factor: 0.0, ..made[0].clone() };
             let missing = self.params.batch_size as usize - made.len();
+            let filler = made[0].filler();
             rows.extend(made);
             rows.extend(std::iter::repeat_n(filler, missing));
         }

@@ -1,4 +1,4 @@
-"""Runs a script with verl on a machine without GPUs: `python -m torch.distributed.run .. verl_cpu.py SCRIPT [ARGUMENTS..]`.
+"""Runs a script with verl on a machine without GPUs: `python -m torch.distributed.run .. verl_fsdp.py SCRIPT [ARGUMENTS..]`.
 
 verl's engine is for accelerators. Told that the processor is one, it does the same arithmetic over gloo.
 """

@@ -1,4 +1,4 @@
-"""Runs a script with accelerate's FSDP on a machine without GPUs: `accelerate launch .. accelerate_cpu.py SCRIPT [ARGUMENTS..]`.
+"""Runs a script with accelerate's FSDP on a machine without GPUs: `accelerate launch .. accelerate_fsdp.py SCRIPT [ARGUMENTS..]`.
 
 accelerate shards on accelerators alone. Told that processes on processors are such, it does the same over gloo.
 """
