@@ -26,6 +26,9 @@ const STOPPED: i32 = 77;
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 static SINCE: AtomicU64 = AtomicU64::new(0);
 const LONGEST: Duration = Duration::from_secs(10);
+/// A number is told out of so many, unless the variable says another.
+const TOLD: u64 = 1000;
+const EVERY: &str = "STORM_EVERY";
 /// Bytes of an input, at most.
 const BYTES: usize = 8 << 10;
 
@@ -67,11 +70,13 @@ fn main() -> ExitCode {
 
 /// Runs stretches until all inputs were tried.
 fn storm(args: &[String], count: u64) -> ExitCode {
-    let (started, mut next, mut stopped, mut bad) = (Instant::now(), 0, 0, Vec::new());
+    let (started, mut next, mut every, mut stopped, mut bad) = (Instant::now(), 0, TOLD, 0, Vec::new());
     while next < count {
+        let end = if every == 1 { count.min(next + TOLD) } else { count };
         let mut child = Command::new(std::env::current_exe().expect("this program"))
-            .args([&args[0], &format!("{next}..{count}")])
+            .args([&args[0], &format!("{next}..{end}")])
             .args(&args[2..])
+            .env(EVERY, every.to_string())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -80,15 +85,20 @@ fn storm(args: &[String], count: u64) -> ExitCode {
         child.stdout.take().expect("it is piped").read_to_string(&mut said).expect("it is text");
         let status = child.wait().expect("it ends");
         if status.success() {
-            break;
+            (next, every) = (end, TOLD);
+            continue;
         }
-        // An abort leaves the number that was told last.
         let at: u64 = said.lines().last().and_then(|line| line.parse().ok()).unwrap_or(next);
+        // An abort leaves the number that was told last: from there again, with every number told.
+        if status.code().is_none() && every > 1 {
+            (next, every) = (at, 1);
+            continue;
+        }
         match status.code() {
             Some(STOPPED) => stopped += 1,
             _ => bad.push(format!("{at} ({status})")),
         }
-        next = at + 1;
+        (next, every) = (at + 1, TOLD);
     }
     println!(
         "{}: {count} inputs in {:.0} s, {stopped} stopped by the bound of memory, {} bad{}{}",
@@ -118,10 +128,11 @@ fn stretch(target: Target, seeds: &[Vec<u8>], seed: u64, numbers: std::ops::Rang
             }
         }
     });
+    let every: u64 = std::env::var(EVERY).ok().and_then(|every| every.parse().ok()).unwrap_or(TOLD);
     for number in numbers {
         NUMBER.store(number, Ordering::Relaxed);
         SINCE.store(started.elapsed().as_millis() as u64, Ordering::Relaxed);
-        if number % 1000 == 0 {
+        if number % every == 0 {
             println!("{number}");
         }
         target(&input(seeds, seed, number));

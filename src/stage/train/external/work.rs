@@ -4,12 +4,12 @@
 use super::super::TrainStage;
 use super::{External, steps};
 use crate::export::IGNORED;
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use mindgap_base::error::{Error, Result};
 use mindgap_lm::model::policy::Policy;
 use mindgap_lm::train::{Accumulation, TooLong, TrainExample, TrainerParams};
 use mindgap_store::fs;
-use mindgap_store::parquet::{Footer, encode_foreign};
+use mindgap_store::parquet::Foreign;
 use mindgap_store::table::rewrites::Source;
 use serde::Serialize;
 use serde_json::json;
@@ -55,7 +55,12 @@ impl TrainStage {
         let params = self.params.trainer_params(self.steps.len() as u32, policy.eos_token_ids())?;
         let examples = self.data.examples(&self.store)?;
         let taken = &self.steps[..self.steps_taken()];
-        let mut rows = Vec::with_capacity(taken.len() * self.params.batch_size as usize);
+        let rates = (0..taken.len() as u32).map(|step| params.schedule.learning_rate(step)).collect();
+        let recipe = self.recipe_for(&params, &policy, rates);
+        let text = serde_json::to_string_pretty(&recipe).expect("a recipe is plain data");
+        let place = folder.join("recipe.json");
+        let is_ready = fs::read_if_present(&place)?.is_some_and(|found| found == text.as_bytes());
+        let mut file = if is_ready { None } else { Some(self.begin(external, folder, &params)?) };
         let mut plan = steps::Plan { steps: Vec::new(), clip_norm: params.clip_norm };
         for (step, planned) in taken.iter().enumerate() {
             let made = step_rows(step as u32, &examples.rows(&planned.rows)?, &params)?;
@@ -65,39 +70,42 @@ impl TrainStage {
                     as u64,
                 input_tokens: made.iter().map(|row| row.input_ids.len() as u64).sum(),
             });
-            let missing = self.params.batch_size as usize - made.len();
-            let filler = made[0].filler();
-            rows.extend(made);
-            rows.extend(std::iter::repeat_n(filler, missing));
+            if let Some(file) = &mut file {
+                let missing = self.params.batch_size as usize - made.len();
+                let filler = made[0].filler();
+                file.add(made.into_iter().chain(std::iter::repeat_n(filler, missing)))?;
+            }
         }
-        let recipe = self.recipe_for(&params, &policy, &plan);
-        let text = serde_json::to_string_pretty(&recipe).expect("a recipe is plain data");
-        let place = folder.join("recipe.json");
-        if fs::read_if_present(&place)?.is_some_and(|found| found == text.as_bytes()) {
-            return Ok(plan);
+        if let Some(file) = file {
+            file.publish()?;
+            // The last: it says that the rest is there.
+            fs::publish(&place, text.as_bytes(), "work")?;
         }
+        Ok(plan)
+    }
+
+    /// Lays everything into the folder that is not a row of training, and begins the file for those.
+    fn begin(&self, external: &External, folder: &Path, params: &TrainerParams) -> Result<RowFile> {
         fs::create_dir(folder)?;
         for (name, script) in external.kind.shipped().into_iter().flat_map(|shipped| shipped.files()) {
             fs::publish(&folder.join(name), script.as_bytes(), "work")?;
         }
         fs::publish_link(&folder.join("policy"), &self.policy.folder()?)?;
-        fs::publish(&folder.join("train.parquet"), &parquet(&rows)?, "work")?;
         if let Some(held_out) = &self.held_out {
-            let rows = step_rows(0, &held_out.examples(&self.store)?.all()?, &params)?;
-            fs::publish(&folder.join("eval.parquet"), &parquet(&rows)?, "work")?;
+            let rows = step_rows(0, &held_out.examples(&self.store)?.all()?, params)?;
+            let mut file = RowFile::beside(&folder.join("eval.parquet"))?;
+            file.add(rows)?;
+            file.publish()?;
         }
-        // The last: it says that the rest is there.
-        fs::publish(&place, text.as_bytes(), "work")?;
-        Ok(plan)
+        RowFile::beside(&folder.join("train.parquet"))
     }
 
     /// Everything the program is to know beyond the rows.
-    fn recipe_for(&self, params: &TrainerParams, policy: &Policy, plan: &steps::Plan) -> serde_json::Value {
-        let rates: Vec<f64> = plan.steps.iter().map(|step| step.learning_rate).collect();
+    fn recipe_for(&self, params: &TrainerParams, policy: &Policy, rates: Vec<f64>) -> serde_json::Value {
         json!({
             "format": 1,
             "loss": params.loss,
-            "steps": plan.steps.len(),
+            "steps": rates.len(),
             "batch_size": self.params.batch_size,
             "learning_rates": rates,
             "optimizer": params.optimizer,
@@ -160,19 +168,47 @@ fn step_rows(step: u32, batch: &[TrainExample], params: &TrainerParams) -> Resul
     Ok(rows)
 }
 
-fn parquet(rows: &[Row]) -> Result<Vec<u8>> {
-    let field = |name: &str, kind: DataType| -> FieldRef { Arc::new(Field::new(name, kind, false)) };
-    let list = |item: DataType| DataType::List(Arc::new(Field::new("item", item, false)));
-    let fields = [
-        field("step", DataType::UInt32),
-        field("input_ids", list(DataType::Int64)),
-        field("labels", list(DataType::Int64)),
-        field("factor", DataType::Float64),
-        field("source", DataType::Utf8),
-        field("logprob_behavior", list(DataType::Float32)),
-        field("logprob_reference", list(DataType::Float32)),
-    ];
-    let batch = serde_arrow::to_record_batch(&fields, &rows)
-        .map_err(|e| Error::internal("rows do not fit their schema").source(e))?;
-    encode_foreign(&batch, &Footer { stage: "", fingerprint: "" })
+/// A Parquet file of rows, which are written as they come.
+struct RowFile {
+    file: Foreign,
+    fields: Vec<FieldRef>,
+    waiting: Vec<Row>,
+}
+
+/// Rows of a row group.
+const GROUP: usize = 1024;
+
+impl RowFile {
+    fn beside(path: &Path) -> Result<RowFile> {
+        let field = |name: &str, kind: DataType| -> FieldRef { Arc::new(Field::new(name, kind, false)) };
+        let list = |item: DataType| DataType::List(Arc::new(Field::new("item", item, false)));
+        let fields = vec![
+            field("step", DataType::UInt32),
+            field("input_ids", list(DataType::Int64)),
+            field("labels", list(DataType::Int64)),
+            field("factor", DataType::Float64),
+            field("source", DataType::Utf8),
+            field("logprob_behavior", list(DataType::Float32)),
+            field("logprob_reference", list(DataType::Float32)),
+        ];
+        let file = Foreign::beside(path, Arc::new(Schema::new(fields.clone())))?;
+        Ok(RowFile { file, fields, waiting: Vec::new() })
+    }
+
+    fn add(&mut self, rows: impl IntoIterator<Item = Row>) -> Result<()> {
+        self.waiting.extend(rows);
+        if self.waiting.len() >= GROUP { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let batch = serde_arrow::to_record_batch(&self.fields, &self.waiting)
+            .map_err(|e| Error::internal("rows do not fit their schema").source(e))?;
+        self.waiting.clear();
+        self.file.write(&batch)
+    }
+
+    fn publish(mut self) -> Result<()> {
+        self.write()?;
+        self.file.publish("work")
+    }
 }
