@@ -190,6 +190,45 @@ fn another_program_trains_the_same() {
     }
 }
 
+/// Goal: beside a script for TRL or verl lies every module of ours that it imports, and what starts it is not in the recipe.
+#[test]
+fn scripts_have_what_they_import() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let test = std::env::current_exe().unwrap();
+    for (kind, script) in [("trl", "trl_sft.py"), ("verl", "verl_sft.py")] {
+        let copy = folder.path().join(kind);
+        let launch = |more: &str| {
+            let fake = format!("FAKE_TRAINER=1 exec {} trainers::as_a_program --exact {more}", test.display());
+            let line = format!("test -f \"$SCRIPT\" && cp -r \"$WORK\" {} && {fake}", copy.display());
+            let text = std::fs::read_to_string(two(folder.path(), "\"sft\"", "")).unwrap();
+            let (head, _) = text.split_once("trainer = ").unwrap();
+            let trainer = format!("trainer = {{ kind = \"{kind}\", launch = {line:?} }}\n");
+            pipeline(folder.path(), "scripted.toml", &format!("{head}{trainer}"))
+        };
+        ok(&store, &["run", launch("").to_str().unwrap()]);
+        assert_alike(&store);
+        assert!(copy.join(script).exists());
+        let scripts = std::fs::read_dir(&copy).unwrap().map(|entry| entry.unwrap().path());
+        let scripts: Vec<PathBuf> = scripts.filter(|path| path.extension().is_some_and(|end| end == "py")).collect();
+        assert!(scripts.len() > 4);
+        for path in &scripts {
+            let words: Vec<Vec<String>> =
+                lines(path).iter().map(|line| line.split_whitespace().map(str::to_string).collect()).collect();
+            let imported =
+                words.iter().filter(|line| line.first().is_some_and(|word| word == "import" || word == "from"));
+            let own = ["losses", "recipe", "step_sums", "trained"];
+            for module in
+                imported.filter_map(|line| own.iter().find(|own| line.get(1).is_some_and(|word| word == *own)))
+            {
+                assert!(copy.join(format!("{module}.py")).exists(), "{} imports {module}", path.display());
+            }
+        }
+        let plan = json(&ok(&store, &["plan", launch("--nocapture").to_str().unwrap(), "--json"]));
+        assert!(plan["stages"].as_array().unwrap().iter().all(|stage| stage["parts_miss"] == 0));
+    }
+}
+
 /// Goal: a trainer that ends badly is told with what it said; the next run gives it its checkpoints back, and nothing is done twice
 /// that came before them.
 #[test]
