@@ -182,11 +182,12 @@ mod tests {
         let log = folder.path().join("log");
         let cause = "(Worker) RuntimeError: no kernel for heads of 16";
         let rest: String = (0..20).map(|i| format!("INFO shutdown {i}\n")).collect();
-        std::fs::write(&log, format!("begun\n{cause}\n(API) EngineDeadError: see above\n{rest}")).unwrap();
+        let write = |text: String| fs::publish(&log, text.as_bytes(), "log").unwrap();
+        write(format!("begun\n{cause}\n(API) EngineDeadError: see above\n{rest}"));
         let told = end_of_log(&log);
         assert!(told.starts_with(&format!("\n    {cause}\n    ..\n    INFO shutdown 5\n")), "{told}");
         // One that is among the last lines is told once.
-        std::fs::write(&log, format!("begun\n{cause}\nended\n")).unwrap();
+        write(format!("begun\n{cause}\nended\n"));
         assert_eq!(end_of_log(&log), format!("\n    begun\n    {cause}\n    ended"));
     }
 }
