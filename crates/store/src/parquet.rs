@@ -7,16 +7,17 @@ use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use bytes::Bytes;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
-use mindgap_base::guard::guarded;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use mindgap_base::guard::{caught, guarded};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
-use parquet::file::reader::ChunkReader;
+use parquet::file::reader::{ChunkReader, Length};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// What a stray file says about itself, in its footer.
@@ -103,10 +104,13 @@ impl Foreign {
 
 /// Opens Parquet bytes or a Parquet file, anyone's. Damaged ones are an error, `damaged`, and those whose columns are nested deeper
 /// than the readers recurse.
-pub fn open<R: ChunkReader + Send + 'static>(file: R, damaged: &str) -> Result<ParquetRecordBatchReaderBuilder<R>> {
-    guarded("the Parquet file", || {
+pub fn open<R: ChunkReader + Send + 'static>(
+    file: R,
+    damaged: &str,
+) -> Result<ParquetRecordBatchReaderBuilder<Ending<R>>> {
+    guarded(THE_FILE, || {
         let failed = |e| Error::input(damaged).source(e);
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(failed)?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(Ending(file)).map_err(failed)?;
         // The reader takes for granted that no column lies before the file.
         let mut columns = builder.metadata().row_groups().iter().flat_map(|group| group.columns());
         let lies_before = |place: i64| place < 0;
@@ -127,6 +131,44 @@ pub fn open<R: ChunkReader + Send + 'static>(file: R, damaged: &str) -> Result<P
     })
 }
 
+/// The next batch of such a reader; none at its end. Damage that the library panics at is an error too, behind which there is no
+/// other batch.
+pub fn next_batch(reader: &mut ParquetRecordBatchReader, damaged: &str) -> Result<Option<RecordBatch>> {
+    caught(THE_FILE, || reader.next().transpose().map_err(|e| Error::input(damaged).source(e)))
+}
+
+/// A file behind whose end nothing can be read: that is an error, and not no bytes. Of a damaged length the library would go on
+/// skipping what is not there.
+pub struct Ending<R>(R);
+
+impl<R: Length> Length for Ending<R> {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+impl<R: ChunkReader> ChunkReader for Ending<R> {
+    type T = Ending<R::T>;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
+        self.0.get_read(start).map(Ending)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        self.0.get_bytes(start, length)
+    }
+}
+
+impl<R: Read> Read for Ending<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 if !buffer.is_empty() => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            count => Ok(count),
+        }
+    }
+}
+
+const THE_FILE: &str = "the Parquet file";
 const MOST_DEPTH: usize = 100;
 const UNREADABLE: &str = "not a readable Parquet file";
 
@@ -160,8 +202,13 @@ pub fn batches(bytes: Vec<u8>, columns: Option<&[&str]>) -> Result<impl Iterator
         Some(columns) => ProjectionMask::columns(reader.parquet_schema(), columns.iter().copied()),
         None => ProjectionMask::all(),
     };
-    let reader = reader.with_projection(wanted).with_batch_size(8192).build().map_err(|e| failed(e.into()))?;
-    Ok(reader.map(move |batch| batch.map_err(|e| failed(e.into()))))
+    let mut reader = reader.with_projection(wanted).with_batch_size(8192).build().map_err(|e| failed(e.into()))?;
+    let mut is_over = false;
+    Ok(std::iter::from_fn(move || {
+        let batch = if is_over { None } else { next_batch(&mut reader, UNREADABLE).transpose() };
+        is_over = !matches!(batch, Some(Ok(_)));
+        batch
+    }))
 }
 
 /// What a Parquet file says of itself.

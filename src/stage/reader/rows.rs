@@ -12,7 +12,7 @@ use mindgap_base::memory::within;
 use mindgap_store::{
     Store,
     fs::{self, File},
-    parquet::open as open_parquet,
+    parquet::{next_batch, open as open_parquet},
 };
 use parquet::basic::Compression;
 use serde_json::{Map, Number, Value};
@@ -202,8 +202,8 @@ fn parquet(input: &Content, file: File, visit: &mut Visitor) -> Result<()> {
     let what = |rows: &str| format!("{rows} of `{}` take more than 1 GiB of memory", input.file);
     loop {
         let rows = what(&format!("rows {} to {}", line + 1, line + PARQUET_BATCH_ROWS as u64));
-        let Some(batch) = within(BATCH_BYTES_MAX, &rows, || reader.next()) else { return Ok(()) };
-        let batch = batch.map_err(|e| damaged(e.into()))?;
+        let batch = within(BATCH_BYTES_MAX, &rows, || next_batch(&mut reader, DAMAGED));
+        let Some(batch) = batch.map_err(|e| e.at(input.file))? else { return Ok(()) };
         let schema = batch.schema();
         let columns = || schema.fields().iter().map(|field| field.name()).zip(batch.columns());
         // A cell is no larger than its column.
