@@ -104,6 +104,16 @@ fn problem_files() {
         }));
     }
     // Bytes of a real Parquet file turned over, and cuts of it.
+    let damaged = |name: &'static str, says: &'static str| {
+        let path = crate::support::root().join(format!("tests/fixtures/damaged/{name}.parquet"));
+        ingest(name, Saying(says), "a.parquet", move || std::fs::read(&path).unwrap())
+    };
+    for name in ["lengths-of-none", "long-number", "no-dictionary"] {
+        cases.push(damaged(name, "the Parquet file makes the library that reads it fail"));
+    }
+    for name in ["skips", "skips-too"] {
+        cases.push(damaged(name, "the Parquet file is damaged"));
+    }
     let parquet = std::fs::read(crate::support::root().join("data/world/test-algebra.parquet")).unwrap();
     for number in 0..60 {
         let (bytes, at) = (parquet.clone(), number * 7919 % parquet.len());
