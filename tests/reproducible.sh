@@ -15,8 +15,8 @@ for name in one another; do
     tree=$work/$name/source
     mkdir -p "$tree"
     git archive HEAD | tar -x -C "$tree"
-    # No path of this machine in what is built.
-    flags="--remap-path-prefix=$tree=/source --remap-path-prefix=$cargo_home=/cargo"
+    # No path of this machine in what is built, nor of what build scripts wrote.
+    flags="--remap-path-prefix=$tree=/source --remap-path-prefix=$cargo_home=/cargo --remap-path-prefix=$work/$name/target=/target"
     (cd "$tree" && RUSTFLAGS=$flags CARGO_TARGET_DIR=$work/$name/target cargo build --release --locked "$@")
     built=$work/$name/target/release
     find "$built" "$built/examples" -maxdepth 1 -type f -perm -u+x ! -name '*-*' -exec sha256sum {} + |
