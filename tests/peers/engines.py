@@ -412,13 +412,19 @@ def kills(peers, stage, whom, count, seed):
     return store, pipeline
 
 
-def main():
+def arguments():
+    """What every script says that runs these programs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--mindgap", default=str(ROOT / "target/release/mindgap"))
     parser.add_argument("--venvs", required=True)
     parser.add_argument("--python-vllm", default="python3.12")
     parser.add_argument("--python-trl", default="python3.11")
     parser.add_argument("--real", help="folder of a real policy")
+    return parser
+
+
+def main():
+    parser = arguments()
     parser.add_argument("--rows", type=int, default=16, help="texts of the real policy that are scored")
     parser.add_argument("--real-limit", type=int, default=4, help="problems of each set of the demo with the real policy")
     parser.add_argument("--limit", type=int, default=48, help="problems of each set of the demo")

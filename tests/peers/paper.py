@@ -1,4 +1,4 @@
-"""`pipelines/paper-qwen2.5-math-7b.toml` as it is written, of a checkpoint shrunken to a millionth, with vLLM and TRL under FSDP on a CPU.
+"""`pipelines/paper-qwen2.5-math-7b.toml` as it is written, of a checkpoint of two layers, with vLLM and TRL under FSDP on a CPU.
 
     python tests/peers/paper.py --venvs /tmp/venvs --real FOLDER [--mindgap target/release/mindgap]
 
@@ -7,14 +7,13 @@ Beside the sizes only what a machine without GPUs lacks is set otherwise: `--dat
 the weights where there are eight (tests/peers/on_cpu/accelerate_fsdp.py). Virtual environments are those of tests/peers/engines.py.
 """
 
-import argparse
 import json
 import pathlib
 import shutil
 import subprocess
 import tempfile
 
-from engines import ROOT, Peers
+from engines import ROOT, Peers, arguments
 
 SHRINK = """
 import sys, torch
@@ -42,13 +41,10 @@ def problems(path, count, first):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--mindgap", default=str(ROOT / "target/release/mindgap"))
-    parser.add_argument("--venvs", required=True)
-    parser.add_argument("--python-vllm", default="python3.12")
-    parser.add_argument("--python-trl", default="python3.11")
-    parser.add_argument("--real", required=True)
+    parser = arguments()
     args = parser.parse_args()
+    if not args.real:
+        parser.error("--real is needed: whose tokenizer and configuration are taken")
     args.only = []
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)

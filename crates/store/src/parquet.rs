@@ -227,7 +227,7 @@ pub fn facts(bytes: Bytes) -> Option<FileFacts> {
     if !(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1") && bytes.len() > 12) {
         return None;
     }
-    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).ok()?;
+    let reader = open(bytes.clone(), UNREADABLE).ok()?;
     let file = reader.metadata().file_metadata();
     let rows = file.num_rows().max(0) as u64;
     let pairs = file.key_value_metadata().into_iter().flatten();
