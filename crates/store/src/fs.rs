@@ -6,6 +6,7 @@ mod publish;
 
 pub use lock::{Gate, is_locked, try_lock};
 pub use os::read_at;
+#[cfg(feature = "remote")]
 pub(crate) use publish::nonce;
 pub use publish::{Draft, TEMP_PREFIX, nameless, publish, publish_folder, publish_link, publish_new};
 
