@@ -11,15 +11,22 @@ cargo_home=${CARGO_HOME:-$HOME/.cargo}
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH CARGO_INCREMENTAL=0 CARGO_PROFILE_RELEASE_STRIP=true
 
+# No path of this machine in what is built. A wrapper says so, not RUSTFLAGS: cargo names files by those, and the two folders would
+# name them differently.
+cat > "$work/rustc" <<'END'
+#!/bin/sh
+exec "$@" $REMAP
+END
+chmod +x "$work/rustc"
+
 for name in one another; do
     tree=$work/$name/source
+    target=$work/$name/target
     mkdir -p "$tree"
     git archive HEAD | tar -x -C "$tree"
-    # No path of this machine in what is built, nor of what build scripts wrote.
-    flags="--remap-path-prefix=$tree=/source --remap-path-prefix=$cargo_home=/cargo --remap-path-prefix=$work/$name/target=/target"
-    (cd "$tree" && RUSTFLAGS=$flags CARGO_TARGET_DIR=$work/$name/target cargo build --release --locked "$@")
-    built=$work/$name/target/release
-    find "$built" "$built/examples" -maxdepth 1 -type f -perm -u+x ! -name '*-*' -exec sha256sum {} + |
+    remap="--remap-path-prefix=$tree=/source --remap-path-prefix=$target=/target --remap-path-prefix=$cargo_home=/cargo"
+    (cd "$tree" && REMAP=$remap RUSTC_WRAPPER=$work/rustc CARGO_TARGET_DIR=$target cargo build --release --locked "$@")
+    find "$target/release" "$target/release/examples" -maxdepth 1 -type f -perm -u+x ! -name '*-*' -exec sha256sum {} + |
         sed "s|$work/$name/||" | sort -k 2 > "$work/$name.sums"
     if sed "s|^[0-9a-f]*  |$work/$name/|" "$work/$name.sums" | xargs grep -l "$work"; then
         echo "the folder of the build stands in what was built" >&2
