@@ -6,7 +6,8 @@
 //! does not the hint decides. The first token is drawn from p alone. Both contexts go on with what was drawn.
 
 use super::deliver::{Outbox, deliver};
-use super::generate::{Finished, Sample, check_prompt};
+use super::generate::{Finished, check_prompt};
+use super::sample::Sample;
 use super::sampler::{Draw, Sampler, Sampling};
 use super::{Limits, Progress, locate};
 use crate::model::ops::sampling::tally;

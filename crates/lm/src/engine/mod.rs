@@ -1,13 +1,14 @@
 //! The engine: draws completions from a policy and scores given ones. Values in, values out: no files, no printing, and no
 //! clock but to see what taking results costs (`deliver.rs`).
 //!
-//! Each worker runs its own batch over its own slots and takes work from a shared queue. Of small models every thread is a worker, which beats
-//! sharing one batch; of large ones all threads share one worker's steps; on a device one thread drives a single batch. A sample depends on its prompt, its stream and the sampling
-//! parameters only, to the last bit (on the CPU).
+//! Each worker runs its own batch over its own slots and takes work from a shared queue. Of small models every thread is a
+//! worker, which beats sharing one batch; of large ones all threads share one worker's steps; on a device one thread drives a
+//! single batch. A sample depends on its prompt, its stream and the sampling parameters only, to the last bit (on the CPU).
 
 pub mod sampler;
 mod deliver;
 mod queue;
+pub mod sample;
 mod speculate;
 mod stem;
 pub mod generate;
@@ -15,8 +16,9 @@ pub mod hinted;
 pub mod score;
 pub mod bench;
 
-pub use generate::{Request, Sample, StopReason, generate, generate_each};
+pub use generate::{generate, generate_each};
 pub use hinted::{HintedRequest, generate_hinted};
+pub use sample::{Request, Sample, StopReason};
 pub use sampler::Sampling;
 pub use score::{ScoreRequest, TokenScores, score, score_each};
 

@@ -1,6 +1,6 @@
 //! Work that threads share: which samples are not taken yet, how many slots fit the budget, how far all of it is.
 
-use super::generate::Request;
+use super::sample::Request;
 use super::sampler::Sampling;
 use super::stem::Stem;
 use super::{Limits, Progress};

@@ -33,4 +33,8 @@ mod tests;
 #[cfg(test)]
 mod pytorch_tests;
 #[cfg(test)]
+mod bf16_tests;
+#[cfg(test)]
+mod quirk_tests;
+#[cfg(test)]
 mod onpolicy_tests;

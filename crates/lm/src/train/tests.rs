@@ -1,5 +1,6 @@
 //! The trainer as a whole: gradients reach everything, threads and packing change nothing, saved state goes on to the bit.
 
+use super::bf16_tests::in_bf16;
 use super::*;
 use crate::model::config::Config;
 use crate::model::ops::without_kernels;
@@ -9,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use mindgap_base::rng::Stream;
 use std::collections::{BTreeMap, HashMap};
 
-fn params(loss: &str) -> TrainerParams {
+pub(super) fn params(loss: &str) -> TrainerParams {
     TrainerParams {
         loss: Loss::from_value(&serde_json::json!(loss)).unwrap(),
         optimizer: AdamWParams { weight_decay: 0.1, ..AdamWParams::default() },
@@ -27,12 +28,12 @@ fn params(loss: &str) -> TrainerParams {
     }
 }
 
-fn trainer(config: &Config, params: TrainerParams) -> Trainer {
+pub(super) fn trainer(config: &Config, params: TrainerParams) -> Trainer {
     Trainer::new(config, tiny_tensors(config, 3), params, &Device::Cpu).unwrap()
 }
 
 /// Rows of random tokens with a prompt, an end of sequence and stored log-probs.
-fn examples(count: usize) -> Vec<TrainExample> {
+pub(super) fn examples(count: usize) -> Vec<TrainExample> {
     let row = |i: usize| {
         let mut cursor = Stream::at(5, &[b"example", &i.to_le_bytes()]).cursor();
         let length = 4 + cursor.below(18) as usize;
@@ -49,7 +50,7 @@ fn examples(count: usize) -> Vec<TrainExample> {
     (0..count).map(row).collect()
 }
 
-fn run(trainer: &mut Trainer, rows: &[TrainExample], steps: std::ops::Range<usize>) -> Vec<StepMetrics> {
+pub(super) fn run(trainer: &mut Trainer, rows: &[TrainExample], steps: std::ops::Range<usize>) -> Vec<StepMetrics> {
     let batch = |i: usize| -> Vec<&TrainExample> { (0..5).map(|j| &rows[(i * 5 + j) % rows.len()]).collect() };
     steps.map(|i| trainer.step(&batch(i)).unwrap()).collect()
 }
@@ -352,122 +353,6 @@ fn a_gpu_trains_as_the_cpu_does() {
     for (a, b) in on(&Device::Cpu).iter().zip(&on(&device)) {
         assert!((a.loss - b.loss).abs() < 1e-3 && (a.grad_norm / b.grad_norm - 1.0).abs() < 1e-2, "{a:?} {b:?}");
     }
-}
-
-/// What bf16 is trained with: adapters, and weights, with master weights and rounded either way.
-fn in_bf16(loss: &str) -> [TrainerParams; 4] {
-    let lora = LoraParams { rank: 3, alpha: 6.0, targets: vec!["q_proj".to_string(), "down_proj".to_string()] };
-    let narrow = TrainerParams { dtype: DType::BF16, ..params(loss) };
-    let rounded = |rounding| TrainerParams { rounding, ..narrow.clone() };
-    let [nearest, stochastic] = [Rounding::Nearest, Rounding::Stochastic].map(rounded);
-    [TrainerParams { lora: Some(lora), ..narrow.clone() }, narrow, nearest, stochastic]
-}
-
-/// Products in bf16 with f32 moments follow f32 as closely as bf16 can: by kernels, and by composition as on a device.
-#[test]
-fn trains_in_bf16() {
-    let rows = examples(5);
-    for params in in_bf16("sft") {
-        let first_and_last = || {
-            let metrics = run(&mut trainer(&tiny_config(), params.clone()), &rows, 0..20);
-            let wide = TrainerParams { dtype: DType::F32, ..params.clone() };
-            let wide = run(&mut trainer(&tiny_config(), wide), &rows, 0..1);
-            assert!((metrics[0].loss / wide[0].loss - 1.0).abs() < 0.02, "{} and {}", metrics[0].loss, wide[0].loss);
-            let norms = (metrics[0].grad_norm, wide[0].grad_norm);
-            assert!((norms.0 / norms.1 - 1.0).abs() < 0.05, "{norms:?}");
-            let share = if params.lora.is_some() { 0.97 } else { 0.7 };
-            assert!(metrics[19].nll < share * metrics[0].nll, "{} then {}", metrics[0].nll, metrics[19].nll);
-        };
-        first_and_last();
-        without_kernels(first_and_last);
-    }
-}
-
-/// Steps far smaller than a weight's last digit in bf16 add up in master weights; rounded to the nearest they are lost. (What
-/// stochastic rounding keeps of them: `adamw.rs`.)
-#[test]
-fn small_steps_are_lost_where_they_are_rounded_to_the_nearest() {
-    let rows = examples(5);
-    let [_, masters, rounded, _] =
-        in_bf16("sft").map(|params| TrainerParams { schedule: Schedule::constant(1e-6, 20), ..params });
-    let up = |trainer: &Trainer| {
-        trainer.weights().unwrap()["model.layers.0.mlp.up_proj.weight"].to_dtype(DType::F32).unwrap()
-    };
-    let moved = || {
-        [&masters, &rounded].map(|params| {
-            let mut trainer = trainer(&tiny_config(), params.clone());
-            let before = up(&trainer);
-            run(&mut trainer, &rows, 0..20);
-            let gap = (up(&trainer) - before).unwrap();
-            gap.abs().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap()
-        })
-    };
-    for [masters, rounded] in [moved(), without_kernels(moved)] {
-        assert!(masters > 1e-5 && rounded < 0.5 * masters, "{masters} and {rounded}");
-    }
-}
-
-#[test]
-fn every_family_trains_in_bf16() {
-    let rows = examples(5);
-    for config in every_shape() {
-        let first =
-            |dtype: DType| run(&mut trainer(&config, TrainerParams { dtype, ..params("sft") }), &rows, 0..1)[0].clone();
-        let gaps = || {
-            let (narrow, wide) = (first(DType::BF16), first(DType::F32));
-            ((narrow.loss / wide.loss - 1.0).abs(), (narrow.grad_norm / wide.grad_norm - 1.0).abs())
-        };
-        for gaps in [gaps(), without_kernels(gaps)] {
-            assert!(gaps.0 < 0.02 && gaps.1 < 0.1, "{:?}: {gaps:?}", config.architecture);
-        }
-    }
-}
-
-/// The paper's released trainer: micro-batches of four rows, summed on each of two ranks without dividing, so a gradient half
-/// as many times larger as there are micro-batches.
-#[test]
-fn reference_quirks_sum_over_micro_batches() {
-    let rows = examples(4);
-    let quirky = || trainer(&tiny_config(), params("dft").with_reference_quirks());
-    let all: Vec<&TrainExample> = (0..24).map(|i| &rows[i % 4]).collect();
-    let six = quirky().step(&all).unwrap();
-    let corrected = trainer(&tiny_config(), params("dft")).step(&all).unwrap();
-    assert!((six.grad_norm / corrected.grad_norm - 3.0).abs() < 1e-4, "{} and {}", six.grad_norm, corrected.grad_norm);
-    // Only what is logged is divided.
-    assert!((six.loss - corrected.loss).abs() < 1e-6);
-    assert!((quirky().evaluate(&all).unwrap().loss - six.loss).abs() < 1e-12);
-}
-
-/// A token of a short micro-batch weighs more than one of a long micro-batch; corrected, all weigh the same.
-#[test]
-fn reference_quirks_take_the_mean_per_micro_batch() {
-    let rows = examples(8);
-    let loss = |rows: &[TrainExample], params: TrainerParams| {
-        let rows: Vec<&TrainExample> = rows.iter().collect();
-        trainer(&tiny_config(), params).evaluate(&rows).unwrap()
-    };
-    let quirky = || params("sft").with_reference_quirks();
-    let (first, second) = (loss(&rows[..4], quirky()), loss(&rows[4..], quirky()));
-    assert_ne!(first.token_count, second.token_count);
-    let both = loss(&rows, quirky());
-    assert!((both.loss - 0.5 * (first.loss + second.loss)).abs() < 1e-9);
-    assert!((loss(&rows, params("sft")).loss - both.nll).abs() < 1e-6);
-    assert!((both.loss - both.nll).abs() > 1e-4, "{both:?}");
-}
-
-/// Moments are numbers that bf16 can hold, and long rows lose their end, end-of-sequence token included.
-#[test]
-fn reference_quirks_round_moments_and_truncate() {
-    let mut quirky = trainer(&tiny_config(), params("dft").with_reference_quirks());
-    run(&mut quirky, &examples(5), 0..2);
-    let state = saved(&quirky);
-    let moments = state.iter().filter(|(name, _)| name.starts_with("adamw."));
-    for value in moments.flat_map(|(_, t)| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()) {
-        assert_eq!(value, half::bf16::from_f32(value).to_f32());
-    }
-    let long = TrainExample::new(vec![5; 3000], (0..3000).map(|i| i > 0).collect(), 0);
-    let batches = packing::pack(&[&long], &params("dft").with_reference_quirks().packing).unwrap();
-    assert_eq!(batches[0].targets.len(), 2047);
 }
 
 /// Held-out rows come without reference log-probs: what can be measured is.
