@@ -2,7 +2,7 @@
 
 use super::pipelines::load;
 use super::{args, render};
-use crate::export::{self, Content, Drift, Export, Format, Lineage, Options, Rejected, Rows};
+use crate::export::{self, Content, Distiller, Drift, Export, Format, Lineage, Options, Rejected, Rows};
 use crate::pipeline::Pipeline;
 use crate::stage::{Params, rewrite};
 use crate::study::{self, Made, Prompts, Targets, TaughtTexts};
@@ -21,6 +21,7 @@ pub fn export(store: &Path, args: args::Export) -> Result<()> {
     let store = Store::look(store)?;
     let made = Made::new(&store, &pipeline, &[stage.to_string()])?;
     let manifest = made.finished(stage)?;
+    check_free(&args.to, args.format)?;
     let (fingerprint, address) = (manifest.recipe.fingerprint(), manifest.content());
     let lineage = Lineage {
         pipeline: &pipeline.name,
@@ -35,7 +36,9 @@ pub fn export(store: &Path, args: args::Export) -> Result<()> {
     let (export, rows, drift, policy) = match params {
         Params::Soft(params) if args.format.content() == Content::Soft => {
             let (texts, drift) = (TaughtTexts::new(&made, stage, params)?, Some(Drift::default()));
-            (lay_out(Rows::Soft(texts.list()), &drift)?, texts.count(), drift, params.policy.as_str())
+            let mut distiller = Distiller::new(&args.to, &lineage);
+            texts.each(|text| distiller.add(text))?;
+            (lay_out(Rows::Soft(distiller.finish()?), &drift)?, texts.count(), drift, params.policy.as_str())
         }
         Params::Rewrite(params) if args.format.content() == Content::Targets => {
             let incorrect = incorrect(&made, params, args.format, args.rejected)?;
@@ -131,14 +134,16 @@ fn check_kind(pipeline: &Pipeline, stage: &str, content: Content) -> Result<()> 
     })
 }
 
-/// Writes all files, or none where one of them is there already.
-fn write(folder: &Path, export: &Export) -> Result<Vec<PathBuf>> {
+/// Error where a file of the export is there already.
+fn check_free(folder: &Path, format: Format) -> Result<()> {
     let present = fs::list(folder)?;
-    if let Some(file) = export.files.iter().find(|file| present.iter().any(|name| name == file.name)) {
-        return Err(Error::usage("output file exists already")
-            .at(folder.join(file.name).display().to_string())
-            .hint("remove it first, or choose another folder: nothing is overwritten"));
-    }
+    let Some(file) = format.files().find(|file| present.iter().any(|name| name == file)) else { return Ok(()) };
+    Err(Error::usage("output file exists already")
+        .at(folder.join(file).display().to_string())
+        .hint("remove it first, or choose another folder: nothing is overwritten"))
+}
+
+fn write(folder: &Path, export: &Export) -> Result<Vec<PathBuf>> {
     let mut written = Vec::new();
     for file in &export.files {
         let path = folder.join(file.name);

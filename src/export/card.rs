@@ -57,7 +57,7 @@ fn count(rows: &Rows) -> String {
     let targets = match rows {
         Rows::Targets(targets) => targets,
         Rows::Prompts(prompts) => return format!("{} rows, one for each problem,", prompts.len()),
-        Rows::Soft(texts) => return format!("{} rows, one for each text of the teacher's,", texts.len()),
+        Rows::Soft(texts) => return format!("{} rows, one for each text of the teacher's,", texts.rows),
     };
     let count = |source: Source| targets.iter().filter(|target| target.rewrite.source == source).count();
     let counts = Source::ALL.iter().map(|source| (source, count(*source)));

@@ -1,5 +1,5 @@
 //! Training targets, prompts and a teacher's distributions in the layouts other trainers read. Values in, file contents out:
-//! reading and writing are elsewhere.
+//! reading and writing are elsewhere, but that distributions, which can be more than memory holds, wait in a file.
 //!
 //! Text layouts leave the chat template and the end-of-sequence token to the trainer; only `pretokenized` carries the very
 //! tokens.
@@ -17,10 +17,11 @@ pub use card::Lineage;
 pub use drift::Drift;
 pub use preference::Rejected;
 pub use prompts::Prompt;
-pub use soft::Taught;
+pub use soft::{Distilled, Distiller, Taught};
 pub use tokens::IGNORED;
 
 use arrow::array::RecordBatch;
+use bytes::Bytes;
 use clap::ValueEnum;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
@@ -97,6 +98,20 @@ impl Format {
         }
     }
 
+    /// All files of an export.
+    pub fn files(self) -> impl Iterator<Item = &'static str> {
+        [Some(self.file()), self.companion(), Some("README.md")].into_iter().flatten()
+    }
+
+    /// The file that lies beside the rows: what a trainer finds them by, or where they came from.
+    fn companion(self) -> Option<&'static str> {
+        match self {
+            Format::LlamaFactory => Some("dataset_info.json"),
+            Format::Pretokenized | Format::AxolotlKd => Some("rows.jsonl"),
+            _ => None,
+        }
+    }
+
     /// The file of the rows.
     fn file(self) -> &'static str {
         match self {
@@ -113,7 +128,7 @@ impl Format {
 pub enum Rows<'a> {
     Targets(Vec<Target<'a>>),
     Prompts(Vec<Prompt<'a>>),
-    Soft(Vec<Taught<'a>>),
+    Soft(Distilled),
 }
 
 impl<'a> Rows<'a> {
@@ -121,7 +136,7 @@ impl<'a> Rows<'a> {
         match self {
             Rows::Targets(targets) => targets.len(),
             Rows::Prompts(prompts) => prompts.len(),
-            Rows::Soft(texts) => texts.len(),
+            Rows::Soft(texts) => texts.rows,
         }
     }
 
@@ -142,7 +157,7 @@ impl<'a> Rows<'a> {
             }
             Rows::Targets(targets) => Rows::Targets(messages::weighted(&targets, &options.weights)),
             Rows::Prompts(prompts) => Rows::Prompts(prompts::usable(format, &prompts)?),
-            Rows::Soft(texts) => Rows::Soft(texts.into_iter().filter(|text| !text.soft.token_ids.is_empty()).collect()),
+            Rows::Soft(texts) => Rows::Soft(texts),
         })
     }
 }
@@ -186,7 +201,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct File {
     pub name: &'static str,
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
 }
 
 /// The files of one export: the rows first, what describes them last.
@@ -217,44 +232,43 @@ pub fn export(
     let rows = encoded(format, &kept, options, lineage)?;
     let card = card::card(format, &kept, options, drift, lineage, &Address::of(&rows));
     let mut files = vec![File { name: format.file(), bytes: rows }];
-    files.extend(beside(format, &kept, lineage).map(|(name, text)| File { name, bytes: text.into_bytes() }));
-    files.push(File { name: "README.md", bytes: card.into_bytes() });
+    let beside = format.companion().zip(beside(format, &kept, lineage));
+    files.extend(beside.map(|(name, text)| File { name, bytes: text.into() }));
+    files.push(File { name: "README.md", bytes: card.into() });
     Ok(Export { files, rows: kept.len() })
 }
 
 /// The bytes of the rows' file.
-fn encoded(format: Format, rows: &Rows, options: &Options, lineage: &Lineage) -> Result<Vec<u8>> {
-    let table =
-        |batch: RecordBatch| encode_foreign(&batch, &Footer { stage: lineage.stage, fingerprint: lineage.fingerprint });
+fn encoded(format: Format, rows: &Rows, options: &Options, lineage: &Lineage) -> Result<Bytes> {
+    let footer = Footer { stage: lineage.stage, fingerprint: lineage.fingerprint };
+    let table = |batch: RecordBatch| encode_foreign(&batch, &footer).map(Bytes::from);
     use Rows::{Prompts, Soft, Targets};
     Ok(match (format, rows) {
-        (Format::Trl, Targets(targets)) => messages::trl(targets).into_bytes(),
-        (Format::Axolotl, Targets(targets)) => messages::axolotl(targets).into_bytes(),
-        (Format::Swift, Targets(targets)) => messages::swift(targets, &options.weights).into_bytes(),
-        (Format::OpenRlhf, Targets(targets)) => messages::openrlhf(targets).into_bytes(),
-        (Format::LlamaFactory, Targets(targets)) => messages::llamafactory(targets).into_bytes(),
-        (Format::Preference, Targets(targets)) => preference::pairs(targets, options.rejected).into_bytes(),
+        (Format::Trl, Targets(targets)) => messages::trl(targets).into(),
+        (Format::Axolotl, Targets(targets)) => messages::axolotl(targets).into(),
+        (Format::Swift, Targets(targets)) => messages::swift(targets, &options.weights).into(),
+        (Format::OpenRlhf, Targets(targets)) => messages::openrlhf(targets).into(),
+        (Format::LlamaFactory, Targets(targets)) => messages::llamafactory(targets).into(),
+        (Format::Preference, Targets(targets)) => preference::pairs(targets, options.rejected).into(),
         (Format::Verl, Targets(targets)) => table(verl::current(targets)?)?,
         (Format::VerlPaper, Targets(targets)) => table(verl::paper(targets)?)?,
         (Format::Pretokenized, Targets(targets)) => table(tokens::pretokenized(targets)?)?,
-        (Format::TrlSdft, Prompts(prompts)) => prompts::trl_sdft(prompts)?.into_bytes(),
-        (Format::TrlGrpo, Prompts(prompts)) => prompts::trl_grpo(prompts).into_bytes(),
-        (Format::SwiftOpsd, Prompts(prompts)) => prompts::swift_opsd(prompts)?.into_bytes(),
-        (Format::SwiftGrpo, Prompts(prompts)) => prompts::swift_grpo(prompts).into_bytes(),
+        (Format::TrlSdft, Prompts(prompts)) => prompts::trl_sdft(prompts)?.into(),
+        (Format::TrlGrpo, Prompts(prompts)) => prompts::trl_grpo(prompts).into(),
+        (Format::SwiftOpsd, Prompts(prompts)) => prompts::swift_opsd(prompts)?.into(),
+        (Format::SwiftGrpo, Prompts(prompts)) => prompts::swift_grpo(prompts).into(),
         (Format::VerlGrpo, Prompts(prompts)) => table(verl::grpo(prompts)?)?,
-        (Format::AxolotlKd, Soft(texts)) => table(soft::distilled(texts)?)?,
+        (Format::AxolotlKd, Soft(texts)) => texts.table.clone(),
         _ => return Err(Error::internal(format!("`{}` is not made of these rows", format.name()))),
     })
 }
 
-/// The file that lies beside the rows: what a trainer finds them by, or where they came from.
-fn beside(format: Format, rows: &Rows, lineage: &Lineage) -> Option<(&'static str, String)> {
+/// What stands in the layout's companion.
+fn beside(format: Format, rows: &Rows, lineage: &Lineage) -> Option<String> {
     match rows {
-        Rows::Targets(targets) if format == Format::LlamaFactory => {
-            Some(("dataset_info.json", messages::dataset_info(targets, lineage)))
-        }
-        Rows::Targets(targets) if format == Format::Pretokenized => Some(("rows.jsonl", tokens::origins(targets))),
-        Rows::Soft(texts) => Some(("rows.jsonl", soft::origins(texts))),
+        Rows::Targets(targets) if format == Format::LlamaFactory => Some(messages::dataset_info(targets, lineage)),
+        Rows::Targets(targets) if format == Format::Pretokenized => Some(tokens::origins(targets)),
+        Rows::Soft(texts) => Some(texts.origins.clone()),
         _ => None,
     }
 }
@@ -357,12 +371,12 @@ pub(crate) mod testing {
         match format.content() {
             Content::Targets => Rows::Targets(Vec::new()),
             Content::Prompts => Rows::Prompts(Vec::new()),
-            Content::Soft => Rows::Soft(Vec::new()),
+            Content::Soft => Rows::Soft(Distilled::default()),
         }
     }
 
     pub fn text(file: &File) -> String {
-        String::from_utf8(file.bytes.clone()).unwrap()
+        String::from_utf8(file.bytes.to_vec()).unwrap()
     }
 
     /// The rows' file as text.
@@ -373,7 +387,7 @@ pub(crate) mod testing {
     /// The rows' file as a table.
     pub fn table_of(format: Format, whole: bool) -> RecordBatch {
         let file = files_of(format, &Options::default(), whole).unwrap().remove(0);
-        decode_batches(file.bytes).unwrap().remove(0)
+        decode_batches(file.bytes.to_vec()).unwrap().remove(0)
     }
 }
 

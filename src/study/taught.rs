@@ -4,6 +4,7 @@ use super::Made;
 use crate::export::Taught;
 use crate::stage::soft;
 use mindgap_base::error::{Error, Result};
+use mindgap_store::Table;
 use mindgap_store::table::rewrites::Rewrite;
 use mindgap_store::table::rollouts::Rollout;
 use mindgap_store::table::soft::Soft;
@@ -12,7 +13,9 @@ use std::collections::HashMap;
 
 /// What an export of soft targets is made of.
 pub struct TaughtTexts {
-    rows: Vec<(Vec<u32>, Soft)>,
+    /// By problem and text.
+    prompts: HashMap<(String, u32), Vec<u32>>,
+    soft: Table<Soft>,
 }
 
 #[derive(Deserialize)]
@@ -24,8 +27,7 @@ struct Text {
 }
 
 impl TaughtTexts {
-    /// The rows of the soft stage `stage`, in order. Error where the text of one is not there, as after a change of the texts
-    /// alone.
+    /// The texts of the soft stage `stage`.
     pub fn new(made: &Made, stage: &str, params: &soft::Params) -> Result<TaughtTexts> {
         let texts: Vec<Text> = match (&params.rewrites, &params.rollouts) {
             (Some(rewrites), _) => {
@@ -38,25 +40,27 @@ impl TaughtTexts {
                 made.table::<Rollout>(rollouts)?.select(&["problem_id", "sample_index", "prompt_ids"])?
             }
         };
-        let texts = texts.into_iter().map(|text| ((text.problem_id, text.choice_index), text.prompt_ids));
-        let mut prompts: HashMap<(String, u32), Vec<u32>> = texts.collect();
-        let with_prompt = |soft: Soft| {
-            let prompt_ids = prompts.remove(&(soft.problem_id.clone(), soft.choice_index)).ok_or_else(|| {
-                Error::input("the text is no longer among those of the stage that it was scored for")
-                    .at(format!("problem `{}`, text {}", soft.problem_id, soft.choice_index))
-                    .hint("the texts were changed after they were scored: run the soft stage again")
-            })?;
-            Ok((prompt_ids, soft))
-        };
-        let rows = made.table::<Soft>(stage)?.read_all()?.into_iter().map(with_prompt).collect::<Result<_>>()?;
-        Ok(TaughtTexts { rows })
+        let prompts = texts.into_iter().map(|text| ((text.problem_id, text.choice_index), text.prompt_ids)).collect();
+        Ok(TaughtTexts { prompts, soft: made.table(stage)? })
     }
 
     pub fn count(&self) -> usize {
-        self.rows.len()
+        self.soft.row_count() as usize
     }
 
-    pub fn list(&self) -> Vec<Taught<'_>> {
-        self.rows.iter().map(|(prompt_ids, soft)| Taught { prompt_ids, soft }).collect()
+    /// Calls `take` with one after the other, in order; one part of the table is held at a time. Error where the text of a row is
+    /// not there, as after a change of the texts alone.
+    pub fn each(&self, mut take: impl FnMut(Taught) -> Result<()>) -> Result<()> {
+        for part in self.soft.parts() {
+            for soft in &self.soft.read(part)? {
+                let prompt_ids = self.prompts.get(&(soft.problem_id.clone(), soft.choice_index)).ok_or_else(|| {
+                    Error::input("the text is no longer among those of the stage that it was scored for")
+                        .at(format!("problem `{}`, text {}", soft.problem_id, soft.choice_index))
+                        .hint("the texts were changed after they were scored: run the soft stage again")
+                })?;
+                take(Taught { prompt_ids, soft })?;
+            }
+        }
+        Ok(())
     }
 }

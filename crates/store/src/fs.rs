@@ -105,6 +105,13 @@ pub fn map(path: &Path) -> Result<memmap2::Mmap> {
     unsafe { memmap2::Mmap::map(&file) }.map_err(|e| error("map file", path, e))
 }
 
+/// A file without a name of this process's own, which nobody else can cut short; `folder` is where it lies.
+#[expect(unsafe_code, reason = "as for any mapping")]
+pub fn map_own(file: &File, folder: &Path) -> Result<memmap2::Mmap> {
+    // SAFETY: the mapping is read only, and nobody else can open the file.
+    unsafe { memmap2::Mmap::map(file) }.map_err(|e| error("map a file in", folder, e))
+}
+
 pub fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>> {
     match check_kind(path).and_then(|()| fs::read(path)) {
         Ok(bytes) => Ok(Some(bytes)),

@@ -1,9 +1,13 @@
 //! The only Parquet writer, every option explicit so that equal rows give equal bytes; and the readers.
 
-use super::{PartRef, Store, fs};
+mod foreign;
+
+pub use self::foreign::{Foreign, encode_foreign};
+
+use super::{PartRef, Store};
 use crate::table::{Row, from_batches, misfit, to_batch};
 use arrow::array::{Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
-use arrow::datatypes::{DataType, FieldRef, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef};
 use bytes::Bytes;
 use mindgap_base::address::Address;
 use mindgap_base::error::{Error, Result};
@@ -18,7 +22,6 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::{Path, PathBuf};
 
 /// What a stray file says about itself, in its footer.
 #[derive(Clone, Debug)]
@@ -63,43 +66,6 @@ fn encode<R: Row>(batch: &RecordBatch, footer: &Footer) -> Result<Vec<u8>> {
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).map_err(failed)?;
     writer.write(batch).map_err(failed)?;
     writer.into_inner().map_err(failed)
-}
-
-/// A batch that is no table of the store as Parquet, with the same options: data for other programs.
-pub fn encode_foreign(batch: &RecordBatch, footer: &Footer) -> Result<Vec<u8>> {
-    let failed = |e| Error::internal("cannot encode rows as Parquet").source(e);
-    let pair = |key: &str, value: &str| KeyValue::new(key.to_string(), value.to_string());
-    let footer = vec![pair("mindgap.stage", footer.stage), pair("mindgap.fingerprint", footer.fingerprint)];
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties(footer)?)).map_err(failed)?;
-    writer.write(batch).map_err(failed)?;
-    writer.into_inner().map_err(failed)
-}
-
-/// The same, a file that grows by one batch after the other and holds none of them.
-pub struct Foreign {
-    writer: ArrowWriter<fs::Draft>,
-    path: PathBuf,
-}
-
-impl Foreign {
-    /// The file has its name once it is published.
-    pub fn beside(path: &Path, schema: SchemaRef) -> Result<Foreign> {
-        let failed = |e| Error::internal("cannot begin a Parquet file").source(e);
-        let writer = ArrowWriter::try_new(fs::Draft::beside(path)?, schema, Some(properties(Vec::new())?));
-        Ok(Foreign { writer: writer.map_err(failed)?, path: path.to_path_buf() })
-    }
-
-    /// Adds a row group.
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        let written = self.writer.write(batch).and_then(|()| self.writer.flush());
-        written.map_err(|e| fs::error("write", &self.path, std::io::Error::other(e)))
-    }
-
-    /// `name` is the fault point's prefix.
-    pub fn publish(self, name: &str) -> Result<()> {
-        let draft = self.writer.into_inner().map_err(|e| fs::error("write", &self.path, std::io::Error::other(e)))?;
-        draft.publish(&self.path, name)
-    }
 }
 
 /// Opens Parquet bytes or a Parquet file, anyone's. Damaged ones are an error, `damaged`, and those whose columns are nested deeper

@@ -170,7 +170,7 @@ fn step_rows(step: u32, batch: &[TrainExample], params: &TrainerParams) -> Resul
 
 /// A Parquet file of rows, which are written as they come.
 struct RowFile {
-    file: Foreign,
+    file: Foreign<fs::Draft>,
     fields: Vec<FieldRef>,
     waiting: Vec<Row>,
 }
