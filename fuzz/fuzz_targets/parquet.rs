@@ -1,4 +1,4 @@
 //! `parquet` of examples/storm/targets.rs, guided by coverage.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mindgap_fuzz::targets::rows_of_parquet(bytes));
+libfuzzer_sys::fuzz_target!(init: mindgap_fuzz::let_expected_panics_pass(), |bytes: &[u8]| mindgap_fuzz::targets::rows_of_parquet(bytes));

@@ -1,4 +1,4 @@
 //! `pipelines` of examples/storm/targets.rs, guided by coverage.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| mindgap_fuzz::targets::pipelines(bytes));
+libfuzzer_sys::fuzz_target!(init: mindgap_fuzz::let_expected_panics_pass(), |bytes: &[u8]| mindgap_fuzz::targets::pipelines(bytes));
